@@ -1,0 +1,44 @@
+"""Registers `--trio`, without which the suite refuses to run, and the shared fixtures."""
+
+from __future__ import annotations
+
+
+import pytest
+import trio_asyncio  # noqa: F401  # it must come before psycopg
+
+
+class TrioMode:
+    """Runs every async test and fixture on Trio (pytest-trio's own switch has no option)."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        from pytest_trio.plugin import automark
+
+        automark(items)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: object, request: object) -> object:
+        from pytest_trio.plugin import handle_fixture
+
+        return handle_fixture(fixturedef, request, force_trio_mode=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("trio_bridge")
+    group.addoption("--trio", action="store_true", help="run the async tests on Trio (required)")
+    group.addoption("--long", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--trio"):
+        raise pytest.UsageError("--trio is missing: run `pytest --trio` (or ./scripts/test)")
+    config.pluginmanager.register(TrioMode())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes: ./scripts/test --long")
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(skip)

@@ -1,0 +1,43 @@
+"""The errors a user or another module can act on. Anything else is a bug and crashes loudly."""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """Base of all errors the bridge foresees; the text is one line fit for a person."""
+
+
+class ConfigError(BridgeError, ValueError):
+    """A setting or a file cannot be used: the text names it, its value and the remedy."""
+
+
+class GatewayError(BridgeError):
+    """The gateway could not be reached, refused us, or was lost; the text says why."""
+
+
+class NotReadyError(BridgeError):
+    """No true row can be given now; the text says what is missing."""
+
+
+class StoreError(BridgeError):
+    """Base of what the database may answer."""
+
+
+class OutageError(StoreError):
+    """The database cannot take rows now; the outcome of the last write is unknown. Try later."""
+
+
+class SchemaMissingError(StoreError):
+    """A table or column is missing: run `ensure_bridge_schema` and try again."""
+
+
+class RowRejectedError(StoreError):
+    """The database will never take one of these rows (SQLSTATE classes 22 and 23)."""
+
+    def __init__(self, message: str, *, sqlstate: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class SpoolError(BridgeError):
+    """The spool file could not be written; nothing of the last append counts as safe."""

@@ -1,0 +1,174 @@
+"""The whole contract between the bridge and a gateway, whichever of the two modes it speaks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
+
+import trio
+
+from trio_bridge.errors import NotReadyError
+from trio_bridge.greeks import KNOWN_TYPES, aggregate
+from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, Status, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
+    from types import TracebackType
+
+    from trio_bridge.config import Settings
+
+
+class EventSink(Protocol):
+    """Takes an event for `api_logs`. Never blocks, never raises."""
+
+    def __call__(self, message: str, status: Status = Status.INFO) -> None: ...
+
+
+class Book(NamedTuple):
+    """What a gateway holds in memory at one instant."""
+
+    accounts: Sequence[str]
+    positions: Sequence[Position]
+    greeks: Mapping[int, Greeks]
+
+
+def discard_event(message: str, status: Status = Status.INFO) -> None:
+    """The event sink of a bridge that nobody listens to."""
+
+
+class IBridgeBase(ABC):
+    """One brokerage account (or several) seen through one gateway.
+
+    Use it as a context manager: what a connection runs in the background belongs to that block.
+
+        async with build_bridge_from_env() as bridge:
+            await bridge.connect()
+            print(bridge.get_portfolio_greeks())
+
+    A bridge may be connected again after it was lost or disconnected, any number of times.
+    """
+
+    mode: ClassVar[ApiMode]
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        emit: EventSink = discard_event,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.settings = settings
+        self.emit = emit
+        self._now = now
+        self._suspect = False
+        self._unknown_types: set[str] = set()
+        self._scope: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def __aenter__(self) -> Self:
+        self._scope = trio.open_nursery()
+        self._nursery = await self._scope.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        assert self._scope is not None
+        assert self._nursery is not None
+        # A session ends itself within its own shielded deadline when it is cancelled.
+        self._nursery.cancel_scope.cancel()
+        self._nursery = None
+        return await self._scope.__aexit__(kind, error, traceback)
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """Parent of whatever a connection runs in the background."""
+        if self._nursery is None:
+            raise RuntimeError("use the bridge in `async with bridge:`")
+        return self._nursery
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """Where the gateway is, for messages: `host:port` or a URL."""
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Make one attempt to connect; return when the positions are downloaded.
+
+        Bounded by a timeout of its own; may be cancelled at any time.
+
+        Raises:
+            GatewayError: the attempt failed; the text says why, in words for a person.
+            ConfigError: the gateway answered, but a setting doesn't fit it (IB_ACCOUNT).
+        """
+
+    @abstractmethod
+    async def disconnect(self) -> None:
+        """End the connection within 2 seconds. Harmless when there is none."""
+
+    @abstractmethod
+    def is_connected(self) -> bool:
+        """Whether the connection to the gateway stands (not: whether a row can be given)."""
+
+    @abstractmethod
+    async def wait_lost(self) -> str:
+        """Wait until the connection has ended by itself; return why."""
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """Ask the gateway for a sign of life and wait for it, with a timeout of its own.
+
+        Raises:
+            GatewayError: none came.
+        """
+
+    @abstractmethod
+    def not_ready_reason(self) -> str | None:
+        """Why no true row can be given now, or None: disconnected, upstream lost, first download
+        or first Greeks still under way, nobody logged in."""
+
+    @abstractmethod
+    def book(self) -> Book:
+        """Positions and Greeks as they are in memory. Never awaits."""
+
+    def suspect(self, suspect: bool) -> None:
+        """Set while a probe is overdue: the connection may be dead, so nothing it says is a row."""
+        self._suspect = suspect
+
+    def get_portfolio_greeks(self) -> Snapshot:
+        """The portfolio's net Greeks now, from memory alone.
+
+        Raises:
+            NotReadyError: no true row can be given; the text says why.
+        """
+        reason = self.not_ready_reason()
+        if reason is None and self._suspect:
+            reason = "the gateway did not answer the last probe"
+        if reason is not None:
+            raise NotReadyError(reason)
+        book = self.book()
+        self._mention_unknown_types(book.positions)
+        return aggregate(
+            book.positions,
+            book.greeks,
+            timestamp=self._now(),
+            now=trio.current_time(),
+            max_age_s=self.settings.greeks_max_age_s,
+            account=",".join(book.accounts),
+        )
+
+    def _mention_unknown_types(self, positions: Sequence[Position]) -> None:
+        for sec_type in {position.sec_type for position in positions} - KNOWN_TYPES:
+            if sec_type not in self._unknown_types:
+                self._unknown_types.add(sec_type)
+                self.emit(
+                    f"positions of type {sec_type!r} are not known to this bridge: "
+                    "they are counted but add nothing to the Greeks",
+                    Status.WARNING,
+                )

@@ -1,0 +1,141 @@
+"""The frozen values that cross the bridge's channels.
+
+Units follow the TWS API: delta per 1 unit of the underlying's price, gamma per 1 unit squared, vega
+per volatility point (1 %), theta per calendar day.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
+from uuid import UUID
+
+
+class ApiMode(StrEnum):
+    """Which of Interactive Brokers' two interfaces the bridge talks to."""
+
+    SOCKET = "SOCKET"
+    PORTAL = "PORTAL"
+
+
+class Status(StrEnum):
+    """How grave an event is, as `api_logs.status` stores it."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class DataType(IntEnum):
+    """How fresh the market data behind a Greek is; a larger value is worse.
+
+    The numbers are the TWS API's own (reqMarketDataType, message 58).
+    """
+
+    LIVE = 1
+    FROZEN = 2
+    DELAYED = 3
+    DELAYED_FROZEN = 4
+
+    @property
+    def label(self) -> str:
+        """The word stored in `portfolio_greeks.data_type`."""
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One account's holding of one contract.
+
+    `quantity` is signed contracts or shares. `multiplier` is None while it is unknown: it is never
+    guessed. `underlying` is any key that equal underlyings share; empty when unknown.
+    """
+
+    account: str
+    con_id: int
+    sec_type: str
+    symbol: str
+    quantity: float
+    multiplier: float | None
+    underlying: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeks:
+    """The model Greeks of a single contract unit, as the gateway last told them.
+
+    None stands for "not computed". `current_until` is None while the subscription lives and its
+    data farm is well; otherwise the monotonic instant (seconds, the clock of `trio.current_time`)
+    at which that ended, from which the age counts.
+    """
+
+    delta: float | None
+    gamma: float | None
+    vega: float | None
+    theta: float | None
+    underlying_price: float | None
+    data_type: DataType = DataType.LIVE
+    current_until: float | None = None
+
+
+def new_event_id(at: datetime) -> UUID:
+    """A UUIDv7 (RFC 9562 section 5.7) whose time part is `at`, so that ids sort like their rows."""
+    milliseconds = int(at.timestamp() * 1000) & (1 << 48) - 1
+    random = int.from_bytes(os.urandom(10), "big")
+    value = milliseconds << 80 | random
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return UUID(int=value)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One row of `portfolio_greeks`: the net Greeks of all selected accounts at one instant.
+
+    `timestamp` is the instant (UTC) at which the Greeks were read. The four sums cover the same
+    positions; they are None together when positions need a price and not one option has one.
+    `positions` counts the holdings, `priced` those whose contribution is known: the row covers the
+    whole portfolio exactly when both are equal. `greeks_age_s` is the oldest Greek that counted in
+    seconds (0 = all current), `data_type` the worst kind that counted; both are None when no option
+    counted.
+    """
+
+    timestamp: datetime
+    account: str
+    delta: float | None
+    gamma: float | None
+    vega: float | None
+    theta: float | None
+    underlying_price: float | None
+    positions: int
+    priced: int
+    greeks_age_s: float | None = None
+    data_type: DataType | None = None
+    contract: str = "PORTFOLIO"
+    event_id: UUID = field(default=UUID(int=0))
+
+    def __post_init__(self) -> None:
+        if self.event_id.int == 0:
+            object.__setattr__(self, "event_id", new_event_id(self.timestamp))
+
+
+@dataclass(frozen=True, slots=True)
+class ApiEvent:
+    """One row of `api_logs`: something in the bridge's life that a person may want to know."""
+
+    timestamp: datetime
+    api_mode: ApiMode
+    message: str
+    status: Status = Status.INFO
+    event_id: UUID = field(default=UUID(int=0))
+
+    def __post_init__(self) -> None:
+        if self.event_id.int == 0:
+            object.__setattr__(self, "event_id", new_event_id(self.timestamp))
+
+
+def utc_now() -> datetime:
+    """The wall clock; passed in wherever it is read, so that a test can own it."""
+    return datetime.now(UTC)

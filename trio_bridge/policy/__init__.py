@@ -1,0 +1,1 @@
+"""Decisions about time and scarcity as plain functions: no Trio, no driver, no own clock."""

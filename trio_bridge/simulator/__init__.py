@@ -1,0 +1,1 @@
+"""A made-up portfolio behind Interactive Brokers' real protocols, for the demo and the tests."""

@@ -1,0 +1,129 @@
+"""A row on its way: the one encoding that the database, the spool and the replay share.
+
+A record is encoded once, when it is made; from then on its bytes are what is written to the spool
+and what PostgreSQL reads (`json_to_recordset`), so that nothing can change in between.
+
+A line of the spool is `{"table":"…","row":{…},"crc":"…"}`: the CRC-32, eight hex digits, covers
+all bytes of the line before `,"crc"`. Lines of an earlier system have neither `crc` nor `event_id`;
+they get an id from their content and place, so that replaying them twice inserts them once.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+from zlib import crc32
+
+import orjson
+
+from trio_bridge.model import ApiEvent, Snapshot
+
+GREEKS_TABLE = "portfolio_greeks"
+EVENTS_TABLE = "api_logs"
+
+_CRC = re.compile(rb',"crc":"([0-9a-f]{8})"}\Z')
+_ROW = b',"row":'
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`row` is one JSON object: column → value."""
+
+    table: str
+    row: bytes
+
+
+class DamagedLineError(ValueError):
+    """A spool line that cannot be trusted; the text says what is wrong with it."""
+
+
+def record_of(item: Snapshot | ApiEvent) -> Record:
+    """Encode a row for its table. Times keep microseconds and their UTC offset."""
+    if isinstance(item, Snapshot):
+        row: dict[str, Any] = {
+            "event_id": item.event_id,
+            "timestamp": item.timestamp,
+            "contract": item.contract,
+            "account": item.account,
+            "delta": item.delta,
+            "gamma": item.gamma,
+            "vega": item.vega,
+            "theta": item.theta,
+            "underlying_price": item.underlying_price,
+            "positions": item.positions,
+            "priced": item.priced,
+            "greeks_age_s": item.greeks_age_s,
+            "data_type": None if item.data_type is None else item.data_type.label,
+        }
+        return Record(GREEKS_TABLE, orjson.dumps(row))
+    return Record(
+        EVENTS_TABLE,
+        orjson.dumps(
+            {
+                "event_id": item.event_id,
+                "timestamp": item.timestamp,
+                "api_mode": item.api_mode,
+                "message": _encodable(item.message),
+                "status": item.status,
+            }
+        ),
+    )
+
+
+def encode_line(record: Record) -> bytes:
+    """The record as a spool line, newline included."""
+    body = b'{"table":' + orjson.dumps(record.table) + _ROW + record.row
+    return body + b',"crc":"%08x"}\n' % crc32(body)
+
+
+def decode_line(line: bytes, *, offset: int) -> Record:
+    """Read a spool line without its newline; `offset` is its place in the file.
+
+    Raises:
+        DamagedLineError: the CRC is wrong, or it is neither our line nor one of the earlier system.
+    """
+    seal = _CRC.search(line)
+    if seal is not None:
+        body = line[: seal.start()]
+        if crc32(body) != int(seal[1], 16):
+            raise DamagedLineError("checksum does not match")
+        table, _, row = body.removeprefix(b'{"table":').partition(_ROW)
+        try:
+            return Record(_text(orjson.loads(table)), row)
+        except orjson.JSONDecodeError as error:
+            raise DamagedLineError(f"not a record: {error}") from None
+    return _earlier_system(line, offset)
+
+
+def _earlier_system(line: bytes, offset: int) -> Record:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise DamagedLineError(f"not JSON: {error}") from None
+    if not isinstance(value, dict) or value.keys() != {"table", "row"}:
+        raise DamagedLineError('not an object of "table" and "row"')
+    row = value["row"]
+    if not isinstance(row, dict):
+        raise DamagedLineError('"row" is not an object')
+    if "event_id" in row:
+        raise DamagedLineError("checksum is missing")
+    if not isinstance(row.get("timestamp"), str):
+        # The time of a row is part of its truth: it is not invented.
+        raise DamagedLineError("the row has no timestamp")
+    digest = sha256(b"%d:" % offset + line).digest()
+    event_id = UUID(bytes=digest[:16], version=5)
+    return Record(_text(value["table"]), orjson.dumps({**row, "event_id": event_id}))
+
+
+def _encodable(text: str) -> str:
+    """A lone surrogate (from undecodable bytes in a gateway's text) can't be stored: spell it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _text(table: object) -> str:
+    if not isinstance(table, str):
+        raise DamagedLineError('"table" is not a text')
+    return table
