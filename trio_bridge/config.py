@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -17,11 +17,10 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from trio_bridge.errors import ConfigError
 from trio_bridge.model import ApiMode, DataType
@@ -29,8 +28,10 @@ from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
+_TRAILING_COMMENT = re.compile(r"\s+#.*\Z", re.DOTALL)
 
-def _csv(value: Any) -> Any:
+
+def _comma_list(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -50,6 +51,7 @@ def _windows(value: Any) -> Any:
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(BaseSettings):
@@ -72,9 +74,9 @@ class Settings(BaseSettings):
     # The gateway
     ib_api_mode: Annotated[ApiMode, BeforeValidator(_upper)] = ApiMode.SOCKET
     ib_socket_host: str = "127.0.0.1"
-    ib_socket_port: Annotated[int, Field(ge=1, le=65535)] = 4001
-    ib_client_id: Annotated[int, Field(ge=1, le=2**31 - 1)] = 10
-    ib_account: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_csv)] = ()
+    ib_socket_port: Port = 4001
+    ib_client_id: Annotated[int, Field(le=2**31 - 1)] = 10
+    ib_account: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)] = ()
     ib_market_data_lines: Annotated[int, Field(ge=1, le=10_000)] = 90
     ib_market_data_type: DataType = DataType.FROZEN
     ibkr_gateway_url: str = "https://localhost:5000"
@@ -91,7 +93,7 @@ class Settings(BaseSettings):
     reconnect_backoff_s: Annotated[
         tuple[Seconds, ...],
         NoDecode,
-        BeforeValidator(_csv),
+        BeforeValidator(_comma_list),
         Field(min_length=1, alias="BRIDGE_RECONNECT_BACKOFF"),
     ] = (5.0, 10.0, 20.0)
     reset_windows: Annotated[
@@ -103,26 +105,117 @@ class Settings(BaseSettings):
     heartbeat_s: Annotated[float, Field(ge=1, allow_inf_nan=False, alias="BRIDGE_HEARTBEAT")] = 10.0
     greeks_max_age_s: Annotated[Seconds, Field(alias="BRIDGE_GREEKS_MAX_AGE")] = 120.0
     log_format: Annotated[
-        str, BeforeValidator(_lower), Field(pattern="^(console|json)$", alias="BRIDGE_LOG_FORMAT")
+        Literal["console", "json"], BeforeValidator(_lower), Field(alias="BRIDGE_LOG_FORMAT")
     ] = "console"
     log_level: Annotated[
-        str,
+        Literal["debug", "info", "warning", "error"],
         BeforeValidator(_lower),
-        Field(pattern="^(debug|info|warning|error)$", alias="BRIDGE_LOG_LEVEL"),
+        Field(alias="BRIDGE_LOG_LEVEL"),
     ] = "info"
 
     # The database
     db_timeout_s: Annotated[Seconds, Field(alias="BRIDGE_DB_TIMEOUT")] = 2.0
     database_url: SecretStr | None = None
     db_host: str | None = None
-    db_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    db_port: Port | None = None
     db_name: str | None = None
     db_user: str | None = None
     db_pass: SecretStr | None = None
     embedded_dir: Annotated[HomePath | None, Field(alias="BRIDGE_EMBEDDED_DIR")] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _forgive_comments(cls, values: Any) -> Any:
+        """Drop a trailing ` # comment`; in secrets it may be part of the secret, so it stays."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: _TRAILING_COMMENT.sub("", value).strip()
+            if isinstance(value, str) and name.lower() not in SECRETS
+            else value
+            for name, value in values.items()
+        }
+
+    @field_validator("ib_client_id")
+    @classmethod
+    def _leave_the_owner_alone(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("0 is the owner's own session; use 1 or more, 10 for example")
+        return value
+
+    @field_validator("ibkr_gateway_url")
+    @classmethod
+    def _usable_url(cls, value: str) -> str:
+        try:
+            url = urlsplit(value)
+            port_is_fine = url.port != 0
+        except ValueError:
+            port_is_fine = False
+        if not port_is_fine or url.scheme not in {"http", "https"} or not url.hostname:
+            raise ValueError("must be a URL like https://localhost:5000")
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError("must be a plain URL like https://localhost:5000, nothing behind it")
+        if url.scheme == "http" and url.hostname not in LOOPBACK_HOSTS:
+            raise ValueError("http is allowed on this machine only (localhost); use https")
+        return value.rstrip("/").removesuffix("/v1/api")
+
+    @field_validator("ib_account")
+    @classmethod
+    def _no_account_twice(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
+
+
+SECRETS = frozenset({"database_url", "db_pass"})
+"""Variables (lower case) whose values are never shown."""
 
 ENVIRONMENT_NAMES = {
     name: (field.alias or name).upper() for name, field in Settings.model_fields.items()
 }
 """Attribute → environment variable."""
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; keyword arguments (attribute names) win over the environment.
+
+    Raises:
+        ConfigError: (a ValueError) one line naming each bad variable, its value, what is allowed.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(dict(one)) for one in error.errors())) from None
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f".env in the working directory cannot be read: {error}") from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    """One of pydantic's errors in a user's words."""
+    place, *_ = error["loc"] or ("settings",)
+    name = ENVIRONMENT_NAMES.get(str(place), str(place).upper())
+    value = " ".join(str(error["input"]).split())
+    # An "@" in a URL means that somebody put credentials into it.
+    hidden = name.lower() in SECRETS or "@" in value
+    shown = "" if hidden else f"={value}"
+    limits = error.get("ctx", {})
+    match error["type"]:
+        case "greater_than_equal":
+            allowed = f"must be {limits['ge']:g} or more"
+        case "greater_than":
+            allowed = f"must be more than {limits['gt']:g}"
+        case "less_than_equal":
+            allowed = f"must be {limits['le']:g} or less"
+        case "int_parsing" | "int_from_float" | "int_type":
+            allowed = "must be a whole number"
+        case "float_parsing" | "float_type" | "finite_number":
+            allowed = "must be a number"
+        case "enum" | "literal_error":
+            allowed = f"must be {limits['expected'].replace(chr(39), '')}"
+        case "too_short":
+            allowed = "must not be empty"
+        case "value_error":
+            allowed = str(limits["error"])
+        case _:
+            allowed = error["msg"]
+    return f"{name}{shown}: {allowed}"
