@@ -1,12 +1,190 @@
-"""Placeholder while it is being written."""
+"""When the gateway's nightly reset makes connecting pointless: hold windows in New York's time.
 
+IBKR publishes its reset times in Eastern Time, so a window is two readings of New York's wall
+clock, whatever zone this machine is in. The two nights a year on which that clock changes:
+
+- a reading that the spring change skips is taken an hour later (02:30 becomes 03:30 EDT);
+- a reading that the autumn change repeats means the first of the two;
+- a window that would end before it starts, because of the skipped hour, keeps its length instead.
+
+So a window never vanishes, and lasts at most an hour longer than it says.
+"""
+
+from __future__ import annotations
+
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+EASTERN = ZoneInfo("America/New_York")
+"""The zone of IBKR's published reset times (from the tzdata package where the system has none)."""
+
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+ACCEPTED_FORMS = (
+    "'HH:MM-HH:MM' (every day), 'Sun HH:MM-HH:MM' or 'Fri HH:MM-Sat HH:MM', New York time, "
+    "several separated by commas, or 'none'"
+)
+
+_DAY = timedelta(days=1)
+_WEEK = timedelta(weeks=1)
+_MINUTE = timedelta(minutes=1)
+_LONGEST_HOLD = 2 * _WEEK
+_WINDOW = re.compile(
+    r"(?:(?P<from_day>[a-z]{3}) +)?(?P<start>[0-9]{1,2}:[0-9]{2})"
+    r" *[-–] *(?:(?P<to_day>[a-z]{3}) +)?(?P<end>[0-9]{1,2}:[0-9]{2})",
+    re.IGNORECASE,
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ResetWindow:
-    text: str
+    """A span of New York's wall clock in which the bridge does not connect.
+
+    `start` is the clock's reading at its beginning (inclusive), `length` the distance to the
+    reading at its end (exclusive), `weekday` the day it begins on (Monday is 0) or None for every
+    day.
+
+    Raises:
+        ValueError: it is empty, or as long as its period (a day, or a week).
+    """
+
+    start: time
+    length: timedelta
+    weekday: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.length <= timedelta(0):
+            raise ValueError("it is empty")
+        if self.length >= (_DAY if self.weekday is None else _WEEK):
+            raise ValueError("it leaves no time to connect")
+
+    def __str__(self) -> str:
+        """The window as it is written in BRIDGE_RESET_WINDOWS."""
+        end = datetime.combine(datetime.min, self.start) + self.length
+        if self.weekday is None:
+            return f"{self.start:%H:%M}-{end:%H:%M}"
+        end_day = WEEKDAYS[(self.weekday + (end - datetime.min).days) % 7]
+        return f"{WEEKDAYS[self.weekday]} {self.start:%H:%M}-{end_day} {end:%H:%M}"
+
+    def __repr__(self) -> str:
+        return f"ResetWindow({str(self)!r})"
+
+    def end_if_inside(self, instant: datetime) -> datetime | None:
+        """When (UTC) the occurrence that covers `instant` ends; None when none covers it."""
+        today = instant.astimezone(EASTERN).date()
+        ends = []
+        for days_ago in range(self.length.days + 2):
+            day = today - days_ago * _DAY
+            if self.weekday is not None and day.weekday() != self.weekday:
+                continue
+            local_start = datetime.combine(day, self.start)
+            # zoneinfo reads skipped and repeated times as the module's docstring says (fold=0).
+            start = local_start.replace(tzinfo=EASTERN).astimezone(UTC)
+            end = (local_start + self.length).replace(tzinfo=EASTERN).astimezone(UTC)
+            if end <= start:
+                end = start + self.length
+            if start <= instant < end:
+                ends.append(end)
+        return max(ends, default=None)
+
+
+def hold_until(now_utc: datetime, windows: Iterable[ResetWindow]) -> datetime | None:
+    """The instant (UTC) at which to connect again if `now_utc` lies in a window, else None.
+
+    Windows that overlap or follow each other without a gap are one hold.
+
+    Raises:
+        ValueError: `now_utc` has no time zone.
+    """
+    if now_utc.tzinfo is None or now_utc.utcoffset() is None:
+        raise ValueError("hold_until needs a time with its zone")
+    windows = tuple(windows)
+    now = until = now_utc.astimezone(UTC)
+    latest = now + _LONGEST_HOLD
+    while until < latest:
+        ends = [end for window in windows if (end := window.end_if_inside(until)) is not None]
+        if not ends:
+            break
+        until = max(ends)
+    return until if until > now else None
+
+
+def eastern_text(instant: datetime, *, seen_from: datetime | None = None) -> str:
+    """New York's clock for a message: "00:05 ET"; with its day, "Sat 03:00 ET", when `instant` is
+    a day or more after `seen_from`."""
+    local = instant.astimezone(EASTERN)
+    distant = seen_from is not None and instant - seen_from >= _DAY
+    day = f"{WEEKDAYS[local.weekday()]} " if distant else ""
+    return f"{day}{local:%H:%M} ET"
 
 
 def parse_reset_windows(text: str) -> tuple[ResetWindow, ...]:
-    return tuple(ResetWindow(part) for part in text.split(","))
+    """Read a comma list of windows; "none" or nothing at all means no windows.
+
+    Raises:
+        ValueError: in one line, which part is wrong and what is accepted.
+    """
+    if text.strip().lower() in ("", "none"):
+        return ()
+    windows = tuple(_parse_window(part.strip()) for part in text.split(",") if part.strip())
+    if not _leaves_time(windows):
+        raise ValueError(f"the reset windows {text.strip()!r} leave no time to connect")
+    return windows
+
+
+def _parse_window(part: str) -> ResetWindow:
+    match = _WINDOW.fullmatch(part)
+    if match is None:
+        raise ValueError(f"{part!r} is not a reset window; accepted are {ACCEPTED_FORMS}")
+    try:
+        start, end = _clock(match["start"]), _clock(match["end"])
+        from_day, to_day = _weekday(match["from_day"]), _weekday(match["to_day"])
+        if from_day is None and to_day is not None:
+            raise ValueError("its first day is missing")
+        length = _minutes(end) - _minutes(start)
+        if from_day is not None and to_day is not None:
+            length = (length + (to_day - from_day) * _DAY) % _WEEK
+        else:
+            length %= _DAY
+        return ResetWindow(start, length, from_day)
+    except ValueError as error:
+        raise ValueError(
+            f"{part!r} is not a reset window: {error}; accepted are {ACCEPTED_FORMS}"
+        ) from None
+
+
+def _clock(text: str) -> time:
+    hour, minute = text.split(":")
+    try:
+        return time(int(hour), int(minute))
+    except ValueError:
+        raise ValueError(f"{text} is not a time of day") from None
+
+
+def _weekday(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return WEEKDAYS.index(text.capitalize())
+    except ValueError:
+        raise ValueError(f"{text} is not one of {', '.join(WEEKDAYS)}") from None
+
+
+def _minutes(clock: time) -> timedelta:
+    return timedelta(hours=clock.hour, minutes=clock.minute)
+
+
+def _leaves_time(windows: Sequence[ResetWindow]) -> bool:
+    """Whether some minute of an ordinary week lies outside all windows."""
+    week = _WEEK // _MINUTE
+    covered: set[int] = set()
+    for window in windows:
+        for weekday in range(7) if window.weekday is None else (window.weekday,):
+            first = (weekday * _DAY + _minutes(window.start)) // _MINUTE
+            covered.update((first + i) % week for i in range(window.length // _MINUTE))
+    return len(covered) < week
