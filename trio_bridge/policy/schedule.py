@@ -1,0 +1,78 @@
+"""The grid of instants at which rows are taken: `t0 + k·interval` on the monotonic clock.
+
+A slot's instant is always computed from its number, never from the slot before it, so no error and
+no lateness is carried on. What happens to a slot that could not be served on time follows from one
+rule: it may still be served until half an interval after its instant. Until then it is the nearest
+slot; later the row would crowd the next one, so the slot is skipped. Two rows are therefore never
+closer than half an interval, and a slot is served once or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+TOLERANCE = 0.5
+"""How late a slot may still be served, as a part of the interval."""
+
+
+class NextSlot(NamedTuple):
+    """The slot to serve next, and how many before it can no longer be served."""
+
+    slot: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The slots 0, 1, 2, … at `t0_s + slot·interval_s` on the monotonic clock.
+
+    Raises:
+        ValueError: the interval is not a positive number of seconds.
+    """
+
+    t0_s: float
+    interval_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.interval_s < math.inf or not math.isfinite(self.t0_s):
+            raise ValueError(f"not a grid: every {self.interval_s} s from {self.t0_s}")
+
+    @classmethod
+    def aligned(cls, interval_s: float, *, now: float, wall: datetime) -> Grid:
+        """A grid whose slots fall on the wall clock's multiples of the interval.
+
+        With 5 seconds: :00, :05, :10, …, also after a restart. `now` and `wall` (with its zone) are
+        the same instant on both clocks; slot 0 is the first at or after it. From then on only the
+        monotonic clock counts: a corrected wall clock neither bunches nor delays a row.
+        """
+        grid = cls(now, interval_s)
+        passed = wall.timestamp() % interval_s
+        return cls(now + (interval_s - passed), interval_s) if passed else grid
+
+    def at(self, slot: int) -> float:
+        """The slot's instant on the monotonic clock, in seconds."""
+        return self.t0_s + slot * self.interval_s
+
+    def in_time(self, slot: int, now: float) -> bool:
+        """Whether the slot may (still) be served at `now`: at most half an interval late."""
+        return now <= self.at(slot) + TOLERANCE * self.interval_s
+
+    def next_slot(self, after: int, now: float) -> NextSlot:
+        """The first slot behind `after` that can still be served at `now`.
+
+        Work that ends exactly on the next slot's instant, or up to half an interval behind it,
+        loses nothing. Before the first slot, `after` is -1.
+        """
+        estimate = math.floor((now - self.t0_s) / self.interval_s - TOLERANCE)
+        slot = max(after + 1, estimate)
+        # The division rounds; the comparison that counts is the one that `in_time` makes.
+        while slot - 1 > after and self.in_time(slot - 1, now):
+            slot -= 1
+        while not self.in_time(slot, now):
+            slot += 1
+        return NextSlot(slot, slot - after - 1)
