@@ -1,0 +1,81 @@
+"""SOCKET mode: TWS or IB Gateway through ib_async.
+
+Read-only by construction: it asks for positions, contract details, market data and the time, and
+for nothing that knows of orders.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from trio_bridge.gateways.base import Book, IBridgeBase
+from trio_bridge.gateways.socket_session import Session
+from trio_bridge.model import ApiMode
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from trio_bridge.gateways.socket_positions import Details
+
+DISCONNECT_TIMEOUT_S = 2.0
+
+
+class SocketBridge(IBridgeBase):
+    """The account seen through the TWS API; see `IBridgeBase` for what each method promises."""
+
+    mode: ClassVar[ApiMode] = ApiMode.SOCKET
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._session: Session | None = None
+        # What a contract is does not change between two connections.
+        self._details: dict[int, Details] = {}
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.settings.ib_socket_host}:{self.settings.ib_socket_port}"
+
+    async def connect(self) -> None:
+        if self._session is not None and not self._session.done.is_set():
+            raise RuntimeError("already connected: disconnect first")
+        session = Session(self.settings, self.emit, self._details)
+        await self.nursery.start(session.run)
+        self._session = session
+
+    async def disconnect(self) -> None:
+        if self._session is None:
+            return
+        self._session.scope.cancel()
+        with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
+            await self._session.done.wait()
+
+    def is_connected(self) -> bool:
+        return self._session is not None and not self._session.lost
+
+    async def wait_lost(self) -> str:
+        if self._session is None:
+            return "never connected"
+        return await self._session.wait_lost()
+
+    async def probe(self) -> None:
+        assert self._session is not None
+        await self._session.probe()
+
+    def not_ready_reason(self) -> str | None:
+        session = self._session
+        if session is None or session.lost:
+            return "not connected to the gateway"
+        if session.upstream_lost:
+            return "the gateway has lost its link to Interactive Brokers"
+        if not session.downloaded:
+            return "the positions are still being downloaded"
+        if not session.settled:
+            return "waiting for the first Greeks"
+        return None
+
+    def book(self) -> Book:
+        assert self._session is not None
+        holdings = self._session.holdings
+        return Book(holdings.accounts, holdings.positions(), self._session.feed.greeks())

@@ -1,0 +1,86 @@
+"""What each TWS API message code asks of us: one table, no I/O.
+
+Codes and meanings: Interactive Brokers' "TWS API message codes". Three things that can be lost are
+kept apart: the socket, the gateway's upstream link (1100–1102, 2110), and single market-data farms
+or subscriptions (everything else).
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class Reaction(Enum):
+    """What the bridge does about a code."""
+
+    IGNORE = auto()
+    """Good news or nothing to do with us."""
+    UPSTREAM_LOST = auto()
+    """The gateway lost Interactive Brokers: no rows from now; the socket stays."""
+    UPSTREAM_BACK = auto()
+    """It is back and kept our subscriptions: carry on."""
+    UPSTREAM_BACK_EMPTY = auto()
+    """It is back without our subscriptions: subscribe everything again, reload positions."""
+    RECONNECT = auto()
+    """This connection is of no more use."""
+    CLIENT_ID_TAKEN = auto()
+    """Another client has our id: end the attempt at once and say how to help it."""
+    FARM_BROKEN = auto()
+    """A market-data farm is away: its Greeks age; nothing is torn down."""
+    FARM_WELL = auto()
+    """A market-data farm is back: Greeks that stay silent are asked for again."""
+    NOTE = auto()
+    """A farm that Greeks do not come from is away: worth a line."""
+    PACE = auto()
+    """Too many messages: a fault of ours, worth a line."""
+    TOO_MANY_LINES = auto()
+    """Fewer market-data lines than we thought: take back a few."""
+    UNKNOWN_CONTRACT = auto()
+    """Give this contract up."""
+    NOT_SUBSCRIBED = auto()
+    """No live data for this contract: delayed if the settings allow, else unpriced."""
+    DATA_GOES_ON = auto()
+    """A remark about data that keeps coming: never cancel."""
+    COMPETING_SESSION = auto()
+    """The owner uses the market data elsewhere: wait, and come back when that ends."""
+    INVALID_REQUEST = auto()
+    """The gateway did not accept a request: log it with its contract."""
+
+
+REACTIONS: dict[int, Reaction] = {
+    100: Reaction.PACE,
+    101: Reaction.TOO_MANY_LINES,
+    200: Reaction.UNKNOWN_CONTRACT,
+    300: Reaction.IGNORE,  # cancelled a subscription that the gateway had ended itself
+    321: Reaction.INVALID_REQUEST,
+    326: Reaction.CLIENT_ID_TAKEN,
+    354: Reaction.NOT_SUBSCRIBED,
+    502: Reaction.RECONNECT,
+    504: Reaction.RECONNECT,
+    1100: Reaction.UPSTREAM_LOST,
+    1101: Reaction.UPSTREAM_BACK_EMPTY,
+    1102: Reaction.UPSTREAM_BACK,
+    1300: Reaction.RECONNECT,
+    2103: Reaction.FARM_BROKEN,
+    2104: Reaction.FARM_WELL,
+    2105: Reaction.NOTE,  # historical data
+    2106: Reaction.IGNORE,
+    2107: Reaction.IGNORE,
+    2108: Reaction.IGNORE,
+    2110: Reaction.UPSTREAM_LOST,
+    2119: Reaction.IGNORE,
+    2157: Reaction.NOTE,  # contract definitions
+    2158: Reaction.IGNORE,
+    10089: Reaction.NOT_SUBSCRIBED,
+    10090: Reaction.DATA_GOES_ON,
+    10091: Reaction.NOT_SUBSCRIBED,
+    10167: Reaction.DATA_GOES_ON,
+    10168: Reaction.NOT_SUBSCRIBED,
+    10186: Reaction.NOT_SUBSCRIBED,
+    10197: Reaction.COMPETING_SESSION,
+}
+
+
+def reaction_to(code: int) -> Reaction:
+    """The reaction to a code; codes that are not in the table count as a refused request."""
+    return REACTIONS.get(code, Reaction.INVALID_REQUEST)

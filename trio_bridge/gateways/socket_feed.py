@@ -1,0 +1,160 @@
+"""Market data of the options we hold: who is subscribed, and how old each option's Greeks are.
+
+A Greek is current while its subscription lives, however rarely it ticks. Its age counts from the
+moment that ended: rotated out, refused, its farm broken, the gateway's upstream lost. It is current
+again only when a new model tick has arrived; ib_async replaces `ticker.modelGreeks` at every model
+tick, so a new object is the sign, and no handler runs for the many ticks in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trio_bridge.greeks import valid_greek
+from trio_bridge.model import DataType, Greeks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ib_async import IB, Contract
+
+OPTION_GREEKS_TICKS = ""
+"""No generic ticks: model Greeks (tick 13, delayed 83) come with an empty list."""
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """One option's market data: its subscription, if it has one, and the Greeks it brought."""
+
+    contract: Contract
+    request_id: int | None = None
+    ticker: Any = None
+    current_until: float | None = 0.0
+    """As `Greeks.current_until`; an option that never had Greeks has simply none to be old."""
+    seen: Any = None
+    """The model computation that was there when the line was last subscribed or went stale."""
+    cached: Greeks | None = None
+    cached_for: tuple[Any, ...] = field(default=())
+
+    @property
+    def model(self) -> Any:
+        return None if self.ticker is None else self.ticker.modelGreeks
+
+    def refresh(self) -> bool:
+        """Notice a model tick that has come since the line went stale; whether it is current."""
+        if self.current_until is not None and self.request_id is not None:
+            model = self.model
+            if model is not self.seen and is_complete(model):
+                self.current_until = None
+        return self.current_until is None
+
+    def mark_stale(self, now: float) -> None:
+        """From `now` on the Greeks age, until a new model tick arrives."""
+        self.refresh()
+        if self.current_until is None:
+            self.current_until = now
+        self.seen = self.model
+
+    def greeks(self) -> Greeks | None:
+        self.refresh()
+        model = self.model
+        if model is None:
+            return None
+        key = (model, self.current_until, self.ticker.marketDataType)
+        if key != self.cached_for:
+            self.cached_for = key
+            self.cached = Greeks(
+                delta=model.delta,
+                gamma=model.gamma,
+                vega=model.vega,
+                theta=model.theta,
+                underlying_price=model.undPrice,
+                data_type=data_type_of(self.ticker.marketDataType),
+                current_until=self.current_until,
+            )
+        return self.cached
+
+
+def is_complete(model: Any) -> bool:
+    """Whether all four Greeks of a computation were computed."""
+    return model is not None and all(
+        valid_greek(value) is not None
+        for value in (model.delta, model.gamma, model.vega, model.theta)
+    )
+
+
+def data_type_of(number: int) -> DataType:
+    """The gateway's market data type; one we don't know counts as the worst."""
+    try:
+        return DataType(number)
+    except ValueError:
+        return DataType.DELAYED_FROZEN
+
+
+class MarketDataFeed:
+    """Subscribes and unsubscribes on one connection. Its calls send at once and never wait.
+
+    They must be made where asyncio's loop is current (inside the session).
+    """
+
+    def __init__(self, ib: IB, clock: Callable[[], float]) -> None:
+        self._ib = ib
+        self._clock = clock
+        self.lines: dict[int, Line] = {}
+
+    @property
+    def held(self) -> int:
+        """How many market-data lines are in use."""
+        return sum(line.request_id is not None for line in self.lines.values())
+
+    def follow(self, contracts: Mapping[int, Contract]) -> None:
+        """Make the options we know of match `contracts`; those that went away are unsubscribed."""
+        for con_id in self.lines.keys() - contracts.keys():
+            self.unsubscribe(con_id)
+            del self.lines[con_id]
+        for con_id, contract in contracts.items():
+            if con_id not in self.lines:
+                self.lines[con_id] = Line(contract)
+            else:
+                self.lines[con_id].contract = contract
+
+    def subscribe(self, con_id: int) -> None:
+        line = self.lines[con_id]
+        if line.request_id is not None:
+            return
+        # ib.reqMktData would do, but ib.cancelMktData leaves an entry behind for every request:
+        # with rotating subscriptions that is a leak of a million entries a day.
+        wrapper, client = self._ib.wrapper, self._ib.client
+        line.request_id = client.getReqId()
+        line.ticker = wrapper.startTicker(line.request_id, line.contract, "mktData")
+        line.seen = line.ticker.modelGreeks
+        client.reqMktData(line.request_id, line.contract, OPTION_GREEKS_TICKS, False, False, [])
+
+    def unsubscribe(self, con_id: int, *, tell_gateway: bool = True) -> None:
+        """Give the line back; without telling when the gateway itself has ended it."""
+        line = self.lines[con_id]
+        if line.request_id is None:
+            return
+        line.mark_stale(self._clock())
+        wrapper = self._ib.wrapper
+        wrapper.endTicker(line.ticker, "mktData")
+        wrapper.reqId2Ticker.pop(line.request_id, None)
+        if tell_gateway:
+            self._ib.client.cancelMktData(line.request_id)
+        line.request_id = None
+
+    def mark_stale(self, con_ids: Iterable[int] | None = None) -> None:
+        """The subscriptions (all of them by default) stay, but nothing vouches for their data."""
+        now = self._clock()
+        for con_id in self.lines if con_ids is None else con_ids:
+            self.lines[con_id].mark_stale(now)
+
+    def greeks(self) -> dict[int, Greeks]:
+        """The last model Greeks by contract id."""
+        found = {}
+        for con_id, line in self.lines.items():
+            greeks = line.greeks()
+            if greeks is not None:
+                found[con_id] = greeks
+        return found

@@ -1,0 +1,147 @@
+"""What TWS says we hold, as `Position`s: the selected accounts, completed by contract details."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trio_bridge.greeks import FUTURE_TYPES, OPTION_TYPES
+from trio_bridge.model import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ib_async import Contract
+
+FUTURES_OPTION = "FOP"
+DEFAULT_EXCHANGE = "SMART"
+
+
+class Details(NamedTuple):
+    """What only a contract-details request tells."""
+
+    exchange: str
+    multiplier: float | None
+    underlying: str
+
+
+def parse_multiplier(text: str) -> float | None:
+    """TWS sends multipliers as text; None for anything that is not a positive number."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if value > 0 and math.isfinite(value) else None
+
+
+def details_from(answer: Any) -> Details:
+    """The useful part of an ib_async ContractDetails."""
+    contract = answer.contract
+    return Details(
+        exchange=contract.exchange or DEFAULT_EXCHANGE,
+        multiplier=parse_multiplier(contract.multiplier),
+        underlying=f"conid:{answer.underConId}" if answer.underConId else "",
+    )
+
+
+class Holdings:
+    """The positions of the selected accounts, kept up to date by `position` messages."""
+
+    def __init__(self, accounts: Sequence[str]) -> None:
+        self.accounts = tuple(accounts)
+        self.details: dict[int, Details] = {}
+        self._held: dict[tuple[str, int], Any] = {}
+        self._positions: tuple[Position, ...] | None = None
+
+    def replace(self, positions: Iterable[Any]) -> None:
+        """A complete download has ended: what it did not name is gone."""
+        self._held = {}
+        for position in positions:
+            self.update(position)
+        self._positions = None
+
+    def update(self, position: Any) -> None:
+        """One `position` message: new, changed, or closed (quantity 0)."""
+        if position.account not in self.accounts:
+            return
+        key = (position.account, position.contract.conId)
+        if position.position == 0:
+            self._held.pop(key, None)
+        else:
+            self._held[key] = position
+        self._positions = None
+
+    def learn(self, con_id: int, details: Details) -> None:
+        self.details[con_id] = details
+        self._positions = None
+
+    def positions(self) -> tuple[Position, ...]:
+        if self._positions is None:
+            self._positions = tuple(self._position(held) for held in self._held.values())
+        return self._positions
+
+    def contracts(self) -> dict[int, Contract]:
+        """Every contract held, by contract id."""
+        return {con_id: held.contract for (_, con_id), held in self._held.items()}
+
+    def options(self) -> dict[int, Contract]:
+        """Contracts that need market data and can be asked for it: with an exchange."""
+        found = {}
+        for con_id, contract in self.contracts().items():
+            if contract.secType not in OPTION_TYPES:
+                continue
+            if not contract.exchange:
+                # "Please enter exchange" (error 321) is what a request without one earns.
+                details = self.details.get(con_id)
+                if details is None:
+                    continue
+                contract.exchange = details.exchange
+            found[con_id] = contract
+        return found
+
+    def lacking_details(self) -> list[Contract]:
+        """Contracts of which a details request would tell something that a row needs."""
+        return [
+            contract
+            for con_id, contract in self.contracts().items()
+            if con_id not in self.details and _lacks(contract)
+        ]
+
+    def exposures(self) -> dict[int, float]:
+        """Absolute units (quantity × multiplier) held of each option over all accounts."""
+        found: dict[int, float] = {}
+        for position in self.positions():
+            if position.sec_type in OPTION_TYPES:
+                units = abs(position.quantity * (position.multiplier or 1.0))
+                found[position.con_id] = found.get(position.con_id, 0.0) + units
+        return found
+
+    def _position(self, held: Any) -> Position:
+        contract = held.contract
+        details = self.details.get(contract.conId)
+        multiplier = parse_multiplier(contract.multiplier)
+        if multiplier is None and details is not None:
+            multiplier = details.multiplier
+        underlying = f"{contract.symbol}:{contract.currency}"
+        if contract.secType == FUTURES_OPTION and details is not None and details.underlying:
+            # Options on one future differ in symbol no more than those on the next one.
+            underlying = details.underlying
+        return Position(
+            account=held.account,
+            con_id=contract.conId,
+            sec_type=contract.secType,
+            symbol=contract.localSymbol or contract.symbol,
+            quantity=held.position,
+            multiplier=multiplier,
+            underlying=underlying,
+        )
+
+
+def _lacks(contract: Contract) -> bool:
+    if contract.secType in FUTURE_TYPES:
+        return parse_multiplier(contract.multiplier) is None
+    return contract.secType in OPTION_TYPES and (
+        not contract.exchange
+        or parse_multiplier(contract.multiplier) is None
+        or contract.secType == FUTURES_OPTION
+    )

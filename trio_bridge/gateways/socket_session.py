@@ -1,0 +1,501 @@
+"""One connection to TWS or IB Gateway, from its first packet to its last.
+
+ib_async is an asyncio library; trio-asyncio runs its loop inside one Trio task. Every session has a
+loop of its own, so that whatever breaks in there takes this one connection with it and no more.
+
+ib_async calls our handlers synchronously, inside the loop, so what they change in memory holds for
+the very next row. It also swallows what a handler raises; `_guarded` keeps bugs loud.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+import trio
+import trio_asyncio
+from ib_async import IB, Contract
+
+from trio_bridge.errors import BridgeError, ConfigError, GatewayError
+from trio_bridge.gateways.socket_codes import Reaction, reaction_to
+from trio_bridge.gateways.socket_feed import MarketDataFeed
+from trio_bridge.gateways.socket_positions import Details, Holdings, details_from
+from trio_bridge.model import DataType, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import EventSink
+
+T = TypeVar("T")
+
+HANDSHAKE_TIMEOUT_S = 10.0
+POSITIONS_TIMEOUT_S = 30.0
+DETAILS_TIMEOUT_S = 10.0
+PROBE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 1.0
+SETTLE_TIMEOUT_S = 10.0
+"""How long the first rows wait for the Greeks of every option."""
+
+POLL_S = 0.1
+"""How often answers are looked for while some are outstanding."""
+
+IDLE_POLL_S = 1.0
+"""The same once all have answered: only retries have to be noticed."""
+
+RETRY_SILENT_S = 60.0
+RETRY_AFTER_INCIDENT_S = 2.0
+RETRY_BROKEN_FARM_S = 30.0
+RETRY_COMPETING_S = 30.0
+RETRY_REFUSED_S = 300.0
+RETRY_INVALID_S = 60.0
+NEVER = float("inf")
+
+SUB_ACCOUNTS_HINT = "subaccount"
+"""Part of the text that refuses reqPositions to masters of more than 50 sub-accounts."""
+
+log = structlog.get_logger()
+
+
+class Session:
+    """`run` is the whole life of a connection; everything else is read while it lasts."""
+
+    def __init__(self, settings: Settings, emit: EventSink, details: dict[int, Details]) -> None:
+        self._settings = settings
+        self._emit = emit
+        self._ib = IB()
+        self._lost = trio.Event()
+        self._closed = trio.Event()
+        self._wake = trio.Event()
+        self._crash: Exception | None = None
+        self._probes, self._probe_requests = trio.open_memory_channel[trio.Event](1)
+        self._reload = False
+        self._budget = settings.ib_market_data_lines
+        self._retry_at: dict[int, float] = {}
+        self._said: set[object] = set()
+        self._competing = False
+        self._self_restoring = False
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
+        self.lost_reason = ""
+        self.upstream_lost = False
+        self.downloaded = False
+        self.settled = False
+        self._settle_deadline = 0.0
+        self.holdings = Holdings(())
+        self.holdings.details = details
+        self.feed = MarketDataFeed(self._ib, trio.current_time)
+
+    # What the bridge asks
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended, known at the instant it does."""
+        return self._lost.is_set()
+
+    async def wait_lost(self) -> str:
+        await self.done.wait()
+        return self.lost_reason
+
+    async def probe(self) -> None:
+        """One reqCurrentTime. It proves the hop to the gateway, not the gateway's own link."""
+        answered = trio.Event()
+        try:
+            self._probes.send_nowait(answered)
+        except trio.WouldBlock:
+            raise GatewayError("the last probe is still unanswered") from None
+        with trio.move_on_after(PROBE_TIMEOUT_S):
+            await answered.wait()
+            return
+        raise GatewayError(f"no answer to a probe within {PROBE_TIMEOUT_S:g} s")
+
+    # Life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Connect, download, report started; then serve until the connection is lost.
+
+        Raises:
+            GatewayError, ConfigError: before it was started.
+        """
+        refused: BridgeError | None = None
+        started = False
+        try:
+            with self.scope:
+                async with trio_asyncio.open_loop():
+                    self._attach()
+                    try:
+                        await self._open()
+                        started = True
+                        task_status.started()
+                        await self._serve()
+                    except BridgeError as error:
+                        refused = error
+                        self._lose(str(error))
+                    except Exception as error:
+                        self._crash = error
+                    finally:
+                        await self._close()
+        except BaseExceptionGroup as group:
+            broken, rest = group.split(Exception)
+            if broken is not None:
+                self._broke_down(broken)
+            if rest is not None:
+                raise rest from None
+        except Exception as error:
+            self._broke_down(error)
+        finally:
+            self._lose("disconnected")
+            self.done.set()
+        if self._crash is not None:
+            raise self._crash
+        if not started and not self.scope.cancelled_caught:
+            raise refused or GatewayError(self.lost_reason)
+
+    def _broke_down(self, error: Exception) -> None:
+        """An exception in the asyncio loop ends this connection, and is never hidden."""
+        log.error("the connection's event loop broke down", exc_info=error)
+        self._lose(f"the connection broke down: {_innermost(error)!r}")
+
+    def _attach(self) -> None:
+        ib = self._ib
+        ib.errorEvent += self._guarded(self._on_error)
+        ib.positionEvent += self._guarded(self._on_position)
+        ib.client.conn.disconnected += self._guarded(self._on_disconnected)
+
+    def _guarded(self, handler: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(handler)
+        def guarded(*args: Any) -> None:
+            try:
+                handler(*args)
+            except Exception as error:
+                self._crash = error
+                self._lose(f"bug in a message handler: {error!r}")
+
+        return guarded
+
+    async def _close(self) -> None:
+        self._ib.disconnect()
+        with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+            if self._ib.client.conn.isConnected():
+                await self._closed.wait()
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.is_set():
+            self.lost_reason = reason
+            self._lost.set()
+            self._wake.set()
+
+    async def _bounded(
+        self, request: Callable[[], Awaitable[T]], timeout_s: float, failure: str
+    ) -> T:
+        """Run asyncio code until it is done, the connection is lost, or time is up."""
+        result: list[T] = []
+        error: Exception | None = None
+
+        async def ask() -> T:
+            return await request()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_lost, nursery.cancel_scope)
+            with trio.move_on_after(timeout_s):
+                try:
+                    result.append(await trio_asyncio.aio_as_trio(ask)())
+                except (OSError, EOFError) as caught:
+                    error = caught
+            nursery.cancel_scope.cancel()
+        if result:
+            return result[0]
+        if self._lost.is_set():
+            raise GatewayError(self.lost_reason)
+        if error is not None:
+            raise GatewayError(self._explain(error)) from error
+        raise GatewayError(f"{failure} within {timeout_s:g} s")
+
+    async def _cancel_when_lost(self, scope: trio.CancelScope) -> None:
+        await self._lost.wait()
+        scope.cancel()
+
+    def _explain(self, error: Exception) -> str:
+        where = f"{self._settings.ib_socket_host}:{self._settings.ib_socket_port}"
+        if isinstance(error, ConnectionRefusedError) or "refused" in str(error):
+            return f"connection refused by {where}: is TWS or IB Gateway up, its API port enabled?"
+        return f"no connection to {where}: {error}"
+
+    async def _open(self) -> None:
+        settings, ib = self._settings, self._ib
+        ib.wrapper.clientId = settings.ib_client_id
+
+        async def shake_hands() -> None:
+            # Not ib.connectAsync: it also asks for orders, accounts and executions.
+            await ib.client.connectAsync(
+                settings.ib_socket_host, settings.ib_socket_port, settings.ib_client_id, 0
+            )
+
+        await self._bounded(shake_hands, HANDSHAKE_TIMEOUT_S, "the gateway did not answer")
+        self.holdings.accounts = self._select_accounts(ib.client.getAccounts())
+        ib.client.reqMarketDataType(int(settings.ib_market_data_type))
+        await self._download_positions()
+
+    def _select_accounts(self, managed: list[str]) -> tuple[str, ...]:
+        wanted = self._settings.ib_account
+        unknown = [account for account in wanted if account not in managed]
+        if unknown:
+            raise ConfigError(
+                f"IB_ACCOUNT={','.join(wanted)}: this login does not manage {', '.join(unknown)}; "
+                f"it manages {', '.join(sorted(managed))}"
+            )
+        return wanted or tuple(sorted(managed))
+
+    async def _download_positions(self) -> None:
+        self.downloaded = False
+        found = await self._bounded(
+            self._ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
+        )
+        self.holdings.replace(found)
+        self.downloaded = True
+        self.settled = False
+        self._settle_deadline = trio.current_time() + SETTLE_TIMEOUT_S
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._answer_probes)
+            nursery.start_soon(self._learn_details)
+            while not self._lost.is_set():
+                self._wake = trio.Event()
+                if self._reload:
+                    self._reload = False
+                    await self._download_positions()
+                self._step()
+                with trio.move_on_after(IDLE_POLL_S if self.settled else POLL_S):
+                    await self._wake.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _ask(self, request: Callable[[], Awaitable[T]], timeout_s: float) -> T | None:
+        """Run asyncio code beside the serving; None when no answer came in time."""
+
+        async def ask() -> T:
+            return await request()
+
+        with trio.move_on_after(timeout_s):
+            try:
+                return await trio_asyncio.aio_as_trio(ask)()
+            except OSError:  # what ib_async raises in waiting requests when the socket falls
+                return None
+        return None
+
+    async def _answer_probes(self) -> None:
+        async for answered in self._probe_requests:
+            if await self._ask(self._ib.reqCurrentTimeAsync, PROBE_TIMEOUT_S) is not None:
+                answered.set()
+
+    async def _learn_details(self) -> None:
+        """Ask for what positions leave out: exchange, multiplier, a futures option's underlying."""
+        while True:
+            for contract in self.holdings.lacking_details():
+                request = functools.partial(
+                    self._ib.reqContractDetailsAsync, Contract(conId=contract.conId)
+                )
+                answers = await self._ask(request, DETAILS_TIMEOUT_S)
+                # Without an answer the position goes on with what is known of it.
+                details = details_from(answers[0]) if answers else Details("SMART", None, "")
+                self.holdings.learn(contract.conId, details)
+                self._wake.set()
+            await trio.sleep(IDLE_POLL_S)
+
+    # Who is subscribed
+
+    def _step(self) -> None:
+        """Bring the subscriptions in line with what we hold; see whether all have answered."""
+        now = trio.current_time()
+        self.feed.follow(self.holdings.options())
+        lines = self.feed.lines
+        for con_id in self._retry_at.keys() - lines.keys():
+            del self._retry_at[con_id]
+        if self.upstream_lost:
+            return
+        for con_id, line in lines.items():
+            if line.refresh():
+                self._retry_at.pop(con_id, None)
+                if self._competing:
+                    self._competing = False
+                    self._emit("market data is back: the competing session has ended")
+        exposures = self.holdings.exposures()
+        for con_id in sorted(lines, key=lambda con_id: -exposures.get(con_id, 0.0)):
+            due = self._retry_at.get(con_id, now) <= now
+            line = lines[con_id]
+            if not due:
+                continue
+            if line.request_id is not None:
+                if line.current_until is None or con_id not in self._retry_at:
+                    continue
+                self.feed.unsubscribe(con_id)
+            if self.feed.held < self._budget:
+                self.feed.subscribe(con_id)
+                self._retry_at[con_id] = now + RETRY_SILENT_S
+        if not self.settled:
+            self.settled = now >= self._settle_deadline or all(
+                line.current_until is None or line.request_id is None for line in lines.values()
+            )
+
+    # What the gateway says
+
+    def _on_position(self, position: Any) -> None:
+        self.holdings.update(position)
+        self._wake.set()
+
+    def _on_disconnected(self, message: str) -> None:
+        self._closed.set()
+        detail = f": {message}" if message else ""
+        self._lose(f"the gateway closed the connection{detail}")
+
+    def _on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
+        reaction = reaction_to(code)
+        match reaction:
+            case Reaction.IGNORE:
+                log.debug("gateway notice", code=code, text=text)
+            case Reaction.UPSTREAM_LOST:
+                self._upstream_is_lost(code, text)
+            case Reaction.UPSTREAM_BACK | Reaction.UPSTREAM_BACK_EMPTY:
+                self._upstream_is_back(code, empty=reaction is Reaction.UPSTREAM_BACK_EMPTY)
+            case Reaction.RECONNECT:
+                self._lose(f"the gateway asks for a new connection ({code}: {text})")
+            case Reaction.CLIENT_ID_TAKEN:
+                client_id = self._settings.ib_client_id
+                self._lose(
+                    f"client id {client_id} is in use by another program (326): end that one, or "
+                    f"set IB_CLIENT_ID to a number of this bridge's own"
+                )
+            case Reaction.FARM_BROKEN:
+                self.feed.mark_stale()
+                self._retry_stale(RETRY_BROKEN_FARM_S)
+                self._emit(f"a market data farm is away ({code}: {text})", Status.WARNING)
+            case Reaction.FARM_WELL:
+                if self._self_restoring:
+                    self._upstream_is_back(code, empty=False)
+                self._retry_stale(RETRY_AFTER_INCIDENT_S)
+            case Reaction.NOTE:
+                self._say_once(code, f"gateway notice ({code}: {text})", Status.WARNING)
+            case Reaction.PACE:
+                self._emit(f"the gateway found us too fast ({code}: {text})", Status.WARNING)
+            case _:
+                self._on_request_refused(reaction, request_id, code, text, contract)
+
+    def _upstream_is_lost(self, code: int, text: str) -> None:
+        if not self.upstream_lost:
+            self.upstream_lost = True
+            self.feed.mark_stale()
+            self._emit(
+                f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "
+                "back",
+                Status.WARNING,
+            )
+        self._self_restoring = code == 2110
+
+    def _upstream_is_back(self, code: int, *, empty: bool) -> None:
+        self.upstream_lost = False
+        self._self_restoring = False
+        if empty:
+            for con_id in self.feed.lines:
+                self.feed.unsubscribe(con_id, tell_gateway=False)
+            self._retry_at.clear()
+            self._reload = True
+            self.downloaded = False
+            self._emit(f"the gateway's link is back ({code}): subscribing everything again")
+        else:
+            self._retry_stale(RETRY_AFTER_INCIDENT_S)
+            self._emit(f"the gateway's link is back ({code}): carrying on")
+        self._wake.set()
+
+    def _retry_stale(self, after_s: float) -> None:
+        """Ask again for the Greeks of lines that stay silent for so long."""
+        again = trio.current_time() + after_s
+        for con_id, line in self.feed.lines.items():
+            if line.current_until is not None and self._retry_at.get(con_id, 0.0) != NEVER:
+                self._retry_at[con_id] = again
+
+    def _on_request_refused(
+        self, reaction: Reaction, request_id: int, code: int, text: str, contract: Any
+    ) -> None:
+        con_id = getattr(contract, "conId", 0)
+        line = self.feed.lines.get(con_id)
+        ours = line is not None and line.request_id == request_id
+        name = getattr(contract, "localSymbol", "") or f"contract {con_id}"
+        if reaction is Reaction.DATA_GOES_ON:
+            self._say_once(code, f"{name}: {text} ({code})")
+            return
+        if not self.downloaded and SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
+            self._lose(
+                f"the gateway refuses positions to a login with more than 50 sub-accounts ({code}: "
+                f"{text}); log in as one of the accounts, or as a user who sees 50 or fewer"
+            )
+            return
+        if not ours:
+            where = f" for {name}" if con_id else ""
+            self._say_once(
+                (code, con_id), f"the gateway says{where}: {text} ({code})", _grave(code)
+            )
+            return
+        now = trio.current_time()
+        match reaction:
+            case Reaction.UNKNOWN_CONTRACT:
+                self._give_back(con_id, NEVER)
+                self._emit(f"{name} is unknown to the gateway ({code}): unpriced", Status.WARNING)
+            case Reaction.TOO_MANY_LINES:
+                self._give_back(con_id, now + RETRY_REFUSED_S)
+                self._budget = max(1, self.feed.held)
+                self._emit(
+                    f"no more market data lines ({code}): using {self._budget} from now",
+                    Status.WARNING,
+                )
+            case Reaction.COMPETING_SESSION:
+                self._give_back(con_id, now + RETRY_COMPETING_S, tell_gateway=True)
+                if not self._competing:
+                    self._competing = True
+                    self._emit(
+                        f"market data is used by a competing session of the owner ({code}): "
+                        "waiting until it ends",
+                        Status.WARNING,
+                    )
+            case Reaction.NOT_SUBSCRIBED:
+                self._fall_back(con_id, name, code, text)
+            case _:
+                self._give_back(con_id, now + RETRY_INVALID_S)
+                self._say_once((code, con_id), f"{name}: {text} ({code})", Status.ERROR)
+
+    def _give_back(self, con_id: int, retry_at: float, *, tell_gateway: bool = False) -> None:
+        self.feed.unsubscribe(con_id, tell_gateway=tell_gateway)
+        self._retry_at[con_id] = retry_at
+        self._wake.set()
+
+    def _fall_back(self, con_id: int, name: str, code: int, text: str) -> None:
+        """No live data: ask once more for delayed data where the settings allow it."""
+        allowed = self._settings.ib_market_data_type
+        if allowed >= DataType.DELAYED and ("delayed", con_id) not in self._said:
+            self._said.add(("delayed", con_id))
+            self._ib.client.reqMarketDataType(int(allowed))
+            self._give_back(con_id, trio.current_time())
+            return
+        self._give_back(con_id, trio.current_time() + RETRY_REFUSED_S)
+        remedy = (
+            "" if allowed >= DataType.DELAYED else "; IB_MARKET_DATA_TYPE=3 or 4 takes delayed data"
+        )
+        self._say_once(
+            code, f"no market data for {name} ({code}: {text}): unpriced{remedy}", Status.WARNING
+        )
+
+    def _say_once(self, key: object, message: str, status: Status = Status.INFO) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            self._emit(message, status)
+
+
+def _grave(code: int) -> Status:
+    return Status.INFO if 2100 <= code < 2200 else Status.WARNING
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
