@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 import pytest
 import trio_asyncio  # noqa: F401  # it must come before psycopg
+
+from tests.support.postgres import PostgresFactory, PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class TrioMode:
@@ -42,3 +48,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def postgres_factory() -> Iterator[PostgresFactory]:
+    """Makes further servers (0.2 s each); all end with the session."""
+    factory = PostgresFactory()
+    yield factory
+    factory.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_factory: PostgresFactory) -> PostgresServer:
+    """One running server for all tests: leave it running, and don't break it."""
+    return postgres_factory.new()
+
+
+@pytest.fixture
+def own_postgres(postgres_factory: PostgresFactory) -> Iterator[PostgresServer]:
+    """A running server for this test alone, to be broken at will."""
+    server = postgres_factory.new()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def fresh_database(postgres: PostgresServer) -> Iterator[str]:
+    """The conninfo of a new, empty database on the shared server."""
+    name = postgres.new_database()
+    yield postgres.conninfo_of(name)
+    postgres.drop_database(name)

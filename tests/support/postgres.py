@@ -1,0 +1,299 @@
+"""Real PostgreSQL servers to break: stopped, killed, frozen, restarted, failed over.
+
+Everything here is plain and blocking, so that sync tests, Trio tests and subprocess tests can use
+it alike; a start or stop takes about 0.1 s. A Trio test that must not hold up the loop meanwhile
+calls it through `trio.to_thread.run_sync`: the servers are tied to the process by a watchdog, not
+to a thread, and end with it even when it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+from urllib.parse import quote
+
+import psutil
+import psycopg
+
+from trio_bridge.stores.embedded.binaries import Installation, installations
+from trio_bridge.stores.embedded.cluster import DATABASE, ROLE, initdb_command, postgres_command
+from trio_bridge.stores.embedded.process import Account, Child, Tie, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from psycopg import sql
+
+PATIENCE_S = 60.0
+"""How long a server may take to start or stop on a busy machine."""
+PORTS = range(15_000, 30_000)
+"""Below the ephemeral range: no outgoing connection takes a stopped server's port meanwhile."""
+STOP_SIGNALS = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
+
+
+class PostgresServer:
+    """A server with a data directory of its own, reachable over TCP and a Unix socket.
+
+    The same port, socket and data from one start to the next. Role `portfolio` (superuser, no
+    password), database `portfolio_engine` (empty).
+    """
+
+    def __init__(self, room: Path, installation: Installation, account: Account | None) -> None:
+        self.room = room
+        self.data = room / "data"
+        self.log = room / "server.log"
+        self.installation = installation
+        self.account = account
+        self.port = _free_port()
+        self.settings: dict[str, str] = {"fsync": "off"}
+        """Server options, `name=value`; changes take effect at the next start."""
+        self._child: Child | None = None
+
+    # Where it is
+
+    @property
+    def socket_directory(self) -> Path:
+        """For `host=` in a conninfo, together with `port`."""
+        return self.room
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        assert self._child is not None, "the server was not started"
+        return self._child.pid
+
+    @property
+    def conninfo(self) -> str:
+        """libpq's key=value form, over TCP."""
+        return self.conninfo_of(DATABASE)
+
+    @property
+    def url(self) -> str:
+        """The URL form for DATABASE_URL, over TCP."""
+        return self.url_of(DATABASE)
+
+    def conninfo_of(self, database: str, *, user: str = ROLE) -> str:
+        return f"host=127.0.0.1 port={self.port} user={user} dbname={database}"
+
+    def url_of(self, database: str, *, user: str = ROLE) -> str:
+        return f"postgresql://{quote(user)}@127.0.0.1:{self.port}/{quote(database)}"
+
+    # Life
+
+    def start(self) -> Self:
+        """Start it and wait until it answers."""
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "max_connections": "40",
+            **self.settings,
+        }
+        command = [
+            *postgres_command(self.installation, self.data, socket_directory=self.room),
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            self._child = self._spawn(command)
+            if self._wait_ready(deadline):
+                return self
+            # The last server's processes may still hold its shared memory: once more.
+            self._reap()
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.log.read_text()[-2000:])
+
+    def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
+        """As `pg_ctl stop -m MODE`; returns when its last process is gone."""
+        if self._child is not None:
+            self._child.send(STOP_SIGNALS[mode])
+            self._reap()
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes at once, as the out-of-memory killer would."""
+        for process in self._family():
+            _signal(process, signal.SIGKILL)
+        self._reap()
+
+    def restart(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def freeze(self) -> None:
+        """SIGSTOP to all of its processes: connections stay open, nothing answers."""
+        stopped: set[int] = set()
+        while fresh := [process for process in self._family() if process.pid not in stopped]:
+            for process in fresh:
+                _signal(process, signal.SIGSTOP)
+                stopped.add(process.pid)
+
+    def thaw(self) -> None:
+        """SIGCONT: what was frozen goes on, and finishes what it had been told."""
+        for process in self._family():
+            _signal(process, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it, frozen or not, and remove its files."""
+        self.kill()
+        shutil.rmtree(self.room, ignore_errors=True)
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self.execute("SELECT pg_promote(true, 60)", database="postgres")
+
+    # Looking inside
+
+    def execute(
+        self,
+        statement: str | sql.Composable,
+        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        database: str = DATABASE,
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement as superuser, committed; return its rows, if it gives any."""
+        with psycopg.connect(self.conninfo_of(database), autocommit=True) as connection:
+            cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+
+    def new_database(self) -> str:
+        """Make an empty database with a name of its own; return the name."""
+        name = f"test_{random.getrandbits(64):016x}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE template0", database="postgres")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", database="postgres")
+
+    # Inside
+
+    def _spawn(self, command: Sequence[str | Path]) -> Child:
+        with self.log.open("ab") as output:
+            return spawn(
+                command,
+                account=self.account,
+                output=output.fileno(),
+                tie=Tie.WATCHDOG,
+                death_signal=signal.SIGKILL,
+            )
+
+    def _run(self, command: Sequence[str | Path]) -> None:
+        self._child = self._spawn(command)
+        if self._reap() != 0:
+            raise RuntimeError(f"{command[0]} failed: {self.log.read_text()[-2000:]}")
+
+    def _wait_ready(self, deadline: float) -> bool:
+        assert self._child is not None
+        while self._child.process.poll() is None and time.monotonic() < deadline:
+            try:
+                psycopg.connect(self.conninfo_of("postgres"), connect_timeout=5).close()
+            except psycopg.OperationalError:
+                time.sleep(0.02)
+            else:
+                return True
+        return False
+
+    def _reap(self) -> int:
+        """Wait for the end of the whole family, then forget it."""
+        if self._child is None:
+            return 0
+        child, self._child = self._child, None
+        gone, _, _ = select.select([child.lifeline], [], [], PATIENCE_S)
+        child.close()
+        if not gone:
+            raise TimeoutError(f"the server did not end within {PATIENCE_S} s")
+        return child.process.returncode
+
+    def _family(self) -> list[psutil.Process]:
+        if self._child is None:
+            return []
+        try:
+            postmaster = psutil.Process(self._child.pid)
+            return [postmaster, *postmaster.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+
+class PostgresFactory:
+    """Makes servers quickly: one `initdb` for all, then copies of its data directory."""
+
+    def __init__(self) -> None:
+        self._template: PostgresServer | None = None
+        self._made: list[PostgresServer] = []
+
+    def new(self, **settings: str) -> PostgresServer:
+        """A new, started server; `settings` are options of its configuration."""
+        template = self._template or self._make_template()
+        server = self._blank()
+        subprocess.run(["cp", "-a", template.data, server.data], check=True)
+        server.settings.update(settings)
+        return server.start()
+
+    def standby_of(self, primary: PostgresServer) -> PostgresServer:
+        """A started hot standby that follows `primary`; see `promote`."""
+        server = self._blank()
+        source = f"host=127.0.0.1 port={primary.port} user={ROLE}"
+        server._run(
+            [
+                primary.installation.bindir / "pg_basebackup",
+                f"--pgdata={server.data}",
+                f"--dbname={source}",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            ]
+        )
+        return server.start()
+
+    def close(self) -> None:
+        for server in self._made:
+            server.close()
+
+    def _make_template(self) -> PostgresServer:
+        template = self._blank()
+        template._run(
+            [*initdb_command(template.installation, template.data), "--no-sync", "--wal-segsize=2"]
+        )
+        template.start()
+        template.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0", database="postgres")
+        template.stop()
+        self._template = template
+        return template
+
+    def _blank(self) -> PostgresServer:
+        account = Account.for_server()
+        # pytest's own tmp_path lies in a directory that only its user can enter: not the account.
+        room = Path(tempfile.mkdtemp(prefix="trio_bridge-pg-", dir="/tmp"))
+        if account is not None:
+            os.chown(room, account.uid, account.gid)
+        server = PostgresServer(room, next(installations()), account)
+        self._made.append(server)
+        return server
+
+
+def _free_port() -> int:
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)

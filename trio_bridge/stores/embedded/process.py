@@ -1,0 +1,153 @@
+"""PostgreSQL's programs as child processes that never outlive this one.
+
+They run in a session of their own, so that a Ctrl-C in the terminal reaches only the bridge, which
+then stops the server when the last row is in.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LAUNCHER = Path(__file__).with_name("launch.py")
+SERVER_ACCOUNTS = ("postgres", "_postgres", "nobody")
+"""PostgreSQL refuses to run as root, and initdb wants an account that exists."""
+
+
+class Tie(Enum):
+    """How the end of this process ends the child."""
+
+    PARENT_DEATH_SIGNAL = auto()
+    """The kernel does it (Linux). Tied to the *thread* that spawns: it must be a lasting one."""
+    WATCHDOG = auto()
+    """A shell that waits for the end of a pipe and then kills. Works on every POSIX system."""
+
+
+NATIVE_TIE = Tie.PARENT_DEATH_SIGNAL if sys.platform == "linux" else Tie.WATCHDOG
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The operating system's user that PostgreSQL runs as when we are root."""
+
+    name: str
+    uid: int
+    gid: int
+
+    @classmethod
+    def for_server(cls, *, owner: int | None = None) -> Self | None:
+        """None when we are not root. `owner` is the uid that already owns the data, if any."""
+        if os.geteuid() != 0:
+            return None
+        import pwd
+
+        if owner:
+            entry = pwd.getpwuid(owner)
+            return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        for name in SERVER_ACCOUNTS:
+            with suppress(KeyError):
+                entry = pwd.getpwnam(name)
+                return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        raise KeyError(f"none of the accounts {', '.join(SERVER_ACCOUNTS)} exists")
+
+
+@dataclass(slots=True)
+class Child:
+    """A running program and all that it forked.
+
+    `lifeline` is the read end of a pipe whose write end the whole family inherits: it reports
+    end-of-file exactly when the last of them is gone.
+    """
+
+    process: subprocess.Popen[bytes]
+    lifeline: int
+    watchdog: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def wait(self) -> int:
+        """Wait until the program and everything it forked are gone; return its exit code."""
+        await trio.lowlevel.wait_readable(self.lifeline)
+        return self.process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program itself, if it still runs."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def close(self) -> None:
+        """Give back what watched over it. Kills the program if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if self.watchdog is not None:
+            self.watchdog.communicate(b"done\n")
+        os.close(self.lifeline)
+
+
+def server_environment() -> dict[str, str]:
+    """Ours without what would change PostgreSQL's mind: its PG… variables and the language."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("PG", "LC_"))}
+    return kept | {"LANG": "C", "LC_ALL": "C"}
+
+
+def spawn(
+    command: Sequence[str | Path],
+    *,
+    account: Account | None,
+    output: int,
+    tie: Tie = NATIVE_TIE,
+    death_signal: signal.Signals = signal.SIGINT,
+) -> Child:
+    """Start a program; what it prints goes to the file descriptor `output`.
+
+    Blocks for the few milliseconds of a fork. Call it from the thread that runs Trio, see `Tie`.
+    """
+    uid, gid = (account.uid, account.gid) if account else (-1, -1)
+    by_kernel = death_signal if tie is Tie.PARENT_DEATH_SIGNAL else 0
+    launch = (os.getpid(), uid, gid, int(by_kernel))
+    read_end, write_end = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", LAUNCHER, *map(str, launch), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=server_environment(),
+            pass_fds=(write_end,),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    child = Child(process, read_end)
+    if tie is Tie.WATCHDOG:
+        child.watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _ || kill -"$1" "$2"', "sh", *_kill(death_signal, child)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    return child
+
+
+def _kill(number: signal.Signals, child: Child) -> tuple[str, str]:
+    return number.name.removeprefix("SIG"), str(child.pid)
