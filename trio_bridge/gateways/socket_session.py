@@ -280,7 +280,8 @@ class Session:
 
         with trio.move_on_after(timeout_s):
             try:
-                return await trio_asyncio.aio_as_trio(ask)()
+                answer: T = await trio_asyncio.aio_as_trio(ask)()
+                return answer
             except OSError:  # what ib_async raises in waiting requests when the socket falls
                 return None
         return None

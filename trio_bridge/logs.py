@@ -1,0 +1,51 @@
+"""What a person reads on the console, or a collector as JSON: always on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CHATTY_LIBRARIES = ("ib_async", "eventkit", "trio-asyncio", "httpx", "httpcore", "hypercorn")
+"""What they have to say that a user should know reaches him as an event, in our words."""
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Set up structlog and the standard library's logging for the whole process.
+
+    Args:
+        level: "debug", "info", "warning" or "error".
+        style: "console" for people, "json" for one object a line.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: Iterable[Any] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=style == "json"),
+        structlog.processors.StackInfoRenderer(),
+    )
+    renderer: tuple[Any, ...]
+    if style == "json":
+        renderer = (
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(default=str),
+        )
+    else:
+        renderer = (structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),)
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(
+        stream=sys.stderr, level=number, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
+    )
+    if number > logging.DEBUG:
+        for name in CHATTY_LIBRARIES:
+            logging.getLogger(name).setLevel(logging.CRITICAL)

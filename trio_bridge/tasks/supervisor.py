@@ -1,0 +1,194 @@
+"""Keeps the bridge connected, in both modes: DISCONNECTED → CONNECTING → CONNECTED → (lost) →
+HOLDING or BACKING_OFF → CONNECTING.
+
+Inside a reset window it holds until the window's end and then connects at once. Otherwise it waits
+5, 10, 20, 20, … s before each attempt; a connection that stood for a minute starts that sequence
+anew. While connected it probes: after the first unanswered probe no row is written, after the
+second in a row the connection is given up, because a dead peer may leave a socket that looks well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.model import Status, utc_now
+from trio_bridge.policy.backoff import Backoff
+from trio_bridge.policy.reset_window import eastern_text, hold_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from trio_bridge.gateways.base import EventSink, IBridgeBase
+    from trio_bridge.policy.reset_window import ResetWindow
+
+LONGEST_NAP_S = 30.0
+"""A hold re-reads the wall clock at least this often: a laptop that slept must not oversleep."""
+
+MISSES_ALLOWED = 1
+
+
+class State(StrEnum):
+    DISCONNECTED = "disconnected"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    HOLDING = "holding"
+    BACKING_OFF = "backing off"
+
+
+@dataclass
+class ConnectionStatus:
+    """What the supervisor is doing, for other tasks to read."""
+
+    state: State = State.DISCONNECTED
+    reason: str = ""
+    since: datetime | None = None
+    reconnects: int = 0
+    probe_latency_s: float | None = None
+
+
+class Supervisor:
+    """One loop around one bridge. `run` ends only by cancellation or by a setting that can't work.
+
+    Every transition is one event. The clock `now` is the wall's; waits use Trio's.
+    """
+
+    def __init__(
+        self,
+        bridge: IBridgeBase,
+        *,
+        delays_s: tuple[float, ...],
+        windows: Sequence[ResetWindow],
+        heartbeat_s: float,
+        emit: EventSink,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._bridge = bridge
+        self._backoff = Backoff(delays_s)
+        self._windows = windows
+        self._heartbeat_s = heartbeat_s
+        self._emit = emit
+        self._now = now
+        self._ever_connected = False
+        self.status = ConnectionStatus()
+
+    async def run(self) -> None:
+        """Keep the bridge connected until cancelled.
+
+        Raises:
+            ConfigError: the first gateway that answered does not know an account of IB_ACCOUNT.
+        """
+        try:
+            while True:
+                reason = await self._connect()
+                if reason is None:
+                    reason = await self._stay_connected()
+                await self._wait_for_turn(reason)
+        finally:
+            await self._leave()
+
+    async def _connect(self) -> str | None:
+        """One attempt; None when connected, else why not."""
+        self._enter(State.CONNECTING)
+        try:
+            await self._bridge.connect()
+        except ConfigError as error:
+            if not self._ever_connected:
+                raise
+            # It worked before: a gateway that is just logging in may not know all accounts yet.
+            return str(error)
+        except GatewayError as error:
+            return str(error)
+        self._ever_connected = True
+        return None
+
+    async def _stay_connected(self) -> str:
+        """Watch an open connection to its end; return why it ended."""
+        self._enter(State.CONNECTED)
+        self._emit(f"connected to {self._bridge.endpoint}")
+        began = trio.current_time()
+        reasons: list[str] = []
+
+        async def first(watch: Callable[[], object]) -> None:
+            reasons.append(await watch())  # type: ignore[misc]
+            nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(first, self._bridge.wait_lost)
+                nursery.start_soon(first, self._miss_probes)
+        finally:
+            self._bridge.suspect(False)
+        await self._bridge.disconnect()
+        self._backoff = self._backoff.lost(up_s=trio.current_time() - began)
+        self.status.reconnects += 1
+        self._emit(f"disconnected from {self._bridge.endpoint}: {reasons[0]}", Status.WARNING)
+        return reasons[0]
+
+    async def _miss_probes(self) -> str:
+        """Probe at the heartbeat's pace; return when one probe too many went unanswered."""
+        misses = 0
+        while True:
+            await trio.sleep(self._heartbeat_s)
+            asked = trio.current_time()
+            try:
+                await self._bridge.probe()
+            except GatewayError as error:
+                misses += 1
+                self._bridge.suspect(True)
+                if misses > MISSES_ALLOWED:
+                    return f"{misses} probes in a row went unanswered ({error})"
+                self._emit(
+                    f"the gateway is silent: {error}; no rows until it answers", Status.WARNING
+                )
+            else:
+                if misses:
+                    self._emit("the gateway answers again")
+                misses = 0
+                self.status.probe_latency_s = trio.current_time() - asked
+                self._bridge.suspect(False)
+
+    async def _wait_for_turn(self, reason: str) -> None:
+        """Wait until the next attempt is due."""
+        if await self._hold(reason):
+            return
+        delay_s = self._backoff.delay_s
+        self._enter(State.BACKING_OFF, reason)
+        self._emit(
+            f"reconnect attempt {self._backoff.attempt} in {delay_s:g} s: {reason}", Status.WARNING
+        )
+        await trio.sleep(delay_s)
+        if not await self._hold(reason):
+            self._backoff = self._backoff.attempted()
+
+    async def _hold(self, reason: str) -> bool:
+        """Sit out a reset window if we are in one; whether we were."""
+        began = self._now()
+        end = hold_until(began, self._windows)
+        if end is None:
+            return False
+        self._enter(State.HOLDING, reason)
+        self._emit(f"holding until {eastern_text(end, seen_from=began)}: reset window ({reason})")
+        while (end := hold_until(self._now(), self._windows)) is not None:
+            remaining_s = (end - self._now()).total_seconds()
+            await trio.sleep(min(remaining_s, LONGEST_NAP_S))
+        self._backoff = self._backoff.restarted()
+        self._emit("the reset window is over: reconnect attempt now")
+        return True
+
+    def _enter(self, state: State, reason: str = "") -> None:
+        self.status.state = state
+        self.status.reason = reason
+        self.status.since = self._now()
+
+    async def _leave(self) -> None:
+        connected = self._bridge.is_connected()
+        await self._bridge.disconnect()
+        self._enter(State.DISCONNECTED, "the service ends")
+        if connected:
+            self._emit(f"disconnected from {self._bridge.endpoint}: the service ends")

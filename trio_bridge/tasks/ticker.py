@@ -1,0 +1,103 @@
+"""Takes one row per slot of the grid, or none when none would be true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from trio_bridge.errors import NotReadyError
+from trio_bridge.model import Snapshot, Status, utc_now
+from trio_bridge.policy.schedule import Grid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from trio_bridge.gateways.base import EventSink, IBridgeBase
+
+log = structlog.get_logger()
+
+
+@dataclass
+class TickerStatus:
+    """What the ticker has done so far, for other tasks to read."""
+
+    rows: int = 0
+    skipped: int = 0
+    """Slots that could not be served in time."""
+    last: Snapshot | None = None
+    last_lateness_s: float = 0.0
+    silent_because: str | None = None
+    """Why there are no rows just now; None while there are."""
+    silent_slots: int = 0
+
+
+class Ticker:
+    """Reads the bridge's memory on the grid and hands each row to `put`, which never waits."""
+
+    def __init__(
+        self,
+        bridge: IBridgeBase,
+        put: Callable[[Snapshot], None],
+        *,
+        interval_s: float,
+        emit: EventSink,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._bridge = bridge
+        self._put = put
+        self._interval_s = interval_s
+        self._emit = emit
+        self._now = now
+        self.status = TickerStatus()
+
+    async def run(self) -> None:
+        grid = Grid.aligned(self._interval_s, now=trio.current_time(), wall=self._now())
+        served = -1
+        while True:
+            slot, skipped = grid.next_slot(served, trio.current_time())
+            if skipped:
+                self.status.skipped += skipped
+                self._emit(f"{skipped} slots skipped: the machine was too busy", Status.WARNING)
+                served = slot - 1
+            await trio.sleep_until(grid.at(slot))
+            if not grid.in_time(slot, trio.current_time()):
+                continue  # woken too late: the next round counts this slot as skipped
+            served = slot
+            self._serve(lateness_s=trio.current_time() - grid.at(slot))
+
+    def _serve(self, *, lateness_s: float) -> None:
+        status = self.status
+        try:
+            snapshot = self._bridge.get_portfolio_greeks()
+        except NotReadyError as reason:
+            self._stay_silent(str(reason))
+            return
+        if status.silent_because is not None and status.rows:
+            self._emit(f"rows again: {status.silent_slots} slots without ({status.silent_because})")
+        status.silent_because, status.silent_slots = None, 0
+        status.rows += 1
+        status.last, status.last_lateness_s = snapshot, lateness_s
+        self._put(snapshot)
+        log.debug(
+            "row",
+            timestamp=snapshot.timestamp.isoformat(),
+            delta=snapshot.delta,
+            gamma=snapshot.gamma,
+            vega=snapshot.vega,
+            theta=snapshot.theta,
+            priced=f"{snapshot.priced}/{snapshot.positions}",
+            age_s=snapshot.greeks_age_s,
+            late_ms=round(lateness_s * 1000, 1),
+        )
+
+    def _stay_silent(self, reason: str) -> None:
+        status = self.status
+        # Before the first row the supervisor's own events say it all.
+        if status.silent_because is None and status.rows:
+            self._emit(f"no rows: {reason}", Status.WARNING)
+        status.silent_because = reason
+        status.silent_slots += 1
