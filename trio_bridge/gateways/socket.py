@@ -13,6 +13,7 @@ import trio
 from trio_bridge.gateways.base import Book, IBridgeBase
 from trio_bridge.gateways.socket_session import Session
 from trio_bridge.model import ApiMode
+from trio_bridge.policy.market_lines import MarketLines
 
 if TYPE_CHECKING:
     from typing import Any
@@ -32,6 +33,8 @@ class SocketBridge(IBridgeBase):
         self._session: Session | None = None
         # What a contract is does not change between two connections.
         self._details: dict[int, Details] = {}
+        # What was learned about the market-data budget outlives a connection.
+        self._lines = MarketLines(self.settings.ib_market_data_lines)
 
     @property
     def endpoint(self) -> str:
@@ -40,7 +43,7 @@ class SocketBridge(IBridgeBase):
     async def connect(self) -> None:
         if self._session is not None and not self._session.done.is_set():
             raise RuntimeError("already connected: disconnect first")
-        session = Session(self.settings, self.emit, self._details)
+        session = Session(self.settings, self.emit, lines=self._lines, details=self._details)
         await self.nursery.start(session.run)
         self._session = session
 
@@ -78,4 +81,6 @@ class SocketBridge(IBridgeBase):
     def book(self) -> Book:
         assert self._session is not None
         holdings = self._session.holdings
-        return Book(holdings.accounts, holdings.positions(), self._session.feed.greeks())
+        return Book(
+            holdings.accounts, holdings.positions(), self._session.subscriptions.feed.greeks()
+        )

@@ -109,15 +109,13 @@ class MarketDataFeed:
         return sum(line.request_id is not None for line in self.lines.values())
 
     def follow(self, contracts: Mapping[int, Contract]) -> None:
-        """Make the options we know of match `contracts`; those that went away are unsubscribed."""
+        """Know these options; forget others once they are unsubscribed."""
         for con_id in self.lines.keys() - contracts.keys():
-            self.unsubscribe(con_id)
-            del self.lines[con_id]
+            if self.lines[con_id].request_id is None:
+                del self.lines[con_id]
         for con_id, contract in contracts.items():
             if con_id not in self.lines:
                 self.lines[con_id] = Line(contract)
-            else:
-                self.lines[con_id].contract = contract
 
     def subscribe(self, con_id: int) -> None:
         line = self.lines[con_id]

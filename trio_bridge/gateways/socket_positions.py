@@ -84,6 +84,14 @@ class Holdings:
         """Every contract held, by contract id."""
         return {con_id: held.contract for (_, con_id), held in self._held.items()}
 
+    def option_ids(self) -> set[int]:
+        """The contract ids of all options held."""
+        return {
+            con_id
+            for con_id, contract in self.contracts().items()
+            if contract.secType in OPTION_TYPES
+        }
+
     def options(self) -> dict[int, Contract]:
         """Contracts that need market data and can be asked for it: with an exchange."""
         found = {}

@@ -19,15 +19,16 @@ from ib_async import IB, Contract
 
 from trio_bridge.errors import BridgeError, ConfigError, GatewayError
 from trio_bridge.gateways.socket_codes import Reaction, reaction_to
-from trio_bridge.gateways.socket_feed import MarketDataFeed
 from trio_bridge.gateways.socket_positions import Details, Holdings, details_from
-from trio_bridge.model import DataType, Status
+from trio_bridge.gateways.socket_subscriptions import ASK_BROKEN_FARM_S, Subscriptions
+from trio_bridge.model import Status
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.policy.market_lines import MarketLines
 
 T = TypeVar("T")
 
@@ -39,19 +40,11 @@ CLOSE_TIMEOUT_S = 1.0
 SETTLE_TIMEOUT_S = 10.0
 """How long the first rows wait for the Greeks of every option."""
 
-POLL_S = 0.1
+POLL_S = 0.05
 """How often answers are looked for while some are outstanding."""
 
 IDLE_POLL_S = 1.0
-"""The same once all have answered: only retries have to be noticed."""
-
-RETRY_SILENT_S = 60.0
-RETRY_AFTER_INCIDENT_S = 2.0
-RETRY_BROKEN_FARM_S = 30.0
-RETRY_COMPETING_S = 30.0
-RETRY_REFUSED_S = 300.0
-RETRY_INVALID_S = 60.0
-NEVER = float("inf")
+"""The same once all have answered."""
 
 SUB_ACCOUNTS_HINT = "subaccount"
 """Part of the text that refuses reqPositions to masters of more than 50 sub-accounts."""
@@ -62,7 +55,14 @@ log = structlog.get_logger()
 class Session:
     """`run` is the whole life of a connection; everything else is read while it lasts."""
 
-    def __init__(self, settings: Settings, emit: EventSink, details: dict[int, Details]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        emit: EventSink,
+        *,
+        lines: MarketLines,
+        details: dict[int, Details],
+    ) -> None:
         self._settings = settings
         self._emit = emit
         self._ib = IB()
@@ -72,10 +72,7 @@ class Session:
         self._crash: Exception | None = None
         self._probes, self._probe_requests = trio.open_memory_channel[trio.Event](1)
         self._reload = False
-        self._budget = settings.ib_market_data_lines
-        self._retry_at: dict[int, float] = {}
         self._said: set[object] = set()
-        self._competing = False
         self._self_restoring = False
         self.scope = trio.CancelScope()
         self.done = trio.Event()
@@ -86,7 +83,14 @@ class Session:
         self._settle_deadline = 0.0
         self.holdings = Holdings(())
         self.holdings.details = details
-        self.feed = MarketDataFeed(self._ib, trio.current_time)
+        self.subscriptions = Subscriptions(
+            self._ib,
+            lines,
+            data_type=settings.ib_market_data_type,
+            emit=emit,
+            say_once=self._say_once,
+            clock=trio.current_time,
+        )
 
     # What the bridge asks
 
@@ -254,6 +258,7 @@ class Session:
             self._ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
         )
         self.holdings.replace(found)
+        self.subscriptions.expect(self.holdings.option_ids())
         self.downloaded = True
         self.settled = False
         self._settle_deadline = trio.current_time() + SETTLE_TIMEOUT_S
@@ -267,9 +272,7 @@ class Session:
                 if self._reload:
                     self._reload = False
                     await self._download_positions()
-                self._step()
-                with trio.move_on_after(IDLE_POLL_S if self.settled else POLL_S):
-                    await self._wake.wait()
+                await self._step()
             nursery.cancel_scope.cancel()
 
     async def _ask(self, request: Callable[[], Awaitable[T]], timeout_s: float) -> T | None:
@@ -305,40 +308,18 @@ class Session:
                 self._wake.set()
             await trio.sleep(IDLE_POLL_S)
 
-    # Who is subscribed
-
-    def _step(self) -> None:
-        """Bring the subscriptions in line with what we hold; see whether all have answered."""
+    async def _step(self) -> None:
+        """Bring the subscriptions in line with what we hold; wait for something to happen."""
         now = trio.current_time()
-        self.feed.follow(self.holdings.options())
-        lines = self.feed.lines
-        for con_id in self._retry_at.keys() - lines.keys():
-            del self._retry_at[con_id]
-        if self.upstream_lost:
-            return
-        for con_id, line in lines.items():
-            if line.refresh():
-                self._retry_at.pop(con_id, None)
-                if self._competing:
-                    self._competing = False
-                    self._emit("market data is back: the competing session has ended")
-        exposures = self.holdings.exposures()
-        for con_id in sorted(lines, key=lambda con_id: -exposures.get(con_id, 0.0)):
-            due = self._retry_at.get(con_id, now) <= now
-            line = lines[con_id]
-            if not due:
-                continue
-            if line.request_id is not None:
-                if line.current_until is None or con_id not in self._retry_at:
-                    continue
-                self.feed.unsubscribe(con_id)
-            if self.feed.held < self._budget:
-                self.feed.subscribe(con_id)
-                self._retry_at[con_id] = now + RETRY_SILENT_S
-        if not self.settled:
-            self.settled = now >= self._settle_deadline or all(
-                line.current_until is None or line.request_id is None for line in lines.values()
-            )
+        again_at = now + IDLE_POLL_S
+        if not self.upstream_lost:
+            due = self.subscriptions.step(self.holdings.options(), self.holdings.exposures())
+            again_at = max(now + POLL_S, min(again_at, due))
+            if not self.settled:
+                again_at = now + POLL_S
+                self.settled = self.subscriptions.all_answered or now >= self._settle_deadline
+        with trio.move_on_at(again_at):
+            await self._wake.wait()
 
     # What the gateway says
 
@@ -369,13 +350,12 @@ class Session:
                     f"set IB_CLIENT_ID to a number of this bridge's own"
                 )
             case Reaction.FARM_BROKEN:
-                self.feed.mark_stale()
-                self._retry_stale(RETRY_BROKEN_FARM_S)
+                self.subscriptions.data_stopped(ask_again_after_s=ASK_BROKEN_FARM_S)
                 self._emit(f"a market data farm is away ({code}: {text})", Status.WARNING)
             case Reaction.FARM_WELL:
                 if self._self_restoring:
                     self._upstream_is_back(code, empty=False)
-                self._retry_stale(RETRY_AFTER_INCIDENT_S)
+                self.subscriptions.ask_silent_again()
             case Reaction.NOTE:
                 self._say_once(code, f"gateway notice ({code}: {text})", Status.WARNING)
             case Reaction.PACE:
@@ -386,7 +366,7 @@ class Session:
     def _upstream_is_lost(self, code: int, text: str) -> None:
         if not self.upstream_lost:
             self.upstream_lost = True
-            self.feed.mark_stale()
+            self.subscriptions.data_stopped()
             self._emit(
                 f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "
                 "back",
@@ -398,30 +378,19 @@ class Session:
         self.upstream_lost = False
         self._self_restoring = False
         if empty:
-            for con_id in self.feed.lines:
-                self.feed.unsubscribe(con_id, tell_gateway=False)
-            self._retry_at.clear()
+            self.subscriptions.all_gone()
             self._reload = True
             self.downloaded = False
             self._emit(f"the gateway's link is back ({code}): subscribing everything again")
         else:
-            self._retry_stale(RETRY_AFTER_INCIDENT_S)
+            self.subscriptions.ask_silent_again()
             self._emit(f"the gateway's link is back ({code}): carrying on")
         self._wake.set()
-
-    def _retry_stale(self, after_s: float) -> None:
-        """Ask again for the Greeks of lines that stay silent for so long."""
-        again = trio.current_time() + after_s
-        for con_id, line in self.feed.lines.items():
-            if line.current_until is not None and self._retry_at.get(con_id, 0.0) != NEVER:
-                self._retry_at[con_id] = again
 
     def _on_request_refused(
         self, reaction: Reaction, request_id: int, code: int, text: str, contract: Any
     ) -> None:
         con_id = getattr(contract, "conId", 0)
-        line = self.feed.lines.get(con_id)
-        ours = line is not None and line.request_id == request_id
         name = getattr(contract, "localSymbol", "") or f"contract {con_id}"
         if reaction is Reaction.DATA_GOES_ON:
             self._say_once(code, f"{name}: {text} ({code})")
@@ -432,59 +401,14 @@ class Session:
                 f"{text}); log in as one of the accounts, or as a user who sees 50 or fewer"
             )
             return
-        if not ours:
+        if not self.subscriptions.is_ours(con_id, request_id):
             where = f" for {name}" if con_id else ""
             self._say_once(
                 (code, con_id), f"the gateway says{where}: {text} ({code})", _grave(code)
             )
             return
-        now = trio.current_time()
-        match reaction:
-            case Reaction.UNKNOWN_CONTRACT:
-                self._give_back(con_id, NEVER)
-                self._emit(f"{name} is unknown to the gateway ({code}): unpriced", Status.WARNING)
-            case Reaction.TOO_MANY_LINES:
-                self._give_back(con_id, now + RETRY_REFUSED_S)
-                self._budget = max(1, self.feed.held)
-                self._emit(
-                    f"no more market data lines ({code}): using {self._budget} from now",
-                    Status.WARNING,
-                )
-            case Reaction.COMPETING_SESSION:
-                self._give_back(con_id, now + RETRY_COMPETING_S, tell_gateway=True)
-                if not self._competing:
-                    self._competing = True
-                    self._emit(
-                        f"market data is used by a competing session of the owner ({code}): "
-                        "waiting until it ends",
-                        Status.WARNING,
-                    )
-            case Reaction.NOT_SUBSCRIBED:
-                self._fall_back(con_id, name, code, text)
-            case _:
-                self._give_back(con_id, now + RETRY_INVALID_S)
-                self._say_once((code, con_id), f"{name}: {text} ({code})", Status.ERROR)
-
-    def _give_back(self, con_id: int, retry_at: float, *, tell_gateway: bool = False) -> None:
-        self.feed.unsubscribe(con_id, tell_gateway=tell_gateway)
-        self._retry_at[con_id] = retry_at
+        self.subscriptions.refused(reaction, contract, code, text)
         self._wake.set()
-
-    def _fall_back(self, con_id: int, name: str, code: int, text: str) -> None:
-        """No live data: ask once more for delayed data where the settings allow it."""
-        allowed = self._settings.ib_market_data_type
-        if allowed >= DataType.DELAYED and ("delayed", con_id) not in self._said:
-            self._said.add(("delayed", con_id))
-            self._ib.client.reqMarketDataType(int(allowed))
-            self._give_back(con_id, trio.current_time())
-            return
-        self._give_back(con_id, trio.current_time() + RETRY_REFUSED_S)
-        remedy = (
-            "" if allowed >= DataType.DELAYED else "; IB_MARKET_DATA_TYPE=3 or 4 takes delayed data"
-        )
-        self._say_once(
-            code, f"no market data for {name} ({code}: {text}): unpriced{remedy}", Status.WARNING
-        )
 
     def _say_once(self, key: object, message: str, status: Status = Status.INFO) -> None:
         if key not in self._said:

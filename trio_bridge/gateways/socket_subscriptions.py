@@ -1,0 +1,189 @@
+"""Keeps the options we hold subscribed: `MarketLines` decides, `MarketDataFeed` does, and what the
+gateway refuses is tried again, or not, as its reason deserves."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from trio_bridge.gateways.socket_codes import Reaction
+from trio_bridge.gateways.socket_feed import MarketDataFeed
+from trio_bridge.model import DataType, Status
+from trio_bridge.policy.market_lines import Subscribe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ib_async import IB, Contract
+
+    from trio_bridge.gateways.base import EventSink
+    from trio_bridge.policy.market_lines import MarketLines
+
+ASK_SILENT_AGAIN_S = 60.0
+"""A subscription that never brought Greeks is made anew after so long."""
+
+ASK_AFTER_INCIDENT_S = 2.0
+"""After the upstream or a farm has come back, lines get so long to speak before they are made
+anew: a quiet option may have nothing to say, and old Greeks must not pass for current ones."""
+
+ASK_BROKEN_FARM_S = 30.0
+ASK_REFUSED_S = 300.0
+ASK_INVALID_S = 60.0
+
+
+class Subscriptions:
+    """The market data of one connection. Must be used where asyncio's loop is current."""
+
+    def __init__(
+        self,
+        ib: IB,
+        lines: MarketLines,
+        *,
+        data_type: DataType,
+        emit: EventSink,
+        say_once: Callable[..., None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._ib = ib
+        self._lines = lines
+        self._data_type = data_type
+        self._emit = emit
+        self._say_once = say_once
+        self._clock = clock
+        self._ask_again: dict[int, float] = {}
+        self._tried_delayed: set[int] = set()
+        self._unanswered: set[int] = set()
+        self.feed = MarketDataFeed(ib, clock)
+        self._lines.connection_lost(clock())
+
+    def expect(self, con_ids: Iterable[int]) -> None:
+        """After a download: the options whose first answers the rows wait for."""
+        self._unanswered = set(con_ids)
+
+    @property
+    def all_answered(self) -> bool:
+        """Whether each expected option has brought Greeks or an error since `expect`."""
+        return not self._unanswered
+
+    def step(self, contracts: Mapping[int, Contract], exposures: Mapping[int, float]) -> float:
+        """Follow what is held now, and send what is due; return when to be called again."""
+        now = self._clock()
+        self.feed.follow(contracts)
+        self._lines.want({con_id: exposures.get(con_id, 0.0) for con_id in contracts})
+        self._unanswered &= contracts.keys()
+        self._notice_answers(now)
+        if not self._lines.competing:
+            self._drop_silent(now)
+        turn = self._lines.decide(now)
+        for action in turn.actions:
+            if isinstance(action, Subscribe):
+                self.feed.subscribe(action.con_id)
+                self._ask_again[action.con_id] = now + ASK_SILENT_AGAIN_S
+            else:
+                self.feed.unsubscribe(action.con_id)
+                self._ask_again.pop(action.con_id, None)
+        return min(
+            turn.again_at if turn.again_at is not None else math.inf,
+            min(self._ask_again.values(), default=math.inf),
+        )
+
+    def _notice_answers(self, now: float) -> None:
+        was_competing = self._lines.competing
+        for con_id in list(self._lines.held):
+            line = self.feed.lines[con_id]
+            if line.refresh():
+                self._lines.answered(con_id, now)
+                self._ask_again.pop(con_id, None)
+                self._unanswered.discard(con_id)
+        if was_competing and not self._lines.competing:
+            self._emit("the competing session has ended: market data is back")
+
+    def _drop_silent(self, now: float) -> None:
+        """Give up subscriptions that should have spoken by now; `decide` makes them anew."""
+        for con_id, due in list(self._ask_again.items()):
+            if due <= now:
+                del self._ask_again[con_id]
+                if con_id in self._lines.held:
+                    self.feed.unsubscribe(con_id)
+                    self._lines.given_up(con_id, until=now)
+
+    # What the gateway says
+
+    def data_stopped(self, *, ask_again_after_s: float | None = None) -> None:
+        """Nothing vouches for the data any more: the Greeks age until new ones come."""
+        self.feed.mark_stale()
+        if ask_again_after_s is not None:
+            self.ask_silent_again(ask_again_after_s)
+
+    def ask_silent_again(self, after_s: float = ASK_AFTER_INCIDENT_S) -> None:
+        """Lines that are still silent after so long are made anew."""
+        due = self._clock() + after_s
+        for con_id in self._lines.held:
+            line = self.feed.lines.get(con_id)
+            if line is not None and not line.refresh():
+                self._ask_again[con_id] = due
+
+    def all_gone(self) -> None:
+        """The gateway has forgotten all subscriptions (1101)."""
+        for con_id in self.feed.lines:
+            self.feed.unsubscribe(con_id, tell_gateway=False)
+        self._ask_again.clear()
+        self._lines.connection_lost(self._clock())
+
+    def is_ours(self, con_id: int, request_id: int) -> bool:
+        """Whether the message is about the subscription that the contract has now."""
+        line = self.feed.lines.get(con_id)
+        return line is not None and line.request_id == request_id
+
+    def refused(self, reaction: Reaction, contract: Any, code: int, text: str) -> None:
+        """The gateway has ended or refused the contract's subscription."""
+        con_id, now = contract.conId, self._clock()
+        name = contract.localSymbol or f"contract {con_id}"
+        self._unanswered.discard(con_id)
+        match reaction:
+            case Reaction.UNKNOWN_CONTRACT:
+                self._forget(con_id, until=math.inf)
+                self._emit(f"{name} is unknown to the gateway ({code}): unpriced", Status.WARNING)
+            case Reaction.TOO_MANY_LINES:
+                self.feed.unsubscribe(con_id, tell_gateway=False)
+                self._ask_again.pop(con_id, None)
+                if self._lines.refused(con_id, now):
+                    self._emit(
+                        f"no more market data lines ({code}), TWS uses some: going on with "
+                        f"{self._lines.budget}",
+                        Status.WARNING,
+                    )
+            case Reaction.COMPETING_SESSION:
+                self._owner_is_elsewhere(now, code)
+            case Reaction.NOT_SUBSCRIBED:
+                self._fall_back(con_id, name, code, text)
+            case _:
+                self._forget(con_id, until=now + ASK_INVALID_S)
+                self._say_once((code, con_id), f"{name}: {text} ({code})", Status.ERROR)
+
+    def _forget(self, con_id: int, *, until: float) -> None:
+        self.feed.unsubscribe(con_id, tell_gateway=False)
+        self._ask_again.pop(con_id, None)
+        self._lines.given_up(con_id, until=until)
+
+    def _owner_is_elsewhere(self, now: float, code: int) -> None:
+        self.feed.mark_stale()
+        if self._lines.competing_session(now):
+            self._emit(
+                f"the owner uses the market data in another session ({code}): waiting for its end",
+                Status.WARNING,
+            )
+
+    def _fall_back(self, con_id: int, name: str, code: int, text: str) -> None:
+        """No live data: ask once more, for delayed data, where the settings allow it."""
+        delayed_allowed = self._data_type >= DataType.DELAYED
+        if delayed_allowed and con_id not in self._tried_delayed:
+            self._tried_delayed.add(con_id)
+            self._ib.client.reqMarketDataType(int(self._data_type))
+            self._forget(con_id, until=self._clock())
+            return
+        self._forget(con_id, until=self._clock() + ASK_REFUSED_S)
+        remedy = "" if delayed_allowed else "; IB_MARKET_DATA_TYPE=3 or 4 would take delayed data"
+        self._say_once(
+            code, f"no market data for {name} ({code}: {text}): unpriced{remedy}", Status.WARNING
+        )
