@@ -61,7 +61,7 @@ class Ticker:
             slot, skipped = grid.next_slot(served, trio.current_time())
             if skipped:
                 self.status.skipped += skipped
-                self._emit(f"{skipped} slots skipped: the machine was too busy", Status.WARNING)
+                self._emit(f"{skipped} slots skipped: the machine was busy or asleep", Status.WARNING)
                 served = slot - 1
             await trio.sleep_until(grid.at(slot))
             if not grid.in_time(slot, trio.current_time()):

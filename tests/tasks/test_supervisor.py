@@ -1,0 +1,309 @@
+"""The supervisor: when to try, when to hold, and when a silent gateway is a lost one."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.support.time import EASTERN, WallClock, eastern
+from trio_bridge.config import load_settings
+from trio_bridge.errors import ConfigError, NotReadyError
+from trio_bridge.gateways.fake import FakeBridge
+from trio_bridge.model import Status
+from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
+from trio_bridge.tasks.supervisor import State, Supervisor
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+NOON = eastern(2026, 3, 2, 12, 0, 0)
+
+
+class Rig:
+    """A supervisor around a fake bridge on a virtual clock, with everything it said."""
+
+    def __init__(
+        self,
+        start: datetime = NOON,
+        *,
+        windows: str = "23:40-00:05",
+        heartbeat_s: float = 10.0,
+        delays_s: tuple[float, ...] = (5.0, 10.0, 20.0),
+    ) -> None:
+        self.wall = WallClock(start)
+        self.bridge = FakeBridge(load_settings(), now=self.wall)
+        self.events: list[tuple[float, str, Status]] = []
+        self.windows = parse_reset_windows(windows)
+        self.supervisor = Supervisor(
+            self.bridge,
+            delays_s=delays_s,
+            windows=self.windows,
+            heartbeat_s=heartbeat_s,
+            emit=self.emit,
+            now=self.wall,
+        )
+        self.wall()
+
+    def emit(self, message: str, status: Status = Status.INFO) -> None:
+        self.events.append((trio.current_time(), message, status))
+
+    @property
+    def messages(self) -> list[str]:
+        return [message for _, message, _ in self.events]
+
+    def state(self) -> State:
+        return self.supervisor.status.state
+
+    def attempt_times(self) -> list[str]:
+        return [f"{at.astimezone(EASTERN):%H:%M:%S}" for at in self.bridge.attempts]
+
+
+async def test_waits_5_10_20_20_seconds_before_attempts(autojump_clock: MockClock) -> None:
+    rig = Rig()
+    rig.bridge.refusal = "connection refused by 127.0.0.1:4001"
+    with trio.move_on_after(80):
+        await rig.supervisor.run()
+    assert rig.attempt_times() == [
+        "12:00:00",
+        "12:00:05",
+        "12:00:15",
+        "12:00:35",
+        "12:00:55",
+        "12:01:15",
+    ]
+    assert rig.messages[:3] == [
+        "reconnect attempt 1 in 5 s: connection refused by 127.0.0.1:4001",
+        "reconnect attempt 2 in 10 s: connection refused by 127.0.0.1:4001",
+        "reconnect attempt 3 in 20 s: connection refused by 127.0.0.1:4001",
+    ]
+
+
+async def test_connects_when_the_gateway_comes(autojump_clock: MockClock) -> None:
+    rig = Rig()
+    rig.bridge.refusal = "refused"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        await trio.sleep(16)
+        assert rig.state() == State.BACKING_OFF
+        rig.bridge.refusal = None
+        await trio.sleep(20)
+        assert rig.state() == State.CONNECTED
+        nursery.cancel_scope.cancel()
+    assert rig.messages[-2:] == [
+        "connected to fake:4001",
+        "disconnected from fake:4001: the service ends",
+    ]
+
+
+@pytest.mark.parametrize(("up_s", "next_delay"), [(59.0, 10), (60.0, 5), (3600.0, 5)])
+async def test_a_minute_of_health_starts_the_sequence_anew(
+    up_s: float, next_delay: int, autojump_clock: MockClock
+) -> None:
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        await trio.sleep(1)
+        rig.bridge.drop("first")
+        await trio.sleep(5)  # attempt 1 was made after 5 s
+        await trio.sleep(up_s)
+        rig.bridge.drop("second")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert f"in {next_delay} s: second" in rig.messages[-1]
+
+
+@pytest.mark.parametrize("lost_at", [(23, 40, 0), (23, 59, 59), (23, 50, 17)])
+async def test_a_loss_in_the_reset_window_is_held_until_five_past_midnight(
+    lost_at: tuple[int, int, int], autojump_clock: MockClock
+) -> None:
+    start = eastern(2026, 3, 2, *lost_at)
+    rig = Rig(start - timedelta(seconds=90))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        await trio.sleep(90)
+        rig.bridge.drop("nightly")
+        rig.bridge.refusal = "not back yet"
+        await trio.sleep(40 * 60)
+        nursery.cancel_scope.cancel()
+    assert rig.attempt_times()[1:4] == ["00:05:00", "00:05:05", "00:05:15"]
+    assert "holding until 00:05 ET: reset window (nightly)" in rig.messages
+
+
+async def test_a_loss_just_outside_the_window_is_not_held(autojump_clock: MockClock) -> None:
+    rig = Rig(eastern(2026, 3, 2, 0, 3, 30))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        await trio.sleep(90)
+        rig.bridge.drop("late")
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert rig.attempt_times() == ["00:03:30", "00:05:05"]
+
+
+async def test_a_wait_that_runs_into_the_window_becomes_a_hold(autojump_clock: MockClock) -> None:
+    rig = Rig(eastern(2026, 3, 2, 23, 39, 50))
+    rig.bridge.refusal = "down"
+    with trio.move_on_after(1600):
+        await rig.supervisor.run()
+    assert rig.attempt_times()[:4] == ["23:39:50", "23:39:55", "00:05:00", "00:05:05"]
+
+
+async def test_a_hold_notices_that_the_wall_clock_moved(autojump_clock: MockClock) -> None:
+    rig = Rig(eastern(2026, 3, 2, 23, 45, 0))
+    rig.bridge.refusal = "down"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        await trio.sleep(60)
+        rig.wall.jump(timedelta(minutes=45))  # the lid was closed
+        await trio.sleep(30)
+        assert len(rig.bridge.attempts) >= 2
+        nursery.cancel_scope.cancel()
+    assert rig.attempt_times()[1] <= "00:31:31"
+
+
+async def test_no_row_from_the_first_missed_probe_and_lost_at_the_second(
+    autojump_clock: MockClock,
+) -> None:
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        await trio.sleep(11)
+        rig.bridge.get_portfolio_greeks()
+        rig.bridge.silent = True
+        await trio.sleep(10)
+        with pytest.raises(NotReadyError, match="last probe"):
+            rig.bridge.get_portfolio_greeks()
+        assert rig.bridge.is_connected()
+        await trio.sleep(10)
+        assert not rig.bridge.is_connected()
+        rig.bridge.silent = False
+        await trio.sleep(5)
+        rig.bridge.get_portfolio_greeks()
+        nursery.cancel_scope.cancel()
+    assert any("2 probes in a row went unanswered" in message for message in rig.messages)
+
+
+async def test_one_missed_probe_is_forgiven(autojump_clock: MockClock) -> None:
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        for _ in range(5):
+            await trio.sleep(6)
+            rig.bridge.silent = True
+            await trio.sleep(8)
+            rig.bridge.silent = False
+            await trio.sleep(6)
+        await trio.sleep(1)
+        rig.bridge.get_portfolio_greeks()
+        nursery.cancel_scope.cancel()
+    assert len(rig.bridge.attempts) == 1
+
+
+async def test_probes_keep_their_distance(autojump_clock: MockClock) -> None:
+    rig = Rig(heartbeat_s=1.0)
+    with trio.move_on_after(600):
+        await rig.supervisor.run()
+    gaps = [b - a for a, b in zip(rig.bridge.probes, rig.bridge.probes[1:], strict=False)]
+    assert len(gaps) > 500
+    assert min(gaps) >= 1.0
+
+
+async def test_an_unknown_account_ends_the_service_at_first_but_not_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse() -> None:
+        raise ConfigError("IB_ACCOUNT=X: unknown")
+
+    rig = Rig()
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.bridge, "connect", refuse)
+        with pytest.raises(ConfigError):
+            await rig.supervisor.run()
+
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        await trio.sleep(1)
+        monkeypatch.setattr(rig.bridge, "connect", refuse)
+        rig.bridge.drop()
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert rig.messages[-1] == "reconnect attempt 5 in 20 s: IB_ACCOUNT=X: unknown"
+
+
+@pytest.mark.parametrize("start", [(2026, 3, 1), (2026, 10, 25)], ids=["spring", "autumn"])
+async def test_a_month_of_nights_weekends_and_drops(
+    start: tuple[int, int, int], autojump_clock: MockClock
+) -> None:
+    """Every attempt of a month (with a daylight-saving change) stands where the policy puts it."""
+    rig = Rig(eastern(*start), windows="23:40-00:05,Fri 23:00-Sat 03:00", heartbeat_s=300.0)
+    rng = random.Random(7)
+    end = rig.wall() + timedelta(days=31)
+    losses: list[datetime] = []
+
+    async def break_things() -> None:
+        while True:
+            await trio.sleep(rng.expovariate(1 / 7200))
+            losses.append(rig.wall())
+            rig.bridge.refusal = "away"
+            rig.bridge.drop("away")
+            await trio.sleep(rng.choice((0.5, 12.0, 47.0, 900.0)))
+            rig.bridge.refusal = None
+
+    async def reset_nightly() -> None:
+        while True:
+            now = rig.wall().astimezone(EASTERN)
+            night = datetime(now.year, now.month, now.day, 23, 45, tzinfo=EASTERN)
+            if night <= now:
+                night = datetime.combine(
+                    now.date() + timedelta(days=1), night.timetz().replace(tzinfo=EASTERN)
+                )
+            await trio.sleep((night.astimezone(UTC) - rig.wall()).total_seconds())
+            rig.bridge.drop("nightly reset")
+
+    with trio.move_on_after((end - rig.wall()).total_seconds()):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.supervisor.run)
+            nursery.start_soon(break_things)
+            nursery.start_soon(reset_nightly)
+
+    assert len(losses) > 200
+    attempts = rig.bridge.attempts[1:]
+    assert len(attempts) > 300
+    # 1. Never an attempt inside a window.
+    assert [at for at in attempts if hold_until(at, rig.windows) is not None] == []
+    # 2. Each attempt is announced, and made at the instant that was announced.
+    announced = _announced(rig)
+    assert len(announced) >= len(attempts)
+    for at in attempts:
+        assert any(abs((at - due).total_seconds()) < 0.01 for due in announced), at
+    # 3. Each night's hold ends at 00:05 ET exactly, on Saturdays at 03:00.
+    held = {f"{at.astimezone(EASTERN):%a %H:%M:%S}" for at in _after_holds(rig)}
+    assert {text[4:] for text in held if not text.startswith("Sat")} == {"00:05:00"}
+    assert {text[4:] for text in held if text.startswith("Sat")} == {"03:00:00"}
+
+
+def _announced(rig: Rig) -> list[datetime]:
+    began = rig.wall._began or 0.0
+    found = []
+    for at, message, _ in rig.events:
+        moment = rig.wall._start + timedelta(seconds=at - began)
+        if message.startswith("reconnect attempt"):
+            delay = float(message.split(" in ")[1].split(" s")[0])
+            found.append(moment + timedelta(seconds=delay))
+        elif message.startswith("the reset window is over"):
+            found.append(moment)
+    return found
+
+
+def _after_holds(rig: Rig) -> list[datetime]:
+    began = rig.wall._began or 0.0
+    return [
+        rig.wall._start + timedelta(seconds=at - began)
+        for at, message, _ in rig.events
+        if message.startswith("the reset window is over")
+    ]
