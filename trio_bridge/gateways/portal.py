@@ -1,0 +1,107 @@
+"""PORTAL mode: the Client Portal Gateway through httpx.
+
+Read-only by construction: the client sends nothing but what `portal_pacing` lists, and that list
+knows no order, no logout and no competing session.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+import trio
+
+from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.base import Book, IBridgeBase
+from trio_bridge.gateways.portal_client import is_loopback, tls_context
+from trio_bridge.gateways.portal_connection import Connection
+from trio_bridge.gateways.portal_health import Answers, Troubles
+from trio_bridge.gateways.portal_pacing import Cadence, Pacing
+from trio_bridge.model import ApiMode
+
+DISCONNECT_TIMEOUT_S: Final = 2.0
+USUAL_CADENCE: Final = Cadence()
+
+
+class PortalBridge(IBridgeBase):
+    """The account seen through the Client Portal; see `IBridgeBase` for what each method promises.
+
+    Nobody logged in, the owner's competing session and a missing brokerage session are states of a
+    connection, not its end: the bridge says so once, waits, and gives no row meanwhile.
+
+    Args:
+        cadence: how often each thing is asked for.
+    """
+
+    mode: ClassVar[ApiMode] = ApiMode.PORTAL
+
+    def __init__(self, *args: Any, cadence: Cadence = USUAL_CADENCE, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cadence = cadence
+        self._connection: Connection | None = None
+        self._told_unverified = False
+        # These outlive a connection: a reconnect must neither ask too soon nor tell things twice.
+        self._pacing = Pacing()
+        self._troubles = Troubles(self.emit, trio.current_time)
+        self._answers = Answers(
+            self._troubles, trio.current_time, is_paused=lambda: self._pacing.pause_s > 0
+        )
+
+    @property
+    def endpoint(self) -> str:
+        return self.settings.ibkr_gateway_url
+
+    async def connect(self) -> None:
+        if self.is_connected():
+            raise RuntimeError("already connected: disconnect first")
+        context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
+        connection = Connection(
+            self.settings,
+            context,
+            self._pacing,
+            self._troubles,
+            self._answers,
+            self._cadence,
+            self._now,
+        )
+        await self.nursery.start(connection.run)
+        self._connection = connection
+        self._tell_unverified()
+
+    async def disconnect(self) -> None:
+        if self._connection is None:
+            return
+        self._connection.scope.cancel()
+        with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
+            await self._connection.done.wait()
+
+    def is_connected(self) -> bool:
+        return self._connection is not None and not self._connection.is_lost
+
+    async def wait_lost(self) -> str:
+        if self._connection is None:
+            return "never connected"
+        return await self._connection.wait_lost()
+
+    async def probe(self) -> None:
+        if self._connection is None:
+            raise GatewayError("not connected to the gateway")
+        await self._connection.probe()
+
+    def not_ready_reason(self) -> str | None:
+        if self._connection is None:
+            return "not connected to the gateway"
+        return self._connection.not_ready_reason()
+
+    def book(self) -> Book:
+        assert self._connection is not None
+        feed = self._connection.feed
+        return Book(feed.accounts, feed.portfolio.positions(), feed.greeks())
+
+    def _tell_unverified(self) -> None:
+        unverified = self.endpoint.startswith("https:") and self.settings.ibkr_ca_file is None
+        if unverified and is_loopback(self.endpoint) and not self._told_unverified:
+            self._told_unverified = True
+            self.emit(
+                f"the certificate of {self.endpoint} is not checked: it is on this machine "
+                "(IBKR_CA_FILE names a certificate to check it with)"
+            )

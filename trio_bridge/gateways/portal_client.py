@@ -1,0 +1,264 @@
+"""The one place that sends requests to the Client Portal Gateway: paced, timed out, understood."""
+
+from __future__ import annotations
+
+import ssl
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+import trio
+
+from trio_bridge import __version__
+from trio_bridge.config import LOOPBACK_HOSTS
+from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.gateways.portal_errors import (
+    AnswerError,
+    LoggedOutError,
+    NoAnswerError,
+    PausedError,
+)
+from trio_bridge.gateways.portal_positions import ShapeError
+from trio_bridge.model import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from trio_bridge.gateways.portal_pacing import Endpoint, Pacing
+
+API_PATH: Final = "/v1/api"
+REQUEST_TIMEOUT_S: Final = 5.0
+LONG_TIMEOUT_S: Final = 15.0
+"""For what the gateway itself has to ask Interactive Brokers for: positions, the session."""
+
+PENALTY_S: Final = 600.0
+"""A 429 without Retry-After: as long as the penalty box lasts."""
+
+LONGEST_PAUSE_S: Final = 1_800.0
+LARGEST_ANSWER: Final = 16 * 2**20
+HTTP_OK: Final = 200
+HTTP_TOO_MANY: Final = 429
+LOGGED_OUT_CODES: Final = frozenset({401, 302, 303, 307})
+"""Unauthorized, or on the way to the login page. Not 403: that gateway refuses our host."""
+
+TEXT_SHOWN: Final = 80
+
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple, Generic[T]):
+    """What the gateway said, and the instant (monotonic clock) at which it was asked."""
+
+    value: T
+    asked_at: float
+
+
+def as_is(payload: Any) -> Any:
+    """Any JSON is welcome."""
+    return payload
+
+
+def is_loopback(url: str) -> bool:
+    return (urlsplit(url).hostname or "") in LOOPBACK_HOSTS
+
+
+def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
+    """How the gateway's certificate is checked.
+
+    The gateway ships with a self-signed certificate, so on a loopback host any is accepted unless
+    a CA file is given. Everywhere else it must be valid for the host.
+
+    Raises:
+        ConfigError: IBKR_CA_FILE cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"IBKR_CA_FILE={ca_file}: no usable PEM certificates ({error})") from None
+    if ca_file is None and is_loopback(url):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class PortalClient:
+    """Requests over one HTTP connection pool; close it with `aclose`.
+
+    Args:
+        url: `https://host:port`, without the API's path.
+        context: from `tls_context`.
+        pacing: shared by all clients of one gateway, one after the other.
+        on_outcome: told of every request's end, with None or what went wrong.
+        now: the wall clock, for a Retry-After that names a date.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        context: ssl.SSLContext,
+        pacing: Pacing,
+        *,
+        on_outcome: Callable[[Endpoint, GatewayError | None], None],
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.pacing = pacing
+        self._parts = urlsplit(url)
+        self._on_outcome = on_outcome
+        self._now = now
+        self._http = httpx.AsyncClient(
+            base_url=url.rstrip("/") + API_PATH,
+            verify=context,
+            # Neither a proxy nor ~/.netrc has a say in where a brokerage session goes.
+            trust_env=False,
+            follow_redirects=False,
+            timeout=None,  # every request has a deadline over all of it
+            headers={"User-Agent": f"trio_bridge/{__version__}", "Accept": "application/json"},
+        )
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def ask(
+        self,
+        endpoint: Endpoint,
+        *,
+        read: Callable[[Any], T] = as_is,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        query: Mapping[str, str] | None = None,
+        **path: object,
+    ) -> Answer[T]:
+        """Make one request, when it is its turn, and return what `read` makes of the JSON.
+
+        Args:
+            endpoint: what to ask.
+            read: turns the decoded JSON into what is wanted, or raises ShapeError.
+            timeout_s: for the request from its first to its last byte; waiting for a turn is extra.
+            query: the URL's parameters.
+            path: what stands for the braces in the endpoint's path.
+
+        Raises:
+            NoAnswerError: no answer came in time.
+            LoggedOutError: nobody is logged in.
+            PausedError: the gateway asked, now or before, for a pause; nothing is sent meanwhile.
+            AnswerError: any other answer that is not the document expected, with status 200.
+        """
+        async with self.pacing.turn(endpoint):
+            if self.pacing.pause_s > 0:
+                raise PausedError(f"the gateway wants no requests for {self.pacing.pause_s:.0f} s")
+            asked_at = trio.current_time()
+            where = f"{endpoint.method} {endpoint.path.format(**path)}"
+            try:
+                payload = await self._send(
+                    endpoint, endpoint.path.format(**path), query, timeout_s, where
+                )
+                answer = read(payload)
+            except GatewayError as error:
+                self._on_outcome(endpoint, error)
+                raise
+            except ShapeError as error:
+                useless = AnswerError(f"{where}: {error}")
+                self._on_outcome(endpoint, useless)
+                raise useless from error
+            self._on_outcome(endpoint, None)
+            return Answer(answer, asked_at)
+
+    async def knock(self) -> None:
+        """See whether the gateway's port is open, without a request.
+
+        Raises:
+            NoAnswerError: it is not.
+        """
+        host, port = self._parts.hostname or "", self._parts.port or 443
+        try:
+            with trio.fail_after(REQUEST_TIMEOUT_S):
+                stream = await trio.open_tcp_stream(host, port)
+        except (OSError, trio.TooSlowError) as error:
+            raise NoAnswerError(f"{host}:{port} does not take connections: {error}") from error
+        await trio.aclose_forcefully(stream)
+
+    async def _send(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        query: Mapping[str, str] | None,
+        timeout_s: float,
+        where: str,
+    ) -> Any:
+        body = orjson.dumps(endpoint.body) if endpoint.method == "POST" else None
+        headers = {"Content-Type": "application/json"} if body is not None else None
+        try:
+            with trio.fail_after(timeout_s):
+                async with self._http.stream(
+                    endpoint.method, path, params=query, content=body, headers=headers
+                ) as response:
+                    content = await _read_all(response, where)
+        except trio.TooSlowError:
+            raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise NoAnswerError(f"{where}: {reason_of(error)}") from error
+        return self._understand(where, response, content)
+
+    def _understand(self, where: str, response: httpx.Response, content: bytes) -> Any:
+        status = response.status_code
+        if status == HTTP_TOO_MANY:
+            pause_s = self._retry_after_s(response.headers.get("Retry-After"))
+            self.pacing.pause(pause_s)
+            raise PausedError(f"{where}: HTTP 429, the gateway wants a pause of {pause_s:.0f} s")
+        if status in LOGGED_OUT_CODES:
+            raise LoggedOutError(f"{where}: HTTP {status}, not logged in", status)
+        if status != HTTP_OK:
+            raise AnswerError(f"{where}: HTTP {status}{_shown(content)}", status)
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError:
+            raise AnswerError(f"{where}: not JSON{_shown(content)}") from None
+
+    def _retry_after_s(self, header: str | None) -> float:
+        """Seconds of a Retry-After header, which holds a number or a date (RFC 9110)."""
+        seconds = PENALTY_S
+        if header is not None:
+            try:
+                seconds = float(header)
+            except ValueError:
+                try:
+                    seconds = (parsedate_to_datetime(header) - self._now()).total_seconds()
+                except (ValueError, TypeError):
+                    return PENALTY_S
+        return min(max(seconds, 1.0), LONGEST_PAUSE_S) if seconds == seconds else PENALTY_S
+
+
+async def _read_all(response: httpx.Response, where: str) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > LARGEST_ANSWER:
+            raise AnswerError(f"{where}: the answer is larger than {LARGEST_ANSWER >> 20} MiB")
+    return bytes(content)
+
+
+def reason_of(error: BaseException) -> str:
+    """A connection's failure in words for a person: its innermost cause that says something."""
+    cause: BaseException | None = error
+    innermost = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the gateway's certificate is not trusted ({cause.verify_message}): "
+                "set IBKR_CA_FILE to the PEM file of its issuer"
+            )
+        if isinstance(cause, OSError) and cause.strerror:
+            innermost = cause
+        cause = cause.__cause__ or cause.__context__
+    text = getattr(innermost, "strerror", None) or str(innermost) or type(innermost).__name__
+    return str(text).lower() if isinstance(innermost, ConnectionError) else str(text)
+
+
+def _shown(content: bytes) -> str:
+    """The beginning of an answer that was of no use, on one line."""
+    text = " ".join(content[: 4 * TEXT_SHOWN].decode("utf-8", "replace").split())
+    return f": {text[:TEXT_SHOWN]}" if text else ""

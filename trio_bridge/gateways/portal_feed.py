@@ -1,0 +1,336 @@
+"""Keeps positions and quotes in memory while the session is well.
+
+Three loops share one paced client: positions (every account, every page, or nothing), contract
+definitions (before the first quote of a derivative, and for missing multipliers), and quotes.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import trio
+
+from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.gateways.portal_client import LONG_TIMEOUT_S
+from trio_bridge.gateways.portal_errors import AnswerError
+from trio_bridge.gateways.portal_pacing import (
+    ACCOUNTS,
+    BROKERAGE_ACCOUNTS,
+    CONTRACT_INFO,
+    DEFINITION_CON_IDS,
+    DEFINITIONS,
+    INVALIDATE,
+    POSITIONS,
+    SNAPSHOT,
+    SNAPSHOT_CON_IDS,
+)
+from trio_bridge.gateways.portal_positions import (
+    PAGE_SIZE,
+    Definition,
+    Held,
+    PortfolioBook,
+    ShapeError,
+    read_accounts,
+    read_contract_info,
+    read_definitions,
+    read_page,
+)
+from trio_bridge.gateways.portal_quotes import QuoteBoard
+from trio_bridge.gateways.portal_values import REQUESTED_FIELDS, read_con_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.portal_client import PortalClient
+    from trio_bridge.gateways.portal_health import Troubles
+    from trio_bridge.gateways.portal_pacing import Cadence
+    from trio_bridge.model import Greeks
+
+SETTLE_S: Final = 10.0
+"""So long the first rows wait for options that have not answered yet."""
+
+POSITIONS_STALE_S: Final = 60.0
+"""Positions that could not be read again for so long (12 polls) are no longer called the book."""
+
+CONFIRM_S: Final = 1.0
+"""Until a download that lacked positions is repeated."""
+
+MOST_PAGES: Final = 1_000
+
+
+class PortalFeed:
+    """What one connection knows of the portfolio; `run` it while the session is well."""
+
+    def __init__(
+        self, client: PortalClient, settings: Settings, troubles: Troubles, cadence: Cadence
+    ) -> None:
+        self.accounts: tuple[str, ...] = ()
+        self.portfolio = PortfolioBook()
+        self.quotes = QuoteBoard(settings.ib_market_data_type)
+        self.streaming = False
+        """Whether the WebSocket brings the changes now: then polling only looks after it."""
+        self._client = client
+        self._settings = settings
+        self._troubles = troubles
+        self._cadence = cadence
+        self._read_at = -math.inf
+        self._settle_at = math.inf
+        self._settled = False
+        self._definitions_due = trio.Event()
+        self._definitions_failed = False
+        self._retry_lookup_at: dict[int, float] = {}
+        self._loaded = trio.Event()
+
+    # What is known ---------------------------------------------------------------------------
+
+    def not_ready_reason(self) -> str | None:
+        """Why what is in memory is no row yet, or no longer; None when it is one."""
+        if not self.portfolio.is_loaded:
+            return "the positions are still being downloaded"
+        age_s = trio.current_time() - self._read_at
+        if age_s > POSITIONS_STALE_S:
+            return f"the positions could not be read again for {age_s:.0f} s"
+        if not self._is_settled():
+            return "waiting for the first Greeks"
+        return None
+
+    def greeks(self) -> dict[int, Greeks]:
+        """The last model Greeks by contract id."""
+        since = trio.current_time() - self._settings.greeks_max_age_s
+        found = {}
+        for con_id in self.portfolio.options():
+            underlying = self.portfolio.underlying_of(con_id)
+            greeks = self.quotes.greeks(con_id, underlying, price_since=since)
+            if greeks is not None:
+                found[con_id] = greeks
+        return found
+
+    def wanted_con_ids(self) -> list[int]:
+        """Contracts whose market data a row needs: the options and their underlyings."""
+        options = self.portfolio.options()
+        if not self._definitions_failed:
+            # The gateway computes some derivatives only after their definition was asked for.
+            undefined = set(self.portfolio.undefined())
+            options = [con_id for con_id in options if con_id not in undefined]
+        underlyings = (
+            self.portfolio.underlying_of(con_id) or self.quotes.underlying_of(con_id)
+            for con_id in options
+        )
+        return list(dict.fromkeys([*options, *(con_id for con_id in underlyings if con_id)]))
+
+    async def wait_loaded(self) -> None:
+        """Wait for the first complete download."""
+        await self._loaded.wait()
+
+    def _is_settled(self) -> bool:
+        if not self._settled:
+            self._settled = trio.current_time() >= self._settle_at or (
+                not self.portfolio.undefined()
+                and all(map(self.quotes.has_greeks, self.portfolio.options()))
+            )
+        return self._settled
+
+    # What keeps it so ------------------------------------------------------------------------
+
+    async def load_accounts(self) -> None:
+        """Ask for the accounts and select those that the settings name.
+
+        Raises:
+            ConfigError: IB_ACCOUNT names one that the gateway does not know.
+            GatewayError: no usable answer.
+        """
+        known = (await self._client.ask(ACCOUNTS, read=read_accounts)).value
+        wanted = self._settings.ib_account
+        if unknown := [account for account in wanted if account not in known]:
+            raise ConfigError(
+                f"IB_ACCOUNT={','.join(wanted)}: this login does not manage {', '.join(unknown)}; "
+                f"it manages {', '.join(sorted(known))}"
+            )
+        self.accounts = wanted or tuple(sorted(known))
+
+    async def run(self) -> NoReturn:
+        """Follow the portfolio until cancelled, from an empty memory on.
+
+        Raises:
+            ConfigError: as `load_accounts`.
+        """
+        self._forget()
+        while not self.accounts:
+            try:
+                await self.load_accounts()
+            except GatewayError:
+                await trio.sleep(self._cadence.positions_s)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_positions)
+            nursery.start_soon(self._follow_definitions)
+            nursery.start_soon(self._follow_quotes)
+        raise AssertionError("the loops above never end")
+
+    def _forget(self) -> None:
+        self.portfolio.forget()
+        self.quotes.clear()
+        self._settled = False
+        self._settle_at = math.inf
+
+    async def _follow_positions(self) -> NoReturn:
+        failures = 0
+        while True:
+            began = trio.current_time()
+            try:
+                accepted = self.portfolio.offer(await self._download())
+            except GatewayError:
+                failures += 1
+                await trio.sleep(self._backoff_s(failures))
+                continue
+            failures = 0
+            if not accepted:
+                await trio.sleep(CONFIRM_S)
+                continue
+            self._read_at = began
+            self._settle_at = min(self._settle_at, trio.current_time() + SETTLE_S)
+            self.quotes.keep({*self.wanted_con_ids(), *self.portfolio.options()})
+            self._definitions_due.set()
+            self._loaded.set()
+            pause_until = began + self._cadence.positions_s
+            await trio.sleep_until(max(pause_until, trio.current_time() + CONFIRM_S))
+
+    async def _download(self) -> list[Held]:
+        """All positions of the selected accounts, page by page."""
+        held: list[Held] = []
+        for account in self.accounts:
+            # Its failure is told by the client's bookkeeping; the pages may still be fresh.
+            with suppress(AnswerError):
+                await self._client.ask(INVALIDATE, timeout_s=LONG_TIMEOUT_S, account=account)
+            held += await self._download_account(account)
+        return held
+
+    async def _download_account(self, account: str) -> list[Held]:
+        held: list[Held] = []
+        for page in count():
+            answer = await self._client.ask(
+                POSITIONS,
+                read=lambda payload: read_page(payload, account),
+                timeout_s=LONG_TIMEOUT_S,
+                account=account,
+                page=page,
+            )
+            held += answer.value
+            if len(answer.value) < PAGE_SIZE:
+                break
+            if page >= MOST_PAGES:
+                raise AnswerError(f"account {account} has more than {MOST_PAGES} pages")
+        return held
+
+    async def _follow_definitions(self) -> NoReturn:
+        while True:
+            with trio.move_on_after(self._cadence.definitions_retry_s):
+                await self._definitions_due.wait()
+            self._definitions_due = trio.Event()
+            try:
+                await self._define(self.portfolio.undefined())
+                self._definitions_failed = False
+                await self._look_up(self.portfolio.lacking())
+            except GatewayError:
+                self._definitions_failed = True
+                await trio.sleep(self._cadence.positions_s)
+                self._definitions_due.set()
+            self._tell_unknown_multipliers()
+
+    async def _define(self, con_ids: Sequence[int]) -> None:
+        for batch in _batches(con_ids, DEFINITION_CON_IDS):
+            query = {"conids": ",".join(map(str, batch))}
+            answer = await self._client.ask(DEFINITIONS, read=read_definitions, query=query)
+            # What was asked for and not told is known to be unknown: other ways are tried.
+            self.portfolio.learn({con_id: Definition() for con_id in batch} | answer.value)
+
+    async def _look_up(self, con_ids: Sequence[int]) -> None:
+        """Ask for contracts one by one whose definition did not tell the multiplier."""
+        now = trio.current_time()
+        for con_id in con_ids:
+            if self._retry_lookup_at.get(con_id, -math.inf) > now:
+                continue
+            self._retry_lookup_at[con_id] = now + self._cadence.definitions_retry_s
+            try:
+                answer = await self._client.ask(
+                    CONTRACT_INFO, read=read_contract_info, con_id=con_id
+                )
+            except AnswerError:
+                continue  # some contracts have no info: that must not keep the others waiting
+            self.portfolio.learn({con_id: answer.value})
+
+    def _tell_unknown_multipliers(self) -> None:
+        lacking = [con_id for con_id in self.portfolio.lacking() if con_id in self._retry_lookup_at]
+        if lacking:
+            self._troubles.begin(
+                "multiplier",
+                f"the gateway does not tell the multiplier of {len(lacking)} positions "
+                f"(conid {', '.join(map(str, lacking[:5]))}): they stay unpriced until it does",
+            )
+        elif not self.portfolio.lacking():
+            self._troubles.end("multiplier", "every multiplier is known")
+
+    async def _follow_quotes(self) -> NoReturn:
+        failures = 0
+        while True:
+            try:
+                await self._client.ask(BROKERAGE_ACCOUNTS)
+                break
+            except GatewayError:
+                failures += 1
+                await trio.sleep(self._backoff_s(failures))
+        while True:
+            began = trio.current_time()
+            failures = 0 if await self._ask_quotes(self.wanted_con_ids()) else failures + 1
+            pause_s = self._backoff_s(failures) if failures else self._quotes_pause_s()
+            await trio.sleep_until(began + pause_s)
+
+    async def _ask_quotes(self, con_ids: Sequence[int]) -> bool:
+        """Ask for all quotes once; whether every answer came."""
+        outcomes: list[bool] = []
+
+        async def ask(batch: Sequence[int]) -> None:
+            outcomes.append(await self._ask_batch(batch))
+
+        async with trio.open_nursery() as nursery:
+            for batch in _batches(con_ids, SNAPSHOT_CON_IDS):
+                nursery.start_soon(ask, batch)
+        return all(outcomes)
+
+    async def _ask_batch(self, con_ids: Sequence[int]) -> bool:
+        query = {"conids": ",".join(map(str, con_ids)), "fields": ",".join(REQUESTED_FIELDS)}
+        try:
+            answer = await self._client.ask(SNAPSHOT, read=_read_snapshot, query=query)
+        except GatewayError:
+            return False
+        for con_id, fields in answer.value:
+            self.quotes.merge(con_id, fields, answer.asked_at)
+        return True
+
+    def _quotes_pause_s(self) -> float:
+        if not self._is_settled():
+            return self._cadence.first_quotes_s
+        if self.streaming:
+            return self._cadence.streamed_quotes_s
+        return self._cadence.quotes_s
+
+    def _backoff_s(self, failures: int) -> float:
+        return min(2.0 ** min(failures, 10), self._cadence.longest_backoff_s)
+
+
+def _read_snapshot(payload: Any) -> list[tuple[int, dict[str, Any]]]:
+    """The answer of `/iserver/marketdata/snapshot`: each contract's fields."""
+    if not isinstance(payload, list) or not all(isinstance(entry, dict) for entry in payload):
+        raise ShapeError("the snapshot is not a list of objects")
+    return [
+        (con_id, entry)
+        for entry in payload
+        if (con_id := read_con_id(entry.get("conid", entry.get("conidEx")))) is not None
+    ]
+
+
+def _batches(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

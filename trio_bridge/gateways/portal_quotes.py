@@ -1,0 +1,168 @@
+"""What the portal has said about each contract, merged field by field, each with its age. Pure.
+
+The portal answers piecemeal: the first question only starts a contract's stream, computed fields
+come later and one by one, the WebSocket sends only what changed. So every field keeps the instant
+of the last answer that held it, and a Greek is as old as the oldest of the four.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from trio_bridge.gateways.portal_values import (
+    ASK,
+    AVAILABILITY,
+    BID,
+    DELTA,
+    GAMMA,
+    GREEK_FIELDS,
+    LAST,
+    MARK,
+    NUMBER_FIELDS,
+    PRICE_FIELDS,
+    THETA,
+    UNDERLYING_CON_ID,
+    VEGA,
+    is_allowed,
+    read_availability,
+    read_con_id,
+    read_number,
+)
+from trio_bridge.greeks import valid_greek, valid_price
+from trio_bridge.model import DataType, Greeks
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+
+class _Said(NamedTuple):
+    """One field as last answered; `value` is None when the answer held no usable number."""
+
+    value: float | None
+    at: float
+    prior_close: bool = False
+
+
+@dataclass(slots=True)
+class _Quote:
+    fields: dict[str, _Said] = field(default_factory=dict)
+    kind: DataType | None = None
+    kind_at: float = 0.0
+    underlying_con_id: int | None = None
+
+    def merge(self, answer: Mapping[str, object], at: float) -> None:
+        for name in NUMBER_FIELDS:
+            if name in answer:
+                self._say(name, answer[name], at)
+        if AVAILABILITY in answer and at >= self.kind_at:
+            self.kind = read_availability(answer[AVAILABILITY])
+            self.kind_at = at
+        if (underlying := read_con_id(answer.get(UNDERLYING_CON_ID))) is not None:
+            self.underlying_con_id = underlying
+
+    def _say(self, name: str, raw: object, at: float) -> None:
+        before = self.fields.get(name)
+        if before is not None and before.at > at:
+            return  # a streamed value has overtaken this answer
+        reading = read_number(raw)
+        if reading is None or (reading.percent and name in GREEK_FIELDS):
+            # A Greek in percent has no unit that we know: better none.
+            self.fields[name] = _Said(None, at)
+        else:
+            self.fields[name] = _Said(reading.value, at, reading.prior_close)
+
+    def said(self, name: str) -> _Said | None:
+        found = self.fields.get(name)
+        return None if found is None or found.value is None else found
+
+    def greek(self, name: str) -> float | None:
+        found = self.said(name)
+        return None if found is None else valid_greek(found.value)
+
+
+class QuoteBoard:
+    """All contracts' quotes. Times are instants of the monotonic clock, in seconds."""
+
+    def __init__(self, market_data_type: DataType) -> None:
+        self._market_data_type = market_data_type
+        self._quotes: dict[int, _Quote] = {}
+
+    def merge(self, con_id: int, answer: Mapping[str, object], at: float) -> None:
+        """Take one contract's part of a snapshot or of the stream.
+
+        Args:
+            con_id: the contract.
+            answer: field id → value, as the portal wrote it; other keys are ignored.
+            at: for an answer the instant it was asked for, so that it never looks younger than it
+                is, nor replaces what was streamed meanwhile; for the stream the instant of arrival.
+        """
+        self._quotes.setdefault(con_id, _Quote()).merge(answer, at)
+
+    def keep(self, con_ids: Collection[int]) -> None:
+        """Forget every other contract."""
+        for con_id in self._quotes.keys() - con_ids:
+            del self._quotes[con_id]
+
+    def clear(self) -> None:
+        self._quotes.clear()
+
+    def has_greeks(self, con_id: int) -> bool:
+        """Whether the contract has answered in full: four valid Greeks of a kind that is known."""
+        quote = self._quotes.get(con_id)
+        return (
+            quote is not None
+            and quote.kind is not None
+            and all(quote.greek(name) is not None for name in GREEK_FIELDS)
+        )
+
+    def underlying_of(self, con_id: int) -> int | None:
+        """The underlying that the market data names."""
+        quote = self._quotes.get(con_id)
+        return None if quote is None else quote.underlying_con_id
+
+    def greeks(
+        self, con_id: int, underlying_con_id: int | None, *, price_since: float
+    ) -> Greeks | None:
+        """The contract's model Greeks; None when it has none, or of a kind that may not count.
+
+        An underlying's price that was last answered before `price_since` is left out.
+        """
+        quote = self._quotes.get(con_id)
+        if quote is None:
+            return None
+        kind = quote.kind
+        said = [found for name in GREEK_FIELDS if (found := quote.said(name)) is not None]
+        if kind is None or not said:
+            return None
+        if any(found.prior_close for found in said):
+            # The previous day's computation is at best the day's last of a closed market.
+            kind = max(kind, DataType.FROZEN)
+        if not is_allowed(kind, self._market_data_type):
+            return None
+        return Greeks(
+            delta=quote.greek(DELTA),
+            gamma=quote.greek(GAMMA),
+            vega=quote.greek(VEGA),
+            theta=quote.greek(THETA),
+            underlying_price=self._price(underlying_con_id or quote.underlying_con_id, price_since),
+            data_type=kind,
+            current_until=min(found.at for found in said),
+        )
+
+    def _price(self, con_id: int | None, since: float) -> float | None:
+        """A contract's price: its mark, its last, or the middle of bid and ask."""
+        quote = self._quotes.get(con_id) if con_id is not None else None
+        if quote is None:
+            return None
+        prices = {
+            name: price
+            for name in PRICE_FIELDS
+            if (found := quote.said(name)) is not None
+            and found.at >= since
+            and (price := valid_price(found.value)) is not None
+        }
+        for name in (MARK, LAST):
+            if name in prices:
+                return prices[name]
+        return (prices[BID] + prices[ASK]) / 2 if BID in prices and ASK in prices else None
