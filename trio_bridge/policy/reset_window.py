@@ -77,7 +77,6 @@ class ResetWindow:
     def end_if_inside(self, instant: datetime) -> datetime | None:
         """When (UTC) the occurrence that covers `instant` ends; None when none covers it."""
         today = instant.astimezone(EASTERN).date()
-        ends = []
         for days_ago in range(self.length.days + 2):
             day = today - days_ago * _DAY
             if self.weekday is not None and day.weekday() != self.weekday:
@@ -89,8 +88,8 @@ class ResetWindow:
             if end <= start:
                 end = start + self.length
             if start <= instant < end:
-                ends.append(end)
-        return max(ends, default=None)
+                return end
+        return None
 
 
 def hold_until(now_utc: datetime, windows: Iterable[ResetWindow]) -> datetime | None:
