@@ -10,6 +10,7 @@ the very next row. It also swallows what a handler raises; `_guarded` keeps bugs
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -18,16 +19,16 @@ import trio_asyncio
 from ib_async import IB, Contract
 
 from trio_bridge.errors import BridgeError, ConfigError, GatewayError
-from trio_bridge.gateways.socket_codes import Reaction, reaction_to
-from trio_bridge.gateways.socket_positions import Details, Holdings, details_from
-from trio_bridge.gateways.socket_subscriptions import ASK_BROKEN_FARM_S, Subscriptions
-from trio_bridge.model import Status
+from trio_bridge.gateways.socket_notices import Notices, OnlyOnce
+from trio_bridge.gateways.socket_positions import Holdings, details_from
+from trio_bridge.gateways.socket_subscriptions import POLL_S, Subscriptions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.socket_positions import Details
     from trio_bridge.policy.market_lines import MarketLines
 
 T = TypeVar("T")
@@ -35,19 +36,16 @@ T = TypeVar("T")
 HANDSHAKE_TIMEOUT_S = 10.0
 POSITIONS_TIMEOUT_S = 30.0
 DETAILS_TIMEOUT_S = 10.0
+DETAILS_AGAIN_S = 60.0
+"""How long until a details request without an answer is made again."""
+
 PROBE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
 SETTLE_TIMEOUT_S = 10.0
 """How long the first rows wait for the Greeks of every option."""
 
-POLL_S = 0.05
-"""How often answers are looked for while some are outstanding."""
-
 IDLE_POLL_S = 1.0
 """The same once all have answered."""
-
-SUB_ACCOUNTS_HINT = "subaccount"
-"""Part of the text that refuses reqPositions to masters of more than 50 sub-accounts."""
 
 log = structlog.get_logger()
 
@@ -72,24 +70,30 @@ class Session:
         self._crash: Exception | None = None
         self._probes, self._probe_requests = trio.open_memory_channel[trio.Event](1)
         self._reload = False
-        self._said: set[object] = set()
-        self._self_restoring = False
         self.scope = trio.CancelScope()
         self.done = trio.Event()
         self.lost_reason = ""
-        self.upstream_lost = False
         self.downloaded = False
         self.settled = False
         self._settle_deadline = 0.0
         self.holdings = Holdings(())
         self.holdings.details = details
+        say_once = OnlyOnce(emit)
         self.subscriptions = Subscriptions(
             self._ib,
             lines,
             data_type=settings.ib_market_data_type,
             emit=emit,
-            say_once=self._say_once,
+            say_once=say_once,
             clock=trio.current_time,
+        )
+        self._notices = Notices(
+            self.subscriptions,
+            client_id=settings.ib_client_id,
+            emit=emit,
+            say_once=say_once,
+            lose=self._lose,
+            start_over=self._start_over,
         )
 
     # What the bridge asks
@@ -98,6 +102,10 @@ class Session:
     def lost(self) -> bool:
         """Whether the connection has ended, known at the instant it does."""
         return self._lost.is_set()
+
+    @property
+    def upstream_lost(self) -> bool:
+        return self._notices.upstream_lost
 
     async def wait_lost(self) -> str:
         await self.done.wait()
@@ -296,16 +304,20 @@ class Session:
 
     async def _learn_details(self) -> None:
         """Ask for what positions leave out: exchange, multiplier, a futures option's underlying."""
+        asked: dict[int, float] = {}
         while True:
             for contract in self.holdings.lacking_details():
+                con_id = contract.conId
+                if asked.get(con_id, -math.inf) > trio.current_time() - DETAILS_AGAIN_S:
+                    continue
+                asked[con_id] = trio.current_time()
                 request = functools.partial(
-                    self._ib.reqContractDetailsAsync, Contract(conId=contract.conId)
+                    self._ib.reqContractDetailsAsync, Contract(conId=con_id)
                 )
                 answers = await self._ask(request, DETAILS_TIMEOUT_S)
-                # Without an answer the position goes on with what is known of it.
-                details = details_from(answers[0]) if answers else Details("SMART", None, "")
-                self.holdings.learn(contract.conId, details)
-                self._wake.set()
+                if answers:
+                    self.holdings.learn(con_id, details_from(answers[0]))
+                    self._wake.set()
             await trio.sleep(IDLE_POLL_S)
 
     async def _step(self) -> None:
@@ -333,91 +345,12 @@ class Session:
         self._lose(f"the gateway closed the connection{detail}")
 
     def _on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
-        reaction = reaction_to(code)
-        match reaction:
-            case Reaction.IGNORE:
-                log.debug("gateway notice", code=code, text=text)
-            case Reaction.UPSTREAM_LOST:
-                self._upstream_is_lost(code, text)
-            case Reaction.UPSTREAM_BACK | Reaction.UPSTREAM_BACK_EMPTY:
-                self._upstream_is_back(code, empty=reaction is Reaction.UPSTREAM_BACK_EMPTY)
-            case Reaction.RECONNECT:
-                self._lose(f"the gateway asks for a new connection ({code}: {text})")
-            case Reaction.CLIENT_ID_TAKEN:
-                client_id = self._settings.ib_client_id
-                self._lose(
-                    f"client id {client_id} is in use by another program (326): end that one, or "
-                    f"set IB_CLIENT_ID to a number of this bridge's own"
-                )
-            case Reaction.FARM_BROKEN:
-                self.subscriptions.data_stopped(ask_again_after_s=ASK_BROKEN_FARM_S)
-                self._emit(f"a market data farm is away ({code}: {text})", Status.WARNING)
-            case Reaction.FARM_WELL:
-                if self._self_restoring:
-                    self._upstream_is_back(code, empty=False)
-                self.subscriptions.ask_silent_again()
-            case Reaction.NOTE:
-                self._say_once(code, f"gateway notice ({code}: {text})", Status.WARNING)
-            case Reaction.PACE:
-                self._emit(f"the gateway found us too fast ({code}: {text})", Status.WARNING)
-            case _:
-                self._on_request_refused(reaction, request_id, code, text, contract)
-
-    def _upstream_is_lost(self, code: int, text: str) -> None:
-        if not self.upstream_lost:
-            self.upstream_lost = True
-            self.subscriptions.data_stopped()
-            self._emit(
-                f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "
-                "back",
-                Status.WARNING,
-            )
-        self._self_restoring = code == 2110
-
-    def _upstream_is_back(self, code: int, *, empty: bool) -> None:
-        self.upstream_lost = False
-        self._self_restoring = False
-        if empty:
-            self.subscriptions.all_gone()
-            self._reload = True
-            self.downloaded = False
-            self._emit(f"the gateway's link is back ({code}): subscribing everything again")
-        else:
-            self.subscriptions.ask_silent_again()
-            self._emit(f"the gateway's link is back ({code}): carrying on")
+        self._notices.on_error(request_id, code, text, contract)
         self._wake.set()
 
-    def _on_request_refused(
-        self, reaction: Reaction, request_id: int, code: int, text: str, contract: Any
-    ) -> None:
-        con_id = getattr(contract, "conId", 0)
-        name = getattr(contract, "localSymbol", "") or f"contract {con_id}"
-        if reaction is Reaction.DATA_GOES_ON:
-            self._say_once(code, f"{name}: {text} ({code})")
-            return
-        if not self.downloaded and SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
-            self._lose(
-                f"the gateway refuses positions to a login with more than 50 sub-accounts ({code}: "
-                f"{text}); log in as one of the accounts, or as a user who sees 50 or fewer"
-            )
-            return
-        if not self.subscriptions.is_ours(con_id, request_id):
-            where = f" for {name}" if con_id else ""
-            self._say_once(
-                (code, con_id), f"the gateway says{where}: {text} ({code})", _grave(code)
-            )
-            return
-        self.subscriptions.refused(reaction, contract, code, text)
-        self._wake.set()
-
-    def _say_once(self, key: object, message: str, status: Status = Status.INFO) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            self._emit(message, status)
-
-
-def _grave(code: int) -> Status:
-    return Status.INFO if 2100 <= code < 2200 else Status.WARNING
+    def _start_over(self) -> None:
+        self.downloaded = False
+        self._reload = True
 
 
 def _innermost(error: BaseException) -> BaseException:

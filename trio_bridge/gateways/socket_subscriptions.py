@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.policy.market_lines import MarketLines
 
+POLL_S = 0.05
+"""How often answers are looked for while some are awaited."""
+
 ASK_SILENT_AGAIN_S = 60.0
 """A subscription that never brought Greeks is made anew after so long."""
 
@@ -82,7 +85,9 @@ class Subscriptions:
             else:
                 self.feed.unsubscribe(action.con_id)
                 self._ask_again.pop(action.con_id, None)
+        rotating = len(contracts) > self._lines.budget
         return min(
+            now + POLL_S if rotating else math.inf,
             turn.again_at if turn.again_at is not None else math.inf,
             min(self._ask_again.values(), default=math.inf),
         )
