@@ -150,6 +150,14 @@ class PostgresServer:
         self.kill()
         shutil.rmtree(self.room, ignore_errors=True)
 
+    def install(self, name: str, content: bytes) -> None:
+        """Put a file into the data directory, as its owner (pg_hba.conf, a certificate …)."""
+        path = self.data / name
+        path.write_bytes(content)
+        path.chmod(0o600)
+        if self.account is not None:
+            os.chown(path, self.account.uid, self.account.gid)
+
     def promote(self) -> None:
         """Make a standby the primary."""
         self.execute("SELECT pg_promote(true, 60)", database="postgres")
@@ -164,7 +172,7 @@ class PostgresServer:
         database: str = DATABASE,
     ) -> list[tuple[Any, ...]]:
         """Run one statement as superuser, committed; return its rows, if it gives any."""
-        with psycopg.connect(self.conninfo_of(database), autocommit=True) as connection:
+        with psycopg.connect(self._local_conninfo(database), autocommit=True) as connection:
             cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
@@ -178,6 +186,10 @@ class PostgresServer:
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", database="postgres")
 
     # Inside
+
+    def _local_conninfo(self, database: str) -> str:
+        """Over the Unix socket, which works whatever a test did to the network access."""
+        return f"host={self.room} port={self.port} user={ROLE} dbname={database}"
 
     def _spawn(self, command: Sequence[str | Path]) -> Child:
         with self.log.open("ab") as output:
@@ -198,7 +210,7 @@ class PostgresServer:
         assert self._child is not None
         while self._child.process.poll() is None and time.monotonic() < deadline:
             try:
-                psycopg.connect(self.conninfo_of("postgres"), connect_timeout=5).close()
+                psycopg.connect(self._local_conninfo("postgres"), connect_timeout=5).close()
             except psycopg.OperationalError:
                 time.sleep(0.02)
             else:
