@@ -68,11 +68,9 @@ class Grid:
         Work that ends exactly on the next slot's instant, or up to half an interval behind it,
         loses nothing. Before the first slot, `after` is -1.
         """
-        estimate = math.floor((now - self.t0_s) / self.interval_s - TOLERANCE)
+        # The division rounds, so it gets one slot of room; what counts is `in_time`.
+        estimate = math.ceil((now - self.t0_s) / self.interval_s - TOLERANCE) - 1
         slot = max(after + 1, estimate)
-        # The division rounds; the comparison that counts is the one that `in_time` makes.
-        while slot - 1 > after and self.in_time(slot - 1, now):
-            slot -= 1
         while not self.in_time(slot, now):
             slot += 1
         return NextSlot(slot, slot - after - 1)
