@@ -1,0 +1,89 @@
+"""Commits rows in order, and finds the ones that the database will never take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+import trio
+
+from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError
+from trio_bridge.policy.batch_size import BatchSize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_bridge.stores.base import Store
+    from trio_bridge.stores.record import Record
+
+log = structlog.get_logger()
+
+
+class Rejected(NamedTuple):
+    """The database will never take the row of this number in the list."""
+
+    number: int
+    sqlstate: str
+    reason: str
+
+
+class Outcome(NamedTuple):
+    """What became of a list of records: the first `done` are committed or rejected.
+
+    `outage` says why the others are not; whether the database took some of them is unknown.
+    """
+
+    done: int
+    rejected: list[Rejected]
+    outage: str | None
+
+
+class Committer:
+    """Remembers how large a batch may be, so that a search goes on where a deadline cut it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._batch = BatchSize()
+        self.committed = 0
+
+    async def commit(self, records: Sequence[Record], deadline: float) -> Outcome:
+        """Write records in order, going around those that are rejected.
+
+        `deadline` is an instant of `trio.current_time()`. Raises nothing but what is a bug.
+        """
+        done = 0
+        rejected: list[Rejected] = []
+        while done < len(records):
+            batch = records[done : done + self._batch.rows]
+            try:
+                await self._write(batch, deadline)
+            except OutageError as error:
+                return Outcome(done, rejected, str(error))
+            except RowRejectedError as error:
+                if self._batch.refused(len(batch)):
+                    rejected.append(Rejected(done, error.sqlstate, str(error)))
+                    done += 1
+            else:
+                self._batch.taken()
+                self.committed += len(batch)
+                done += len(batch)
+        return Outcome(done, rejected, None)
+
+    async def _write(self, batch: Sequence[Record], deadline: float) -> None:
+        with trio.move_on_at(deadline):
+            try:
+                await self._store.write(batch)
+            except SchemaMissingError as error:
+                log.warning("table or column missing: making it", reason=str(error))
+                await self._write_into_new_schema(batch)
+            return
+        # Too much for a slow line, perhaps: the next try is a smaller one.
+        self._batch.refused(len(batch))
+        raise OutageError("no answer in time")
+
+    async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:
+        await self._store.ensure_schema()
+        try:
+            await self._store.write(batch)
+        except SchemaMissingError as error:
+            raise OutageError(f"still missing after it was made: {error}") from error

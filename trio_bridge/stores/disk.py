@@ -1,0 +1,187 @@
+"""The system calls that the spool stands on, behind one small seam.
+
+Everything that must survive a crash goes through these calls, so that `stores.fake_disk` can stand
+in for a disk that fails, fills up, tears writes, or forgets what was not fsynced at any of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+T = TypeVar("T")
+
+PRIVATE_FILE = 0o600
+PRIVATE_DIRECTORY = 0o700
+
+
+class FileIdentity(NamedTuple):
+    """Which file it is, whatever it is called: another one under the same name differs."""
+
+    device: int
+    inode: int
+
+
+class Disk(Protocol):
+    """Blocking calls with the meaning and the OSErrors of their namesakes in `os`.
+
+    They belong into a function that is handed to `run`.
+    """
+
+    def open(self, path: Path, *, create: bool) -> int:
+        """Open for reading and writing; `create` makes the file (mode 0600), it must not exist."""
+        ...
+
+    def close(self, fd: int) -> None: ...
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """Fewer bytes than asked for mean the end of the file."""
+        ...
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        """Write what fits; return how many bytes that were."""
+        ...
+
+    def truncate(self, fd: int, length: int) -> None: ...
+
+    def fsync(self, fd: int) -> None: ...
+
+    def size(self, fd: int) -> int: ...
+
+    def identity(self, fd: int) -> FileIdentity: ...
+
+    def identity_at(self, path: Path) -> FileIdentity | None:
+        """Which file has this name now; None when there is none."""
+        ...
+
+    def is_regular(self, fd: int) -> bool:
+        """False for a device, a pipe and the like, which keep nothing."""
+        ...
+
+    def make_private(self, fd: int) -> None:
+        """Set mode 0600."""
+        ...
+
+    def lock(self, fd: int) -> bool:
+        """Take the file's exclusive lock without waiting; False when another process has it."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None: ...
+
+    def unlink(self, path: Path) -> None:
+        """Remove the file if it is there."""
+        ...
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in this directory (new, renamed, removed) as durable as the files."""
+        ...
+
+    def make_directory(self, path: Path) -> None:
+        """Make the directory and its parents (mode 0700) where they are missing."""
+        ...
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Run a job of blocking calls, one at a time, without holding up the event loop.
+
+        When it is cancelled, the job goes on alone, and the next one waits for its end.
+        """
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is running, or waiting for its turn."""
+        ...
+
+
+class RealDisk:
+    """The operating system's files; jobs run in a worker thread of their own."""
+
+    def __init__(self) -> None:
+        # A thread keeps its token until it really ends, also when nobody waits for it any more:
+        # that is what keeps an abandoned job and its successor apart.
+        self._one_at_a_time = trio.CapacityLimiter(1)
+
+    def open(self, path: Path, *, create: bool) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        return os.open(path, flags, PRIVATE_FILE)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        return os.pread(fd, length, offset)
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def fsync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def identity(self, fd: int) -> FileIdentity:
+        about = os.fstat(fd)
+        return FileIdentity(about.st_dev, about.st_ino)
+
+    def identity_at(self, path: Path) -> FileIdentity | None:
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            return None
+        return FileIdentity(about.st_dev, about.st_ino)
+
+    def is_regular(self, fd: int) -> bool:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+
+    def make_private(self, fd: int) -> None:
+        os.fchmod(fd, PRIVATE_FILE)
+
+    def lock(self, fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def rename(self, source: Path, target: Path) -> None:
+        source.replace(target)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def sync_directory(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def make_directory(self, path: Path) -> None:
+        # Path.mkdir gives `mode` to the last part only; the parents are nobody else's business.
+        for part in (*reversed(path.parents), path):
+            if not part.exists():
+                part.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+
+    async def run(self, job: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(
+            job, limiter=self._one_at_a_time, abandon_on_cancel=True
+        )
+
+    @property
+    def busy(self) -> bool:
+        about = self._one_at_a_time.statistics()
+        return about.borrowed_tokens > 0 or about.tasks_waiting > 0

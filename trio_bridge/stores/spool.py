@@ -1,0 +1,329 @@
+"""The spool: rows that the database has not taken yet, one JSON line each, in order, on disk.
+
+Beside `<buffer>` lie `<buffer>.cursor` (how far it is acknowledged), `<buffer>.quarantine.jsonl`
+(what could not be replayed) and `<buffer>.lock`. Rows are appended and fsynced; replayed in chunks
+from the acknowledged place on; and when everything is acknowledged the file is emptied.
+
+What a crash can do, at any point:
+- within an append: the rows were not acknowledged to anyone, and a torn end is a damaged line;
+- within an acknowledgement: the old cursor is found, or none, and rows are replayed once more,
+  which their event_id makes harmless;
+- between emptying the file and removing the cursor: the cursor does not fit the file (see there).
+
+Bookkeeping never stands in the way of rows: a cursor or a quarantine entry that can't be written
+now (full disk) is written later, and until then the acknowledged place is known in memory only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import structlog
+import trio
+
+from trio_bridge.errors import ConfigError, SpoolError
+from trio_bridge.model import utc_now
+from trio_bridge.policy.batch_size import LARGEST_BATCH
+from trio_bridge.stores.append_file import AppendFile
+from trio_bridge.stores.cursor import Cursor
+from trio_bridge.stores.disk import RealDisk
+from trio_bridge.stores.quarantine import Quarantine, Unfit
+from trio_bridge.stores.record import (
+    EVENTS_TABLE,
+    GREEKS_TABLE,
+    DamagedLineError,
+    Record,
+    decode_line,
+    encode_line,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from trio_bridge.stores.commit import Rejected
+    from trio_bridge.stores.disk import Disk
+
+CHUNK_BYTES = 1024 * 1024
+"""The most that is read at a time, and so the longest line that is replayed."""
+
+DISK_TIMEOUT_S = 10.0
+"""A disk that is silent for so long counts as failed."""
+
+SET_ASIDE_BYTES = 4 * 1024 * 1024
+"""The most that may wait in memory for room in the quarantine file."""
+
+TABLES = frozenset({GREEKS_TABLE, EVENTS_TABLE})
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Line(NamedTuple):
+    """A line that can be replayed; `end` is where the next one begins."""
+
+    record: Record
+    raw: bytes
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next lines of the spool. Those in `unfit` lie between the others and are not replayed."""
+
+    lines: list[Line]
+    unfit: list[Unfit]
+    start: int
+    end: int
+    generation: int
+
+
+@dataclass
+class _Place:
+    """How far everything before it is acknowledged, and how much of that is durable."""
+
+    offset: int = 0
+    saved: int = 0
+    generation: int = 0
+    set_aside: list[Unfit] = field(default_factory=list)
+
+
+class Spool:
+    """Made by `Spool.open`. One process at a time; within it one job at a time (`Disk.run`)."""
+
+    def __init__(self, path: Path, disk: Disk, now: Callable[[], datetime]) -> None:
+        self.path = path
+        self._disk = disk
+        self._lock_fd: int | None = None
+        self._file = AppendFile(disk, path)
+        self._cursor = Cursor(disk, path.with_name(path.name + ".cursor"), self._file)
+        self.quarantine_path = path.with_name(path.name + ".quarantine.jsonl")
+        self._quarantine = Quarantine(disk, self.quarantine_path, self._file, now)
+        self._place = _Place()
+        self._appending = 0
+        self._bookkeeping_fails = False
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, disk: Disk | None = None, now: Callable[[], datetime] = utc_now
+    ) -> Spool:
+        """Lock the spool and find the place where the last run stopped.
+
+        Missing parent directories are made (mode 0700), and the file (mode 0600).
+
+        Raises:
+            ConfigError: another process holds it, or it can't be used; one line for a person.
+        """
+        spool = cls(path, disk or RealDisk(), now)
+        try:
+            with trio.fail_after(DISK_TIMEOUT_S):
+                await spool._disk.run(spool._open)
+        except OSError as error:
+            spool.close()
+            raise ConfigError(
+                f"BRIDGE_BUFFER_PATH={path}: {error.strerror or error}; "
+                "it must be a file that this user can read and write"
+            ) from error
+        except trio.TooSlowError:
+            raise ConfigError(f"BRIDGE_BUFFER_PATH={path}: the disk does not answer") from None
+        except BaseException:
+            spool.close()
+            raise
+        return spool
+
+    def holds_rows(self) -> bool:
+        """Whether anything is left to replay. A row on its way into the file counts as there."""
+        return self._appending > 0 or self._disk.busy or self.backlog_bytes > 0
+
+    @property
+    def backlog_bytes(self) -> int:
+        return max(0, self._file.size - self._place.offset)
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Return when all records are on disk, in order, with one fsync.
+
+        Raises:
+            SpoolError: none of them counts as written; try again later, all of them, in order.
+        """
+        lines = b"".join(map(encode_line, records))
+        self._appending += 1
+        try:
+            await self._on_disk(lambda: self._append(lines))
+        finally:
+            self._appending -= 1
+
+    async def read(self, max_lines: int = LARGEST_BATCH) -> Chunk:
+        """The next lines behind the acknowledged place, bounded in number and bytes.
+
+        Raises:
+            SpoolError: the file can't be read now.
+        """
+        return await self._on_disk(lambda: self._read(max_lines))
+
+    async def acknowledge(
+        self, chunk: Chunk, replayed: int, rejected: Iterable[Rejected] = ()
+    ) -> None:
+        """The first `replayed` lines of the chunk are in the database, or `rejected` by it.
+
+        Raises:
+            SpoolError: the disk does not answer, or too many lines wait for the quarantine.
+        """
+        unfit = [
+            Unfit(reason, line.raw, line.start, line.end, sqlstate)
+            for number, sqlstate, reason in rejected
+            for line in (chunk.lines[number],)
+        ]
+        await self._on_disk(lambda: self._acknowledge(chunk, replayed, unfit))
+
+    async def quarantine(self, record: Record, *, sqlstate: str, reason: str) -> None:
+        """Put a row that never was in the spool where the unfit lines are.
+
+        Raises:
+            SpoolError: see `acknowledge`.
+        """
+        unfit = Unfit(reason, encode_line(record), sqlstate=sqlstate)
+        await self._on_disk(lambda: self._set_aside([unfit]))
+
+    def close(self) -> None:
+        """Close all files and give the lock back."""
+        self._file.close()
+        self._quarantine.close()
+        if self._lock_fd is not None:
+            self._disk.close(self._lock_fd)
+            self._lock_fd = None
+
+    async def _on_disk(self, job: Callable[[], T]) -> T:
+        with trio.move_on_after(DISK_TIMEOUT_S):
+            try:
+                return await self._disk.run(job)
+            except OSError as error:
+                raise SpoolError(f"{self.path}: {error.strerror or error}") from error
+        raise SpoolError(f"{self.path}: the disk has not answered for {DISK_TIMEOUT_S:g} s")
+
+    # What follows blocks, and runs within `Disk.run`.
+
+    def _open(self) -> None:
+        self._disk.make_directory(self.path.parent)
+        lock = self.path.with_name(self.path.name + ".lock")
+        try:
+            self._lock_fd = self._disk.open(lock, create=True)
+        except FileExistsError:
+            self._lock_fd = self._disk.open(lock, create=False)
+        if not self._disk.lock(self._lock_fd):
+            raise ConfigError(
+                f"BRIDGE_BUFFER_PATH={self.path}: another process records into this file; "
+                "end it, or give this one a file of its own"
+            )
+        self._file.open()
+        self._file.make_private()
+        self._place.offset = self._place.saved = self._cursor.load()
+
+    def _append(self, lines: bytes) -> None:
+        self._settle()
+        self._file.append(lines)
+        self._look_for_replacement()
+
+    def _read(self, max_lines: int) -> Chunk:
+        place = self._place
+        window = self._file.read(place.offset, CHUNK_BYTES)
+        if self._look_for_replacement():
+            window = self._file.read(0, CHUNK_BYTES)
+        at_end = place.offset + len(window) == self._file.size
+        parts = window.split(b"\n", max_lines)
+        rest = parts.pop()
+        chunk = Chunk([], [], place.offset, place.offset, place.generation)
+        if rest and at_end and len(parts) < max_lines:
+            parts.append(rest)  # the last line lacks its newline; it may be whole all the same
+        elif not parts and rest:
+            return self._too_long(chunk, place.offset + len(window))
+        return _decode(parts, chunk, self._file.size)
+
+    def _too_long(self, chunk: Chunk, offset: int) -> Chunk:
+        while piece := self._file.read(offset, CHUNK_BYTES):
+            newline = piece.find(b"\n")
+            if newline >= 0:
+                offset += newline + 1
+                break
+            offset += len(piece)
+        reason = f"longer than {CHUNK_BYTES} bytes"
+        unfit = Unfit(reason, None, chunk.start, offset)
+        return Chunk([], [unfit], chunk.start, offset, chunk.generation)
+
+    def _acknowledge(self, chunk: Chunk, replayed: int, rejected: list[Unfit]) -> None:
+        if chunk.generation != self._place.generation:
+            return
+        if replayed == len(chunk.lines):
+            place = chunk.end
+        else:
+            place = chunk.lines[replayed - 1].end if replayed else chunk.start
+        damaged = [line for line in chunk.unfit if line.end is not None and line.end <= place]
+        self._set_aside(damaged + rejected, upto=place)
+
+    def _set_aside(self, unfit: list[Unfit], upto: int | None = None) -> None:
+        place = self._place
+        held = sum(len(line.raw or b"") for line in (*place.set_aside, *unfit))
+        if place.set_aside and held > SET_ASIDE_BYTES:
+            raise SpoolError(f"{self.quarantine_path}: can't be written, and memory is full")
+        place.set_aside += unfit
+        if upto is not None:
+            place.offset = upto
+        self._settle()
+
+    def _settle(self) -> None:
+        """Make durable what memory knows: the quarantine, then the acknowledged place."""
+        place = self._place
+        try:
+            if place.set_aside:
+                self._quarantine.add(place.set_aside)
+                place.set_aside = []
+            if place.offset and place.offset == self._file.size:
+                try:
+                    self._file.clear()
+                finally:
+                    if not self._file.size:
+                        place.offset = place.saved = 0
+                self._cursor.remove()
+            elif place.offset != place.saved:
+                self._cursor.save(place.offset)
+                place.saved = place.offset
+        except OSError as error:
+            if not self._bookkeeping_fails:
+                log.warning("spool: cursor or quarantine can't be written now", reason=str(error))
+            self._bookkeeping_fails = True
+        else:
+            self._bookkeeping_fails = False
+        self._look_for_replacement()
+
+    def _look_for_replacement(self) -> bool:
+        """Start from the beginning of the file when somebody else has changed it."""
+        if not self._file.replaced:
+            return False
+        log.error("spool: the file was removed, replaced or shortened by someone else")
+        self._file.replaced = False
+        self._place = _Place(
+            generation=self._place.generation + 1,
+            set_aside=[line for line in self._place.set_aside if line.raw is not None],
+        )
+        return True
+
+
+def _decode(parts: list[bytes], chunk: Chunk, size: int) -> Chunk:
+    lines, unfit, start = chunk.lines, chunk.unfit, chunk.start
+    for raw in parts:
+        end = min(start + len(raw) + 1, size)
+        if raw:
+            try:
+                record = decode_line(raw, offset=start)
+            except DamagedLineError as error:
+                unfit.append(Unfit(str(error), raw, start, end))
+            else:
+                if record.table in TABLES:
+                    lines.append(Line(record, raw, start, end))
+                else:
+                    unfit.append(Unfit("unknown table", raw, start, end))
+        start = end
+    return Chunk(lines, unfit, chunk.start, start, chunk.generation)

@@ -1,0 +1,47 @@
+"""The one consumer of the channel: from here on a row is delivery's, until it is safe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from trio_bridge.model import ApiEvent, Snapshot
+    from trio_bridge.tasks.delivery import Delivery
+
+
+async def run_writer(
+    receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent], delivery: Delivery
+) -> None:
+    """Take rows at once, whatever the database does; return when the channel ended and all is safe.
+
+    A sender therefore never waits long. When this is cancelled, or anything in it crashes, what it
+    holds and what the channel still holds is fsynced first, shielded, for at most
+    `RESCUE_TIMEOUT_S`.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_receive, receive, delivery)
+            await delivery.deliver_all()
+    finally:
+        _take_the_rest(receive, delivery)
+        await delivery.rescue()
+
+
+async def _receive(
+    receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent], delivery: Delivery
+) -> None:
+    async for item in receive:
+        delivery.accept(item)
+    delivery.end()
+
+
+def _take_the_rest(
+    receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent], delivery: Delivery
+) -> None:
+    try:
+        while True:
+            delivery.accept(receive.receive_nowait())
+    except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+        delivery.end()
