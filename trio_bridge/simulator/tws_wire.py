@@ -1,0 +1,435 @@
+"""The TWS API's wire format as the gateway speaks it: framing, and every message we send. Pure.
+
+A message is a 4-byte big-endian length and fields, each ended by NUL; the client's first bytes are
+`API\\0`. Which fields a message has depends on the version that both sides agreed upon. Layouts
+follow the decoders of the official client (9.81.1, version 157) and of ib_async (up to 178).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from trio_bridge.simulator.book import Holding
+    from trio_bridge.simulator.contracts import Contract
+    from trio_bridge.simulator.pricing import OptionValue
+
+GREETING: Final = b"API\0"
+LENGTH: Final = struct.Struct(">I")
+LARGEST_FRAME: Final = 0xFFFFFF
+DBL_MAX: Final = 1.7976931348623157e308
+"""What the gateway sends for "unset" in a floating-point field."""
+
+# Versions from which a field layout holds.
+SIZE_MIN_TICK: Final = 163
+SIZE_RULES: Final = 164
+ADVANCED_ORDER_REJECT: Final = 166
+
+Field = str | int | float
+
+
+class WireError(Exception):
+    """The peer does not speak this protocol."""
+
+
+class ClientStream:
+    """Cuts what a client sends into messages; holds what is incomplete."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._greeted = False
+
+    def feed(self, data: bytes) -> list[list[str]]:
+        """Take what arrived; return the complete messages, the handshake's version string first.
+
+        Raises:
+            WireError: no TWS client talks like that.
+        """
+        self._buffer += data
+        if not self._greeted:
+            if not GREETING.startswith(self._buffer[: len(GREETING)]):
+                raise WireError("the first bytes are not the API's")
+            if len(self._buffer) < len(GREETING):
+                return []
+            del self._buffer[: len(GREETING)]
+            self._greeted = True
+        messages = []
+        while len(self._buffer) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._buffer)
+            if length > LARGEST_FRAME:
+                raise WireError(f"a message of {length} bytes")
+            end = LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            text = self._buffer[LENGTH.size : end].decode(errors="backslashreplace")
+            del self._buffer[:end]
+            messages.append(text.removesuffix("\0").split("\0"))
+        return messages
+
+
+def agree_version(offer: str, ours: int) -> int:
+    """The version to speak with a client that offers `v100..157`, perhaps with options behind.
+
+    Raises:
+        WireError: there is none that both know.
+    """
+    span = offer.split(" ")[0].removeprefix("v")
+    lowest, _, highest = span.partition("..")
+    try:
+        low, high = int(lowest), int(highest or lowest)
+    except ValueError:
+        raise WireError(f"not a version: {offer!r}") from None
+    if low > ours:
+        raise WireError(f"the client needs version {low}, this is {ours}")
+    return min(high, ours)
+
+
+def text(value: Field) -> str:
+    """One field as the gateway (a Java program) prints it."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "NaN"
+        if math.isinf(value):
+            return "Infinity" if value > 0 else "-Infinity"
+        return repr(value).replace("e+", "E").replace("e", "E")
+    return str(value)
+
+
+def message(*fields: Field) -> bytes:
+    """A complete message."""
+    return framed("".join(text(field) + "\0" for field in fields).encode())
+
+
+def framed(body: bytes) -> bytes:
+    """A message body with its length."""
+    return LENGTH.pack(len(body)) + body
+
+
+# What the gateway says of itself -------------------------------------------------------------
+
+
+def handshake(version: int, at: str) -> bytes:
+    """The answer to the client's version: ours and the time of the connection."""
+    return message(version, at)
+
+
+def managed_accounts(accounts: tuple[str, ...]) -> bytes:
+    """The account ids; the real gateway ends a list of several with a comma too."""
+    return message(15, 1, ",".join(accounts) + ("," if len(accounts) > 1 else ""))
+
+
+def next_valid_id(order_id: int) -> bytes:
+    """The first order id that is free: the end of the start-up for most clients."""
+    return message(9, 1, order_id)
+
+
+def current_time(epoch_s: int) -> bytes:
+    """The gateway's clock."""
+    return message(49, 1, epoch_s)
+
+
+def error(version: int, req_id: int, code: int, words: str) -> bytes:
+    """An error or a notice; `req_id` is -1 when it answers no request."""
+    extra = ("",) if version >= ADVANCED_ORDER_REJECT else ()
+    return message(4, 2, req_id, code, words, *extra)
+
+
+# Positions and accounts ----------------------------------------------------------------------
+
+
+def _terms(contract: Contract) -> tuple[Field, ...]:
+    """The fields that open every description of a contract."""
+    return (
+        contract.con_id,
+        contract.symbol,
+        contract.sec_type,
+        contract.expiry,
+        contract.strike,
+        contract.right,
+        multiplier(contract),
+    )
+
+
+def multiplier(contract: Contract) -> str:
+    """Empty where there is none."""
+    return "" if contract.multiplier is None else f"{contract.multiplier:g}"
+
+
+def position(holding: Holding) -> bytes:
+    """One position, its contract with an exchange; quantity 0 when it was closed."""
+    contract = holding.contract
+    return message(
+        61,
+        3,
+        holding.account,
+        *_terms(contract),
+        contract.exchange,
+        contract.currency,
+        contract.local_symbol,
+        contract.trading_class,
+        holding.quantity,
+        holding.average_cost,
+    )
+
+
+def position_end() -> bytes:
+    """All positions were sent; changes follow."""
+    return message(62, 1)
+
+
+def position_multi(req_id: int, holding: Holding) -> bytes:
+    """One position, for reqPositionsMulti."""
+    contract = holding.contract
+    return message(
+        71,
+        1,
+        req_id,
+        holding.account,
+        *_terms(contract),
+        contract.exchange,
+        contract.currency,
+        contract.local_symbol,
+        contract.trading_class,
+        holding.quantity,
+        holding.average_cost,
+        "",
+    )
+
+
+def position_multi_end(req_id: int) -> bytes:
+    """All positions of the account were sent."""
+    return message(72, 1, req_id)
+
+
+def portfolio(holding: Holding, price: float) -> bytes:
+    """One position, for reqAccountUpdates: this message has no field for the exchange."""
+    contract = holding.contract
+    value = price * holding.quantity * (contract.multiplier or 1.0)
+    return message(
+        7,
+        8,
+        *_terms(contract),
+        contract.primary_exchange,
+        contract.currency,
+        contract.local_symbol,
+        contract.trading_class,
+        holding.quantity,
+        price,
+        value,
+        holding.average_cost,
+        value - holding.average_cost * holding.quantity,
+        0.0,
+        holding.account,
+    )
+
+
+def account_value(key: str, value: str, currency: str, account: str) -> bytes:
+    """One figure of an account."""
+    return message(6, 2, key, value, currency, account)
+
+
+def account_time(clock: str) -> bytes:
+    """The HH:MM of the account figures."""
+    return message(8, 1, clock)
+
+
+def account_download_end(account: str) -> bytes:
+    """All figures and positions of the account were sent."""
+    return message(54, 1, account)
+
+
+def account_multi(req_id: int, account: str, key: str, value: str, currency: str) -> bytes:
+    """One figure of an account, for reqAccountUpdatesMulti."""
+    return message(73, 1, req_id, account, "", key, value, currency)
+
+
+def account_multi_end(req_id: int) -> bytes:
+    """All figures of the account were sent."""
+    return message(74, 1, req_id)
+
+
+def executions_end(req_id: int) -> bytes:
+    """There are no more executions (in fact there are none at all)."""
+    return message(55, 1, req_id)
+
+
+# Contracts -----------------------------------------------------------------------------------
+
+
+class ContractQuery(NamedTuple):
+    """A contract as a client describes it; empty and zero fields ask for nothing."""
+
+    con_id: int
+    symbol: str
+    sec_type: str
+    expiry: str
+    strike: float
+    right: str
+    multiplier: str
+    exchange: str
+    primary_exchange: str
+    currency: str
+    local_symbol: str
+    trading_class: str
+
+    @classmethod
+    def parse(cls, fields: list[str]) -> ContractQuery:
+        """Read the twelve fields that both contract requests carry.
+
+        Raises:
+            WireError: they are not there, or no numbers where numbers belong.
+        """
+        if len(fields) < len(cls._fields):
+            raise WireError("a contract with too few fields")
+        con_id, symbol, sec_type, expiry, strike, right, *rest = fields[: len(cls._fields)]
+        try:
+            return cls(
+                int(con_id or 0), symbol, sec_type, expiry, float(strike or 0), right[:1], *rest
+            )
+        except ValueError as bad:
+            raise WireError(f"a contract with a bad number: {bad}") from None
+
+    def matches(self, contract: Contract) -> bool:
+        """Whether the contract is (one of those) asked for; the exchange is not looked at."""
+        if self.con_id:
+            return self.con_id == contract.con_id
+        return (
+            (self.symbol == contract.symbol or self.local_symbol == contract.local_symbol != "")
+            and self.sec_type in ("", contract.sec_type)
+            and contract.expiry.startswith(self.expiry)
+            and self.strike in (0.0, contract.strike)
+            and self.right in ("", "?", "0", contract.right)
+            and self.multiplier in ("", multiplier(contract))
+            and self.currency in ("", contract.currency)
+            and self.local_symbol in ("", contract.local_symbol)
+            and self.trading_class in ("", contract.trading_class)
+        )
+
+
+def contract_details(version: int, req_id: int, contract: Contract, under_sec_type: str) -> bytes:
+    """Everything about one contract; the longest message, and the one that changed most."""
+    head: tuple[Field, ...] = (10, 8) if version < SIZE_RULES else (10,)
+    size_multiplier: tuple[Field, ...] = (1,) if version < SIZE_RULES else ()
+    tail: tuple[Field, ...] = ()
+    if version >= SIZE_RULES:
+        tail = (1, 1, 1)
+    elif version == SIZE_MIN_TICK:
+        tail = (1,)
+    return message(
+        *head,
+        req_id,
+        contract.symbol,
+        contract.sec_type,
+        contract.expiry,
+        contract.strike,
+        contract.right,
+        contract.exchange,
+        contract.currency,
+        contract.local_symbol,
+        contract.trading_class,  # market name
+        contract.trading_class,
+        contract.con_id,
+        contract.min_tick,
+        *size_multiplier,
+        multiplier(contract),
+        "LMT,MKT",
+        ",".join(valid_exchanges(contract)),
+        1,  # price magnifier
+        contract.under_con_id,
+        contract.long_name,
+        contract.primary_exchange,
+        contract.expiry[:6],
+        "",  # industry
+        "",  # category
+        "",  # subcategory
+        "US/Eastern",
+        "",  # trading hours
+        "",  # liquid hours
+        "",  # ev rule
+        0,  # ev multiplier
+        0,  # number of security ids
+        1,  # aggregated group
+        contract.under_symbol,
+        under_sec_type,
+        "",  # market rules
+        contract.expiry,
+        "COMMON" if contract.sec_type == "STK" else "",
+        *tail,
+    )
+
+
+def contract_details_end(req_id: int) -> bytes:
+    """All matching contracts were sent."""
+    return message(52, 1, req_id)
+
+
+def valid_exchanges(contract: Contract) -> tuple[str, ...]:
+    """Where market data for the contract can be asked for; SMART routes no futures."""
+    smart = ("SMART",) if contract.sec_type in ("STK", "OPT") else ()
+    return (*smart, contract.exchange)
+
+
+# Market data ---------------------------------------------------------------------------------
+
+
+class Tick(NamedTuple):
+    """A market-data message without its request id, so that one encoding serves all requests."""
+
+    head: bytes
+    tail: bytes
+
+    def to(self, req_id: int) -> bytes:
+        """The message for one request."""
+        return framed(b"%b%d\0%b" % (self.head, req_id, self.tail))
+
+
+def tick_of(head: tuple[Field, ...], *tail: Field) -> Tick:
+    """A tick whose request id stands between `head` and `tail`."""
+    return Tick(
+        "".join(text(field) + "\0" for field in head).encode(),
+        "".join(text(field) + "\0" for field in tail).encode(),
+    )
+
+
+def tick_price(tick_type: int, price: float, size: int = 0) -> Tick:
+    """A price, together with its size for bid, ask and last."""
+    return tick_of((1, 6), tick_type, price, size, 0)
+
+
+def tick_size(tick_type: int, size: int) -> Tick:
+    """A size."""
+    return tick_of((2, 6), tick_type, size)
+
+
+def tick_parameters(min_tick: float) -> Tick:
+    """What accompanies the start of a subscription: tick, exchange map, snapshot permission."""
+    return tick_of((81,), min_tick, "", 3)
+
+
+def option_computation(tick_type: int, value: OptionValue, dividend: float = 0.0) -> Tick:
+    """A computation; the zero after the tick type says "based on returns"."""
+    return tick_of(
+        (21,),
+        tick_type,
+        0,
+        value.iv,
+        value.delta,
+        value.price,
+        dividend,
+        value.gamma,
+        value.vega,
+        value.theta,
+        value.underlying_price,
+    )
+
+
+def market_data_type(req_id: int, data_type: int) -> bytes:
+    """Which kind of data (1 to 4) the ticks of a request are from now on."""
+    return message(58, 1, req_id, data_type)
+
+
+def snapshot_end(req_id: int) -> bytes:
+    """The snapshot is complete and its line is free again."""
+    return message(57, 1, req_id)
