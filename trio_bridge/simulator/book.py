@@ -147,6 +147,10 @@ class Book:
         """Everything that is listed, held or not, by contract id."""
         return self.market.contracts
 
+    def contract(self, con_id: int) -> Contract:
+        """One contract; KeyError when there is no such."""
+        return self.market.contract(con_id)
+
     def positions(self, account: str | None = None) -> list[Holding]:
         """The open positions of one account, or of all, in the order of their opening."""
         return [

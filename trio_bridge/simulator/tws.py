@@ -8,10 +8,10 @@ or, as a process that prints `listening on 127.0.0.1:4001` when it is ready:
 
     python -m trio_bridge.simulator.tws --port 4001
 
-It serves clients of protocol versions 157 to 178, many at a time, and keeps the real one's limits: 50
-messages a second (100), 100 market-data lines of all clients and the owner together (101), an
-exchange on every market-data request (321), unique client ids (326), delayed data only for who asked
-for them, reqCurrentTime not twice a second, positions for at most 50 sub-accounts.
+It serves clients of protocol versions 157 to 178, many at a time, and keeps the real one's limits:
+50 messages a second (100), 100 market-data lines of all clients and the owner together (101), an
+exchange on every market-data request (321), unique client ids (326), delayed data only for those
+who asked for them, reqCurrentTime not twice a second, positions for at most 50 sub-accounts.
 
 **It refuses what an observer must never send**: anything about orders, client id 0, more than 50
 messages a second. Each is answered, logged, kept in `sim.violations`, and ends the connection (but
@@ -33,7 +33,7 @@ upstream            lose_upstream (1100, 2110), restore_upstream (1102; 1101 wit
                     break_farm (2103, 2105, 2157), mend_farm, notify (any code, words only)
 market data         refuse_market_data (200, 354, 10089, 10090, 10091, 10167, 10168, 10186),
                     allow_market_data, start_competing_session, end_competing_session (10197),
-                    lines_used_by_owner, pause_ticks, first_tick_delay_s, tick_now
+                    lines_used_by_owner, pause_ticks, resume_ticks, first_tick_delay_s, tick_now
 the book            freeze, thaw, set_position; market.override (sentinels), market.silence_greeks,
                     market.set_data_type, market.change_contract (see `book`, `market`)
 ==================  ==============================================================================

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from trio_bridge.simulator.book import Book
     from trio_bridge.simulator.contracts import Contract
+    from trio_bridge.simulator.tws_contracts import ContractQuery
     from trio_bridge.simulator.tws_market_data import Subscription
     from trio_bridge.simulator.tws_session import Session
-    from trio_bridge.simulator.tws_wire import ContractQuery
 
 SUB_ACCOUNTS_WITH_POSITIONS: Final = 50
 """A master with more of them is refused reqPositions."""
@@ -54,6 +54,13 @@ class Violation(NamedTuple):
     at: float
     client_id: int | None
     what: str
+
+
+class BrokenFarm(NamedTuple):
+    """A data farm that does not deliver."""
+
+    code: int
+    con_ids: frozenset[int]
 
 
 class TwsControls:
@@ -91,7 +98,7 @@ class TwsControls:
         self.arrival = Arrival.SERVED
         self._occupied: set[int] = set()
         self._paused: set[int] = set()
-        self._broken_farms: dict[str, int] = {}
+        self._broken_farms: dict[str, BrokenFarm] = {}
         self._break_download = False
         self._flow: trio.Event | None = None
 
@@ -134,6 +141,7 @@ class TwsControls:
             subscription.service.ticks
             and not subscription.dead
             and subscription.con_id not in self._paused
+            and not any(subscription.con_id in one.con_ids for one in self._broken_farms.values())
         )
 
     def client_id_in_use(self, client_id: int) -> bool:
@@ -146,7 +154,9 @@ class TwsControls:
         """What a client is told when it has started."""
         if self.upstream_lost:
             return [(2110, "")]
-        return [(self._broken_farms.get(farm, code), farm) for code, farm in OPENING_NOTICES]
+        broken = [(one.code, farm) for farm, one in self._broken_farms.items()]
+        well = [one for one in OPENING_NOTICES if one[1] not in self._broken_farms]
+        return broken + well
 
     def breaks_download(self, sent: int, of: int) -> bool:
         """Whether a download ends here, by a closed connection; only once."""
@@ -260,21 +270,23 @@ class TwsControls:
 
     def break_farm(self, con_ids: Iterable[int], *, farm: str = "usopt", code: int = 2103) -> None:
         """A data farm breaks (2103, or 2105, 2157): these contracts tick no more."""
-        self._paused.update(con_ids)
-        self._broken_farms[farm] = code
+        self._broken_farms[farm] = BrokenFarm(code, frozenset(con_ids))
         self.notify(code, farm)
 
     def mend_farm(self, *, farm: str = "usopt", code: int = 2104) -> None:
-        """The data farm is well (2104, or 2106, 2158): all paused contracts tick again."""
-        self._paused.clear()
+        """The data farm is well again (2104, or 2106, 2158), and so are its contracts."""
         self._broken_farms.pop(farm, None)
         self.notify(code, farm)
-        for session in self.sessions:
-            session.market_data.revive()
+        self._repeat_ticks()
 
     def pause_ticks(self, con_ids: Iterable[int]) -> None:
-        """These contracts tick no more, and nobody says why: they are illiquid."""
+        """These contracts tick no more, and nobody says why: nobody trades them."""
         self._paused.update(con_ids)
+
+    def resume_ticks(self) -> None:
+        """The paused contracts tick again."""
+        self._paused.clear()
+        self._repeat_ticks()
 
     def start_competing_session(self) -> None:
         """The owner logs in elsewhere: 10197 for every subscription, old and new."""
@@ -292,7 +304,7 @@ class TwsControls:
     # Faults: market data ---------------------------------------------------------------------
 
     def refuse_market_data(self, con_ids: Collection[int], code: int) -> None:
-        """Answer requests for these contracts with `code`.
+        """Answer new requests for these contracts with `code`; subscriptions that stand are kept.
 
         200, 10186: no data, whatever is asked. 354, 10089, 10091, 10168: no live data; a client
         that asked for delayed data gets it. 10090, 10167: a notice, and data (10167: delayed).
@@ -304,6 +316,10 @@ class TwsControls:
     def allow_market_data(self) -> None:
         """Refuse nothing any more."""
         self.refusals.clear()
+
+    def _repeat_ticks(self) -> None:
+        for session in self.sessions:
+            session.market_data.repeat()
 
     def _started(self) -> list[Session]:
         return [session for session in self.sessions if session.started]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from trio_bridge.simulator import tws_wire as wire
 from trio_bridge.simulator.market import DELAYED, LIVE
 from trio_bridge.simulator.tws_codes import DATA_GOES_ON, LIVE_ONLY_MISSING
+from trio_bridge.simulator.tws_contracts import ContractQuery, valid_exchanges
 from trio_bridge.simulator.tws_ticks import Service, service
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from trio_bridge.simulator.tws_controls import TwsControls
 
 FIRST_CONTRACT_FIELD: Final = 3
-AFTER_CONTRACT: Final = FIRST_CONTRACT_FIELD + len(wire.ContractQuery._fields)
+AFTER_CONTRACT: Final = FIRST_CONTRACT_FIELD + len(ContractQuery._fields)
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class MarketData:
     def request(self, fields: list[str], now: float) -> None:
         """reqMktData: subscribe, take a snapshot, or refuse."""
         req_id = int(fields[2])
-        query = wire.ContractQuery.parse(fields[FIRST_CONTRACT_FIELD:])
+        query = ContractQuery.parse(fields[FIRST_CONTRACT_FIELD:])
         snapshot = len(fields) > AFTER_CONTRACT + 2 and fields[AFTER_CONTRACT + 2] == "1"
         if req_id in self.subscriptions:
             self._error(req_id, 322, "")
@@ -134,9 +135,9 @@ class MarketData:
         """Send the present values with the next round even if they have been sent."""
         self._last_moment = None
 
-    def _find(self, query: wire.ContractQuery) -> Contract | None:
+    def _find(self, query: ContractQuery) -> Contract | None:
         for contract in self._controls.find(query):
-            if query.exchange in wire.valid_exchanges(contract):
+            if query.exchange in valid_exchanges(contract):
                 return contract
         return None
 

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.simulator import tws_wire as wire
+from trio_bridge.simulator.tws_contracts import (
+    ContractQuery,
+    contract_details,
+    contract_details_end,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,7 +185,7 @@ class Requests:
 
     def _contract_details(self, fields: list[str]) -> None:
         req_id = int(fields[2])
-        found = self._controls.find(wire.ContractQuery.parse(fields[3:]))
+        found = self._controls.find(ContractQuery.parse(fields[3:]))
         if not found:
             self._session.send_error(req_id, 200, "")
             return
@@ -188,5 +193,5 @@ class Requests:
         for contract in found:
             under = contracts.get(contract.under_con_id)
             sec_type = under.sec_type if under else ""
-            self._send(wire.contract_details(self._session.version, req_id, contract, sec_type))
-        self._send(wire.contract_details_end(req_id))
+            self._send(contract_details(self._session.version, req_id, contract, sec_type))
+        self._send(contract_details_end(req_id))

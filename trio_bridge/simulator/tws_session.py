@@ -234,10 +234,15 @@ class Pacing:
         self._times: deque[float] = deque()
         self._ahead = 0.0
         self._last = float("-inf")
+        self._silent_until = float("-inf")
         self.peak = 0
 
     def count(self, now: float) -> int:
-        """Count one message; return how many came in the last second if that is too many, else 0."""
+        """Count one message.
+
+        Returns:
+            How many came in the last second when that is too many, once a second; else 0.
+        """
         self._times.append(now)
         while self._times[0] <= now - 1:
             self._times.popleft()
@@ -245,6 +250,8 @@ class Pacing:
         self._ahead = max(0.0, self._ahead - (now - self._last) * MESSAGES_A_SECOND) + 1
         self._last = now
         burst = sum(1 for at in self._times if at > now - BURST_WINDOW_S)
-        if burst > MESSAGES_A_SECOND or self._ahead > BACKLOG:
-            return len(self._times)
-        return 0
+        too_many = burst > MESSAGES_A_SECOND or self._ahead > BACKLOG
+        if not too_many or now < self._silent_until:
+            return 0
+        self._silent_until = now + 1
+        return len(self._times)
