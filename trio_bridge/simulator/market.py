@@ -27,15 +27,15 @@ LIVE, FROZEN, DELAYED, DELAYED_FROZEN = 1, 2, 3, 4
 GREEK_FIELDS: Final = frozenset({"delta", "gamma", "vega", "theta"})
 VALUE_FIELDS: Final = frozenset(OptionValue._fields)
 
-BID_IV_SHIFT, ASK_IV_SHIFT, LAST_IV_SHIFT = -0.006, 0.006, 0.003
-"""How far the volatilities of bid, ask and last lie from the model's: visibly, on purpose."""
+BID_FACTOR, ASK_FACTOR, LAST_FACTOR = 0.97, 0.98, 0.99
+"""The Greeks of bid, ask and last as parts of the model's. Real ones differ by their volatilities,
+hardly so at the money; these differ visibly, so that a reader of the wrong one is caught."""
 
 
 class Quote(NamedTuple):
     """One contract's market at one instant.
 
-    `model` is the computation that counts; those of bid, ask and last use volatilities of their
-    own, so each of their Greeks differs from it. All four are None for anything but an option and
+    `model` is the computation that counts; each Greek of bid, ask and last differs from it. All four are None for anything but an option and
     where Greeks are silenced. Overridden fields show in `model` only.
     """
 
@@ -220,12 +220,12 @@ class Market:
             return quote
         return quote._replace(
             model=value._replace(**dict(quirk.override)),
-            bid_greeks=self._value(contract, t, BID_IV_SHIFT)._replace(price=quote.bid),
-            ask_greeks=self._value(contract, t, ASK_IV_SHIFT)._replace(price=quote.ask),
-            last_greeks=self._value(contract, t, LAST_IV_SHIFT)._replace(price=quote.last),
+            bid_greeks=_scaled(value, quote.bid, BID_FACTOR),
+            ask_greeks=_scaled(value, quote.ask, ASK_FACTOR),
+            last_greeks=_scaled(value, quote.last, LAST_FACTOR),
         )
 
-    def _value(self, contract: Contract, t: float, iv_shift: float = 0.0) -> OptionValue:
+    def _value(self, contract: Contract, t: float) -> OptionValue:
         terms = self._terms[contract.con_id]
         # Volatility breathes too, slowly, and differently for each strike.
         breath = 0.02 * math.sin(2 * math.pi * (t / 97.0 + contract.strike / 1000))
@@ -233,7 +233,7 @@ class Market:
             self.price(contract.under_con_id, t),
             contract.strike,
             (terms.life_days - t / SECONDS_A_DAY) / DAYS_A_YEAR,
-            terms.iv * (1 + breath) + iv_shift,
+            terms.iv * (1 + breath),
             contract.right,
             rate=RATE,
             carry=terms.carry,
@@ -253,6 +253,18 @@ def _quote(contract: Contract, price: float, t: float) -> Quote:
         ask_size=1 + contract.con_id % 41,
         last_size=1 + contract.con_id % 5,
         volume=1 + contract.con_id % 1000 + int(t),
+    )
+
+
+def _scaled(value: OptionValue, price: float, factor: float) -> OptionValue:
+    return OptionValue(
+        price=price,
+        delta=value.delta * factor,
+        gamma=value.gamma * factor,
+        vega=value.vega * factor,
+        theta=value.theta * factor,
+        iv=value.iv * factor,
+        underlying_price=value.underlying_price,
     )
 
 
