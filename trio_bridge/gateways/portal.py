@@ -15,11 +15,11 @@ from trio_bridge.gateways.base import Book, IBridgeBase
 from trio_bridge.gateways.portal_client import is_loopback, tls_context
 from trio_bridge.gateways.portal_connection import Connection
 from trio_bridge.gateways.portal_health import Answers, Troubles
-from trio_bridge.gateways.portal_pacing import Cadence, Pacing
+from trio_bridge.gateways.portal_pacing import Pacing, Timing
 from trio_bridge.model import ApiMode
 
 DISCONNECT_TIMEOUT_S: Final = 2.0
-USUAL_CADENCE: Final = Cadence()
+USUAL_TIMING: Final = Timing()
 
 
 class PortalBridge(IBridgeBase):
@@ -29,14 +29,14 @@ class PortalBridge(IBridgeBase):
     connection, not its end: the bridge says so once, waits, and gives no row meanwhile.
 
     Args:
-        cadence: how often each thing is asked for.
+        timing: how often each thing is asked for.
     """
 
     mode: ClassVar[ApiMode] = ApiMode.PORTAL
 
-    def __init__(self, *args: Any, cadence: Cadence = USUAL_CADENCE, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, timing: Timing = USUAL_TIMING, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._cadence = cadence
+        self._timing = timing
         self._connection: Connection | None = None
         self._told_unverified = False
         # These outlive a connection: a reconnect must neither ask too soon nor tell things twice.
@@ -60,7 +60,7 @@ class PortalBridge(IBridgeBase):
             self._pacing,
             self._troubles,
             self._answers,
-            self._cadence,
+            self._timing,
             self._now,
         )
         await self.nursery.start(connection.run)

@@ -28,13 +28,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from trio_bridge.gateways.portal_pacing import Endpoint, Pacing
+    from trio_bridge.gateways.portal_pacing import Endpoint, Pacing, Timing
 
 API_PATH: Final = "/v1/api"
-REQUEST_TIMEOUT_S: Final = 5.0
-LONG_TIMEOUT_S: Final = 15.0
-"""For what the gateway itself has to ask Interactive Brokers for: positions, the session."""
-
 PENALTY_S: Final = 600.0
 """A 429 without Retry-After: as long as the penalty box lasts."""
 
@@ -94,6 +90,8 @@ class PortalClient:
         context: from `tls_context`.
         pacing: shared by all clients of one gateway, one after the other.
         on_outcome: told of every request's end, with None or what went wrong.
+        timing: how long an answer may take, from the first byte sent to the last one received;
+            waiting for a turn comes on top.
         now: the wall clock, for a Retry-After that names a date.
     """
 
@@ -104,11 +102,13 @@ class PortalClient:
         pacing: Pacing,
         *,
         on_outcome: Callable[[Endpoint, GatewayError | None], None],
+        timing: Timing,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.pacing = pacing
         self._parts = urlsplit(url)
         self._on_outcome = on_outcome
+        self._timing = timing
         self._now = now
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/") + API_PATH,
@@ -128,8 +128,8 @@ class PortalClient:
         endpoint: Endpoint,
         *,
         read: Callable[[Any], T] = as_is,
-        timeout_s: float = REQUEST_TIMEOUT_S,
         query: Mapping[str, str] | None = None,
+        slow: bool = False,
         **path: object,
     ) -> Answer[T]:
         """Make one request, when it is its turn, and return what `read` makes of the JSON.
@@ -137,8 +137,8 @@ class PortalClient:
         Args:
             endpoint: what to ask.
             read: turns the decoded JSON into what is wanted, or raises ShapeError.
-            timeout_s: for the request from its first to its last byte; waiting for a turn is extra.
             query: the URL's parameters.
+            slow: whether it is one of those that may take long (`Timing.slow_answer_s`).
             path: what stands for the braces in the endpoint's path.
 
         Raises:
@@ -152,6 +152,7 @@ class PortalClient:
                 raise PausedError(f"the gateway wants no requests for {self.pacing.pause_s:.0f} s")
             asked_at = trio.current_time()
             where = f"{endpoint.method} {endpoint.path.format(**path)}"
+            timeout_s = self._timing.slow_answer_s if slow else self._timing.answer_s
             try:
                 payload = await self._send(
                     endpoint, endpoint.path.format(**path), query, timeout_s, where
@@ -175,7 +176,7 @@ class PortalClient:
         """
         host, port = self._parts.hostname or "", self._parts.port or 443
         try:
-            with trio.fail_after(REQUEST_TIMEOUT_S):
+            with trio.fail_after(self._timing.answer_s):
                 stream = await trio.open_tcp_stream(host, port)
         except (OSError, trio.TooSlowError) as error:
             raise NoAnswerError(f"{host}:{port} does not take connections: {error}") from error

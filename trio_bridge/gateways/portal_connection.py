@@ -16,7 +16,7 @@ from trio_bridge.gateways.portal_pacing import (
     DEFINITIONS,
     OPEN_SESSION,
     STATUS,
-    Cadence,
+    Timing,
 )
 from trio_bridge.gateways.portal_session import PortalSession, SessionState
 
@@ -54,7 +54,7 @@ class Connection:
         pacing: Pacing,
         troubles: Troubles,
         answers: Answers,
-        cadence: Cadence,
+        timing: Timing,
         now: Callable[[], datetime],
     ) -> None:
         self.scope = trio.CancelScope()
@@ -66,10 +66,15 @@ class Connection:
         self._answers = answers
         self._silence = Silence(trio.current_time)
         self._client = PortalClient(
-            settings.ibkr_gateway_url, context, pacing, on_outcome=self._note, now=now
+            settings.ibkr_gateway_url,
+            context,
+            pacing,
+            on_outcome=self._note,
+            timing=timing,
+            now=now,
         )
-        self._session = PortalSession(self._client, troubles, settings.ibkr_gateway_url, cadence)
-        self.feed = PortalFeed(self._client, settings, troubles, cadence)
+        self._session = PortalSession(self._client, troubles, settings.ibkr_gateway_url, timing)
+        self.feed = PortalFeed(self._client, settings, troubles, timing)
 
     @property
     def is_lost(self) -> bool:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 
 from trio_bridge.errors import ConfigError, GatewayError
-from trio_bridge.gateways.portal_client import LONG_TIMEOUT_S
 from trio_bridge.gateways.portal_errors import AnswerError
 from trio_bridge.gateways.portal_pacing import (
     ACCOUNTS,
@@ -47,17 +46,14 @@ if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.gateways.portal_client import PortalClient
     from trio_bridge.gateways.portal_health import Troubles
-    from trio_bridge.gateways.portal_pacing import Cadence
+    from trio_bridge.gateways.portal_pacing import Timing
     from trio_bridge.model import Greeks
-
-SETTLE_S: Final = 10.0
-"""So long the first rows wait for options that have not answered yet."""
-
-POSITIONS_STALE_S: Final = 60.0
-"""Positions that could not be read again for so long (12 polls) are no longer called the book."""
 
 CONFIRM_S: Final = 1.0
 """Until a download that lacked positions is repeated."""
+
+POSITIONS_SHARE_S: Final = 0.5
+"""Positions take no more than one request in so many seconds, on average."""
 
 MOST_PAGES: Final = 1_000
 
@@ -66,7 +62,7 @@ class PortalFeed:
     """What one connection knows of the portfolio; `run` it while the session is well."""
 
     def __init__(
-        self, client: PortalClient, settings: Settings, troubles: Troubles, cadence: Cadence
+        self, client: PortalClient, settings: Settings, troubles: Troubles, timing: Timing
     ) -> None:
         self.accounts: tuple[str, ...] = ()
         self.portfolio = PortfolioBook()
@@ -76,8 +72,10 @@ class PortalFeed:
         self._client = client
         self._settings = settings
         self._troubles = troubles
-        self._cadence = cadence
+        self._timing = timing
         self._read_at = -math.inf
+        self._requests = 0
+        """Made by the last download."""
         self._settle_at = math.inf
         self._settled = False
         self._definitions_due = trio.Event()
@@ -92,7 +90,7 @@ class PortalFeed:
         if not self.portfolio.is_loaded:
             return "the positions are still being downloaded"
         age_s = trio.current_time() - self._read_at
-        if age_s > POSITIONS_STALE_S:
+        if age_s > self._timing.positions_stale_s:
             return f"the positions could not be read again for {age_s:.0f} s"
         if not self._is_settled():
             return "waiting for the first Greeks"
@@ -127,7 +125,7 @@ class PortalFeed:
         await self._loaded.wait()
 
     def _is_settled(self) -> bool:
-        if not self._settled:
+        if not self._settled and self.portfolio.is_loaded:
             self._settled = trio.current_time() >= self._settle_at or (
                 not self.portfolio.undefined()
                 and all(map(self.quotes.has_greeks, self.portfolio.options()))
@@ -163,7 +161,7 @@ class PortalFeed:
             try:
                 await self.load_accounts()
             except GatewayError:
-                await trio.sleep(self._cadence.positions_s)
+                await trio.sleep(self._timing.positions_s)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_positions)
             nursery.start_soon(self._follow_definitions)
@@ -191,30 +189,35 @@ class PortalFeed:
                 await trio.sleep(CONFIRM_S)
                 continue
             self._read_at = began
-            self._settle_at = min(self._settle_at, trio.current_time() + SETTLE_S)
+            now = trio.current_time()
+            self._settle_at = min(self._settle_at, now + self._timing.settle_s)
             self.quotes.keep({*self.wanted_con_ids(), *self.portfolio.options()})
             self._definitions_due.set()
             self._loaded.set()
-            pause_until = began + self._cadence.positions_s
-            await trio.sleep_until(max(pause_until, trio.current_time() + CONFIRM_S))
+            # A large book must not crowd out its quotes.
+            pause_s = max(self._timing.positions_s, self._requests * POSITIONS_SHARE_S)
+            await trio.sleep_until(max(began + pause_s, now + CONFIRM_S))
 
     async def _download(self) -> list[Held]:
         """All positions of the selected accounts, page by page."""
         held: list[Held] = []
+        self._requests = 0
         for account in self.accounts:
+            self._requests += 1
             # Its failure is told by the client's bookkeeping; the pages may still be fresh.
             with suppress(AnswerError):
-                await self._client.ask(INVALIDATE, timeout_s=LONG_TIMEOUT_S, account=account)
+                await self._client.ask(INVALIDATE, slow=True, account=account)
             held += await self._download_account(account)
         return held
 
     async def _download_account(self, account: str) -> list[Held]:
         held: list[Held] = []
         for page in count():
+            self._requests += 1
             answer = await self._client.ask(
                 POSITIONS,
                 read=lambda payload: read_page(payload, account),
-                timeout_s=LONG_TIMEOUT_S,
+                slow=True,
                 account=account,
                 page=page,
             )
@@ -227,7 +230,7 @@ class PortalFeed:
 
     async def _follow_definitions(self) -> NoReturn:
         while True:
-            with trio.move_on_after(self._cadence.definitions_retry_s):
+            with trio.move_on_after(self._timing.definitions_retry_s):
                 await self._definitions_due.wait()
             self._definitions_due = trio.Event()
             try:
@@ -236,7 +239,7 @@ class PortalFeed:
                 await self._look_up(self.portfolio.lacking())
             except GatewayError:
                 self._definitions_failed = True
-                await trio.sleep(self._cadence.positions_s)
+                await trio.sleep(self._timing.positions_s)
                 self._definitions_due.set()
             self._tell_unknown_multipliers()
 
@@ -253,7 +256,7 @@ class PortalFeed:
         for con_id in con_ids:
             if self._retry_lookup_at.get(con_id, -math.inf) > now:
                 continue
-            self._retry_lookup_at[con_id] = now + self._cadence.definitions_retry_s
+            self._retry_lookup_at[con_id] = now + self._timing.definitions_retry_s
             try:
                 answer = await self._client.ask(
                     CONTRACT_INFO, read=read_contract_info, con_id=con_id
@@ -312,13 +315,13 @@ class PortalFeed:
 
     def _quotes_pause_s(self) -> float:
         if not self._is_settled():
-            return self._cadence.first_quotes_s
+            return self._timing.first_quotes_s
         if self.streaming:
-            return self._cadence.streamed_quotes_s
-        return self._cadence.quotes_s
+            return self._timing.streamed_quotes_s
+        return self._timing.quotes_s
 
     def _backoff_s(self, failures: int) -> float:
-        return min(2.0 ** min(failures, 10), self._cadence.longest_backoff_s)
+        return min(2.0 ** min(failures, 10), self._timing.longest_backoff_s)
 
 
 def _read_snapshot(payload: Any) -> list[tuple[int, dict[str, Any]]]:

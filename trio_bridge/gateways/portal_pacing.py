@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
 
-class Cadence(NamedTuple):
-    """How often each thing is asked for, in seconds."""
+class Timing(NamedTuple):
+    """How often each thing is asked for, and how long things may take, in seconds."""
 
     tickle_s: float = 60.0
     """The session ends after some minutes without one."""
@@ -36,6 +36,14 @@ class Cadence(NamedTuple):
     """Until every option has answered: computed fields come one by one, each to a new question."""
     definitions_retry_s: float = 60.0
     longest_backoff_s: float = 30.0
+    """After answers of no use the pauses double up to this."""
+    answer_s: float = 5.0
+    slow_answer_s: float = 15.0
+    """For what the gateway itself has to ask Interactive Brokers for: positions, the session."""
+    settle_s: float = 10.0
+    """So long the first rows wait for options that have not answered yet."""
+    positions_stale_s: float = 60.0
+    """Positions not read again for so long (12 polls) are no longer called the book."""
 
 
 class Rate(NamedTuple):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.portal_client import LONG_TIMEOUT_S
 from trio_bridge.gateways.portal_errors import AnswerError, LoggedOutError
 from trio_bridge.gateways.portal_pacing import OPEN_SESSION, STATUS, TICKLE
 from trio_bridge.gateways.portal_positions import ShapeError
@@ -21,7 +20,7 @@ from trio_bridge.gateways.portal_positions import ShapeError
 if TYPE_CHECKING:
     from trio_bridge.gateways.portal_client import Answer, PortalClient
     from trio_bridge.gateways.portal_health import Troubles
-    from trio_bridge.gateways.portal_pacing import Cadence
+    from trio_bridge.gateways.portal_pacing import Timing
 
 STATUS_GAP_S: Final = 1.0
 """Between two looks at the status, however often one is asked for."""
@@ -70,7 +69,7 @@ class PortalSession:
     """
 
     def __init__(
-        self, client: PortalClient, troubles: Troubles, login_url: str, cadence: Cadence
+        self, client: PortalClient, troubles: Troubles, login_url: str, timing: Timing
     ) -> None:
         self.state = SessionState.UNKNOWN
         self.token = ""
@@ -78,7 +77,7 @@ class PortalSession:
         self._client = client
         self._troubles = troubles
         self._login_url = login_url
-        self._cadence = cadence
+        self._timing = timing
         self._changed = trio.Event()
         self._look = trio.Event()
         self._looking = trio.Lock()
@@ -132,16 +131,16 @@ class PortalSession:
             try:
                 await self.tickle()
             except GatewayError:
-                await trio.sleep(self._cadence.tickle_retry_s)
+                await trio.sleep(self._timing.tickle_retry_s)
             else:
-                await trio.sleep(self._cadence.tickle_s)
+                await trio.sleep(self._timing.tickle_s)
 
     async def watch(self) -> NoReturn:
         """Look at the status for ever: often while all is well, patiently while it is not."""
         while True:
             is_well = self.state is SessionState.HEALTHY
-            cadence = self._cadence
-            with trio.move_on_after(cadence.status_s if is_well else cadence.login_retry_s):
+            timing = self._timing
+            with trio.move_on_after(timing.status_s if is_well else timing.login_retry_s):
                 await self._look.wait()
             self._look = trio.Event()
             with suppress(GatewayError):  # told by the client's own bookkeeping
@@ -159,7 +158,7 @@ class PortalSession:
     async def _open(self, state: SessionState) -> tuple[SessionState, str]:
         """Open the brokerage session; the state afterwards, and why it is not well."""
         try:
-            answer: Answer[Any] = await self._client.ask(OPEN_SESSION, timeout_s=LONG_TIMEOUT_S)
+            answer: Answer[Any] = await self._client.ask(OPEN_SESSION, slow=True)
         except LoggedOutError:
             return SessionState.LOGGED_OUT, ""
         except AnswerError as error:
@@ -192,7 +191,7 @@ class PortalSession:
                 return f"open {self._login_url} in a browser and log in"
             case SessionState.NO_BROKERAGE:
                 return (
-                    f"asking for one every {self._cadence.login_retry_s:.0f} s; "
+                    f"asking for one every {self._timing.login_retry_s:.0f} s; "
                     f"if that does not help, open {self._login_url} in a browser and log in"
                 )
             case SessionState.COMPETING:
