@@ -18,6 +18,7 @@ from trio_bridge import __version__
 from trio_bridge.config import load_settings
 from trio_bridge.errors import ConfigError
 from trio_bridge.logs import configure_logging
+from trio_bridge.model import ApiMode
 
 EXIT_CONFIG = 2
 EXIT_CUT_SHORT = 130
@@ -56,7 +57,7 @@ def service(
 
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
-    if trio.run(run_service, settings).cut_short:
+    if trio.run(run_service, settings) > 1:
         raise typer.Exit(EXIT_CUT_SHORT)
 
 
@@ -70,7 +71,7 @@ def demo(
     """Watch the real bridge at work on a simulated gateway and a database of its own."""
     from trio_bridge.demo import run_demo
 
-    trio.run(partial(run_demo, seconds=seconds, mode=mode.value.upper()))
+    trio.run(partial(run_demo, seconds=seconds, mode=ApiMode[mode.name]))
 
 
 def main() -> None:

@@ -1,0 +1,226 @@
+"""The composition root: which parts there are, and in which order they live and die.
+
+The sinks (writer, flusher) live in the outer nursery, the sources (supervisor, ticker) in the
+inner one. The first Ctrl-C or SIGTERM cancels the sources; their end of the channel closes, the
+writer drains it, and when the last row is in the database or fsynced in the spool the process
+ends. All of that has a deadline. A second Ctrl-C does not wait for the database any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+import outcome
+import structlog
+import trio
+
+from trio_bridge.gateways.factory import build_bridge
+from trio_bridge.model import ApiEvent, ApiMode, Snapshot, Status, utc_now
+from trio_bridge.stores.breaker import DBCircuitBreaker
+from trio_bridge.stores.connection import conninfo_from_settings, safe_target
+from trio_bridge.stores.embedded import open_embedded
+from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.spool import Spool
+from trio_bridge.tasks.delivery import Delivery
+from trio_bridge.tasks.flusher import run_flusher
+from trio_bridge.tasks.supervisor import Supervisor
+from trio_bridge.tasks.ticker import Ticker
+from trio_bridge.tasks.writer import run_writer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import IBridgeBase
+
+CHANNEL_SIZE = 1_000
+"""Rows between the sources and the writer. It takes them at once, so this is minutes of slack."""
+
+DRAIN_S = 1.2
+"""How long the last rows may take to reach the database; then they go to the spool."""
+
+log = structlog.get_logger()
+_LEVELS = {
+    Status.INFO: logging.INFO,
+    Status.WARNING: logging.WARNING,
+    Status.ERROR: logging.ERROR,
+}
+
+
+class Stopper:
+    """Ctrl-C and SIGTERM. Each of them cancels whatever the service has armed for it: first the
+    start-up or the sources, then the goodbye. One that comes early is remembered."""
+
+    def __init__(self) -> None:
+        self.signals = 0
+        self._armed: trio.CancelScope | None = None
+        self._patience = 0
+
+    def arm(self, scope: trio.CancelScope, *, patience: int = 0) -> None:
+        """Let the next signal, or those beyond `patience` that came already, cancel this."""
+        self._armed = scope
+        self._patience = patience
+        self._act()
+
+    async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            task_status.started()
+            async for number in received:
+                log.info("ending", signal=signal.Signals(number).name)
+                self.stop()
+
+    def stop(self) -> None:
+        """What a signal does."""
+        self.signals += 1
+        self._act()
+
+    def _act(self) -> None:
+        if self._armed is not None and self.signals > self._patience:
+            self._armed.cancel()
+
+
+class Outlet:
+    """Where the sources put rows and events: their end of the channel. Never waits or raises."""
+
+    def __init__(
+        self,
+        channel: trio.MemorySendChannel[Snapshot | ApiEvent],
+        mode: ApiMode,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._channel = channel
+        self._mode = mode
+        self._now = now
+        self.dropped = 0
+
+    def put(self, item: Snapshot | ApiEvent) -> None:
+        try:
+            self._channel.send_nowait(item)
+        except trio.WouldBlock:
+            # The writer takes rows from here within milliseconds. If it has not taken a thousand of
+            # them, something is badly wrong, and must not stay silent.
+            self.dropped += 1
+            log.error("row dropped: the writer does not take any", dropped=self.dropped)
+
+    def emit(self, message: str, status: Status = Status.INFO) -> None:
+        """An event for `api_logs` and the console."""
+        log.log(_LEVELS[status], message)
+        self.put(ApiEvent(self._now(), self._mode, message, status))
+
+
+class Service:
+    """One bridge, one database, and the tasks between them. Its parts are there to be looked at."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: PostgresStore,
+        spool: Spool,
+        conninfo: str,
+        *,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.settings = settings
+        self.conninfo = conninfo
+        self._send, self._receive = trio.open_memory_channel[Snapshot | ApiEvent](CHANNEL_SIZE)
+        self.outlet = Outlet(self._send, settings.ib_api_mode, now)
+        self.delivery = Delivery(
+            store,
+            spool,
+            DBCircuitBreaker(),
+            db_timeout_s=settings.db_timeout_s,
+            api_mode=settings.ib_api_mode,
+            now=now,
+        )
+        self.bridge: IBridgeBase = build_bridge(settings, emit=self.outlet.emit, now=now)
+        self.supervisor = Supervisor(
+            self.bridge,
+            delays_s=settings.reconnect_backoff_s,
+            windows=settings.reset_windows,
+            heartbeat_s=settings.heartbeat_s,
+            emit=self.outlet.emit,
+            now=now,
+        )
+        self.ticker = Ticker(
+            self.bridge,
+            self.outlet.put,
+            interval_s=settings.poll_interval_s,
+            emit=self.outlet.emit,
+            now=now,
+        )
+
+    async def run(self, stopper: Stopper) -> None:
+        """Run until a signal comes or a task fails; rows at hand are made safe in every case."""
+        drained = trio.Event()
+        async with trio.open_nursery() as sinks:
+            sinks.start_soon(run_flusher, self.delivery, self.settings.flush_interval_s)
+            sinks.start_soon(self._write, drained)
+            # Whatever ends the sources, a bug too: the sinks keep going until all is safe.
+            result = await outcome.acapture(self._run_sources, stopper)
+            self._send.close()
+            with trio.move_on_after(DRAIN_S) as goodbye:
+                stopper.arm(goodbye, patience=1)
+                await drained.wait()
+            # What is left of the writer brings what it still holds to disk.
+            sinks.cancel_scope.cancel()
+        result.unwrap()
+
+    async def _run_sources(self, stopper: Stopper) -> None:
+        with trio.CancelScope() as scope:
+            stopper.arm(scope)
+            async with self.bridge, trio.open_nursery() as sources:
+                sources.start_soon(self.supervisor.run)
+                sources.start_soon(self.ticker.run)
+
+    async def _write(self, drained: trio.Event) -> None:
+        with self._receive:
+            await run_writer(self._receive, self.delivery)
+        drained.set()
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """Take the spool and reach for the database; on leaving, let go of both.
+
+    Raises:
+        ConfigError: a setting or a file can't be used.
+    """
+    async with AsyncExitStack() as stack:
+        conninfo = conninfo_from_settings(settings)
+        spool = await Spool.open(settings.buffer_path)
+        stack.callback(spool.close)
+        if conninfo is None:
+            conninfo = await stack.enter_async_context(open_embedded(settings.embedded_dir))
+        store = PostgresStore(conninfo)
+        stack.push_async_callback(store.aclose)
+        log.info("recording", database=safe_target(conninfo), spool=str(settings.buffer_path))
+        yield Service(settings, store, spool, conninfo)
+
+
+Companion = Callable[[Service, Stopper], Awaitable[None]]
+"""Something that runs beside a service and looks at it; cancelled when the service has ended."""
+
+
+async def run_service(settings: Settings, companion: Companion | None = None) -> int:
+    """The whole service; returns how many signals it took to end it.
+
+    Raises:
+        ConfigError: a setting or a file can't be used, or the account is unknown to the gateway.
+    """
+    stopper = Stopper()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(stopper.watch)
+        with trio.CancelScope() as everything:
+            stopper.arm(everything)
+            async with open_service(settings) as service, trio.open_nursery() as beside:
+                if companion is not None:
+                    beside.start_soon(companion, service, stopper)
+                await service.run(stopper)
+                beside.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+    return stopper.signals
