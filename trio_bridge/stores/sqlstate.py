@@ -1,0 +1,130 @@
+"""What the database's refusals mean to the bridge: one table.
+
+The question is never "what went wrong" but "may this row ever get in": what may is an outage and
+waits, in order, with everything behind it; what never will is rejected and set aside. When in
+doubt it is an outage: loud, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import psycopg
+
+from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError, StoreError
+
+DETAIL_LENGTH = 300
+"""Characters of the server's own words: a rejected value can be long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """The error to raise, and what the user can do about it."""
+
+    error: type[StoreError]
+    remedy: str = ""
+
+
+OUTAGE = Meaning(OutageError)
+REJECTED = Meaning(RowRejectedError)
+SCHEMA = Meaning(SchemaMissingError)
+
+MEANINGS = {
+    "08": OUTAGE,  # connection exceptions; also a distributed server whose worker died
+    "22": REJECTED,  # data exceptions: out of range, malformed, NUL bytes
+    "23": REJECTED,  # integrity constraints
+    "25006": Meaning(
+        OutageError,
+        "this server takes no writes (a standby?): with target_session_attrs=read-write in "
+        "DATABASE_URL the one of several hosts that does is found",
+    ),
+    "28": Meaning(OutageError, "check user and password in DATABASE_URL, or DB_USER and DB_PASS"),
+    "3D000": Meaning(
+        OutageError, "make the database with createdb, or name another in DATABASE_URL or DB_NAME"
+    ),
+    "3F000": SCHEMA,  # the schema in the search path is gone
+    "40": OUTAGE,  # serialization failure, deadlock
+    "42501": Meaning(
+        OutageError,
+        "the user needs SELECT and INSERT on the tables and USAGE on their sequences, and to make "
+        "or complete them CREATE on the schema and to own them",
+    ),
+    "42703": SCHEMA,  # undefined column
+    "42P01": SCHEMA,  # undefined table
+    "42P10": SCHEMA,  # the unique key that ON CONFLICT names is missing
+    "53": OUTAGE,  # out of disk, memory, connections
+    "54": REJECTED,  # beyond a limit of the server's: too long for an index, too deeply nested
+    "55": OUTAGE,  # not in the right state, lock not available
+    "57": OUTAGE,  # shutting down, starting up, cancelled by an operator or a timeout
+    "58": OUTAGE,  # errors of its disk
+}
+"""SQLSTATE, or its first two characters (the class), to meaning; the longer one wins.
+https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+_WHILE_CONNECTING = {
+    r'authentication failed|no password supplied|no pg_hba.conf entry|role ".*" does not exist': (
+        MEANINGS["28"]
+    ),
+    r'database ".*" does not exist': MEANINGS["3D000"],
+    r"session is read-only|server is in hot standby mode": MEANINGS["25006"],
+}
+"""libpq gives no SQLSTATE for a refused connection: the words of an English server must do. In
+another language only the remedy is missing."""
+
+
+def store_error(error: Exception, *, own_columns: frozenset[str] = frozenset()) -> StoreError:
+    """The bridge's error for one of the driver's or the operating system's.
+
+    `own_columns` are those that the bridge fills in the table at hand.
+    """
+    code = error.sqlstate if isinstance(error, psycopg.Error) else None
+    text = _text(error)
+    if code is None:
+        if isinstance(error, psycopg.DataError):
+            return RowRejectedError(text, sqlstate="22000")
+        return _made(_connecting(text), text, "")
+    assert isinstance(error, psycopg.Error)
+    meaning = MEANINGS.get(code) or MEANINGS.get(code[:2], OUTAGE)
+    if meaning.error is RowRejectedError:
+        meaning = _constraint(error, code, own_columns)
+    return _made(meaning, f"{text} (SQLSTATE {code})", code)
+
+
+def _constraint(error: psycopg.Error, code: str, own_columns: frozenset[str]) -> Meaning:
+    """Not the row's fault when the table refuses every row."""
+    diagnostic = error.diag
+    if code == "23505" and "(id)=" in (diagnostic.message_detail or ""):
+        return SCHEMA  # the sequence is behind the rows: completing the schema advances it
+    if code == "23502" and diagnostic.column_name == "id":
+        return SCHEMA
+    if code == "23502" and diagnostic.column_name not in own_columns:
+        return Meaning(
+            OutageError,
+            "the bridge does not know this column: give it a default or let it be empty",
+        )
+    if code == "23514" and diagnostic.constraint_name is None:
+        return Meaning(OutageError, "the table is partitioned: make the missing partition")
+    return REJECTED
+
+
+def _connecting(text: str) -> Meaning:
+    found = (meaning for words, meaning in _WHILE_CONNECTING.items() if re.search(words, text))
+    return next(found, OUTAGE)
+
+
+def _made(meaning: Meaning, text: str, code: str) -> StoreError:
+    if meaning.error is RowRejectedError:
+        return RowRejectedError(text, sqlstate=code)
+    return meaning.error(f"{text}: {meaning.remedy}" if meaning.remedy else text)
+
+
+def _text(error: Exception) -> str:
+    """The server's words in one line."""
+    if isinstance(error, psycopg.Error) and (primary := error.diag.message_primary):
+        detail = error.diag.message_detail
+        words = f"{primary}: {detail}" if detail else primary
+    else:
+        words = str(error) or type(error).__name__
+    line = " ".join(words.split())
+    return line if len(line) <= DETAIL_LENGTH else f"{line[:DETAIL_LENGTH]}…"
