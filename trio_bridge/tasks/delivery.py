@@ -120,6 +120,8 @@ class Delivery:
         self._wake = trio.Event()
         self._committer = Committer(store)
         self._ended = False
+        self._channel: trio.MemoryReceiveChannel[Snapshot | ApiEvent] | None = None
+        self._own: deque[tuple[str, Status]] = deque()
         self._disk_fails = False
         self._gap: _Gap | None = None
         self._unreported = 0
@@ -142,7 +144,11 @@ class Delivery:
     def backlog_bytes(self) -> int:
         return self._spool.backlog_bytes
 
-    # The way in. Neither waits nor raises.
+    # The way in. Nothing here waits or raises.
+
+    def follow(self, receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent]) -> None:
+        """Keep delivery's own events behind the rows that are still in this channel."""
+        self._channel = receive
 
     def accept(self, item: Snapshot | ApiEvent) -> None:
         """Put a row at the end of the queue; at the limit it is dropped and counted."""
@@ -154,9 +160,10 @@ class Delivery:
 
     def end(self) -> None:
         """No more rows will come: the writer ends when the queue is empty, the flusher at once."""
+        self._ended = True
         self._last_report_at = None
         self._report_quarantine(0)
-        self._ended = True
+        self.accept_own()
         self._wake.set()
 
     @property
@@ -333,7 +340,25 @@ class Delivery:
 
     def _note(self, message: str, status: Status) -> None:
         getattr(log, _LEVELS[status])(message)
-        self.accept(ApiEvent(self._now(), self._api_mode, message.replace("\0", "\\0"), status))
+        self._own.append((message.replace("\0", "\\0"), status))
+        if not self._row_on_its_way():
+            self.accept_own()
+
+    def _row_on_its_way(self) -> bool:
+        """Whether the channel has given out a row that its one receiver has not accepted yet.
+
+        An own event would come in front of that row although its time is later. The receiver calls
+        `accept_own` when it has caught up.
+        """
+        if self._channel is None or self._ended:
+            return False
+        return self._channel.statistics().tasks_waiting_receive == 0
+
+    def accept_own(self) -> None:
+        """Put delivery's own events at the end of the queue; their time is now."""
+        while self._own:
+            message, status = self._own.popleft()
+            self.accept(ApiEvent(self._now(), self._api_mode, message, status))
 
     def _announce(self, transition: Transition | None) -> None:
         if transition is None:

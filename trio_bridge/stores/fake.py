@@ -1,0 +1,142 @@
+"""A database in memory that fails in every way a real one does, on demand."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import trio
+
+from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError
+from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Trouble(Enum):
+    """What happens to a write."""
+
+    REFUSED = auto()
+    """The connection is refused; nothing is committed."""
+    LOST_AFTER_COMMIT = auto()
+    """Everything is committed, but the answer never comes: the connection breaks."""
+    SILENT = auto()
+    """No answer, ever; nothing is committed."""
+    SILENT_AFTER_COMMIT = auto()
+    """No answer, ever; everything is committed."""
+    SCHEMA_MISSING = auto()
+    """A table is missing until `ensure_schema` was called."""
+
+
+def rejects_nul(record: Record) -> str | None:
+    """PostgreSQL's text holds no NUL: SQLSTATE 22P05."""
+    return "22P05" if rb"\u0000" in record.row else None
+
+
+class FakeStore:
+    """Implements `stores.base.Store`.
+
+    `next_troubles` apply to one write each, in order; then `trouble` applies while it is set.
+    `freeze` stops the whole server as SIGSTOP does: a statement that was under way may still commit
+    when it thaws, long after its client has given up.
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[str, list[dict[str, Any]]] = {GREEKS_TABLE: [], EVENTS_TABLE: []}
+        self.trouble: Trouble | None = None
+        self.next_troubles: deque[Trouble] = deque()
+        self.latency_s = 0.0
+        self.rejects: Callable[[Record], str | None] = rejects_nul
+        self.ensure_schema_helps = True
+        self.schema_calls = 0
+        self.batches: list[list[Record]] = []
+        """What each write brought, whether it was committed or not."""
+        self.in_use = False
+        self._ids: set[tuple[str, str]] = set()
+        self._schema_missing = False
+        self._thawed: trio.Event | None = None
+        self._under_way: list[Record] = []
+
+    async def write(self, records: Sequence[Record]) -> int:
+        assert not self.in_use, "two tasks write at the same time"
+        self.in_use = True
+        try:
+            return await self._write(records)
+        finally:
+            self.in_use = False
+
+    async def ensure_schema(self) -> None:
+        await self._answer_time()
+        self.schema_calls += 1
+        if self.ensure_schema_helps:
+            self._schema_missing = False
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def drop_schema(self) -> None:
+        """Someone drops a table; for the test's ease the rows come back with it."""
+        self._schema_missing = True
+
+    def freeze(self) -> None:
+        """Stop answering, in the middle of whatever is going on."""
+        if self._thawed is None:
+            self._thawed = trio.Event()
+
+    def thaw(self, *, commit_late: bool) -> None:
+        """Go on; `commit_late` says whether the statement under way had arrived in full."""
+        if self._thawed is None:
+            return
+        if commit_late:
+            self._commit(self._under_way)
+        self._under_way = []
+        self._thawed.set()
+        self._thawed = None
+
+    async def _write(self, records: Sequence[Record]) -> int:
+        self.batches.append(list(records))
+        trouble = self.next_troubles.popleft() if self.next_troubles else self.trouble
+        await self._answer_time(records)
+        if trouble is Trouble.REFUSED:
+            raise OutageError("connection refused")
+        if trouble is Trouble.SILENT:
+            await trio.sleep_forever()
+        if trouble is Trouble.SCHEMA_MISSING:
+            self._schema_missing = True
+        if self._schema_missing:
+            raise SchemaMissingError("42P01: relation does not exist")
+        for record in records:
+            assert record.table in self.tables, "an unknown table must never get here"
+            if sqlstate := self.rejects(record):
+                raise RowRejectedError("a row was rejected", sqlstate=sqlstate)
+        new = self._commit(records)
+        if trouble is Trouble.LOST_AFTER_COMMIT:
+            raise OutageError("server closed the connection unexpectedly")
+        if trouble is Trouble.SILENT_AFTER_COMMIT:
+            await trio.sleep_forever()
+        return new
+
+    async def _answer_time(self, records: Sequence[Record] = ()) -> None:
+        if self._thawed is None:
+            await trio.sleep(self.latency_s)
+        if self._thawed is not None:
+            # Only the first statement got through; whoever comes later does not even connect.
+            if not self._under_way:
+                self._under_way = list(records)
+            await self._thawed.wait()
+
+    def _commit(self, records: Sequence[Record]) -> int:
+        if any(self.rejects(record) for record in records):
+            return 0
+        new = 0
+        for record in records:
+            row = orjson.loads(record.row)
+            key = (record.table, row["event_id"])
+            if key not in self._ids:
+                self._ids.add(key)
+                self.tables[record.table].append(row)
+                new += 1
+        return new
