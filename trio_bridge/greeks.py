@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from trio_bridge.model import DataType, Greeks, Position, Snapshot
 
@@ -46,11 +46,14 @@ class Contribution(NamedTuple):
     theta: float = 0.0
 
 
-def valid_greek(value: float | None) -> float | None:
-    """The value if the gateway computed it, else None (sentinels, NaN, infinities, DBL_MAX)."""
-    if value is None or value == NOT_COMPUTED or not abs(value) < LARGEST_CREDIBLE:
-        return None
-    return value
+NOTHING = Contribution(0.0)
+
+
+def valid_greek(value: float | None) -> TypeGuard[float]:
+    """Whether the gateway computed this value (no sentinel, NaN, infinity or DBL_MAX)."""
+    return (
+        value is not None and value != NOT_COMPUTED and -LARGEST_CREDIBLE < value < LARGEST_CREDIBLE
+    )
 
 
 def valid_price(value: float | None) -> float | None:
@@ -66,27 +69,26 @@ def valid_price(value: float | None) -> float | None:
 
 def contribution(position: Position, greeks: Greeks | None) -> Contribution | None:
     """What the position adds, or None when that is not known (unpriced)."""
-    quantity = position.quantity
-    if not abs(quantity) < LARGEST_CREDIBLE:
+    quantity, sec_type = position.quantity, position.sec_type
+    if not -LARGEST_CREDIBLE < quantity < LARGEST_CREDIBLE:
         return None
-    if position.sec_type in SHARE_TYPES:
-        return Contribution(quantity)
-    if position.sec_type not in OPTION_TYPES and position.sec_type not in FUTURE_TYPES:
-        return Contribution(0.0)
-    multiplier = position.multiplier
-    if multiplier is None or not 0 < multiplier < LARGEST_CREDIBLE:
-        return None
-    units = quantity * multiplier
-    if position.sec_type in FUTURE_TYPES:
-        return Contribution(units)
-    if greeks is None:
-        return None
-    delta, gamma = valid_greek(greeks.delta), valid_greek(greeks.gamma)
-    vega, theta = valid_greek(greeks.vega), valid_greek(greeks.theta)
-    # All four or none: the four sums of a row always cover the same positions.
-    if delta is None or gamma is None or vega is None or theta is None:
-        return None
-    return Contribution(units * delta, units * gamma, units * vega, units * theta)
+    if sec_type in OPTION_TYPES or sec_type in FUTURE_TYPES:
+        multiplier = position.multiplier
+        if multiplier is None or not 0 < multiplier < LARGEST_CREDIBLE:
+            return None
+        units = quantity * multiplier
+        if sec_type in FUTURE_TYPES:
+            return Contribution(units)
+        return None if greeks is None else _scaled(greeks, units)
+    return Contribution(quantity) if sec_type in SHARE_TYPES else NOTHING
+
+
+def _scaled(greeks: Greeks, units: float) -> Contribution | None:
+    """All four or none: the four sums of a row always cover the same positions."""
+    delta, gamma, vega, theta, *_ = greeks
+    if valid_greek(delta) and valid_greek(gamma) and valid_greek(vega) and valid_greek(theta):
+        return Contribution(units * delta, units * gamma, units * vega, units * theta)
+    return None
 
 
 def aggregate(
@@ -136,17 +138,22 @@ def aggregate(
             underlyings[position.underlying].add(part, quote, age)
             if part is not None and quote is not None:
                 options_priced += 1
-                oldest = max(oldest, age)
-                worst = max(worst, quote.data_type)
+                if age > oldest:
+                    oldest = age
+                if quote.data_type > worst:
+                    worst = quote.data_type
 
-    known = options_priced > 0 or unpriced == 0
+    sums: tuple[float, ...] | tuple[None, ...] = (None,) * len(Contribution._fields)
+    if options_priced or not unpriced:
+        sums = tuple(map(math.fsum, zip(NOTHING, *contributions, strict=True)))
+    delta, gamma, vega, theta = sums
     return Snapshot(
         timestamp=timestamp,
         account=account,
-        delta=math.fsum(part.delta for part in contributions) if known else None,
-        gamma=math.fsum(part.gamma for part in contributions) if known else None,
-        vega=math.fsum(part.vega for part in contributions) if known else None,
-        theta=math.fsum(part.theta for part in contributions) if known else None,
+        delta=delta,
+        gamma=gamma,
+        vega=vega,
+        theta=theta,
         underlying_price=_main_underlying_price(underlyings),
         positions=held,
         priced=held - unpriced,

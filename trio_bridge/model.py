@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 
@@ -62,8 +63,7 @@ class Position:
     underlying: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Greeks:
+class Greeks(NamedTuple):
     """The model Greeks of a single contract unit, as the gateway last told them.
 
     None stands for "not computed". `current_until` is None while the subscription lives and its

@@ -78,7 +78,7 @@ class _Quote:
 
     def greek(self, name: str) -> float | None:
         found = self.said(name)
-        return None if found is None else valid_greek(found.value)
+        return found.value if found is not None and valid_greek(found.value) else None
 
 
 class QuoteBoard:

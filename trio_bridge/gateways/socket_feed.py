@@ -8,7 +8,7 @@ tick, so a new object is the sign, and no handler runs for the many ticks in bet
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trio_bridge.greeks import valid_greek
@@ -23,6 +23,9 @@ OPTION_GREEKS_TICKS = ""
 """No generic ticks: model Greeks (tick 13, delayed 83) come with an empty list."""
 
 
+DATA_TYPES = {data_type.value: data_type for data_type in DataType}
+
+
 @dataclass(slots=True, eq=False)
 class Line:
     """One option's market data: its subscription, if it has one, and the Greeks it brought."""
@@ -35,7 +38,9 @@ class Line:
     seen: Any = None
     """The model computation that was there when the line was last subscribed or went stale."""
     cached: Greeks | None = None
-    cached_for: tuple[Any, ...] = field(default=())
+    cached_for: Any = None
+    cached_kind: int = 0
+    """The model computation and the market data type that `cached` was made of."""
 
     @property
     def model(self) -> Any:
@@ -57,21 +62,22 @@ class Line:
         self.seen = self.model
 
     def greeks(self) -> Greeks | None:
-        self.refresh()
         model = self.model
         if model is None:
             return None
-        key = (model, self.current_until, self.ticker.marketDataType)
-        if key != self.cached_for:
-            self.cached_for = key
+        kind = self.ticker.marketDataType
+        seen = model is self.cached_for and kind == self.cached_kind
+        if not seen or self.current_until is not None:
+            self.refresh()
+            self.cached_for, self.cached_kind = model, kind
             self.cached = Greeks(
-                delta=model.delta,
-                gamma=model.gamma,
-                vega=model.vega,
-                theta=model.theta,
-                underlying_price=model.undPrice,
-                data_type=data_type_of(self.ticker.marketDataType),
-                current_until=self.current_until,
+                model.delta,
+                model.gamma,
+                model.vega,
+                model.theta,
+                model.undPrice,
+                data_type_of(kind),
+                self.current_until,
             )
         return self.cached
 
@@ -79,17 +85,13 @@ class Line:
 def is_complete(model: Any) -> bool:
     """Whether all four Greeks of a computation were computed."""
     return model is not None and all(
-        valid_greek(value) is not None
-        for value in (model.delta, model.gamma, model.vega, model.theta)
+        valid_greek(value) for value in (model.delta, model.gamma, model.vega, model.theta)
     )
 
 
 def data_type_of(number: int) -> DataType:
     """The gateway's market data type; one we don't know counts as the worst."""
-    try:
-        return DataType(number)
-    except ValueError:
-        return DataType.DELAYED_FROZEN
+    return DATA_TYPES.get(number, DataType.DELAYED_FROZEN)
 
 
 class MarketDataFeed:
