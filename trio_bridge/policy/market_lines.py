@@ -50,8 +50,10 @@ GROWTH_WAIT_S = 60.0
 LONGEST_GROWTH_WAIT_S = 3600.0
 
 COMPETING_PROBE_S = 15.0
-"""How often one contract is tried again during a competing session; before that, an answer may be
-one that was under way already."""
+"""How often one contract is tried again during a competing session."""
+
+COMPETING_IN_FLIGHT_S = 1.0
+"""How long after its 10197 an answer for a contract may be one that was under way already."""
 
 _SWAP = 2
 """Messages of the largest step: a cancel and a subscription."""
@@ -89,7 +91,9 @@ class _Contract:
     held_since: float = -math.inf
     answered: bool = False
     stalled: bool = False
-    """Its data stopped by a competing session and has not been seen since."""
+    """A competing session began, and its data has not been seen since."""
+    told_at: float = math.inf
+    """When it got its 10197; -inf if it was tried since, for any answer is then good news."""
 
     def done(self, now: float) -> bool:
         """Whether its line may go to another."""
@@ -117,7 +121,7 @@ class MarketLines:
         self._grow_at = -math.inf
         self._growth_wait_s = GROWTH_WAIT_S
         self._growth_untested = False
-        self._competing_at: float | None = None
+        self._competing = False
         self._probe_at = math.inf
 
     @property
@@ -138,7 +142,7 @@ class MarketLines:
     @property
     def competing(self) -> bool:
         """Whether a competing session has stopped the data."""
-        return self._competing_at is not None
+        return self._competing
 
     # What happened
 
@@ -169,15 +173,16 @@ class MarketLines:
         contract = self._held.get(con_id)
         if contract is None:
             return False
-        if self._competing_at is not None:
-            if now < self._competing_at + COMPETING_PROBE_S:
-                return False
-            self._competing_at = None
-        elif contract.answered:
+        if now < contract.told_at + COMPETING_IN_FLIGHT_S and contract.told_at < math.inf:
             return False
+        news = not contract.answered
         contract.answered = True
         contract.stalled = False
-        return True
+        if self._competing and contract.told_at < math.inf:
+            self._competing = False
+            news = True
+        contract.told_at = math.inf
+        return news
 
     def refused(self, con_id: int, now: float) -> bool:
         """Error 101: the gateway has no line for this contract. There is nothing to cancel.
@@ -213,19 +218,26 @@ class MarketLines:
         contract.ready_at = until
         self._waiting[con_id] = contract
 
-    def competing_session(self, now: float) -> bool:
-        """Error 10197: the owner is logged in elsewhere, all data has stopped.
+    def competing_session(self, con_id: int, now: float) -> bool:
+        """Error 10197 for this contract: the owner is logged in elsewhere, all data has stopped.
 
-        Returns whether that is news.
+        It ends when a contract that was told so answers, or one that was tried since answers or is
+        not told so again. Those that are still silent then are subscribed anew: whether data comes
+        back by itself is not known.
+
+        Returns whether this is news.
         """
-        news = self._competing_at is None
-        self._competing_at = now
-        if news:
-            self._probe_at = now + COMPETING_PROBE_S
-            for contract in self._held.values():
-                contract.answered = False
-                contract.stalled = True
-        return news
+        told = self._held.get(con_id)
+        if told is not None:
+            told.told_at = now
+        if self._competing:
+            return False
+        self._competing = True
+        self._probe_at = now + COMPETING_PROBE_S
+        for contract in self._held.values():
+            contract.answered = False
+            contract.stalled = True
+        return True
 
     def connection_lost(self, now: float) -> None:
         """All subscriptions are gone (also 1101): begin again with the largest exposures.
@@ -238,7 +250,7 @@ class MarketLines:
         for contract in self._waiting.values():
             contract.served_at = -math.inf
         self._leaving.clear()
-        self._competing_at = None
+        self._competing = False
 
     # What to do
 
@@ -249,7 +261,7 @@ class MarketLines:
         while now >= self._pacer.free_at:
             step = self._step(now)
             if not step:
-                return Turn(tuple(actions), self._next_deadline(now))
+                return Turn(tuple(actions), min(self._deadlines(now), default=None))
             self._pacer.spend(len(step), now)
             actions.extend(step)
         return Turn(tuple(actions), self._pacer.free_at)
@@ -258,18 +270,19 @@ class MarketLines:
         if self._leaving:
             con_id, _ = self._leaving.popitem()
             return (Cancel(con_id),)
-        if self._competing_at is not None:
+        if self._competing:
             if now < self._probe_at:
                 return ()
             self._probe_at = now + COMPETING_PROBE_S
+            # Whoever was tried last may have nothing to say, but it was not told 10197 again.
+            self._competing = not any(c.told_at == -math.inf for c in self._held.values())
         stalled = min(
             (contract for contract in self._held.values() if contract.stalled),
             key=lambda contract: (contract.held_since, -contract.weight, contract.con_id),
             default=None,
         )
         if stalled is not None:
-            stalled.stalled = self._competing_at is not None
-            stalled.held_since = now
+            self._begin(stalled, now)
             return Cancel(stalled.con_id), Subscribe(stalled.con_id)
         candidate = self._longest_waiting(now)
         if candidate is None:
@@ -301,34 +314,36 @@ class MarketLines:
     def _hold(self, contract: _Contract, now: float) -> None:
         del self._waiting[contract.con_id]
         self._held[contract.con_id] = contract
+        self._begin(contract, now)
+
+    def _begin(self, contract: _Contract, now: float) -> None:
+        """A new subscription: whatever it says is about now."""
         contract.held_since = now
         contract.answered = False
-        contract.stalled = self._competing_at is not None
+        contract.stalled = self._competing
+        contract.told_at = -math.inf if self._competing else math.inf
 
     def _release(self, contract: _Contract, now: float) -> None:
         del self._held[contract.con_id]
         self._waiting[contract.con_id] = contract
         contract.served_at = now
         contract.ready_at = now + REST_S
-        contract.stalled = False
 
     def _grow(self, now: float) -> None:
         """Ask for one line more, but only when it would be used, so that it is tested at once."""
-        full = self._budget <= self.lines_used and self._longest_waiting(now) is not None
-        if self._budget == self._ceiling or now < self._grow_at or self.competing or not full:
+        if self._budget == self._ceiling or now < self._grow_at or self._competing:
+            return
+        if self.lines_used < self._budget or self._longest_waiting(now) is None:
             return
         if self._growth_untested:  # the last one stood
             self._growth_wait_s = GROWTH_WAIT_S
         self._growth_untested = True
         self._budget += 1
-        self._grow_at = now + self._growth_wait_s
-
-    def _next_deadline(self, now: float) -> float | None:
-        """When `decide` could have something to do although nothing happens."""
-        return min(self._deadlines(now), default=None)
+        self._grow_at = now + GROWTH_WAIT_S
 
     def _deadlines(self, now: float) -> Iterable[float]:
-        if self._competing_at is not None:
+        """When `decide` could have something to do although nothing happens."""
+        if self._competing:
             yield self._probe_at
             return
         ready = False
