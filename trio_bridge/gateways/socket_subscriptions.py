@@ -159,7 +159,7 @@ class Subscriptions:
                         Status.WARNING,
                     )
             case Reaction.COMPETING_SESSION:
-                self._owner_is_elsewhere(now, code)
+                self._owner_is_elsewhere(con_id, now, code)
             case Reaction.NOT_SUBSCRIBED:
                 self._fall_back(con_id, name, code, text)
             case _:
@@ -171,9 +171,9 @@ class Subscriptions:
         self._ask_again.pop(con_id, None)
         self._lines.given_up(con_id, until=until)
 
-    def _owner_is_elsewhere(self, now: float, code: int) -> None:
+    def _owner_is_elsewhere(self, con_id: int, now: float, code: int) -> None:
         self.feed.mark_stale()
-        if self._lines.competing_session(now):
+        if self._lines.competing_session(con_id, now):
             self._emit(
                 f"the owner uses the market data in another session ({code}): waiting for its end",
                 Status.WARNING,
