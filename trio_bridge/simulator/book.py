@@ -176,8 +176,8 @@ class Book:
             _, cost = self._holdings.get(key) or (0.0, None)
             if cost is None:
                 cost = self.quote(con_id).last * (contract.multiplier or 1.0)
-            self._holdings[key] = (quantity, cost)
-            holding = Holding(account, contract, quantity, cost)
+            self._holdings[key] = (float(quantity), cost)
+            holding = Holding(account, contract, float(quantity), cost)
         for watcher in tuple(self._watchers):
             watcher(holding)
         return holding

@@ -35,8 +35,9 @@ hardly so at the money; these differ visibly, so that a reader of the wrong one 
 class Quote(NamedTuple):
     """One contract's market at one instant.
 
-    `model` is the computation that counts; each Greek of bid, ask and last differs from it. All four are None for anything but an option and
-    where Greeks are silenced. Overridden fields show in `model` only.
+    `model` is the computation that counts; each Greek of bid, ask and last differs from it. All
+    four are None for anything but an option and where Greeks are silenced. Overridden fields show
+    in `model` only.
     """
 
     con_id: int

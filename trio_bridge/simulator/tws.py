@@ -153,19 +153,30 @@ async def open_tws_simulator(
         SimulatorViolation: at the end, when a client did what it must never do.
     """
     sim = TwsSimulator(book, host=host, port=port, **settings)
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(sim.serve)
-        yield sim
+        try:
+            yield sim
+        except Exception as error:
+            # Kept out of the nursery, which would wrap it into a group.
+            failure = error
         nursery.cancel_scope.cancel()
-    if sim.violations:
-        raise SimulatorViolation("; ".join(one.what for one in sim.violations))
+    violations = "; ".join(one.what for one in sim.violations)
+    if failure is not None:
+        if violations:
+            failure.add_note(f"the simulator saw what a bridge must never do: {violations}")
+        raise failure
+    if violations:
+        raise SimulatorViolation(violations)
 
 
 async def _run(sim: TwsSimulator) -> None:
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             await nursery.start(sim.serve)
-            print(f"listening on {sim.host}:{sim.port}", flush=True)
+            # With its newline in one write: whoever waits for the line gets it whole.
+            print(f"listening on {sim.host}:{sim.port}\n", end="", flush=True)
             async for _ in signals:
                 break
         nursery.cancel_scope.cancel()
