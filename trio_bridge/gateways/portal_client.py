@@ -200,6 +200,8 @@ class PortalClient:
                     content = await _read_all(response, where)
         except trio.TooSlowError:
             raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
+        except httpx.ConnectError as error:
+            raise NoAnswerError(f"cannot connect: {reason_of(error)}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NoAnswerError(f"{where}: {reason_of(error)}") from error
         return self._understand(where, response, content)
@@ -247,6 +249,8 @@ def reason_of(error: BaseException) -> str:
     cause: BaseException | None = error
     innermost = error
     while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"the gateway's certificate is not trusted ({cause.verify_message}): "
@@ -255,8 +259,8 @@ def reason_of(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             innermost = cause
         cause = cause.__cause__ or cause.__context__
-    text = getattr(innermost, "strerror", None) or str(innermost) or type(innermost).__name__
-    return str(text).lower() if isinstance(innermost, ConnectionError) else str(text)
+    text = getattr(innermost, "strerror", None) or str(innermost)
+    return str(text).lower() if text else type(error).__name__
 
 
 def _shown(content: bytes) -> str:

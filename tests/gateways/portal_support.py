@@ -1,0 +1,177 @@
+"""A PortalBridge against a simulated portal, and a watcher that lets no false row pass."""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_bridge.config import Settings
+from trio_bridge.errors import NotReadyError
+from trio_bridge.gateways.portal import PortalBridge
+from trio_bridge.gateways.portal_pacing import Timing
+from trio_bridge.model import ApiMode, Snapshot, Status
+from trio_bridge.simulator.portal import ServedPortal, open_portal_simulator
+from trio_bridge.tasks.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from trio_bridge.simulator.book import Book, NetGreeks
+
+QUICK = Timing(
+    tickle_s=1.5,
+    tickle_retry_s=1.0,
+    status_s=0.5,
+    login_retry_s=0.5,
+    positions_s=1.0,
+    quotes_s=0.5,
+    streamed_quotes_s=0.5,
+    first_quotes_s=0.3,
+    definitions_retry_s=1.0,
+    longest_backoff_s=1.0,
+    answer_s=20.0,
+    slow_answer_s=20.0,
+)
+"""Everything sooner, nothing beyond the pacing."""
+
+CLOCK_RATE = 4.0
+"""Trio's clock runs so much faster in these tests, for bridge and simulator alike: the network is
+real, and the pacing holds by the same clock by which it is judged."""
+
+PATIENCE_S = 40.0 * CLOCK_RATE
+"""Until a test gives up: far more than anything takes, on a machine with other things to do."""
+
+SAMPLE_S = 0.05
+
+
+def make_settings(url: str, **changes: Any) -> Settings:
+    return Settings(  # type: ignore[call-arg]
+        _env_file=None, ib_api_mode=ApiMode.PORTAL, ibkr_gateway_url=url, **changes
+    )
+
+
+class Rig:
+    """What a test holds: the simulator, the bridge, the events and all rows there were."""
+
+    def __init__(
+        self, sim: ServedPortal, bridge: PortalBridge, events: list[tuple[str, Status]]
+    ) -> None:
+        self.sim = sim
+        self.bridge = bridge
+        self.events = events
+        self.rows: list[Snapshot] = []
+        self.sampling = True
+
+    def row(self) -> Snapshot | None:
+        try:
+            return self.bridge.get_portfolio_greeks()
+        except NotReadyError:
+            return None
+
+    async def sample(self) -> None:
+        """Take every row that a ticker could take, for `only_true_rows`."""
+        while True:
+            row = self.row()
+            if row is not None and self.sampling:
+                self.rows.append(row)
+            await trio.sleep(SAMPLE_S)
+
+    async def until(self, condition: Callable[[], object], what: str = "") -> None:
+        with trio.move_on_after(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110  # it looks at the world outside
+                await trio.sleep(SAMPLE_S)
+            return
+        raise AssertionError(
+            f"waited {PATIENCE_S:g} s in vain {what}: "
+            f"{self.bridge.not_ready_reason()}, {self.row()}, {self.events}"
+        )
+
+    async def until_right(self, accounts: tuple[str, ...] | None = None) -> Snapshot:
+        """Wait for a row that says what the book says now."""
+        await self.until(lambda: self.is_right(self.row(), accounts), "for a right row")
+        row = self.row()
+        assert row is not None
+        return row
+
+    def is_right(self, row: Snapshot | None, accounts: tuple[str, ...] | None = None) -> bool:
+        return row is not None and agrees(row, self.sim.book, accounts)
+
+    def told(self, part: str) -> list[str]:
+        """Events that hold this text."""
+        return [message for message, _ in self.events if part in message]
+
+    def only_true_rows(self) -> bool:
+        """Whether every row since the last call was there said what the (still) book says."""
+        rows, self.rows = self.rows, []
+        return all(agrees(row, self.sim.book) for row in rows)
+
+
+def agrees(row: Snapshot, book: Book, accounts: tuple[str, ...] | None = None) -> bool:
+    """Whether a row says what the book says, to the precision of the portal's strings."""
+    truth = book.net_greeks(accounts)
+    if (row.positions, row.priced) != (truth.positions, truth.priced):
+        return False
+    return all(
+        value is not None and math.isclose(value, true, rel_tol=0, abs_tol=tolerance(book))
+        for value, true in zip(
+            (row.delta, row.gamma, row.vega, row.theta), greeks_of(truth), strict=True
+        )
+    )
+
+
+def greeks_of(truth: NetGreeks) -> tuple[float, float, float, float]:
+    return truth.delta, truth.gamma, truth.vega, truth.theta
+
+
+def tolerance(book: Book, decimals: int = 3) -> float:
+    """How far strings of so many decimals can move a sum over the book."""
+    units = math.fsum(
+        abs(held.quantity) * (held.contract.multiplier or 0.0)
+        for held in book.positions()
+        if held.contract.is_option
+    )
+    return float(0.5 * 10**-decimals * units + 1e-6)
+
+
+@asynccontextmanager
+async def portal_rig(
+    book: Book, *, timing: Timing = QUICK, connect: bool = True, **settings: Any
+) -> AsyncGenerator[Rig]:
+    """Serve the book, connect a bridge to it and watch its rows."""
+    events: list[tuple[str, Status]] = []
+
+    def emit(message: str, status: Status = Status.INFO) -> None:
+        events.append((message, status))
+
+    async with open_portal_simulator(book) as sim:
+        bridge = PortalBridge(make_settings(sim.url, **settings), emit=emit, timing=timing)
+        async with bridge, trio.open_nursery() as nursery:
+            rig = Rig(sim, bridge, events)
+            nursery.start_soon(rig.sample)
+            if connect:
+                await bridge.connect()
+            yield rig
+            await bridge.disconnect()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def supervised_rig(
+    book: Book, *, timing: Timing = QUICK, heartbeat_s: float = 1.0, **settings: Any
+) -> AsyncGenerator[Rig]:
+    """As `portal_rig`, but connected and kept so by the supervisor."""
+    async with portal_rig(book, timing=timing, connect=False, **settings) as rig:
+
+        def emit(message: str, status: Status = Status.INFO) -> None:
+            rig.events.append((message, status))
+
+        supervisor = Supervisor(
+            rig.bridge, delays_s=(0.2, 0.5), windows=(), heartbeat_s=heartbeat_s, emit=emit
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.run)
+            yield rig
+            nursery.cancel_scope.cancel()
