@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import trio
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -24,7 +25,7 @@ from trio_bridge.model import ApiMode
 from trio_bridge.service import Service, Stopper, run_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.stores.conninfo import safe_target
-from trio_bridge.stores.embedded import default_directory
+from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.reader import Landing
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class View:
         self.event_count += len(events)
 
     def __rich__(self) -> Group:
-        table = Table(title="portfolio_greeks, as it lands")
+        table = Table(title="portfolio_greeks, as it lands", box=box.SIMPLE_HEAD)
         table.add_column("time (UTC)")
         for name in ("delta", "gamma", "vega", "theta", "underlying", "priced", "age"):
             table.add_column(name, justify="right")
@@ -112,7 +113,8 @@ async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
     console.print(view)
     console.print(
         f"recorded {view.row_count} rows in portfolio_greeks and {view.event_count} events in "
-        f"api_logs, in the database {view.database}"
+        f"api_logs, in the database {view.database}",
+        soft_wrap=True,
     )
 
 

@@ -22,7 +22,7 @@ from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot, Status, utc_now
 from trio_bridge.stores.breaker import DBCircuitBreaker
 from trio_bridge.stores.connection import conninfo_from_settings, safe_target
-from trio_bridge.stores.embedded import open_embedded
+from trio_bridge.stores.embedded.server import open_embedded
 from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.spool import Spool
 from trio_bridge.tasks.delivery import Delivery
