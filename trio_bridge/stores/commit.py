@@ -64,7 +64,7 @@ class Committer:
                     rejected.append(Rejected(done, error.sqlstate, str(error)))
                     done += 1
             else:
-                self._batch.taken()
+                self._batch.taken(len(batch))
                 self.committed += len(batch)
                 done += len(batch)
         return Outcome(done, rejected, None)
@@ -77,8 +77,7 @@ class Committer:
                 log.warning("table or column missing: making it", reason=str(error))
                 await self._write_into_new_schema(batch)
             return
-        # Too much for a slow line, perhaps: the next try is a smaller one.
-        self._batch.refused(len(batch))
+        self._batch.too_slow(len(batch))
         raise OutageError("no answer in time")
 
     async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:

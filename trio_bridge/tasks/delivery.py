@@ -109,7 +109,10 @@ class Delivery:
         db_timeout_s: float,
         api_mode: ApiMode = ApiMode.SOCKET,
         now: Callable[[], datetime] = utc_now,
+        watch: Callable[[Snapshot | ApiEvent], None] | None = None,
     ) -> None:
+        """`watch` is told of every row and event, delivery's own too; never waits, never raises."""
+        self._watch = watch
         self._spool = spool
         self._breaker = breaker
         self._db_timeout_s = db_timeout_s
@@ -152,6 +155,8 @@ class Delivery:
 
     def accept(self, item: Snapshot | ApiEvent) -> None:
         """Put a row at the end of the queue; at the limit it is dropped and counted."""
+        if self._watch is not None:
+            self._watch(item)
         if len(self._queue) >= QUEUE_LIMIT:
             self._drop(item)
             return
