@@ -9,7 +9,9 @@ ends. All of that has a deadline. A second Ctrl-C does not wait for the database
 from __future__ import annotations
 
 import logging
+import os
 import signal
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -43,6 +45,12 @@ CHANNEL_SIZE = 1_000
 
 DRAIN_S = 1.2
 """How long the last rows may take to reach the database; then they go to the spool."""
+
+EVENTS_KEPT = 50
+"""How many of the latest events are held in memory, to be looked at."""
+
+Watcher = Callable[[Snapshot | ApiEvent], None]
+"""Is told of every row and event on its way to the database. Never waits, never raises."""
 
 log = structlog.get_logger()
 _LEVELS = {
@@ -127,6 +135,11 @@ class Service:
     ) -> None:
         self.settings = settings
         self.conninfo = conninfo
+        self.now = now
+        self.pid = os.getpid()
+        self.started_at = now()
+        self.events: deque[ApiEvent] = deque(maxlen=EVENTS_KEPT)
+        self.watchers: list[Watcher] = []
         self._send, self._receive = trio.open_memory_channel[Snapshot | ApiEvent](CHANNEL_SIZE)
         self.outlet = Outlet(self._send, settings.ib_api_mode, now)
         self.delivery = Delivery(
@@ -136,6 +149,7 @@ class Service:
             db_timeout_s=settings.db_timeout_s,
             api_mode=settings.ib_api_mode,
             now=now,
+            watch=self._tell,
         )
         self.bridge: IBridgeBase = build_bridge(settings, emit=self.outlet.emit, now=now)
         self.supervisor = Supervisor(
@@ -153,6 +167,12 @@ class Service:
             emit=self.outlet.emit,
             now=now,
         )
+
+    def _tell(self, item: Snapshot | ApiEvent) -> None:
+        if isinstance(item, ApiEvent):
+            self.events.append(item)
+        for watcher in self.watchers:
+            watcher(item)
 
     async def run(self, stopper: Stopper) -> None:
         """Run until a signal comes or a task fails; rows at hand are made safe in every case."""

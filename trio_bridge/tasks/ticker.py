@@ -33,6 +33,10 @@ class TickerStatus:
     silent_because: str | None = None
     """Why there are no rows just now; None while there are."""
     silent_slots: int = 0
+    last_slot_s: float | None = None
+    """When a slot was last served, with a row or without (monotonic clock)."""
+    last_right_s: float | None = None
+    """When a row with known Greeks was last taken (monotonic clock)."""
 
 
 class Ticker:
@@ -61,7 +65,9 @@ class Ticker:
             slot, skipped = grid.next_slot(served, trio.current_time())
             if skipped:
                 self.status.skipped += skipped
-                self._emit(f"{skipped} slots skipped: the machine was busy or asleep", Status.WARNING)
+                self._emit(
+                    f"{skipped} slots skipped: the machine was busy or asleep", Status.WARNING
+                )
                 served = slot - 1
             await trio.sleep_until(grid.at(slot))
             if not grid.in_time(slot, trio.current_time()):
@@ -71,6 +77,7 @@ class Ticker:
 
     def _serve(self, *, lateness_s: float) -> None:
         status = self.status
+        status.last_slot_s = trio.current_time()
         try:
             snapshot = self._bridge.get_portfolio_greeks()
         except NotReadyError as reason:
@@ -81,6 +88,8 @@ class Ticker:
         status.silent_because, status.silent_slots = None, 0
         status.rows += 1
         status.last, status.last_lateness_s = snapshot, lateness_s
+        if snapshot.delta is not None:
+            status.last_right_s = status.last_slot_s
         self._put(snapshot)
         log.debug(
             "row",

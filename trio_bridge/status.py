@@ -1,0 +1,192 @@
+"""What can be said about a running bridge at one instant: one shape for the endpoint, the terminal
+and the alerts.
+
+`status_of` reads it from a service; `GET /api/status` is its JSON (`to_json`), and `from_json`
+makes it again on the other side. Times are UTC, durations seconds; None stands for "not known".
+"""
+
+# No `from __future__ import annotations` here: pydantic reads the annotations of these classes.
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import orjson
+import trio
+from pydantic import TypeAdapter
+
+from trio_bridge import __version__
+from trio_bridge.model import ApiMode, Status
+from trio_bridge.stores.breaker import BreakerState
+from trio_bridge.stores.conninfo import safe_target
+from trio_bridge.tasks.supervisor import State
+
+if TYPE_CHECKING:
+    from trio_bridge.model import Snapshot
+    from trio_bridge.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """The connection to the gateway. `heartbeat_s` is how long its last sign of life took."""
+
+    endpoint: str
+    state: State
+    reason: str
+    since: datetime | None
+    reconnects: int
+    heartbeat_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowStatus:
+    """One row; see `model.Snapshot` for what the numbers mean."""
+
+    timestamp: datetime
+    account: str | None
+    delta: float | None
+    gamma: float | None
+    vega: float | None
+    theta: float | None
+    underlying_price: float | None
+    positions: int | None
+    priced: int | None
+    greeks_age_s: float | None
+    data_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TickerView:
+    """The grid since the start. A row is right when its Greeks are known (not NULL).
+
+    `silent_because`: why there are no rows just now. `right_age_s`: how long ago the last right row
+    was taken; None when there has been none.
+    """
+
+    rows: int
+    skipped: int
+    silent_because: str | None
+    last: RowStatus | None
+    lateness_s: float
+    right_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStatus:
+    """The way of the rows into the database. `waiting` rows are not safe yet."""
+
+    database: str
+    breaker: BreakerState
+    spool: str
+    spool_bytes: int
+    waiting: int
+    committed: int
+    spooled: int
+    quarantined: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventStatus:
+    """One row of `api_logs`."""
+
+    timestamp: datetime
+    status: Status
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeStatus:
+    """Everything; `events` are the latest ones, oldest first."""
+
+    version: str
+    pid: int
+    at: datetime
+    started_at: datetime
+    api_mode: ApiMode
+    interval_s: float
+    gateway: GatewayStatus
+    ticker: TickerView
+    storage: StorageStatus
+    events: tuple[EventStatus, ...]
+
+
+_ADAPTER = TypeAdapter(BridgeStatus)
+
+
+def to_json(status: BridgeStatus) -> bytes:
+    return orjson.dumps(status)
+
+
+def from_json(text: bytes) -> BridgeStatus:
+    """Raises ValueError when it is not the JSON of a status."""
+    return _ADAPTER.validate_json(text)
+
+
+def status_of(service: "Service") -> BridgeStatus:
+    """The service as it is now, from memory alone; to be called within Trio."""
+    settings, delivery = service.settings, service.delivery
+    return BridgeStatus(
+        version=__version__,
+        pid=service.pid,
+        at=service.now(),
+        started_at=service.started_at,
+        api_mode=settings.ib_api_mode,
+        interval_s=settings.poll_interval_s,
+        gateway=_gateway(service),
+        ticker=_ticker(service),
+        storage=StorageStatus(
+            database=safe_target(service.conninfo),
+            breaker=delivery.breaker_state,
+            spool=str(settings.buffer_path),
+            spool_bytes=delivery.backlog_bytes,
+            waiting=delivery.waiting,
+            committed=delivery.status.committed,
+            spooled=delivery.status.spooled,
+            quarantined=delivery.status.quarantined,
+            dropped=delivery.status.dropped + service.outlet.dropped,
+        ),
+        events=tuple(
+            EventStatus(event.timestamp, event.status, event.message) for event in service.events
+        ),
+    )
+
+
+def row_status(row: "Snapshot") -> RowStatus:
+    return RowStatus(
+        timestamp=row.timestamp,
+        account=row.account,
+        delta=row.delta,
+        gamma=row.gamma,
+        vega=row.vega,
+        theta=row.theta,
+        underlying_price=row.underlying_price,
+        positions=row.positions,
+        priced=row.priced,
+        greeks_age_s=row.greeks_age_s,
+        data_type=None if row.data_type is None else row.data_type.label,
+    )
+
+
+def _gateway(service: "Service") -> GatewayStatus:
+    about = service.supervisor.status
+    return GatewayStatus(
+        endpoint=service.bridge.endpoint,
+        state=about.state,
+        reason=about.reason,
+        since=about.since,
+        reconnects=about.reconnects,
+        heartbeat_s=about.probe_latency_s,
+    )
+
+
+def _ticker(service: "Service") -> TickerView:
+    about = service.ticker.status
+    right_s = about.last_right_s
+    return TickerView(
+        rows=about.rows,
+        skipped=about.skipped,
+        silent_because=about.silent_because,
+        last=None if about.last is None else row_status(about.last),
+        lateness_s=about.last_lateness_s,
+        right_age_s=None if right_s is None else trio.current_time() - right_s,
+    )
