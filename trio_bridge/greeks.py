@@ -186,13 +186,14 @@ def _main_underlying_price(underlyings: Mapping[str, _Underlying]) -> float | No
 
     Options on one underlying are computed at slightly different instants, so their underlying
     prices differ a little: the median of the freshest ones stands for all, whatever their order.
+    Unknown when most options are on an unknown underlying: they need not share one.
     """
     if not underlyings:
         return None
-    _, _, _, main = max(
+    _, _, name, main = max(
         (one.options, abs(math.fsum(one.deltas)), key, one) for key, one in underlyings.items()
     )
-    if not main.prices:
+    if not name or not main.prices:
         return None
     freshest = min(age for age, _ in main.prices)
     prices = sorted(price for age, price in main.prices if age == freshest)
