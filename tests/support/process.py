@@ -1,0 +1,94 @@
+"""The service as a user runs it: a process of its own, with its own environment and home."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+PATIENCE_S = 30.0
+OURS = ("IB", "BRIDGE_", "DB_", "DATABASE_", "TRIO_BRIDGE")
+
+
+def clean_environment(home: Path, **settings: object) -> dict[str, str]:
+    """The tests' own environment without any setting of ours, with an empty home."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(OURS)}
+    return {
+        **inherited,
+        "HOME": str(home),
+        **{name: str(value) for name, value in settings.items()},
+    }
+
+
+@dataclass
+class ServiceProcess:
+    """A running `python -m trio_bridge`; `output` is what it has written so far."""
+
+    process: trio.Process
+    output_path: Path
+
+    @property
+    def output(self) -> str:
+        return self.output_path.read_text()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> None:
+        self.process.send_signal(number)
+
+    async def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Its exit code."""
+        with trio.fail_after(timeout_s):
+            return await self.process.wait()
+
+    async def wait_for_output(self, text: str, timeout_s: float = PATIENCE_S) -> None:
+        with trio.fail_after(timeout_s):
+            while text not in self.output:
+                if self.process.returncode is not None:
+                    raise AssertionError(f"ended before it said {text!r}:\n{self.output}")
+                await trio.sleep(0.05)
+
+
+@asynccontextmanager
+async def running_service(
+    home: Path, *arguments: str, **settings: object
+) -> AsyncIterator[ServiceProcess]:
+    """Run the service (or a command) in `home`; killed on leaving if it is still there."""
+    number = len(list(home.glob("output*")))
+    output_path = home / f"output{number}.txt"
+    command = [sys.executable, "-m", "trio_bridge", *arguments]
+    with output_path.open("wb") as output:
+        process = await trio.lowlevel.open_process(
+            command,
+            cwd=home,
+            env=clean_environment(home, **settings),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield ServiceProcess(process, output_path)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below `pid`."""
+    children: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return children

@@ -1,0 +1,240 @@
+"""The service as a user meets it: real processes, a real gateway's protocol, a real database."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import trio
+
+from tests.support.database import count_rows, fetch, messages, wait_for_rows
+from tests.support.process import descendants, running_service
+from trio_bridge.simulator.book import Book, make_book
+from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from tests.support.postgres import PostgresServer
+
+FAST: dict[str, Any] = {"BRIDGE_POLL_INTERVAL": 0.2, "BRIDGE_RECONNECT_BACKOFF": "0.2"}
+
+
+def assert_true_row(book: Book, conninfo: str) -> None:
+    """The last row equals the sum computed independently from the (still) book."""
+    row = fetch(
+        conninfo,
+        "SELECT delta, gamma, vega, theta, positions, priced, greeks_age_s, data_type, account"
+        " FROM portfolio_greeks ORDER BY id DESC LIMIT 1",
+    )[0]
+    net = book.net_greeks()
+    assert row[:4] == pytest.approx((net.delta, net.gamma, net.vega, net.theta), rel=1e-9)
+    assert row[4:6] == (net.positions, net.priced)
+    assert row[6:8] == (0.0, "live")
+    assert row[8] == ",".join(sorted({holding.account for holding in book.positions()}))
+
+
+async def still(book: Book, sim: TwsSimulator) -> None:
+    """Hold the book still and let its last ticks reach everybody."""
+    book.freeze()
+    sim.tick_now()
+    await trio.sleep(1.0)
+
+
+async def test_rows_are_true_complete_and_on_the_grid(tmp_path: Path, fresh_database: str) -> None:
+    book = make_book(accounts=2)
+    async with (
+        open_tws_simulator(book) as sim,
+        running_service(
+            tmp_path,
+            IB_SOCKET_PORT=sim.port,
+            DATABASE_URL=fresh_database,
+            BRIDGE_POLL_INTERVAL=0.5,
+        ),
+    ):
+        await wait_for_rows(fresh_database, 4)
+        await still(book, sim)
+        before = count_rows(fresh_database)
+        await wait_for_rows(fresh_database, before + 2)
+        assert_true_row(book, fresh_database)
+    times = [
+        t.timestamp()
+        for (t,) in fetch(fresh_database, "SELECT timestamp FROM portfolio_greeks ORDER BY id")
+    ]
+    # The exact figures are scripts/bench's; here: one row a slot, and none between slots.
+    slots = [round(at / 0.5) for at in times]
+    assert all(b - a >= 1 for a, b in pairwise(slots))
+    assert all(abs(at / 0.5 - slot) < 0.5 for at, slot in zip(times, slots, strict=True))
+    assert "connected to 127.0.0.1" in messages(fresh_database)[0]
+
+
+async def test_waits_for_a_gateway_that_comes_later(tmp_path: Path, fresh_database: str) -> None:
+    async with open_tws_simulator(make_book()) as sim:
+        sim.stop_listening()
+        async with running_service(
+            tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database, **FAST
+        ) as service:
+            await service.wait_for_output("reconnect attempt 2")
+            assert count_rows(fresh_database) == 0
+            await sim.start_listening()
+            await wait_for_rows(fresh_database, 3)
+    assert messages(fresh_database)[0].startswith(
+        "reconnect attempt 1 in 0.2 s: connection refused"
+    )
+
+
+async def test_waits_for_a_database_that_comes_later(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    own_postgres.stop()
+    async with (
+        open_tws_simulator(make_book()) as sim,
+        running_service(
+            tmp_path,
+            IB_SOCKET_PORT=sim.port,
+            DATABASE_URL=own_postgres.url,
+            BRIDGE_FLUSH_INTERVAL=1,
+            **FAST,
+        ) as service,
+    ):
+        await service.wait_for_output("connected to")
+        await trio.sleep(1)
+        await trio.to_thread.run_sync(own_postgres.start)
+        await wait_for_rows(own_postgres.conninfo, 8)
+        assert service.process.returncode is None
+    assert service.output.count("database does not take rows") <= 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_ends_cleanly_and_says_goodbye(
+    number: signal.Signals, tmp_path: Path, fresh_database: str
+) -> None:
+    async with (
+        open_tws_simulator(make_book()) as sim,
+        running_service(
+            tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database, **FAST
+        ) as service,
+    ):
+        await wait_for_rows(fresh_database, 2)
+        service.interrupt(number)
+        assert await service.wait() == 0
+        assert sim.sessions == []
+    assert "Traceback" not in service.output
+    assert "the service ends" in messages(fresh_database)[-1]
+    assert (tmp_path / ".portfolio_bridge_buffer.jsonl").stat().st_size == 0
+
+
+async def test_the_last_rows_are_safe_although_the_database_is_frozen(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    async with open_tws_simulator(make_book()) as sim:
+        settings = {"IB_SOCKET_PORT": sim.port, "DATABASE_URL": own_postgres.url, **FAST}
+        async with running_service(tmp_path, **settings) as service:
+            await wait_for_rows(own_postgres.conninfo, 2)
+            own_postgres.freeze()
+            await trio.sleep(1)
+            service.interrupt()
+            began = time.monotonic()
+            assert await service.wait() == 0
+            assert time.monotonic() - began < 6  # 3 s, on an idle machine
+        own_postgres.thaw()
+        assert (tmp_path / ".portfolio_bridge_buffer.jsonl").stat().st_size > 0
+        async with running_service(tmp_path, **settings) as service:
+            rows = count_rows(own_postgres.conninfo)
+            await wait_for_rows(own_postgres.conninfo, rows + 5)
+            service.interrupt()
+            assert await service.wait() == 0
+    in_order = fetch(
+        own_postgres.conninfo,
+        "SELECT bool_and(later) FROM (SELECT timestamp > lag(timestamp) OVER (ORDER BY id)"
+        " AS later FROM portfolio_greeks) AS steps WHERE later IS NOT NULL",
+    )
+    assert in_order == [(True,)]
+    assert any("the service ends" in text for text in messages(own_postgres.conninfo))
+
+
+async def test_a_fresh_machine_needs_no_settings_at_all(tmp_path: Path) -> None:
+    """Empty home, nothing configured but the port: the bridge brings its own PostgreSQL."""
+    with TemporaryDirectory() as room:
+        # As root the server runs as another account, which must be able to get here.
+        Path(room).chmod(0o755)
+        async with (
+            open_tws_simulator(make_book()) as sim,
+            running_service(
+                tmp_path, IB_SOCKET_PORT=sim.port, BRIDGE_EMBEDDED_DIR=f"{room}/postgres", **FAST
+            ) as service,
+        ):
+            await service.wait_for_output("recording")
+            found = re.search(r"database=(\S+):5432/", service.output)
+            assert found is not None
+            conninfo = f"host={found[1]} dbname=portfolio_engine user=portfolio"
+            await wait_for_rows(conninfo, 3)
+            servers = descendants(service.pid)
+            assert any("postgres" in one.name() for one in servers)
+            service.interrupt()
+            assert await service.wait() == 0
+        _, alive = psutil.wait_procs(servers, timeout=10)
+        assert alive == []
+    assert "Traceback" not in service.output
+
+
+BAD_SETTINGS = [
+    ({"IB_API_MODE": "TELEPATHY"}, "IB_API_MODE=TELEPATHY: must be SOCKET or PORTAL"),
+    ({"IB_CLIENT_ID": "0"}, "IB_CLIENT_ID=0"),
+    ({"BRIDGE_POLL_INTERVAL": "-1"}, "BRIDGE_POLL_INTERVAL=-1: must be 0.1 or more"),
+    ({"BRIDGE_POLL_INTERVAL": "soon"}, "BRIDGE_POLL_INTERVAL=soon: must be a number"),
+    ({"IB_SOCKET_PORT": "99999"}, "IB_SOCKET_PORT=99999"),
+    ({"DATABASE_URL": "postgresql://u:sesame@host:99999/db"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "mysql://u:sesame@host/db"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "postgresql://u:sesame@[host/db"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "sesame"}, "DATABASE_URL"),
+    ({"BRIDGE_BUFFER_PATH": "/proc/nowhere/buffer.jsonl"}, "BRIDGE_BUFFER_PATH=/proc/nowhere"),
+    ({"BRIDGE_RESET_WINDOWS": "midnight"}, "BRIDGE_RESET_WINDOWS=midnight"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), BAD_SETTINGS)
+async def test_bad_settings_end_in_one_line(
+    settings: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    async with running_service(tmp_path, **settings) as service:
+        assert await service.wait() == 2
+    assert len(service.output.splitlines()) == 1
+    assert service.output.startswith("trio_bridge: ")
+    assert said in service.output
+    assert "sesame" not in service.output.replace("DATABASE_URL", "")
+
+
+async def test_an_unknown_account_is_answered_with_the_known_ones(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    async with (
+        open_tws_simulator(make_book(accounts=2)) as sim,
+        running_service(
+            tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database, IB_ACCOUNT="U7"
+        ) as service,
+    ):
+        assert await service.wait() == 2
+    assert "IB_ACCOUNT=U7: this login does not manage U7; it manages DU" in service.output
+    assert "Traceback" not in service.output
+
+
+async def test_a_second_service_on_the_same_buffer_is_turned_away(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    async with open_tws_simulator(make_book()) as sim:
+        settings = {"IB_SOCKET_PORT": sim.port, "DATABASE_URL": fresh_database, **FAST}
+        async with running_service(tmp_path, **settings):
+            await wait_for_rows(fresh_database, 1)
+            async with running_service(tmp_path, **settings, IB_CLIENT_ID=11) as second:
+                assert await second.wait() == 2
+            assert "BRIDGE_BUFFER_PATH" in second.output
+            rows = count_rows(fresh_database)
+            await wait_for_rows(fresh_database, rows + 2)
