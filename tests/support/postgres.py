@@ -38,11 +38,29 @@ PATIENCE_S = 60.0
 """How long a server may take to start or stop on a busy machine."""
 PORTS = range(15_000, 30_000)
 """Below the ephemeral range: no outgoing connection takes a stopped server's port meanwhile."""
+MEMORY_NEEDED = 2_000_000_000
+"""Bytes free in memory for data directories of 40 MB each."""
 STOP_SIGNALS = {
     "smart": signal.SIGTERM,
     "fast": signal.SIGINT,
     "immediate": signal.SIGQUIT,
 }
+
+
+def reachable_directory(prefix: str) -> Path:
+    """A new temporary directory that PostgreSQL's account can reach, in memory if there is room.
+
+    pytest's own tmp_path lies in a directory that only its user can enter.
+    """
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEEDED
+    base = memory if roomy else Path("/tmp")
+    for left in base.glob(f"{prefix}*-*"):  # by test runs that were killed
+        if not psutil.pid_exists(int(left.name.removeprefix(prefix).partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=base))
+    directory.chmod(0o755)
+    return directory
 
 
 class PostgresServer:
@@ -286,8 +304,7 @@ class PostgresFactory:
 
     def _blank(self) -> PostgresServer:
         account = Account.for_server()
-        # pytest's own tmp_path lies in a directory that only its user can enter: not the account.
-        room = Path(tempfile.mkdtemp(prefix="trio_bridge-pg-", dir="/tmp"))
+        room = reachable_directory("trio_bridge-server-")
         if account is not None:
             os.chown(room, account.uid, account.gid)
         server = PostgresServer(room, next(installations()), account)

@@ -13,6 +13,7 @@ names:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -131,6 +132,8 @@ class Room:
             directory.mkdir(mode=0o700)
             if self.account is not None:
                 directory.chmod(0o755)  # the umask of root may be strict
+        if not self.root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(self.root))
 
     def tidy(self) -> None:
         """Prepare the inside; only for the holder of the lock."""
