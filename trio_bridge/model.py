@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 from uuid import UUID
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class ApiMode(StrEnum):
@@ -19,6 +22,11 @@ class ApiMode(StrEnum):
 
     SOCKET = "SOCKET"
     PORTAL = "PORTAL"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ApiMode | None:
+        """Whatever its case."""
+        return cls.__members__.get(str(value).upper())
 
 
 class Status(StrEnum):
@@ -81,8 +89,12 @@ class Greeks(NamedTuple):
 
 
 def new_event_id(at: datetime) -> UUID:
-    """A UUIDv7 (RFC 9562 section 5.7) whose time part is `at`, so that ids sort like their rows."""
-    milliseconds = int(at.timestamp() * 1000) & (1 << 48) - 1
+    """A UUIDv7 (RFC 9562 section 5.7) whose time part is `at`, so that ids sort like their rows.
+
+    Raises:
+        TypeError: `at` has no time zone, so it is not an instant.
+    """
+    milliseconds = (at - _EPOCH) // _MILLISECOND & (1 << 48) - 1
     random = int.from_bytes(os.urandom(10), "big")
     value = milliseconds << 80 | random
     value = value & ~(0xF << 76) | 0x7 << 76
