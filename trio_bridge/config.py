@@ -37,10 +37,6 @@ def _comma_list(value: Any) -> Any:
     return value
 
 
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -72,7 +68,7 @@ class Settings(BaseSettings):
     )
 
     # The gateway
-    ib_api_mode: Annotated[ApiMode, BeforeValidator(_upper)] = ApiMode.SOCKET
+    ib_api_mode: ApiMode = ApiMode.SOCKET
     ib_socket_host: str = "127.0.0.1"
     ib_socket_port: Port = 4001
     ib_client_id: Annotated[int, Field(le=2**31 - 1)] = 10
