@@ -574,6 +574,7 @@ async def test_a_hanging_gateway_keeps_everything_open_and_says_nothing(book: Bo
         await subscribed(client, [option])
         sim.hang()
         book.advance(1)
+        sim.notify(2104, "usopt")
         await client.send(8, 1, 1)
         async with raw_client(sim, None) as late:
             await late.stream.send_all(b"API\0\0\0\0\x09v157..178")

@@ -130,7 +130,9 @@ def test_contract_details_fit_every_version(version: int) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_errors_fit_every_version(version: int) -> None:
-    assert decode(wire.error(version, -1, 1100, "lost"), version) == (
+    message = wire.error(version, -1, 1100, "lost")
+    assert message[4:].count(b"\0") == (6 if version >= 166 else 5)
+    assert decode(message, version) == (
         "error",
         (-1, 1100, "lost", ""),
     )
@@ -189,9 +191,16 @@ def test_delayed_data_travel_under_numbers_of_their_own(data_type: int) -> None:
         kinds.last_greeks,
         kinds.model,
     }
-    model = book.quote(option).model
-    assert model is not None
-    assert computations[kinds.model][4] == model.delta
+    quote = book.quote(option)
+    assert quote.model is not None
+    assert computations[kinds.model][4] == quote.model.delta
+    prices = {
+        decode(tick.to(5), 178)[1][1:3]
+        for tick in TickFeed(book).update(option, data_type)
+        if tick.head == b"1\x006\0"
+    }
+    numbers = (66, 67, 68) if data_type >= 3 else (1, 2, 4)
+    assert prices == set(zip(numbers, (quote.bid, quote.ask, quote.last), strict=True))
 
 
 @pytest.mark.parametrize(

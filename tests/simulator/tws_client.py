@@ -136,5 +136,5 @@ async def raw_client(sim: TwsSimulator, client_id: int | None = 10) -> AsyncIter
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait, for a bounded time, until the condition holds."""
     with trio.fail_after(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110  # it may be about the kernel or another process
+        while not condition():  # it may be about the kernel or another process
             await trio.sleep(0.005)
