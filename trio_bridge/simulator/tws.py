@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 
-_log = logging.getLogger(__name__)
-
 
 class SimulatorViolation(AssertionError):
     """A client did what an observer must never do."""
