@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg
 import trio
 from rich import box
 from rich.console import Console, Group
@@ -20,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_bridge.config import Settings, load_settings
+from trio_bridge.errors import StoreError
 from trio_bridge.logs import configure_logging
 from trio_bridge.model import ApiMode
 from trio_bridge.service import Service, Stopper, run_service
@@ -98,7 +98,7 @@ async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
         async def show(service: Service, stopper: Stopper) -> None:
             view.database = safe_target(service.conninfo)
             landing = Landing(service.conninfo)
-            with suppress(psycopg.Error):
+            with suppress(StoreError):
                 await landing.skip_to_end()
             try:
                 with trio.move_on_after(math.inf if seconds is None else seconds):
@@ -148,5 +148,5 @@ async def _follow(landing: Landing, console: Console, view: View) -> None:
 
 
 async def _look(landing: Landing, view: View) -> None:
-    with suppress(psycopg.Error):  # the database or the tables are not there yet
+    with suppress(StoreError):  # the database or the tables are not there yet
         view.add(*await landing.look())

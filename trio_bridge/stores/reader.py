@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
+import psycopg
+
 from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.sqlstate import store_error
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -65,7 +68,7 @@ class Landing:
         """Begin after what is there now.
 
         Raises:
-            psycopg.Error: the database or a table is not there (yet).
+            StoreError: the database or a table is not there (yet).
         """
         self._row_id = (await self._fetch(_LAST_ROW))[0][0]
         self._event_id = (await self._fetch(_LAST_EVENT))[0][0]
@@ -74,7 +77,7 @@ class Landing:
         """What has landed in each table since the last look, oldest first.
 
         Raises:
-            psycopg.Error: the database or a table is not there (yet).
+            StoreError: the database or a table is not there (yet).
         """
         rows = [LandedRow(*row) for row in await self._fetch(_ROWS, self._row_id, PAGE)]
         events = [LandedEvent(*row) for row in await self._fetch(_EVENTS, self._event_id, PAGE)]
@@ -88,7 +91,10 @@ class Landing:
             self._connection = None
 
     async def _fetch(self, query: LiteralString, *arguments: int) -> list[Any]:
-        if self._connection is None or self._connection.closed:
-            self._connection = await TrioConnection.connect(self._conninfo, autocommit=True)
-        cursor = await self._connection.execute(query, arguments)
-        return await cursor.fetchall()
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = await TrioConnection.connect(self._conninfo, autocommit=True)
+            cursor = await self._connection.execute(query, arguments)
+            return await cursor.fetchall()
+        except psycopg.Error as error:
+            raise store_error(error) from error
