@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -46,17 +47,20 @@ class Committer:
         self._batch = BatchSize()
         self.committed = 0
 
-    async def commit(self, records: Sequence[Record], deadline: float) -> Outcome:
+    async def commit(
+        self, records: Sequence[Record], *, batch_timeout_s: float, deadline: float = math.inf
+    ) -> Outcome:
         """Write records in order, going around those that are rejected.
 
-        `deadline` is an instant of `trio.current_time()`. Raises nothing but what is a bug.
+        Each transaction may take `batch_timeout_s`, all together until `deadline`, an instant of
+        `trio.current_time()`. Raises nothing but what is a bug.
         """
         done = 0
         rejected: list[Rejected] = []
         while done < len(records):
             batch = records[done : done + self._batch.rows]
             try:
-                await self._write(batch, deadline)
+                await self._write(batch, min(deadline, trio.current_time() + batch_timeout_s))
             except OutageError as error:
                 return Outcome(done, rejected, str(error))
             except RowRejectedError as error:

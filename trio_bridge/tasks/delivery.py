@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -35,7 +36,7 @@ from trio_bridge.stores.commit import Committer, Outcome
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
     from datetime import datetime
 
     from trio_bridge.stores.base import Store
@@ -110,9 +111,12 @@ class Delivery:
         api_mode: ApiMode = ApiMode.SOCKET,
         now: Callable[[], datetime] = utc_now,
         watch: Callable[[Snapshot | ApiEvent], None] | None = None,
+        safe: Callable[[Record, float], None] | None = None,
     ) -> None:
-        """`watch` is told of every row and event, delivery's own too; never waits, never raises."""
+        """`watch` is told of every row and event, delivery's own too, and `safe` of each that has
+        become safe, with the seconds it took; they never wait and never raise."""
         self._watch = watch
+        self._safe = safe
         self._spool = spool
         self._breaker = breaker
         self._db_timeout_s = db_timeout_s
@@ -228,7 +232,7 @@ class Delivery:
         try:
             outage = None
             while outage is None and self._spool.holds_rows():
-                outage = await self._replay_chunk(deadline)
+                outage = await self._replay_chunk(self._db_timeout_s, deadline)
             if outage is None:
                 outage = await self._write_head(deadline)
         except SpoolError as error:
@@ -243,10 +247,11 @@ class Delivery:
     async def _write_head(self, deadline: float) -> str | None:
         """Commit up to one batch of the queue; None, or why the database did not take it."""
         head = list(islice(self._queue, LARGEST_BATCH))
-        outcome = await self._commit([row.record for row in head], deadline)
+        outcome = await self._commit([row.record for row in head], self._db_timeout_s, deadline)
         for number, sqlstate, reason in outcome.rejected:
             await self._spool.quarantine(head[number].record, sqlstate=sqlstate, reason=reason)
-        self._leave_queue(head[: outcome.done])
+        rejected = {number for number, *_ in outcome.rejected}
+        self._leave_queue(head[: outcome.done], rejected)
         self._report_quarantine(len(outcome.rejected))
         return outcome.outage
 
@@ -262,11 +267,13 @@ class Delivery:
             self.status.spooled += len(head)
             self._leave_queue(head)
 
-    def _leave_queue(self, safe: Iterable[Waiting]) -> None:
-        for row in safe:
+    def _leave_queue(self, safe: Iterable[Waiting], rejected: Container[int] = ()) -> None:
+        for number, row in enumerate(safe):
             # A rescue may have taken the row out meanwhile.
             if self._queue and self._queue[0] is row:
                 self._queue.popleft()
+                if self._safe is not None and number not in rejected:
+                    self._safe(row.record, trio.current_time() - row.since)
         if not self._queue:
             self._all_safe()
 
@@ -304,7 +311,7 @@ class Delivery:
         outage = None
         while outage is None and not self._ended:
             if self._spool.holds_rows():
-                outage = await self._replay_chunk(trio.current_time() + REPLAY_TIMEOUT_S)
+                outage = await self._replay_chunk(REPLAY_TIMEOUT_S)
             else:
                 # Under the lock no row is on its way into the spool, and nothing is awaited
                 # between the check and the change: no row can slip behind a closed circuit.
@@ -321,21 +328,26 @@ class Delivery:
 
     # Both sides.
 
-    async def _replay_chunk(self, deadline: float) -> str | None:
+    async def _replay_chunk(self, batch_timeout_s: float, deadline: float = inf) -> str | None:
         """Replay the next lines of the spool; None, or why the database did not take them.
 
         Raises:
             SpoolError: the spool can't be read or acknowledged.
         """
         chunk = await self._spool.read()
-        outcome = await self._commit([line.record for line in chunk.lines], deadline)
+        records = [line.record for line in chunk.lines]
+        outcome = await self._commit(records, batch_timeout_s, deadline)
         await self._spool.acknowledge(chunk, outcome.done, outcome.rejected)
         unfit = len(chunk.unfit) if outcome.outage is None else 0
         self._report_quarantine(unfit + len(outcome.rejected))
         return outcome.outage
 
-    async def _commit(self, records: list[Record], deadline: float) -> Outcome:
-        outcome = await self._committer.commit(records, deadline)
+    async def _commit(
+        self, records: list[Record], batch_timeout_s: float, deadline: float
+    ) -> Outcome:
+        outcome = await self._committer.commit(
+            records, batch_timeout_s=batch_timeout_s, deadline=deadline
+        )
         self.status.committed = self._committer.committed
         if outcome.done:
             self._breaker.record_success()

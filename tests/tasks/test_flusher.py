@@ -1,0 +1,257 @@
+"""The flusher's cadence, and the hand-over of the database between it and the writer."""
+
+from __future__ import annotations
+
+import errno
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from tests.support.rows import START, snapshot
+from tests.tasks.sinks import (
+    BUFFER,
+    FLUSH_INTERVAL_S,
+    Sinks,
+    check_tables,
+    messages,
+    now,
+    numbers,
+    running,
+)
+from trio_bridge.stores.breaker import BreakerState
+from trio_bridge.stores.fake import FakeStore, Trouble
+from trio_bridge.stores.fake_disk import FakeDisk
+from trio_bridge.stores.record import encode_line, record_of
+from trio_bridge.stores.spool import Spool
+from trio_bridge.tasks.delivery import REPLAY_TIMEOUT_S
+from trio_bridge.tasks.flusher import run_flusher
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def disk() -> FakeDisk:
+    return FakeDisk()
+
+
+def backlog(disk: FakeDisk, rows: int) -> None:
+    """What a run of the day before left in the spool."""
+    yesterday = START - timedelta(days=1)
+    made = (record_of(snapshot(n, yesterday + timedelta(seconds=n))) for n in range(rows))
+    disk.put(BUFFER, b"".join(map(encode_line, made)))
+
+
+class TimedStore(FakeStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    async def write(self, records: object) -> int:
+        self.times.append(trio.current_time())
+        return await super().write(records)  # type: ignore[arg-type]
+
+
+async def test_the_database_is_tried_once_per_interval_on_a_grid(
+    disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    store = TimedStore()
+    store.trouble = Trouble.SILENT  # each try takes its whole time; the grid must not drift
+    backlog(disk, 10)
+    async with running(store, disk):
+        await trio.sleep(10 * FLUSH_INTERVAL_S + 1)
+    start = store.times[0]
+    steps = [round(time - start, 6) for time in store.times]
+    assert steps == [FLUSH_INTERVAL_S * slot for slot in range(11)]
+
+
+async def test_a_backlog_is_replayed_at_once_after_the_start(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 5_500)
+    async with running(store, disk) as sinks:
+        assert sinks.state() is BreakerState.CLOSED
+        assert numbers(store) == list(range(5_500))
+        assert [len(batch) for batch in store.batches[:5]] == [1_000] * 5
+    check_tables(store)
+
+
+async def test_rows_that_come_during_a_replay_go_behind_it(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 5_000)
+    store.latency_s = 1.0
+    async with running(store, disk) as sinks:
+        for n in range(5_000, 5_010):
+            await trio.sleep(0.5)
+            sinks.send(n)
+        await trio.sleep(60)
+        assert sinks.state() is BreakerState.CLOSED
+    assert numbers(store) == list(range(5_010))
+    check_tables(store)
+
+
+async def test_the_circuit_stays_half_open_while_a_row_is_on_its_way_to_the_spool(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    """The hand-over at every possible moment of an append in flight."""
+    for steps in range(40):
+        store, disk = FakeStore(), FakeDisk()
+        backlog(disk, 5)
+        store.latency_s = 0.010
+        disk.delay_s = 0.003
+        async with running(store, disk) as sinks:
+            await trio.sleep(steps * 0.001)
+            sinks.send(5)
+            await trio.sleep(0.002)
+            sinks.send(6)
+            await trio.sleep(5)
+            assert sinks.state() is BreakerState.CLOSED
+            assert not sinks.spool.holds_rows()
+        assert numbers(store) == list(range(7))
+        check_tables(store)
+
+
+async def test_a_replay_that_stops_half_way_goes_on_there(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 3_000)
+    store.latency_s = 0.1
+    async with running(store, disk) as sinks:
+        await trio.sleep(0.15)
+        store.trouble = Trouble.REFUSED
+        await trio.sleep(1)
+        assert sinks.state() is BreakerState.OPEN
+        assert numbers(store) == list(range(2_000))
+        store.trouble = None
+        tried = len(store.batches)
+        await trio.sleep(60)
+        assert numbers(store) == list(range(3_000))
+        assert len(store.batches[tried]) == 1_000
+    check_tables(store)
+
+
+async def test_a_line_too_slow_for_a_whole_batch_gets_smaller_ones(
+    disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    class SlowLine(FakeStore):
+        """Fifteen milliseconds a row: a thousand never arrive in time."""
+
+        async def write(self, records: object) -> int:
+            self.latency_s = 0.015 * len(records)  # type: ignore[arg-type]
+            return await super().write(records)  # type: ignore[arg-type]
+
+    store = SlowLine()
+    backlog(disk, 3_000)
+    async with running(store, disk) as sinks:
+        await trio.sleep(300)
+        assert sinks.state() is BreakerState.CLOSED
+    assert numbers(store) == list(range(3_000))
+
+
+async def test_leftovers_of_one_failure_do_not_wait_for_the_next_row(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    async with running(store, disk) as sinks:
+        await trio.sleep(1)
+        store.next_troubles.append(Trouble.SILENT)
+        sinks.send(0)
+        await trio.sleep(58)
+        assert numbers(store) == []
+        await trio.sleep(2)
+        assert numbers(store) == [0]
+        assert disk.content(BUFFER) == b""
+
+
+async def test_every_change_of_the_circuit_is_an_event_in_order(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 3)
+    store.trouble = Trouble.REFUSED
+    async with running(store, disk):
+        await trio.sleep(2 * FLUSH_INTERVAL_S + 1)
+        store.trouble = None
+        await trio.sleep(FLUSH_INTERVAL_S)
+    changes = [text.split(": ")[0].removeprefix("database circuit ") for text in messages(store)]
+    there_and_back = ["OPEN → HALF_OPEN", "HALF_OPEN → OPEN"]
+    assert changes == [
+        "CLOSED → OPEN",
+        *there_and_back * 3,
+        "OPEN → HALF_OPEN",
+        "HALF_OPEN → CLOSED",
+    ]
+    check_tables(store)
+
+
+async def test_a_spool_that_cannot_be_read_is_tried_again(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 3)
+    async with running(store, disk) as sinks:
+        pass
+    backlog(disk, 6)
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    disk.failing["pread"] = errno.EIO
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sinks.run)
+        await trio.sleep(30)
+        assert sinks.state() is BreakerState.OPEN
+        disk.failing.clear()
+        await trio.sleep(40)
+        assert sinks.state() is BreakerState.CLOSED
+        sinks.end()
+    assert numbers(store) == list(range(6))
+
+
+async def test_it_may_be_cancelled_in_the_middle_of_a_batch(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 2_500)
+    for after_s in (0.005, 0.015, 0.02, 0.025):
+        sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+        store.latency_s = 0.01
+        with trio.move_on_after(after_s):
+            await run_flusher(sinks.delivery, 60.0)
+        sinks.spool.close()
+        store.in_use = False
+    async with running(store, disk):
+        await trio.sleep(1)
+    assert numbers(store) == list(range(2_500))
+    check_tables(store)
+
+
+async def test_a_frozen_database_holds_a_replay_up_no_longer_than_its_deadline(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 10)
+    store.freeze()
+    async with running(store, disk) as sinks:
+        await trio.sleep(REPLAY_TIMEOUT_S + 0.1)
+        assert sinks.state() is BreakerState.OPEN
+        store.thaw(commit_late=True)
+        await trio.sleep(60)
+    assert numbers(store) == list(range(10))
+    check_tables(store)
+
+
+async def test_the_goodbye_stops_a_long_replay_between_two_batches(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 50_000)
+    store.latency_s = 1.0
+    async with running(store, disk):
+        await trio.sleep(3.5)
+        left = trio.current_time()
+    assert trio.current_time() - left < 2
+    store.latency_s = 0.0
+    async with running(store, disk):
+        await trio.sleep(1)
+    assert numbers(store) == list(range(50_000))
