@@ -308,7 +308,9 @@ async def test_the_gateway_that_goes_and_comes_back_is_found_again(
 
 
 async def test_a_gateway_that_falls_silent_is_lost(fast_clock: MockClock, book: Book) -> None:
-    async with supervised_rig(book, timing=QUICK._replace(answer_s=1.0, slow_answer_s=1.0)) as rig:
+    async with supervised_rig(
+        book, timing=QUICK._replace(answer_s=10.0, slow_answer_s=10.0)
+    ) as rig:
         await rig.until_right()
         with rig.sim.faults(Fault("", hang=True)):
             await rig.until(lambda: not rig.bridge.is_connected())

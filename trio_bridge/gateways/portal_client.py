@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -35,6 +35,7 @@ PENALTY_S: Final = 600.0
 """A 429 without Retry-After: as long as the penalty box lasts."""
 
 LONGEST_PAUSE_S: Final = 1_800.0
+CLOSE_TIMEOUT_S: Final = 1.0
 LARGEST_ANSWER: Final = 16 * 2**20
 HTTP_OK: Final = 200
 HTTP_TOO_MANY: Final = 429
@@ -153,6 +154,7 @@ class PortalClient:
             asked_at = trio.current_time()
             where = f"{endpoint.method} {endpoint.path.format(**path)}"
             timeout_s = self._timing.slow_answer_s if slow else self._timing.answer_s
+            self.pacing.requests += 1
             try:
                 payload = await self._send(
                     endpoint, endpoint.path.format(**path), query, timeout_s, where
@@ -190,20 +192,27 @@ class PortalClient:
         timeout_s: float,
         where: str,
     ) -> Any:
-        body = orjson.dumps(endpoint.body) if endpoint.method == "POST" else None
-        headers = {"Content-Type": "application/json"} if body is not None else None
+        body = orjson.dumps(endpoint.body) if endpoint.method == "POST" else b""
+        headers = {"Content-Type": "application/json"} if body else None
         try:
             with trio.fail_after(timeout_s):
-                async with self._http.stream(
-                    endpoint.method, path, params=query, content=body, headers=headers
-                ) as response:
+                request = self._http.build_request(
+                    endpoint.method, path, params=query, content=body or None, headers=headers
+                )
+                request.stream = _Body(body)
+                response = await self._http.send(request, stream=True)
+                try:
                     content = await _read_all(response, where)
+                finally:
+                    with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                        await response.aclose()
         except trio.TooSlowError:
             raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
         except httpx.ConnectError as error:
             raise NoAnswerError(f"cannot connect: {reason_of(error)}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NoAnswerError(f"{where}: {reason_of(error)}") from error
+        self.pacing.answers += 1
         return self._understand(where, response, content)
 
     def _understand(self, where: str, response: httpx.Response, content: bytes) -> Any:
@@ -235,12 +244,30 @@ class PortalClient:
         return min(max(seconds, 1.0), LONGEST_PAUSE_S) if seconds == seconds else PENALTY_S
 
 
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx's own is an async generator, which a request that is given up would
+    leave to the garbage collector."""
+
+    def __init__(self, content: bytes) -> None:
+        self._parts = [content] if content else []
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
+
+
 async def _read_all(response: httpx.Response, where: str) -> bytes:
     content = bytearray()
+    # To its end in any case: what httpx has begun to iterate must not be left to the collector.
     async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > LARGEST_ANSWER:
-            raise AnswerError(f"{where}: the answer is larger than {LARGEST_ANSWER >> 20} MiB")
+        if len(content) <= LARGEST_ANSWER:
+            content += chunk
+    if len(content) > LARGEST_ANSWER:
+        raise AnswerError(f"{where}: the answer is larger than {LARGEST_ANSWER >> 20} MiB")
     return bytes(content)
 
 

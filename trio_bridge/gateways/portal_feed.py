@@ -57,6 +57,10 @@ POSITIONS_SHARE_S: Final = 0.5
 
 MOST_PAGES: Final = 1_000
 
+ASK_AGAIN_AFTER: Final = 2
+"""After so many failures what the gateway wants to be asked first is asked for again: its session
+may have been renewed unnoticed."""
+
 
 class PortalFeed:
     """What one connection knows of the portfolio; `run` it while the session is well."""
@@ -73,6 +77,7 @@ class PortalFeed:
         self._settings = settings
         self._troubles = troubles
         self._timing = timing
+        self._accounts_asked = False
         self._read_at = -math.inf
         self._requests = 0
         """Made by the last download."""
@@ -149,6 +154,7 @@ class PortalFeed:
                 f"it manages {', '.join(sorted(known))}"
             )
         self.accounts = wanted or tuple(sorted(known))
+        self._accounts_asked = True
 
     async def run(self) -> NoReturn:
         """Follow the portfolio until cancelled, from an empty memory on.
@@ -157,11 +163,13 @@ class PortalFeed:
             ConfigError: as `load_accounts`.
         """
         self._forget()
-        while not self.accounts:
+        while not self._accounts_asked:
             try:
                 await self.load_accounts()
             except GatewayError:
                 await trio.sleep(self._timing.positions_s)
+        # A new login wants them asked for anew before it gives positions.
+        self._accounts_asked = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow_positions)
             nursery.start_soon(self._follow_definitions)
@@ -179,6 +187,8 @@ class PortalFeed:
         while True:
             began = trio.current_time()
             try:
+                if failures >= ASK_AGAIN_AFTER:
+                    await self.load_accounts()
                 accepted = self.portfolio.offer(await self._download())
             except GatewayError:
                 failures += 1
@@ -277,16 +287,12 @@ class PortalFeed:
             self._troubles.end("multiplier", "every multiplier is known")
 
     async def _follow_quotes(self) -> NoReturn:
-        failures = 0
-        while True:
-            try:
-                await self._client.ask(BROKERAGE_ACCOUNTS)
-                break
-            except GatewayError:
-                failures += 1
-                await trio.sleep(self._backoff_s(failures))
+        failures = ASK_AGAIN_AFTER
         while True:
             began = trio.current_time()
+            if failures >= ASK_AGAIN_AFTER:
+                with suppress(GatewayError):
+                    await self._client.ask(BROKERAGE_ACCOUNTS)
             failures = 0 if await self._ask_quotes(self.wanted_con_ids()) else failures + 1
             pause_s = self._backoff_s(failures) if failures else self._quotes_pause_s()
             await trio.sleep_until(began + pause_s)

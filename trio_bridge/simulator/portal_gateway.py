@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import trio
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
 from trio_bridge.simulator.portal_answers import (
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from trio_bridge.simulator.book import Book
+
+
+CLIENT_WENT_AWAY: Final = 499
 
 
 class RulesBrokenError(AssertionError):
@@ -66,6 +70,8 @@ class PortalSimulator:
         """Answer one HTTP request."""
         try:
             return await self._answer(request)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_WENT_AWAY)
         except Exception as error:
             self._crashes.append(error)
             raise

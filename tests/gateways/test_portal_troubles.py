@@ -1,0 +1,335 @@
+"""Every trouble of the portal: the bridge lives on, writes no false row, tells its start and its
+end once each, and gives right rows afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.gateways.portal_support import CLOCK_RATE, QUICK, Rig, portal_rig
+from trio_bridge.errors import GatewayError
+from trio_bridge.model import Status
+from trio_bridge.simulator.book import Book, make_book
+from trio_bridge.simulator.portal_faults import Fault
+
+SNAPSHOT = "/iserver/marketdata/snapshot"
+POSITIONS = "/positions/"
+IMPATIENT = QUICK._replace(answer_s=10.0, slow_answer_s=10.0)
+
+
+@pytest.fixture
+def fast_clock() -> MockClock:
+    return MockClock(rate=CLOCK_RATE)
+
+
+@pytest.fixture
+def book() -> Book:
+    """Held still, so that every row can be judged."""
+    book = make_book(accounts=2)
+    book.freeze(at=10)
+    return book
+
+
+async def live_through(rig: Rig, fault: Fault) -> None:
+    """Let a fault strike for a while; the bridge must get over it without a false row."""
+    await rig.until_right()
+    rig.events.clear()
+    with rig.sim.faults(fault):
+        await rig.until(lambda: rig.events, "for the trouble to be told")
+        await trio.sleep(2)
+        assert rig.bridge.is_connected()
+        await rig.bridge.probe()
+    await rig.until(lambda: rig.told("again"))
+    await rig.until_right()
+    assert rig.only_true_rows()
+
+
+@pytest.mark.parametrize("path", [SNAPSHOT, POSITIONS])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"status": 503},
+        {"status": 411},
+        {"html": True},
+        {"text": '[{"conid": 7'},
+        {"text": '{"error": "x"}'},
+        {"text": "[null]"},
+    ],
+    ids=str,
+)
+async def test_answers_of_no_use_are_told_once(
+    fast_clock: MockClock, book: Book, path: str, kind: dict[str, Any]
+) -> None:
+    async with portal_rig(book) as rig:
+        await live_through(rig, Fault(path, **kind))
+        assert [status for _, status in rig.events] == [Status.WARNING, Status.INFO]
+        assert "answers are of no use" in rig.events[0][0]
+
+
+@pytest.mark.parametrize("path", [SNAPSHOT, POSITIONS])
+@pytest.mark.parametrize("kind", [{"hang": True}, {"drip": True}], ids=str)
+async def test_an_endpoint_that_hangs_or_drips_is_told_once(
+    fast_clock: MockClock, book: Book, path: str, kind: dict[str, Any]
+) -> None:
+    async with portal_rig(book, timing=IMPATIENT) as rig:
+        await live_through(rig, Fault(path, **kind))
+        assert [status for _, status in rig.events] == [Status.WARNING, Status.INFO]
+
+
+async def test_the_whole_gateway_failing_is_one_trouble(fast_clock: MockClock, book: Book) -> None:
+    async with portal_rig(book) as rig:
+        await live_through(rig, Fault("", status=502))
+        assert [status for _, status in rig.events] == [Status.WARNING, Status.INFO]
+
+
+async def test_a_page_that_fails_yields_no_part_of_a_book(
+    fast_clock: MockClock,
+) -> None:
+    book = make_book(options=230)
+    book.freeze(at=10)
+    async with portal_rig(book, connect=False) as rig:
+        fault = Fault(f"{book.accounts[0]}/positions/2", status=500)
+        with rig.sim.faults(fault):
+            await rig.bridge.connect()
+            await rig.until(lambda: fault.hits > 2)
+            assert rig.row() is None
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+async def test_positions_that_come_back_empty_once_take_nothing_away(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        fault = Fault(f"{book.accounts[0]}/positions/0", text="[]")
+        with rig.sim.faults(fault):
+            await rig.until(lambda: fault.hits == 1)
+        await trio.sleep(4)
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+async def test_positions_that_cannot_be_read_for_long_are_no_row(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book, timing=QUICK._replace(positions_stale_s=5.0)) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault(POSITIONS, status=500)):
+            await rig.until(lambda: rig.row() is None)
+            assert "could not be read again" in str(rig.bridge.not_ready_reason())
+        await rig.until_right()
+
+
+async def test_greeks_that_are_not_answered_grow_old_and_become_unpriced(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book, greeks_max_age_s=8.0) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault(SNAPSHOT, status=500)):
+            await rig.until(lambda: (row := rig.row()) is not None and row.priced == 7)
+            row = rig.row()
+            assert row is not None
+            assert (row.delta, row.gamma, row.underlying_price) == (None, None, None)
+            assert all((one.greeks_age_s or 0) <= 8.0 for one in rig.rows if one.priced > 7)
+        await rig.until_right()
+
+
+async def test_nobody_logged_in_is_one_event_with_the_url_and_no_row(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book, connect=False) as rig:
+        rig.sim.login.log_out()
+        await rig.bridge.connect()
+        assert rig.bridge.is_connected()
+        for _ in range(3):
+            await rig.bridge.probe()
+        await trio.sleep(10)
+        assert rig.row() is None
+        assert rig.bridge.not_ready_reason() == "nobody is logged in at the gateway"
+        assert len(rig.told(f"open {rig.sim.url} in a browser and log in")) == 1
+        rig.sim.rules.person_logs_in()
+        await rig.until_right()
+        assert len(rig.told("the session is well again")) == 1
+        assert [status for _, status in rig.events].count(Status.WARNING) == 1
+        assert rig.only_true_rows()
+    assert rig.sim.login.brokerage
+
+
+async def test_a_session_that_expires_is_one_event_and_rows_return_after_the_login(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        rig.events.clear()
+        rig.sim.login.log_out()
+        await rig.until(lambda: rig.row() is None)
+        await trio.sleep(10)
+        assert rig.bridge.is_connected()
+        assert len(rig.events) == 1
+        assert rig.row() is None
+        rig.sim.rules.person_logs_in()
+        await rig.until_right()
+        assert len(rig.events) == 2
+        assert rig.only_true_rows()
+
+
+async def test_a_missing_brokerage_session_is_opened_without_competing(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        rig.sim.login.brokerage = False
+        await rig.until(lambda: rig.sim.login.brokerage)
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+async def test_a_brokerage_session_that_cannot_be_opened_is_told_once_and_tried_on(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        rig.events.clear()
+        rig.sim.login.can_open = False
+        rig.sim.login.brokerage = False
+        await rig.until(lambda: rig.told("no brokerage session"))
+        before = rig.sim.rules.counts["/iserver/auth/ssodh/init"]
+        await trio.sleep(10)
+        assert rig.sim.rules.counts["/iserver/auth/ssodh/init"] > before
+        assert rig.row() is None
+        assert len(rig.events) == 1
+        assert "failed to generate" in rig.events[0][0]
+        rig.sim.login.can_open = True
+        await rig.until_right()
+        assert len(rig.events) == 2
+        assert rig.only_true_rows()
+
+
+@pytest.mark.parametrize("brokerage", [True, False])
+async def test_the_owners_competing_session_is_waited_for(
+    fast_clock: MockClock, book: Book, brokerage: bool
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        rig.events.clear()
+        rig.sim.login.competing = True
+        rig.sim.login.brokerage = brokerage
+        await rig.until(lambda: rig.told("the owner's session elsewhere"))
+        await trio.sleep(6)
+        assert rig.row() is None
+        assert len(rig.events) == 1
+        rig.sim.login.competing = False
+        await rig.until_right()
+        assert len(rig.events) == 2
+        assert rig.only_true_rows()
+
+
+async def test_a_gateway_without_its_upstream_gives_no_row(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        rig.events.clear()
+        rig.sim.login.connected = False
+        await rig.until(lambda: rig.row() is None)
+        await rig.until(lambda: rig.told("lost its connection to Interactive Brokers"))
+        rig.sim.login.connected = True
+        await rig.until_right()
+        assert len(rig.events) == 2
+        assert rig.only_true_rows()
+
+
+async def test_a_tickle_that_fails_now_and_then_does_not_end_the_session(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        for kind in ({"status": 500}, {"html": True}, {"text": "null"}, {"status": 403}):
+            fault = Fault("/tickle", **kind)
+            with rig.sim.faults(fault):
+                await rig.until(lambda: fault.hits > 0)  # noqa: B023
+        before = rig.sim.rules.counts["/tickle"]
+        await rig.until(lambda: rig.sim.rules.counts["/tickle"] > before + 2)
+        assert rig.bridge.is_connected()
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+@pytest.mark.parametrize("retry_after", [7, None])
+async def test_a_penalty_is_sat_out_without_a_single_request(
+    fast_clock: MockClock, book: Book, retry_after: int | None
+) -> None:
+    length_s = 7.0 if retry_after else 600.0
+    async with portal_rig(book, timing=QUICK._replace(positions_stale_s=15.0)) as rig:
+        await rig.until_right()
+        rig.events.clear()
+        rig.sim.rules.penalize(length_s, retry_after=retry_after)
+        await rig.until(lambda: rig.told("no requests for a while"))
+        await trio.sleep(1)
+        under_way = rig.sim.rules.sent_in_penalty
+        await rig.bridge.probe()
+        await trio.sleep(5)
+        # Requests under way when the first 429 came may have met it, too: none after that.
+        assert rig.sim.rules.sent_in_penalty == under_way <= 8
+        assert rig.bridge.is_connected()
+        if retry_after is None:
+            await trio.sleep(20)
+            assert rig.sim.rules.sent_in_penalty == under_way
+            assert rig.row() is None
+        else:
+            await rig.until(lambda: rig.told("takes requests again"))
+            await rig.until_right()
+            assert len(rig.events) == 2
+        assert rig.only_true_rows()
+
+
+async def test_a_reconnect_does_not_forget_the_penalty(fast_clock: MockClock, book: Book) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        rig.sim.rules.penalize(20, retry_after=20)
+        await rig.until(lambda: rig.told("no requests for a while"))
+        await trio.sleep(1)
+        under_way = rig.sim.rules.sent_in_penalty
+        await rig.bridge.disconnect()
+        await rig.bridge.connect()
+        assert rig.bridge.is_connected()
+        assert rig.row() is None
+        await trio.sleep(10)
+        assert rig.sim.rules.sent_in_penalty == under_way
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+@pytest.mark.parametrize("kind", [{"status": 500}, {"html": True}, {"text": "{}"}], ids=str)
+async def test_something_else_than_a_gateway_is_a_clear_error(
+    fast_clock: MockClock, book: Book, kind: dict[str, Any]
+) -> None:
+    async with portal_rig(book, connect=False) as rig:
+        with rig.sim.faults(Fault("", **kind)), pytest.raises(GatewayError, match="auth/status"):
+            await rig.bridge.connect()
+        await rig.bridge.connect()
+        await rig.until_right()
+
+
+async def test_no_trouble_breaks_the_pacing(fast_clock: MockClock) -> None:
+    # Simulated violations fail the rig's end; here the count itself is looked at.
+    book = make_book(options=230, accounts=2)
+    book.freeze(at=10)
+    async with portal_rig(book, timing=IMPATIENT) as rig:
+        await rig.until_right()
+        for fault in (
+            Fault("", status=500),
+            Fault(SNAPSHOT, hang=True),
+            Fault("/portfolio", html=True),
+            Fault("/iserver", status=401),
+        ):
+            with rig.sim.faults(fault):
+                await trio.sleep(6)
+        await rig.until_right()
+        assert rig.sim.rules.most_in_a_second <= 10
+        assert not rig.sim.rules.violations
+        assert rig.only_true_rows()
