@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
+from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.base import Book, IBridgeBase
 from trio_bridge.gateways.socket_session import Session
 from trio_bridge.model import ApiMode
@@ -43,19 +44,17 @@ class SocketBridge(IBridgeBase):
     async def connect(self) -> None:
         if self._session is not None and not self._session.done.is_set():
             raise RuntimeError("already connected: disconnect first")
-        session = Session(self.settings, self.emit, lines=self._lines, details=self._details)
-        await self.nursery.start(session.run)
-        self._session = session
+        self._session = Session(self.settings, self.emit, lines=self._lines, details=self._details)
+        await self.nursery.start(self._session.run)
 
     async def disconnect(self) -> None:
-        if self._session is None:
-            return
-        self._session.scope.cancel()
-        with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
-            await self._session.done.wait()
+        if self._session is not None:
+            self._session.end()
+            with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
+                await self._session.done.wait()
 
     def is_connected(self) -> bool:
-        return self._session is not None and not self._session.lost
+        return self._session is not None and self._session.connected
 
     async def wait_lost(self) -> str:
         if self._session is None:
@@ -63,12 +62,13 @@ class SocketBridge(IBridgeBase):
         return await self._session.wait_lost()
 
     async def probe(self) -> None:
-        assert self._session is not None
+        if self._session is None or not self._session.connected:
+            raise GatewayError("not connected to the gateway")
         await self._session.probe()
 
     def not_ready_reason(self) -> str | None:
         session = self._session
-        if session is None or session.lost:
+        if session is None or not session.connected:
             return "not connected to the gateway"
         if session.upstream_lost:
             return "the gateway has lost its link to Interactive Brokers"

@@ -45,6 +45,8 @@ class Reaction(Enum):
     """The owner uses the market data elsewhere: wait, and come back when that ends."""
     INVALID_REQUEST = auto()
     """The gateway did not accept a request: log it with its contract."""
+    REMARK = auto()
+    """A warning that is not in the table: worth a line, nothing else."""
 
 
 REACTIONS: dict[int, Reaction] = {
@@ -81,6 +83,14 @@ REACTIONS: dict[int, Reaction] = {
 }
 
 
+WARNINGS = range(2100, 2200)
+
+NOTHING_TO_CANCEL = frozenset({101, 200, 354, 10089, 10168, 10186})
+"""After these the gateway holds no subscription for certain. After others it may: what is not
+cancelled then would use up one of the market-data lines for good."""
+
+
 def reaction_to(code: int) -> Reaction:
-    """The reaction to a code; codes that are not in the table count as a refused request."""
-    return REACTIONS.get(code, Reaction.INVALID_REQUEST)
+    """The reaction to a code; an error that is not in the table counts as a refused request."""
+    default = Reaction.REMARK if code in WARNINGS else Reaction.INVALID_REQUEST
+    return REACTIONS.get(code, default)

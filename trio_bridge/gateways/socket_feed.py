@@ -114,7 +114,8 @@ class MarketDataFeed:
         """Know these options; forget others once they are unsubscribed."""
         for con_id in self.lines.keys() - contracts.keys():
             if self.lines[con_id].request_id is None:
-                del self.lines[con_id]
+                gone = self.lines.pop(con_id)
+                self._ib.wrapper.tickers.pop(hash(gone.contract), None)
         for con_id, contract in contracts.items():
             if con_id not in self.lines:
                 self.lines[con_id] = Line(contract)

@@ -122,21 +122,14 @@ class Notices:
         name = getattr(contract, "localSymbol", "") or f"contract {con_id}"
         if reaction is Reaction.DATA_GOES_ON:
             self._say_once(code, f"{name}: {text} ({code})")
-            return
-        if SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
+        elif SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
             self._lose(
                 f"the gateway refuses positions to a login with more than 50 sub-accounts ({code}: "
                 f"{text}); log in as one of the accounts, or as a user who sees 50 or fewer"
             )
-            return
-        if not self._subscriptions.is_ours(con_id, request_id):
+        elif reaction is not Reaction.REMARK and self._subscriptions.is_ours(con_id, request_id):
+            self._subscriptions.refused(reaction, contract, code, text)
+        else:
             where = f" for {name}" if con_id else ""
-            self._say_once(
-                (code, con_id), f"the gateway says{where}: {text} ({code})", _grave(code)
-            )
-            return
-        self._subscriptions.refused(reaction, contract, code, text)
-
-
-def _grave(code: int) -> Status:
-    return Status.INFO if 2100 <= code < 2200 else Status.WARNING
+            status = Status.INFO if reaction is Reaction.REMARK else Status.WARNING
+            self._say_once((code, con_id), f"the gateway says{where}: {text} ({code})", status)

@@ -9,7 +9,7 @@ from trio_bridge.greeks import FUTURE_TYPES, OPTION_TYPES
 from trio_bridge.model import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from ib_async import Contract
 
@@ -47,17 +47,15 @@ def details_from(answer: Any) -> Details:
 class Holdings:
     """The positions of the selected accounts, kept up to date by `position` messages."""
 
-    def __init__(self, accounts: Sequence[str]) -> None:
+    def __init__(self, accounts: Sequence[str], details: dict[int, Details]) -> None:
         self.accounts = tuple(accounts)
-        self.details: dict[int, Details] = {}
+        self.details = details
         self._held: dict[tuple[str, int], Any] = {}
         self._positions: tuple[Position, ...] | None = None
 
-    def replace(self, positions: Iterable[Any]) -> None:
-        """A complete download has ended: what it did not name is gone."""
-        self._held = {}
-        for position in positions:
-            self.update(position)
+    def forget(self) -> None:
+        """A new download begins. Every message counts from now on, also those behind its end."""
+        self._held.clear()
         self._positions = None
 
     def update(self, position: Any) -> None:
@@ -84,14 +82,6 @@ class Holdings:
         """Every contract held, by contract id."""
         return {con_id: held.contract for (_, con_id), held in self._held.items()}
 
-    def option_ids(self) -> set[int]:
-        """The contract ids of all options held."""
-        return {
-            con_id
-            for con_id, contract in self.contracts().items()
-            if contract.secType in OPTION_TYPES
-        }
-
     def options(self) -> dict[int, Contract]:
         """Contracts that need market data and can be asked for it: with an exchange."""
         found = {}
@@ -116,12 +106,13 @@ class Holdings:
         ]
 
     def exposures(self) -> dict[int, float]:
-        """Absolute units (quantity × multiplier) held of each option over all accounts."""
+        """Every option held, with its absolute units (quantity × multiplier) over all accounts."""
         found: dict[int, float] = {}
         for position in self.positions():
             if position.sec_type in OPTION_TYPES:
                 units = abs(position.quantity * (position.multiplier or 1.0))
-                found[position.con_id] = found.get(position.con_id, 0.0) + units
+                known = units if math.isfinite(units) else 0.0
+                found[position.con_id] = found.get(position.con_id, 0.0) + known
         return found
 
     def _position(self, held: Any) -> Position:

@@ -4,13 +4,15 @@ ib_async is an asyncio library; trio-asyncio runs its loop inside one Trio task.
 loop of its own, so that whatever breaks in there takes this one connection with it and no more.
 
 ib_async calls our handlers synchronously, inside the loop, so what they change in memory holds for
-the very next row. It also swallows what a handler raises; `_guarded` keeps bugs loud.
+the very next row. What a handler raises does not reach the caller (eventkit hands it to an error
+handler, or drops it); `_on_bug` keeps it loud.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -39,13 +41,18 @@ DETAILS_TIMEOUT_S = 10.0
 DETAILS_AGAIN_S = 60.0
 """How long until a details request without an answer is made again."""
 
+DETAILS_GAP_S = 0.05
+"""Between two requests for details: the other half of the messages is for market data."""
+
 PROBE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
 SETTLE_TIMEOUT_S = 10.0
 """How long the first rows wait for the Greeks of every option."""
 
 IDLE_POLL_S = 1.0
-"""The same once all have answered."""
+"""How often the subscriptions are looked after when all options have answered."""
+
+POSITION_MESSAGE = 61
 
 log = structlog.get_logger()
 
@@ -62,22 +69,21 @@ class Session:
         details: dict[int, Details],
     ) -> None:
         self._settings = settings
-        self._emit = emit
         self._ib = IB()
+        self._scope = trio.CancelScope()
         self._lost = trio.Event()
         self._closed = trio.Event()
         self._wake = trio.Event()
         self._crash: Exception | None = None
         self._probes, self._probe_requests = trio.open_memory_channel[trio.Event](1)
+        self._open = False
         self._reload = False
-        self.scope = trio.CancelScope()
+        self._settle_until = -math.inf
         self.done = trio.Event()
         self.lost_reason = ""
         self.downloaded = False
         self.settled = False
-        self._settle_deadline = 0.0
-        self.holdings = Holdings(())
-        self.holdings.details = details
+        self.holdings = Holdings((), details)
         say_once = OnlyOnce(emit)
         self.subscriptions = Subscriptions(
             self._ib,
@@ -99,13 +105,18 @@ class Session:
     # What the bridge asks
 
     @property
-    def lost(self) -> bool:
-        """Whether the connection has ended, known at the instant it does."""
-        return self._lost.is_set()
+    def connected(self) -> bool:
+        """Whether the connection stands; that it has ended is known at the instant it does."""
+        return self._open and not self._lost.is_set()
 
     @property
     def upstream_lost(self) -> bool:
         return self._notices.upstream_lost
+
+    def end(self) -> None:
+        """End the connection, or the attempt to make one; `done` tells when that has happened."""
+        self._lose("disconnected")
+        self._scope.cancel()
 
     async def wait_lost(self) -> str:
         await self.done.wait()
@@ -131,22 +142,21 @@ class Session:
         Raises:
             GatewayError, ConfigError: before it was started.
         """
-        refused: BridgeError | None = None
-        started = False
+        refusal: BridgeError | None = None
         try:
-            with self.scope:
+            with self._scope:
                 async with trio_asyncio.open_loop():
                     self._attach()
                     try:
-                        await self._open()
-                        started = True
+                        await self._connect()
+                        self._open = True
                         task_status.started()
                         await self._serve()
                     except BridgeError as error:
-                        refused = error
+                        refusal = error
                         self._lose(str(error))
                     except Exception as error:
-                        self._crash = error
+                        self._on_bug(None, error)
                     finally:
                         await self._close()
         except BaseExceptionGroup as group:
@@ -162,8 +172,8 @@ class Session:
             self.done.set()
         if self._crash is not None:
             raise self._crash
-        if not started and not self.scope.cancelled_caught:
-            raise refused or GatewayError(self.lost_reason)
+        if not self._open:
+            raise refusal or GatewayError(self.lost_reason)
 
     def _broke_down(self, error: Exception) -> None:
         """An exception in the asyncio loop ends this connection, and is never hidden."""
@@ -171,27 +181,33 @@ class Session:
         self._lose(f"the connection broke down: {_innermost(error)!r}")
 
     def _attach(self) -> None:
-        ib = self._ib
-        ib.errorEvent += self._guarded(self._on_error)
-        ib.positionEvent += self._guarded(self._on_position)
-        ib.client.conn.disconnected += self._guarded(self._on_disconnected)
+        client = self._ib.client
+        self._ib.errorEvent.connect(self._on_error, error=self._on_bug)
+        self._ib.positionEvent.connect(self._on_position, error=self._on_bug)
+        client.conn.disconnected.connect(self._on_disconnected, error=self._on_bug)
+        client.conn.hasData.error_event.connect(self._on_gibberish)
+        # ib_async logs and skips what it cannot read. A position that is missing makes every row
+        # a lie, so without it there is no connection.
+        read_position = client.decoder.handlers[POSITION_MESSAGE]
 
-    def _guarded(self, handler: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(handler)
-        def guarded(*args: Any) -> None:
+        @functools.wraps(read_position)
+        def read(fields: list[str]) -> None:
             try:
-                handler(*args)
+                read_position(fields)
             except Exception as error:
-                self._crash = error
-                self._lose(f"bug in a message handler: {error!r}")
+                self._on_gibberish(None, error)
 
-        return guarded
+        client.decoder.handlers[POSITION_MESSAGE] = read
 
     async def _close(self) -> None:
-        self._ib.disconnect()
+        client = self._ib.client
+        with suppress(OSError):  # the peer may have closed already, and we not have heard of it
+            client.disconnect()
         with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-            if self._ib.client.conn.isConnected():
+            if client.conn.isConnected():
                 await self._closed.wait()
+        if client.conn.transport is not None:
+            client.conn.transport.abort()
 
     def _lose(self, reason: str) -> None:
         if not self._lost.is_set():
@@ -203,52 +219,74 @@ class Session:
         self, request: Callable[[], Awaitable[T]], timeout_s: float, failure: str
     ) -> T:
         """Run asyncio code until it is done, the connection is lost, or time is up."""
-        result: list[T] = []
-        error: Exception | None = None
-
-        async def ask() -> T:
-            return await request()
-
+        answers: list[T] = []
+        problem, cause = f"{failure} within {timeout_s:g} s", None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_lost, nursery.cancel_scope)
             with trio.move_on_after(timeout_s):
                 try:
-                    result.append(await trio_asyncio.aio_as_trio(ask)())
-                except (OSError, EOFError) as caught:
-                    error = caught
+                    answers.append(await trio_asyncio.aio_as_trio(request)())
+                except OSError as error:
+                    problem, cause = self._explain(error), error
             nursery.cancel_scope.cancel()
-        if result:
-            return result[0]
+        # An answer of a connection that ended meanwhile is of no use: nothing follows it.
         if self._lost.is_set():
             raise GatewayError(self.lost_reason)
-        if error is not None:
-            raise GatewayError(self._explain(error)) from error
-        raise GatewayError(f"{failure} within {timeout_s:g} s")
+        if not answers:
+            raise GatewayError(problem) from cause
+        return answers[0]
 
     async def _cancel_when_lost(self, scope: trio.CancelScope) -> None:
         await self._lost.wait()
         scope.cancel()
 
+    # The beginning
+
+    async def _connect(self) -> None:
+        settings, client = self._settings, self._ib.client
+        self._ib.wrapper.clientId = settings.ib_client_id
+        await self._shake_hands(await self._resolve())
+        self.holdings.accounts = self._select_accounts(client.getAccounts())
+        await self._download()
+
+    async def _resolve(self) -> list[str]:
+        """The addresses behind the host's name.
+
+        asyncio would look it up in a thread that nobody can interrupt; Ctrl-C would have to wait
+        for a name server that does not answer.
+        """
+        host, port = self._settings.ib_socket_host, self._settings.ib_socket_port
+        try:
+            with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+                found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+        except trio.TooSlowError:
+            raise GatewayError(
+                f"IB_SOCKET_HOST={host}: no answer from the name server "
+                f"within {HANDSHAKE_TIMEOUT_S:g} s"
+            ) from None
+        except (OSError, UnicodeError) as error:
+            raise GatewayError(f"IB_SOCKET_HOST={host}: no such host ({error})") from error
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+    async def _shake_hands(self, addresses: list[str]) -> None:
+        settings, client = self._settings, self._ib.client
+        for address in addresses:
+            # Not ib.connectAsync: it also asks for orders, accounts and executions.
+            shake_hands = functools.partial(
+                client.connectAsync, address, settings.ib_socket_port, settings.ib_client_id, 0
+            )
+            try:
+                await self._bounded(shake_hands, HANDSHAKE_TIMEOUT_S, "the gateway did not answer")
+                return
+            except GatewayError:
+                if self._lost.is_set() or address == addresses[-1]:
+                    raise
+
     def _explain(self, error: Exception) -> str:
         where = f"{self._settings.ib_socket_host}:{self._settings.ib_socket_port}"
-        if isinstance(error, ConnectionRefusedError) or "refused" in str(error):
+        if isinstance(error, ConnectionRefusedError):
             return f"connection refused by {where}: is TWS or IB Gateway up, its API port enabled?"
         return f"no connection to {where}: {error}"
-
-    async def _open(self) -> None:
-        settings, ib = self._settings, self._ib
-        ib.wrapper.clientId = settings.ib_client_id
-
-        async def shake_hands() -> None:
-            # Not ib.connectAsync: it also asks for orders, accounts and executions.
-            await ib.client.connectAsync(
-                settings.ib_socket_host, settings.ib_socket_port, settings.ib_client_id, 0
-            )
-
-        await self._bounded(shake_hands, HANDSHAKE_TIMEOUT_S, "the gateway did not answer")
-        self.holdings.accounts = self._select_accounts(ib.client.getAccounts())
-        ib.client.reqMarketDataType(int(settings.ib_market_data_type))
-        await self._download_positions()
 
     def _select_accounts(self, managed: list[str]) -> tuple[str, ...]:
         wanted = self._settings.ib_account
@@ -260,41 +298,63 @@ class Session:
             )
         return wanted or tuple(sorted(managed))
 
-    async def _download_positions(self) -> None:
-        self.downloaded = False
-        found = await self._bounded(
-            self._ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
-        )
-        self.holdings.replace(found)
-        self.subscriptions.expect(self.holdings.option_ids())
+    async def _download(self) -> None:
+        """Get the positions, again if the gateway loses them meanwhile; rows wait for the Greeks
+        of their options."""
+        self.downloaded = self.settled = False
+        self._reload = True
+        while self._reload:
+            self._reload = False
+            self.holdings.forget()
+            self.subscriptions.open()
+            self.subscriptions.sent(1)
+            await self._bounded(
+                self._ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
+            )
+        self.subscriptions.expect(self.holdings.exposures())
+        self._settle_until = trio.current_time() + SETTLE_TIMEOUT_S
         self.downloaded = True
-        self.settled = False
-        self._settle_deadline = trio.current_time() + SETTLE_TIMEOUT_S
+
+    # Serving
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._answer_probes)
             nursery.start_soon(self._learn_details)
-            while not self._lost.is_set():
-                self._wake = trio.Event()
-                if self._reload:
-                    self._reload = False
-                    await self._download_positions()
-                await self._step()
+            try:
+                await self._follow()
+            except GatewayError as error:
+                self._lose(str(error))
             nursery.cancel_scope.cancel()
+
+    async def _follow(self) -> None:
+        while not self._lost.is_set():
+            self._wake = trio.Event()
+            if self._reload:
+                await self._download()
+            await self._step()
+
+    async def _step(self) -> None:
+        """Bring the subscriptions in line with what we hold; wait for something to happen."""
+        now = trio.current_time()
+        again_at = now + IDLE_POLL_S
+        if self.upstream_lost:
+            self._settle_until = now + SETTLE_TIMEOUT_S
+        else:
+            due = self.subscriptions.step(self.holdings.options(), self.holdings.exposures())
+            again_at = max(now + POLL_S, min(again_at, due))
+            if not self.settled:
+                again_at = now + POLL_S
+                self.settled = self.subscriptions.all_answered or now >= self._settle_until
+        with trio.move_on_at(again_at):
+            await self._wake.wait()
 
     async def _ask(self, request: Callable[[], Awaitable[T]], timeout_s: float) -> T | None:
         """Run asyncio code beside the serving; None when no answer came in time."""
-
-        async def ask() -> T:
-            return await request()
-
-        with trio.move_on_after(timeout_s):
-            try:
-                answer: T = await trio_asyncio.aio_as_trio(ask)()
-                return answer
-            except OSError:  # what ib_async raises in waiting requests when the socket falls
-                return None
+        self.subscriptions.sent(1)
+        with trio.move_on_after(timeout_s), suppress(OSError):  # OSError: the socket fell
+            answer: T = await trio_asyncio.aio_as_trio(request)()
+            return answer
         return None
 
     async def _answer_probes(self) -> None:
@@ -305,33 +365,22 @@ class Session:
     async def _learn_details(self) -> None:
         """Ask for what positions leave out: exchange, multiplier, a futures option's underlying."""
         asked: dict[int, float] = {}
-        while True:
-            for contract in self.holdings.lacking_details():
-                con_id = contract.conId
-                if asked.get(con_id, -math.inf) > trio.current_time() - DETAILS_AGAIN_S:
-                    continue
-                asked[con_id] = trio.current_time()
-                request = functools.partial(
-                    self._ib.reqContractDetailsAsync, Contract(conId=con_id)
-                )
-                answers = await self._ask(request, DETAILS_TIMEOUT_S)
-                if answers:
-                    self.holdings.learn(con_id, details_from(answers[0]))
-                    self._wake.set()
-            await trio.sleep(IDLE_POLL_S)
+        async with trio.open_nursery() as nursery:
+            while True:
+                for contract in self.holdings.lacking_details():
+                    now = trio.current_time()
+                    if asked.get(contract.conId, -math.inf) <= now - DETAILS_AGAIN_S:
+                        asked[contract.conId] = now
+                        nursery.start_soon(self._learn, contract.conId)
+                        await trio.sleep(DETAILS_GAP_S)
+                await trio.sleep(IDLE_POLL_S)
 
-    async def _step(self) -> None:
-        """Bring the subscriptions in line with what we hold; wait for something to happen."""
-        now = trio.current_time()
-        again_at = now + IDLE_POLL_S
-        if not self.upstream_lost:
-            due = self.subscriptions.step(self.holdings.options(), self.holdings.exposures())
-            again_at = max(now + POLL_S, min(again_at, due))
-            if not self.settled:
-                again_at = now + POLL_S
-                self.settled = self.subscriptions.all_answered or now >= self._settle_deadline
-        with trio.move_on_at(again_at):
-            await self._wake.wait()
+    async def _learn(self, con_id: int) -> None:
+        ask = functools.partial(self._ib.reqContractDetailsAsync, Contract(conId=con_id))
+        answers = await self._ask(ask, DETAILS_TIMEOUT_S)
+        if answers:
+            self.holdings.learn(con_id, details_from(answers[0]))
+            self._wake.set()
 
     # What the gateway says
 
@@ -347,6 +396,14 @@ class Session:
     def _on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
         self._notices.on_error(request_id, code, text, contract)
         self._wake.set()
+
+    def _on_gibberish(self, _source: Any, error: Exception) -> None:
+        log.error("the gateway sent what cannot be read", exc_info=error)
+        self._lose(f"the gateway sent what cannot be read: {error!r}")
+
+    def _on_bug(self, _source: Any, error: Exception) -> None:
+        self._crash = error
+        self._lose(f"bug: {error!r}")
 
     def _start_over(self) -> None:
         self.downloaded = False

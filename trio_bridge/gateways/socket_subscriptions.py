@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from trio_bridge.gateways.socket_codes import Reaction
+from trio_bridge.gateways.socket_codes import NOTHING_TO_CANCEL, Reaction
 from trio_bridge.gateways.socket_feed import MarketDataFeed
 from trio_bridge.model import DataType, Status
 from trio_bridge.policy.market_lines import Subscribe
@@ -59,24 +59,39 @@ class Subscriptions:
         self.feed = MarketDataFeed(ib, clock)
         self._lines.connection_lost(clock())
 
+    def open(self) -> None:
+        """Say which kind of data we want; the gateway keeps it until it forgets everything."""
+        self._ib.client.reqMarketDataType(int(self._data_type))
+        self.sent(1)
+
     def expect(self, con_ids: Iterable[int]) -> None:
         """After a download: the options whose first answers the rows wait for."""
-        self._unanswered = set(con_ids)
+        now = self._clock()
+        self._unanswered = {one for one in con_ids if not self._lines.postponed(one, now)}
 
     @property
     def all_answered(self) -> bool:
         """Whether each expected option has brought Greeks or an error since `expect`."""
         return not self._unanswered
 
+    def sent(self, messages: int) -> None:
+        """Something else was sent to the gateway, which counts all messages against one limit."""
+        self._lines.sent(messages, self._clock())
+
     def step(self, contracts: Mapping[int, Contract], exposures: Mapping[int, float]) -> float:
-        """Follow what is held now, and send what is due; return when to be called again."""
+        """Follow what is held now, and send what is due; return when to be called again.
+
+        Args:
+            contracts: the options that can be asked for.
+            exposures: all options, with the size of each.
+        """
         now = self._clock()
         self.feed.follow(contracts)
         self._lines.want({con_id: exposures.get(con_id, 0.0) for con_id in contracts})
-        self._unanswered &= contracts.keys()
+        self._unanswered &= exposures.keys()
         self._notice_answers(now)
         if not self._lines.competing:
-            self._drop_silent(now)
+            self._renew_silent(now)
         turn = self._lines.decide(now)
         for action in turn.actions:
             if isinstance(action, Subscribe):
@@ -95,22 +110,19 @@ class Subscriptions:
     def _notice_answers(self, now: float) -> None:
         was_competing = self._lines.competing
         for con_id in list(self._lines.held):
-            line = self.feed.lines[con_id]
-            if line.refresh():
+            if self.feed.lines[con_id].refresh():
                 self._lines.answered(con_id, now)
                 self._ask_again.pop(con_id, None)
                 self._unanswered.discard(con_id)
         if was_competing and not self._lines.competing:
             self._emit("the competing session has ended: market data is back")
 
-    def _drop_silent(self, now: float) -> None:
-        """Give up subscriptions that should have spoken by now; `decide` makes them anew."""
+    def _renew_silent(self, now: float) -> None:
+        """Subscriptions that should have spoken by now are made anew."""
         for con_id, due in list(self._ask_again.items()):
             if due <= now:
                 del self._ask_again[con_id]
-                if con_id in self._lines.held:
-                    self.feed.unsubscribe(con_id)
-                    self._lines.given_up(con_id, until=now)
+                self._lines.renew(con_id)
 
     # What the gateway says
 
@@ -147,11 +159,10 @@ class Subscriptions:
         self._unanswered.discard(con_id)
         match reaction:
             case Reaction.UNKNOWN_CONTRACT:
-                self._forget(con_id, until=math.inf)
+                self._forget(con_id, code, until=math.inf)
                 self._emit(f"{name} is unknown to the gateway ({code}): unpriced", Status.WARNING)
             case Reaction.TOO_MANY_LINES:
-                self.feed.unsubscribe(con_id, tell_gateway=False)
-                self._ask_again.pop(con_id, None)
+                self._give_line_back(con_id, code)
                 if self._lines.refused(con_id, now):
                     self._emit(
                         f"no more market data lines ({code}), TWS uses some: going on with "
@@ -163,13 +174,19 @@ class Subscriptions:
             case Reaction.NOT_SUBSCRIBED:
                 self._fall_back(con_id, name, code, text)
             case _:
-                self._forget(con_id, until=now + ASK_INVALID_S)
+                self._forget(con_id, code, until=now + ASK_INVALID_S)
                 self._say_once((code, con_id), f"{name}: {text} ({code})", Status.ERROR)
 
-    def _forget(self, con_id: int, *, until: float) -> None:
-        self.feed.unsubscribe(con_id, tell_gateway=False)
-        self._ask_again.pop(con_id, None)
+    def _forget(self, con_id: int, code: int, *, until: float) -> None:
+        self._give_line_back(con_id, code)
         self._lines.given_up(con_id, until=until)
+
+    def _give_line_back(self, con_id: int, code: int) -> None:
+        may_live = code not in NOTHING_TO_CANCEL
+        self.feed.unsubscribe(con_id, tell_gateway=may_live)
+        if may_live:
+            self.sent(1)
+        self._ask_again.pop(con_id, None)
 
     def _owner_is_elsewhere(self, con_id: int, now: float, code: int) -> None:
         self.feed.mark_stale()
@@ -183,11 +200,12 @@ class Subscriptions:
         """No live data: ask once more, for delayed data, where the settings allow it."""
         delayed_allowed = self._data_type >= DataType.DELAYED
         if delayed_allowed and con_id not in self._tried_delayed:
+            if not self._tried_delayed:
+                self.open()
             self._tried_delayed.add(con_id)
-            self._ib.client.reqMarketDataType(int(self._data_type))
-            self._forget(con_id, until=self._clock())
+            self._forget(con_id, code, until=self._clock())
             return
-        self._forget(con_id, until=self._clock() + ASK_REFUSED_S)
+        self._forget(con_id, code, until=self._clock() + ASK_REFUSED_S)
         remedy = "" if delayed_allowed else "; IB_MARKET_DATA_TYPE=3 or 4 would take delayed data"
         self._say_once(
             code, f"no market data for {name} ({code}: {text}): unpriced{remedy}", Status.WARNING

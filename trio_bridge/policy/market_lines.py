@@ -91,7 +91,8 @@ class _Contract:
     held_since: float = -math.inf
     answered: bool = False
     stalled: bool = False
-    """A competing session began, and its data has not been seen since."""
+    """Its subscription should have spoken by now (a competing session began, or the caller says
+    so): it is to be made anew unless it speaks."""
     told_at: float = math.inf
     """When it got its 10197; -inf if it was tried since, for any answer is then good news."""
 
@@ -143,6 +144,11 @@ class MarketLines:
     def competing(self) -> bool:
         """Whether a competing session has stopped the data."""
         return self._competing
+
+    def postponed(self, con_id: int, now: float) -> bool:
+        """Whether the contract was given up, for ever or for a while."""
+        contract = self._waiting.get(con_id)
+        return contract is not None and contract.ready_at > now + REST_S
 
     # What happened
 
@@ -217,6 +223,17 @@ class MarketLines:
             return
         contract.ready_at = until
         self._waiting[con_id] = contract
+
+    def renew(self, con_id: int) -> None:
+        """The contract's subscription should have spoken: make it anew, unless it does so now."""
+        contract = self._held.get(con_id)
+        if contract is not None:
+            contract.answered = False
+            contract.stalled = True
+
+    def sent(self, messages: int, now: float) -> None:
+        """The caller has sent something else to the gateway: that counts against the pace too."""
+        self._pacer.spend(messages, now)
 
     def competing_session(self, con_id: int, now: float) -> bool:
         """Error 10197 for this contract: the owner is logged in elsewhere, all data has stopped.
