@@ -54,13 +54,19 @@ class Sinks:
     def state(self) -> BreakerState:
         return self.breaker.state
 
+    def waiting(self) -> int:
+        """Rows that are not safe, wherever they are."""
+        return self.delivery.waiting + self._receive.statistics().current_buffer_used
+
     def send(self, number: int) -> Snapshot:
         row = snapshot(number, now())
         self._send.send_nowait(row)
         return row
 
-    def send_event(self, text: str) -> None:
-        self._send.send_nowait(ApiEvent(now(), ApiMode.SOCKET, text))
+    def send_event(self, text: str) -> ApiEvent:
+        event = ApiEvent(now(), ApiMode.SOCKET, text)
+        self._send.send_nowait(event)
+        return event
 
     def end(self) -> None:
         """The sources have ended."""

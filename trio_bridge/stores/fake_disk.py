@@ -146,8 +146,14 @@ class FakeDisk:
         self._open.clear()
         self._locked.clear()
 
+    def kill(self) -> None:
+        """Only the process stops, the machine goes on: nothing is lost."""
+        self.crashed = True
+        self._open.clear()
+        self._locked.clear()
+
     def restart(self) -> None:
-        """The machine comes back; the next process may begin."""
+        """The next process may begin."""
         self.crashed = False
         self.crash_at = None
         self._one_at_a_time = trio.CapacityLimiter(1)
