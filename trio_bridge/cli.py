@@ -53,11 +53,11 @@ def service(
     """Run the service with the settings of the environment and .env, until Ctrl-C."""
     if context.invoked_subcommand is not None:
         return
-    from trio_bridge.service import run_service
+    from trio_bridge.commands.serve import serve
 
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
-    if trio.run(run_service, settings) > 1:
+    if trio.run(serve, settings) > 1:
         raise typer.Exit(EXIT_CUT_SHORT)
 
 

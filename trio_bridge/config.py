@@ -109,6 +109,10 @@ class Settings(BaseSettings):
         Field(alias="BRIDGE_LOG_LEVEL"),
     ] = "info"
 
+    # Alerts
+    alert_url: Annotated[SecretStr | None, Field(alias="BRIDGE_ALERT_URL")] = None
+    alert_after_s: Annotated[Seconds, Field(alias="BRIDGE_ALERT_AFTER")] = 300.0
+
     # The database
     db_timeout_s: Annotated[Seconds, Field(alias="BRIDGE_DB_TIMEOUT")] = 2.0
     database_url: SecretStr | None = None
@@ -155,13 +159,29 @@ class Settings(BaseSettings):
             raise ValueError("http is allowed on this machine only (localhost); use https")
         return value.rstrip("/").removesuffix("/v1/api")
 
+    @field_validator("alert_url")
+    @classmethod
+    def _usable_webhook(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = _TRAILING_COMMENT.sub("", value.get_secret_value()).strip()
+        try:
+            url = urlsplit(text)
+            port_is_fine = url.port != 0
+        except ValueError:
+            port_is_fine = False
+        is_one_word = text.isascii() and text.isprintable() and " " not in text
+        if not (port_is_fine and is_one_word and url.scheme in {"http", "https"} and url.hostname):
+            raise ValueError("must be a URL like https://hooks.example.com/services/secret")
+        return SecretStr(text)
+
     @field_validator("ib_account")
     @classmethod
     def _no_account_twice(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))
 
 
-SECRETS = frozenset({"database_url", "db_pass"})
+SECRETS = frozenset({"database_url", "db_pass", "bridge_alert_url"})
 """Variables (lower case) whose values are never shown."""
 
 ENVIRONMENT_NAMES = {

@@ -46,6 +46,8 @@ def configure_logging(level: str, style: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=number, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
     )
+    # It writes the URL of every request, and the one of a webhook is a secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     if number > logging.DEBUG:
         for name in CHATTY_LIBRARIES:
             logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -26,6 +26,7 @@ from trio_bridge.stores.breaker import DBCircuitBreaker
 from trio_bridge.stores.connection import conninfo_from_settings, safe_target
 from trio_bridge.stores.embedded.server import open_embedded
 from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.record import Record
 from trio_bridge.stores.spool import Spool
 from trio_bridge.tasks.delivery import Delivery
 from trio_bridge.tasks.flusher import run_flusher
@@ -52,6 +53,9 @@ EVENTS_KEPT = 50
 Watcher = Callable[[Snapshot | ApiEvent], None]
 """Is told of every row and event on its way to the database. Never waits, never raises."""
 
+SafeWatcher = Callable[[Record, float], None]
+"""Is told of every row and event that has become safe, and the seconds it took. As above."""
+
 log = structlog.get_logger()
 _LEVELS = {
     Status.INFO: logging.INFO,
@@ -66,6 +70,8 @@ class Stopper:
 
     def __init__(self) -> None:
         self.signals = 0
+        self.stopping = trio.Event()
+        """Set by the first signal."""
         self._armed: trio.CancelScope | None = None
         self._patience = 0
 
@@ -85,6 +91,7 @@ class Stopper:
     def stop(self) -> None:
         """What a signal does."""
         self.signals += 1
+        self.stopping.set()
         self._act()
 
     def _act(self) -> None:
@@ -140,6 +147,8 @@ class Service:
         self.started_at = now()
         self.events: deque[ApiEvent] = deque(maxlen=EVENTS_KEPT)
         self.watchers: list[Watcher] = []
+        self.safe_watchers: list[SafeWatcher] = []
+        self.spool = spool
         self._send, self._receive = trio.open_memory_channel[Snapshot | ApiEvent](CHANNEL_SIZE)
         self.outlet = Outlet(self._send, settings.ib_api_mode, now)
         self.delivery = Delivery(
@@ -150,6 +159,7 @@ class Service:
             api_mode=settings.ib_api_mode,
             now=now,
             watch=self._tell,
+            safe=self._tell_safe,
         )
         self.bridge: IBridgeBase = build_bridge(settings, emit=self.outlet.emit, now=now)
         self.supervisor = Supervisor(
@@ -173,6 +183,10 @@ class Service:
             self.events.append(item)
         for watcher in self.watchers:
             watcher(item)
+
+    def _tell_safe(self, record: Record, waited_s: float) -> None:
+        for watcher in self.safe_watchers:
+            watcher(record, waited_s)
 
     async def run(self, stopper: Stopper) -> None:
         """Run until a signal comes or a task fails; rows at hand are made safe in every case."""

@@ -1,0 +1,173 @@
+"""An alert comes soon when something is new, seldom when it goes on, and never grows."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_bridge.model import Status
+from trio_bridge.policy.digest import (
+    CLOSEST_S,
+    FIRST_REPEAT_S,
+    GATHER_S,
+    LONGEST_REPEAT_S,
+    MOST_KINDS,
+    Bulletin,
+    Digest,
+    Silence,
+    SilenceWatch,
+)
+
+AT = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def add(digest: Digest, message: str, now: float) -> None:
+    digest.add(AT, Status.WARNING, message, now=now)
+
+
+def test_nothing_to_tell_means_no_alert() -> None:
+    assert Digest().due_at == math.inf
+
+
+def test_what_is_new_is_told_within_seconds_together_with_what_belongs_to_it() -> None:
+    digest = Digest()
+    add(digest, "disconnected", 100.0)
+    add(digest, "reconnect attempt 1 in 5 s", 101.0)
+    assert digest.due_at == 100.0 + GATHER_S
+    assert [line.message for line in digest.take(102.0).lines] == [
+        "disconnected",
+        "reconnect attempt 1 in 5 s",
+    ]
+    assert digest.due_at == math.inf
+
+
+def test_two_alerts_keep_their_distance() -> None:
+    digest = Digest()
+    add(digest, "one", 100.0)
+    digest.take(102.0)
+    add(digest, "another", 103.0)
+    assert digest.due_at == 102.0 + CLOSEST_S
+
+
+def test_what_differs_in_digits_only_is_one_line_with_the_latest_text() -> None:
+    digest = Digest()
+    for number in range(1, 31):
+        add(digest, f"reconnect attempt {number} in 20 s", 100.0 + number)
+    (line,) = digest.take(200.0).lines
+    assert (line.message, line.times) == ("reconnect attempt 30 in 20 s", 30)
+
+
+def test_the_same_words_with_another_gravity_are_another_kind() -> None:
+    digest = Digest()
+    digest.add(AT, Status.WARNING, "full", now=0.0)
+    digest.add(AT, Status.ERROR, "full", now=0.0)
+    assert len(digest.take(2.0).lines) == 2
+
+
+def test_a_night_of_warnings_is_a_handful_of_alerts() -> None:
+    digest, told, counted = Digest(), [], 0
+    for tick in range(8 * 3600 // 20):
+        now = tick * 20.0
+        if digest.due_at <= now:
+            counted += sum(line.times for line in digest.take(now).lines)
+            told.append(now)
+        add(digest, f"reconnect attempt {tick}", now)
+    waits = [b - a for a, b in pairwise(told)]
+    assert told[0] <= GATHER_S + 20
+    assert waits[0] <= FIRST_REPEAT_S + 20
+    assert max(waits) <= LONGEST_REPEAT_S + 20
+    assert len(told) < 15
+    assert counted + sum(line.times for line in digest.take(1e6).lines) == 8 * 3600 // 20
+
+
+def test_a_new_kind_does_not_wait_for_the_repetitions() -> None:
+    digest = Digest()
+    add(digest, "attempt 1", 0.0)
+    digest.take(2.0)
+    add(digest, "attempt 2", 20.0)
+    assert digest.due_at == 2.0 + FIRST_REPEAT_S
+    add(digest, "the disk is full", 30.0)
+    assert digest.due_at == 30.0 + GATHER_S
+    assert len(digest.take(32.0).lines) == 2
+
+
+def test_what_comes_back_after_a_quiet_hour_is_new() -> None:
+    digest = Digest()
+    now = 0.0
+    for _ in range(4):
+        add(digest, "disconnected", now)
+        now = digest.due_at
+        digest.take(now)
+    later = now + LONGEST_REPEAT_S
+    add(digest, "disconnected", later)
+    assert digest.due_at == later + GATHER_S
+
+
+def test_kinds_beyond_the_limit_are_counted() -> None:
+    digest = Digest()
+    for number in range(MOST_KINDS + 7):
+        add(digest, f"contract {'x' * number}", 0.0)
+    bulletin = digest.take(2.0)
+    assert len(bulletin.lines) == MOST_KINDS
+    assert bulletin.left_out == 7
+    add(digest, "yet another", 3.0)
+    assert digest.due_at < math.inf
+    assert digest.take(63.0).left_out == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 5000), st.sampled_from(["a 1", "a 2", "b", "c", "d"])), max_size=200
+    )
+)
+def test_every_event_is_told_once_and_none_is_forgotten(steps: list[tuple[float, str]]) -> None:
+    digest, now, told = Digest(), 0.0, 0
+    for pause, message in steps:
+        until = now + pause
+        while digest.due_at <= until:
+            at = digest.due_at
+            told += sum(line.times for line in digest.take(at).lines)
+        now = until
+        add(digest, message, now)
+        assert digest.due_at <= now + LONGEST_REPEAT_S
+    told += sum(line.times for line in digest.take(now).lines)
+    assert told == len(steps)
+
+
+def test_bulletins_join_in_their_order() -> None:
+    digest = Digest()
+    add(digest, "one", 0.0)
+    first = digest.take(2.0)
+    add(digest, "two", 3.0)
+    both = first.followed_by(digest.take(13.0))
+    assert [line.message for line in both.lines] == ["one", "two"]
+    assert Bulletin((), 1).followed_by(Bulletin((), 2)).left_out == 3
+
+
+def test_a_short_silence_is_nobodys_business() -> None:
+    watch = SilenceWatch(300.0, now=0.0)
+    assert watch.look(now=299.0, right_s=None, excused=False) is None
+    assert watch.look(now=300.0, right_s=299.5, excused=False) is None
+    assert watch.look(now=599.0, right_s=299.5, excused=False) is None
+
+
+def test_a_long_silence_is_told_once_and_so_is_its_end() -> None:
+    watch = SilenceWatch(300.0, now=0.0)
+    assert watch.look(now=310.0, right_s=10.0, excused=False) == Silence(300.0, over=False)
+    assert watch.look(now=400.0, right_s=10.0, excused=False) is None
+    assert watch.look(now=505.0, right_s=504.0, excused=False) == Silence(494.0, over=True)
+    assert watch.look(now=506.0, right_s=504.0, excused=False) is None
+    assert watch.look(now=804.0, right_s=504.0, excused=False) == Silence(300.0, over=False)
+
+
+def test_silence_within_a_reset_window_is_expected() -> None:
+    watch = SilenceWatch(300.0, now=0.0)
+    assert watch.look(now=1400.0, right_s=100.0, excused=True) is None
+    assert watch.look(now=1600.0, right_s=100.0, excused=False) is None
+    assert watch.look(now=1700.0, right_s=100.0, excused=False) == Silence(300.0, over=False)
+    assert watch.look(now=1800.0, right_s=100.0, excused=True) is None
+    assert watch.look(now=1900.0, right_s=1899.0, excused=False) is not None

@@ -1,0 +1,205 @@
+"""Alerts reach a real receiver, survive a bad one, and never hold anything up."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+
+from tests.support.receiver import Receiver, open_receiver
+from trio_bridge.model import ApiEvent, ApiMode, Status
+from trio_bridge.tasks.alerts import Alerts
+from trio_bridge.tasks.supervisor import ConnectionStatus, State
+from trio_bridge.tasks.ticker import TickerStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
+SPEED = 25.0
+
+
+@pytest.fixture
+def quick_clock() -> MockClock:
+    """Real I/O, but a second of waiting takes 40 ms."""
+    return MockClock(rate=SPEED)
+
+
+def event(message: str, status: Status = Status.WARNING) -> ApiEvent:
+    return ApiEvent(AT, ApiMode.SOCKET, message, status)
+
+
+class Bench:
+    """Alerts at work, with what they look at."""
+
+    def __init__(self, url: str, after_s: float) -> None:
+        self.alerts = Alerts(SecretStr(url), after_s=after_s, now=lambda: AT)
+        self.ticker = TickerStatus()
+        self.connection = ConnectionStatus(State.CONNECTED)
+        self.ended: str | None = None
+
+
+@asynccontextmanager
+async def alerting(receiver: Receiver, *, after_s: float = 1e6) -> AsyncIterator[Bench]:
+    bench = Bench(receiver.url(), after_s)
+    run = partial(bench.alerts.run, bench.ticker, bench.connection, ended=lambda: bench.ended)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        yield bench
+        nursery.cancel_scope.cancel()
+
+
+async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        bench.alerts.notice(event("all is well", Status.INFO))
+        bench.alerts.notice(event("database circuit CLOSED → OPEN"))
+        bench.alerts.notice(event("spool can't be written", Status.ERROR))
+        await receiver.wait_for("spool")
+    (post,) = receiver.posts
+    assert receiver.targets == ["/services/the-secret"]
+    assert post["status"] == "error"
+    assert post["text"] == (
+        "14:30:00 UTC warning: database circuit CLOSED → OPEN\n"
+        "14:30:00 UTC error: spool can't be written"
+    )
+    assert post["content"] == f"{post['title']}\n{post['text']}"
+    assert post["events"][1] == {
+        "timestamp": "2026-01-02T14:30:00+00:00",
+        "status": "error",
+        "message": "spool can't be written",
+        "count": 1,
+    }
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503])
+async def test_a_receiver_in_trouble_is_asked_again(trouble: int, quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        receiver.answers = [trouble, trouble]
+        bench.alerts.notice(event("disconnected"))
+        await receiver.wait_for("disconnected")
+    assert len(receiver.targets) >= 3  # the end may have come before the answer
+
+
+async def test_a_receiver_says_how_long_to_leave_it_alone(quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        receiver.answers, receiver.headers = [429], [("Retry-After", "30")]
+        bench.alerts.notice(event("disconnected"))
+        began = trio.current_time()
+        await receiver.wait_for("disconnected")
+        assert trio.current_time() - began >= 30
+
+
+async def test_a_refusal_for_good_is_logged_without_the_secret_and_the_next_alert_goes_on(
+    quick_clock: MockClock,
+) -> None:
+    with capture_logs() as logs:
+        async with open_receiver() as receiver, alerting(receiver) as bench:
+            receiver.answers, receiver.body = [404], b"no_service"
+            bench.alerts.notice(event("one"))
+            with trio.fail_after(SPEED * 30):
+                while not logs:
+                    await trio.sleep(1)
+            bench.alerts.notice(event("another"))
+            await receiver.wait_for("another")
+    assert "one" not in receiver.text.replace("another", "")
+    (line,) = logs
+    assert line["log_level"] == "error"
+    assert "BRIDGE_ALERT_URL" in line["event"]
+    assert line["receiver"] == "127.0.0.1"
+    assert "404" in line["reason"]
+    assert "the-secret" not in str(logs)
+
+
+async def test_a_receiver_that_is_not_there_and_then_is_gets_it_all(
+    quick_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with capture_logs() as logs:
+        async with open_receiver() as receiver:
+            receiver.silent = True
+            async with alerting(receiver) as bench:
+                bench.alerts.notice(event("attempt 1"))
+                with trio.fail_after(SPEED * 30):
+                    while not logs:
+                        await trio.sleep(1)
+                for number in range(2, 1000):
+                    bench.alerts.notice(event(f"attempt {number}"))
+                receiver.silent = False
+                await receiver.wait_for("attempt 999")
+    assert receiver.posts[0]["events"][0]["message"] == "attempt 1"
+    assert receiver.posts[-1]["events"][0]["count"] == 998
+    assert "the-secret" not in str(logs) + caplog.text
+
+
+async def test_no_right_row_is_an_alert_with_its_reason_and_so_is_the_end_of_that(
+    quick_clock: MockClock,
+) -> None:
+    async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
+        bench.ticker.silent_because = "not connected to the gateway"
+        await receiver.wait_for("no right row for 1")
+        assert "not connected to the gateway" in receiver.text
+        assert receiver.posts[0]["status"] == "error"
+        bench.ticker.last_right_s = trio.current_time()
+        await receiver.wait_for("right rows again")
+
+
+async def test_rows_without_one_known_greek_are_no_right_rows(quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
+        bench.ticker.rows = 12
+        await receiver.wait_for("not one option has Greeks")
+
+
+async def test_a_reset_window_raises_no_alarm(quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
+        bench.connection.state = State.HOLDING
+        await trio.sleep(30)
+        assert receiver.posts == []
+        bench.connection.state = State.CONNECTING
+        await receiver.wait_for("no right row")
+
+
+async def test_what_was_noted_last_is_posted_at_the_end(quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver:
+        async with alerting(receiver) as bench:
+            await trio.sleep(1)
+            bench.alerts.notice(event("the last thing that happened"))
+            bench.ended = "the service ended without being asked to"
+        assert "the last thing that happened" in receiver.text
+        assert "without being asked to" in receiver.text
+
+
+async def test_what_was_being_posted_at_the_end_is_not_lost(quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver:
+        async with alerting(receiver) as bench:
+            receiver.answers = [503]
+            bench.alerts.notice(event("first"))
+            with trio.fail_after(SPEED * 30):
+                while not receiver.targets:
+                    await trio.sleep(1)
+            bench.alerts.notice(event("second"))
+        assert [one["message"] for one in receiver.posts[0]["events"]] == ["first", "second"]
+
+
+async def test_a_silent_receiver_does_not_hold_up_the_end(quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver:
+        receiver.silent = True
+        async with alerting(receiver) as bench:
+            await trio.sleep(1)
+            bench.alerts.notice(event("nobody hears this"))
+            began = trio.current_time()
+        assert trio.current_time() - began < 10
+
+
+async def test_a_quiet_end_posts_nothing(quick_clock: MockClock) -> None:
+    async with open_receiver() as receiver:
+        async with alerting(receiver):
+            await trio.sleep(5)
+        assert receiver.targets == []

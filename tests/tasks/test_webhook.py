@@ -1,0 +1,61 @@
+"""Each common receiver gets the JSON that it understands, and no more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from trio_bridge.model import Status
+from trio_bridge.policy.digest import Bulletin, Line
+from trio_bridge.tasks.webhook import payload_for
+
+AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
+
+
+def bulletin(message: str = "delta < 0 & @everyone", *, left_out: int = 0) -> Bulletin:
+    return Bulletin((Line(AT, Status.WARNING, message, 3),), left_out)
+
+
+@pytest.mark.parametrize(
+    ("host", "payload"),
+    [
+        (
+            "hooks.slack.com",
+            {
+                "text": "trio_bridge on box: warning\n"
+                "14:30:05 UTC warning: delta &lt; 0 &amp; @everyone (×3)"
+            },
+        ),
+        (
+            "chat.googleapis.com",
+            {
+                "text": "trio_bridge on box: warning\n"
+                "14:30:05 UTC warning: delta < 0 & @everyone (×3)"
+            },
+        ),
+        (
+            "Discord.com",
+            {
+                "content": "trio_bridge on box: warning\n"
+                "14:30:05 UTC warning: delta < 0 & @everyone (×3)",
+                "allowed_mentions": {"parse": []},
+            },
+        ),
+    ],
+)
+def test_receivers_that_want_their_own_fields(host: str, payload: dict[str, object]) -> None:
+    assert payload_for(host, bulletin(), sender="box") == payload
+
+
+def test_everybody_else_gets_text_content_and_the_events() -> None:
+    payload = payload_for("ntfy.example.com", bulletin("late", left_out=2), sender="box")
+    assert payload["title"] == "trio_bridge on box: warning"
+    assert payload["text"] == "14:30:05 UTC warning: late (×3)\n… and 2 more"
+    assert payload["events"][0]["count"] == 3
+    assert payload["left_out"] == 2
+
+
+def test_a_long_text_is_cut_to_what_receivers_take() -> None:
+    many = Bulletin(tuple(Line(AT, Status.ERROR, "x" * 300, 1) for _ in range(50)))
+    assert len(payload_for("discord.com", many, sender="box")["content"]) < 2000

@@ -1,0 +1,64 @@
+"""The service, with the service manager told and a person alerted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_bridge.service import run_service
+from trio_bridge.tasks.alerts import Alerts
+from trio_bridge.tasks.notify import Notifier, keep_informed
+
+if TYPE_CHECKING:
+    from trio_bridge.config import Settings
+    from trio_bridge.service import Service, Stopper
+
+
+async def serve(settings: Settings) -> int:
+    """Run until a signal comes; return how many it took (see `run_service`)."""
+    notifier = Notifier.from_environment()
+
+    async def accompany(service: Service, stopper: Stopper) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_inform, notifier, service, stopper)
+            if settings.alert_url is not None:
+                alerts = Alerts(settings.alert_url, after_s=settings.alert_after_s)
+                service.watchers.append(alerts.notice)
+                nursery.start_soon(_alert, alerts, service, stopper)
+
+    try:
+        return await run_service(settings, accompany)
+    finally:
+        notifier.close()
+
+
+async def _inform(notifier: Notifier, service: Service, stopper: Stopper) -> None:
+    await keep_informed(
+        notifier,
+        service.ticker.status,
+        interval_s=service.settings.poll_interval_s,
+        describe=lambda: in_one_line(service),
+        stopping=stopper.stopping,
+    )
+
+
+async def _alert(alerts: Alerts, service: Service, stopper: Stopper) -> None:
+    def ended() -> str | None:
+        if stopper.stopping.is_set():
+            return None
+        return "the service ended without being asked to: its log says why"
+
+    await alerts.run(service.ticker.status, service.supervisor.status, ended=ended)
+
+
+def in_one_line(service: Service) -> str:
+    """The state of the whole, for a place with little room."""
+    ticker, delivery = service.ticker.status, service.delivery
+    parts = [str(service.supervisor.status.state), f"{ticker.rows} rows"]
+    if ticker.silent_because is not None:
+        parts.append(f"none now: {ticker.silent_because}")
+    parts.append(f"database circuit {delivery.breaker_state}")
+    if delivery.backlog_bytes:
+        parts.append(f"{delivery.backlog_bytes} bytes in the spool")
+    return ", ".join(parts)

@@ -1,0 +1,158 @@
+"""What an alert says, and when: soon when something is new, seldom when it only goes on.
+
+A night without a gateway is hundreds of warnings that differ in a number. So events of one kind
+(equal but for their digits) become one line with a count: a kind that was not heard of for an hour
+is told within seconds, one that goes on after 1, 2, 4, … 60 minutes. Memory is bounded, however
+long nobody takes the alerts.
+
+Pure: times are passed in (monotonic seconds).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from trio_bridge.model import Status
+
+GATHER_S = 2.0
+"""What belongs together happens together: one alert for all of it."""
+
+CLOSEST_S = 10.0
+"""Between two alerts, whatever happens: receivers limit their senders."""
+
+FIRST_REPEAT_S = 60.0
+LONGEST_REPEAT_S = 3600.0
+FORGOTTEN_AFTER_S = 3600.0
+"""A kind that has been silent for so long is new again."""
+
+MOST_KINDS = 50
+"""Kinds in one alert; further ones are only counted."""
+
+_DIGITS = re.compile(r"\d+")
+
+
+class Line(NamedTuple):
+    """The latest event of a kind, and how many times it came since the last alert."""
+
+    at: datetime
+    status: Status
+    message: str
+    times: int
+
+
+class Bulletin(NamedTuple):
+    """One alert: its lines in the order in which their kinds began."""
+
+    lines: tuple[Line, ...]
+    left_out: int = 0
+
+    def followed_by(self, later: Bulletin) -> Bulletin:
+        """Both as one."""
+        return Bulletin(self.lines + later.lines, self.left_out + later.left_out)
+
+
+@dataclass(slots=True)
+class _Kind:
+    heard_s: float
+    told_s: float = -math.inf
+    wait_s: float = FIRST_REPEAT_S
+    """How long after the last telling a repetition may be told."""
+
+
+class Digest:
+    """Gathers events (`add`) until an alert is due (`due_at`), then gives it out (`take`)."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, _Kind] = {}
+        self._lines: dict[str, Line] = {}
+        self._left_out = 0
+        self._due_s = math.inf
+        self._taken_s = -math.inf
+
+    def add(self, at: datetime, status: Status, message: str, *, now: float) -> None:
+        """Note an event."""
+        key = f"{status} {_DIGITS.sub('#', message)}"
+        self._forget(now)
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= MOST_KINDS:
+                self._left_out += 1
+                self._due_s = min(self._due_s, now + FIRST_REPEAT_S)
+                return
+            kind = self._kinds[key] = _Kind(now)
+        kind.heard_s = now
+        known = self._lines.get(key)
+        self._lines[key] = Line(at, status, message, 1 if known is None else known.times + 1)
+        due_s = max(now + GATHER_S, kind.told_s + kind.wait_s, self._taken_s + CLOSEST_S)
+        self._due_s = min(self._due_s, due_s)
+
+    @property
+    def due_at(self) -> float:
+        """When the next alert is due; infinity while there is nothing to tell."""
+        return self._due_s
+
+    def take(self, now: float) -> Bulletin:
+        """Everything that was noted since the last time."""
+        bulletin = Bulletin(tuple(self._lines.values()), self._left_out)
+        for key in self._lines:
+            kind = self._kinds[key]
+            if kind.told_s > -math.inf:
+                kind.wait_s = min(2 * kind.wait_s, LONGEST_REPEAT_S)
+            kind.told_s = now
+        self._lines = {}
+        self._left_out = 0
+        self._due_s = math.inf
+        self._taken_s = now
+        return bulletin
+
+    def _forget(self, now: float) -> None:
+        for key, kind in list(self._kinds.items()):
+            if key not in self._lines and now - kind.heard_s >= FORGOTTEN_AFTER_S:
+                del self._kinds[key]
+
+
+class Silence(NamedTuple):
+    """There has been no right row for so long; `over`: and now there is one again."""
+
+    lasted_s: float
+    over: bool
+
+
+class SilenceWatch:
+    """Tells once when there has been no right row for too long, and once when that is over.
+
+    Args:
+        after_s: how long is too long.
+        now: when the watch begins.
+    """
+
+    def __init__(self, after_s: float, *, now: float) -> None:
+        self._after_s = after_s
+        self._since_s = now
+        self._told = False
+
+    def look(self, *, now: float, right_s: float | None, excused: bool) -> Silence | None:
+        """What is to be told now, if anything.
+
+        `right_s` is when the last right row was taken. While `excused` (a reset window is sat out)
+        no silence begins or grows; one that was told goes on.
+        """
+        if right_s is not None and right_s > self._since_s:
+            lasted_s, self._since_s = right_s - self._since_s, right_s
+            if self._told:
+                self._told = False
+                return Silence(lasted_s, over=True)
+        if self._told:
+            return None
+        if excused:
+            self._since_s = now
+        if now - self._since_s < self._after_s:
+            return None
+        self._told = True
+        return Silence(now - self._since_s, over=False)

@@ -1,0 +1,151 @@
+"""Calls a person: warnings, errors, and rows that stay away, posted to BRIDGE_ALERT_URL.
+
+`notice` is told of every event on its way to the database and returns at once, whatever the
+receiver does; everything else happens in a task of its own. What the receiver does not take now is
+tried again for ever, while what happens meanwhile is gathered in bounded memory. Trouble with the
+receiver goes to the log only: as an event it would be an alert itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from trio_bridge.model import ApiEvent, Status, utc_now
+from trio_bridge.policy.backoff import Backoff
+from trio_bridge.policy.digest import Digest, SilenceWatch
+from trio_bridge.tasks.supervisor import State
+from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from pydantic import SecretStr
+
+    from trio_bridge.model import Snapshot
+    from trio_bridge.policy.digest import Bulletin
+    from trio_bridge.tasks.supervisor import ConnectionStatus
+    from trio_bridge.tasks.ticker import TickerStatus
+
+RETRY_DELAYS_S = (5.0, 10.0, 30.0, 60.0, 300.0)
+LOOK_EVERY_S = 1.0
+LAST_WORD_S = 3.0
+"""For what was noted last when the service ends."""
+
+log = structlog.get_logger()
+
+
+class Alerts:
+    """One receiver's alerts. `notice` anything at any time; `run` posts until cancelled."""
+
+    def __init__(
+        self, url: SecretStr, *, after_s: float, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._webhook = Webhook(url)
+        self._after_s = after_s
+        self._now = now
+        self._digest = Digest()
+        self._news = trio.Event()
+        self._in_hand: Bulletin | None = None
+        """What is being posted just now, perhaps not for the first time."""
+
+    def notice(self, item: Snapshot | ApiEvent) -> None:
+        """Take note of a warning or an error; never waits."""
+        if isinstance(item, ApiEvent) and item.status is not Status.INFO:
+            self._add(item.timestamp, item.status, item.message)
+
+    def say(self, message: str, status: Status) -> None:
+        """Alert of something that is no event."""
+        self._add(self._now(), status, message)
+
+    async def run(
+        self, ticker: TickerStatus, connection: ConnectionStatus, *, ended: Callable[[], str | None]
+    ) -> None:
+        """Post alerts until cancelled; then a last one, when there is something to tell.
+
+        `ended` is asked at the end: why the service ended, if nobody wanted that.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_rows, ticker, connection)
+                await self._post_all()
+        finally:
+            with trio.move_on_after(LAST_WORD_S, shield=True):
+                if (reason := ended()) is not None:
+                    self.say(reason, Status.ERROR)
+                await self._post_last()
+                await self._webhook.aclose()
+
+    def _add(self, at: datetime, status: Status, message: str) -> None:
+        self._digest.add(at, status, message, now=trio.current_time())
+        self._news.set()
+
+    async def _watch_rows(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:
+        watch = SilenceWatch(self._after_s, now=trio.current_time())
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            silence = watch.look(
+                now=trio.current_time(),
+                right_s=ticker.last_right_s,
+                excused=connection.state is State.HOLDING,
+            )
+            if silence is None:
+                continue
+            lasted = f"{silence.lasted_s:.0f} s"
+            if silence.over:
+                self.say(f"right rows again, after {lasted} without", Status.INFO)
+            else:
+                reason = ticker.silent_because or "not one option has Greeks: rows are NULL"
+                self.say(f"no right row for {lasted}: {reason}", Status.ERROR)
+
+    async def _post_all(self) -> None:
+        while True:
+            while (due_at := self._digest.due_at) > trio.current_time():
+                self._news = trio.Event()
+                with trio.move_on_at(due_at):
+                    await self._news.wait()
+            self._in_hand = self._digest.take(trio.current_time())
+            await self._deliver(self._in_hand)
+            self._in_hand = None
+
+    async def _deliver(self, bulletin: Bulletin) -> None:
+        """Post one alert, however long that takes."""
+        backoff = Backoff(RETRY_DELAYS_S)
+        while True:
+            try:
+                await self._webhook.post(bulletin)
+            except RefusedError as error:
+                log.error(
+                    "alert refused: check BRIDGE_ALERT_URL",
+                    receiver=self._webhook.host,
+                    reason=str(error),
+                )
+                return
+            except NotNowError as error:
+                delay_s = max(backoff.delay_s, error.after_s)
+                log.warning(
+                    "alert not taken, trying again",
+                    receiver=self._webhook.host,
+                    reason=str(error),
+                    in_s=delay_s,
+                )
+                await trio.sleep(delay_s)
+                backoff = backoff.attempted()
+            else:
+                return
+
+    async def _post_last(self) -> None:
+        bulletin = self._digest.take(trio.current_time())
+        if self._in_hand is not None:
+            bulletin = self._in_hand.followed_by(bulletin)
+        if not bulletin.lines:
+            return
+        try:
+            await self._webhook.post(bulletin)
+        except (RefusedError, NotNowError) as error:
+            log.warning(
+                "the last alert was not taken", receiver=self._webhook.host, reason=str(error)
+            )
