@@ -70,6 +70,9 @@ def made() -> Iterator[Path]:
             await connection.close()
 
     trio.run(make)
+    with (room / "data" / "postgresql.conf").open("a") as file:
+        # Within the data directory: what a killed server leaves behind goes with its files.
+        file.write("dynamic_shared_memory_type = mmap\n")
     yield room
     shutil.rmtree(home)
 

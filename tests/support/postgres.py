@@ -77,7 +77,11 @@ class PostgresServer:
         self.installation = installation
         self.account = account
         self.port = _free_port()
-        self.settings: dict[str, str] = {"fsync": "off"}
+        self.settings: dict[str, str] = {
+            "fsync": "off",
+            # Within the data directory: what a killed server leaves behind goes with its files.
+            "dynamic_shared_memory_type": "mmap",
+        }
         """Server options, `name=value`; changes take effect at the next start."""
         self._child: Child | None = None
 
@@ -129,10 +133,11 @@ class PostgresServer:
             self._child = self._spawn(command)
             if self._wait_ready(deadline):
                 return self
-            # The last server's processes may still hold its shared memory: once more.
             self._reap()
-            if time.monotonic() > deadline:
-                raise TimeoutError(self.log.read_text()[-2000:])
+            words = self.log.read_text()[-2000:]
+            # The last server's processes may still hold its shared memory: once more.
+            if "still in use" not in words or time.monotonic() > deadline:
+                raise RuntimeError(words)
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
         """As `pg_ctl stop -m MODE`; returns when its last process is gone."""
@@ -175,6 +180,15 @@ class PostgresServer:
         path.chmod(0o600)
         if self.account is not None:
             os.chown(path, self.account.uid, self.account.gid)
+
+    def catch_up(self, primary: PostgresServer) -> None:
+        """Wait until this standby shows everything that the primary has committed by now."""
+        [(target,)] = primary.execute("SELECT pg_current_wal_lsn()", database="postgres")
+        deadline = time.monotonic() + PATIENCE_S
+        replayed = "SELECT pg_last_wal_replay_lsn() >= %s"
+        while self.execute(replayed, [target], database="postgres") != [(True,)]:
+            assert time.monotonic() < deadline, "the standby does not catch up"
+            time.sleep(0.02)
 
     def promote(self) -> None:
         """Make a standby the primary."""

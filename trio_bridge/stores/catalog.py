@@ -33,7 +33,6 @@ class IndexFacts:
 
     columns: Sequence[str]
     unique: bool
-    primary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,7 @@ _COLUMNS = """
     WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
 """
 _INDEXES = """
-    SELECT indisprimary AS primary,
-           indisunique AND indisvalid AND indimmediate
+    SELECT indisunique AND indisvalid AND indimmediate
                AND indpred IS NULL AND indexprs IS NULL AS unique,
            ARRAY(SELECT coalesce(attname::text, '')
                  FROM generate_series(0, indnkeyatts - 1) AS place

@@ -161,8 +161,11 @@ def plan(table: str, facts: TableFacts | None) -> Plan:
     if not facts.owned:
         return Plan(needed)
     wished = [*_widen(table, facts)]
-    if not any(index.columns[0] == "timestamp" for index in facts.indexes):
+    indexed = {index.columns[0] for index in facts.indexes}
+    if "timestamp" not in indexed:
         wished.append(_create_time_index(table))
+    if "id" not in indexed:
+        wished.append(f"CREATE INDEX ON {table} (id)")
     return Plan(needed, wished)
 
 
@@ -214,8 +217,8 @@ def _add_columns(table: str, facts: TableFacts) -> Iterator[str]:
 def _give_ids(table: str, facts: TableFacts) -> Iterator[str]:
     """Let the database number the rows, also where the earlier system did that itself."""
     if "id" not in facts.columns:
-        has_primary = any(index.primary for index in facts.indexes)
-        yield f"ALTER TABLE {table} ADD COLUMN id bigserial{'' if has_primary else ' PRIMARY KEY'}"
+        # No primary key: partitions and hypertables would want the time in it.
+        yield f"ALTER TABLE {table} ADD COLUMN id bigserial"
     elif not facts.columns["id"].has_default:
         sequence = f"{table}_bridge_id_seq"
         yield f"CREATE SEQUENCE IF NOT EXISTS {sequence} OWNED BY {table}.id"
