@@ -109,6 +109,7 @@ class Supervisor:
 
     async def _stay_connected(self) -> str:
         """Watch an open connection to its end; return why it ended."""
+        self._bridge.suspect(False)
         self._enter(State.CONNECTED)
         self._emit(f"connected to {self._bridge.endpoint}")
         began = trio.current_time()
@@ -118,12 +119,9 @@ class Supervisor:
             reasons.append(await watch())  # type: ignore[misc]
             nursery.cancel_scope.cancel()
 
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(first, self._bridge.wait_lost)
-                nursery.start_soon(first, self._miss_probes)
-        finally:
-            self._bridge.suspect(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first, self._bridge.wait_lost)
+            nursery.start_soon(first, self._miss_probes)
         await self._bridge.disconnect()
         self._backoff = self._backoff.lost(up_s=trio.current_time() - began)
         self.status.reconnects += 1
@@ -133,8 +131,10 @@ class Supervisor:
     async def _miss_probes(self) -> str:
         """Probe at the heartbeat's pace; return when one probe too many went unanswered."""
         misses = 0
+        asked = trio.current_time()
         while True:
-            await trio.sleep(self._heartbeat_s)
+            # Counted from the last question, however long its answer took or failed to come.
+            await trio.sleep_until(asked + self._heartbeat_s)
             asked = trio.current_time()
             try:
                 await self._bridge.probe()
@@ -187,7 +187,8 @@ class Supervisor:
         self.status.since = self._now()
 
     async def _leave(self) -> None:
-        connected = self._bridge.is_connected()
+        # The bridge may be ending at this very moment, by the same cancellation: don't ask it.
+        connected = self.status.state is State.CONNECTED
         await self._bridge.disconnect()
         self._enter(State.DISCONNECTED, "the service ends")
         if connected:
