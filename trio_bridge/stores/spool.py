@@ -37,6 +37,7 @@ from trio_bridge.stores.record import (
     decode_line,
     encode_line,
 )
+from trio_bridge.stores.spool_files import spool_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -100,8 +101,10 @@ class Spool:
         self._disk = disk
         self._lock_fd: int | None = None
         self._file = AppendFile(disk, path)
-        self._cursor = Cursor(disk, path.with_name(path.name + ".cursor"), self._file)
-        self.quarantine_path = path.with_name(path.name + ".quarantine.jsonl")
+        files = spool_files(path)
+        self._lock_path = files.lock
+        self._cursor = Cursor(disk, files.cursor, self._file)
+        self.quarantine_path = files.quarantine
         self._quarantine = Quarantine(disk, self.quarantine_path, self._file, now)
         self._place = _Place()
         self._appending = 0
@@ -193,6 +196,19 @@ class Spool:
         unfit = Unfit(reason, encode_line(record), sqlstate=sqlstate)
         await self._on_disk(lambda: self._set_aside([unfit]))
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether a cursor or a quarantine entry could not be written the last time."""
+        return self._bookkeeping_fails
+
+    async def settle(self) -> None:
+        """Try again to write what `unsettled` is about.
+
+        Raises:
+            SpoolError: the disk does not answer.
+        """
+        await self._on_disk(self._settle)
+
     def close(self) -> None:
         """Close all files and give the lock back."""
         self._file.close()
@@ -213,11 +229,10 @@ class Spool:
 
     def _open(self) -> None:
         self._disk.make_directory(self.path.parent)
-        lock = self.path.with_name(self.path.name + ".lock")
         try:
-            self._lock_fd = self._disk.open(lock, create=True)
+            self._lock_fd = self._disk.open(self._lock_path, create=True)
         except FileExistsError:
-            self._lock_fd = self._disk.open(lock, create=False)
+            self._lock_fd = self._disk.open(self._lock_path, create=False)
         if not self._disk.lock(self._lock_fd):
             raise ConfigError(
                 f"BRIDGE_BUFFER_PATH={self.path}: another process records into this file; "
