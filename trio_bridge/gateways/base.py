@@ -34,6 +34,19 @@ class Book(NamedTuple):
     greeks: Mapping[int, Greeks]
 
 
+class Usage(NamedTuple):
+    """What the bridge has made of the gateway: messages since the start, market-data lines now.
+
+    A message is one of the wire protocol, or a request and its answer. Lines are None where the
+    gateway knows no such limit.
+    """
+
+    received: int = 0
+    sent: int = 0
+    lines_used: int | None = None
+    lines_budget: int | None = None
+
+
 def discard_event(message: str, status: Status = Status.INFO) -> None:
     """The event sink of a bridge that nobody listens to."""
 
@@ -136,6 +149,10 @@ class IBridgeBase(ABC):
     @abstractmethod
     def book(self) -> Book:
         """Positions and Greeks as they are in memory. Never awaits."""
+
+    def usage(self) -> Usage:
+        """Messages and market-data lines, for the metrics. Never awaits."""
+        return Usage()
 
     def suspect(self, suspect: bool) -> None:
         """Set while a probe is overdue: the connection may be dead, so nothing it says is a row."""

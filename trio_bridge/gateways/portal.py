@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.base import Book, IBridgeBase
+from trio_bridge.gateways.base import Book, IBridgeBase, Usage
 from trio_bridge.gateways.portal_client import is_loopback, tls_context
 from trio_bridge.gateways.portal_connection import Connection
 from trio_bridge.gateways.portal_health import Answers, Troubles
@@ -91,6 +91,9 @@ class PortalBridge(IBridgeBase):
         if self._connection is None:
             return "not connected to the gateway"
         return self._connection.not_ready_reason()
+
+    def usage(self) -> Usage:
+        return Usage(self._pacing.answers, self._pacing.requests)
 
     def book(self) -> Book:
         assert self._connection is not None

@@ -134,6 +134,8 @@ class Pacing:
         self._overall = Pace(OVERALL)
         self._single: dict[str, Pace] = {}
         self.paused_until = -math.inf
+        self.requests = self.answers = 0
+        """How many since the start, for the metrics."""
 
     @property
     def pause_s(self) -> float:

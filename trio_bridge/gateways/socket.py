@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.base import Book, IBridgeBase
+from trio_bridge.gateways.base import Book, IBridgeBase, Usage
 from trio_bridge.gateways.socket_session import Session
 from trio_bridge.model import ApiMode
 from trio_bridge.policy.market_lines import MarketLines
@@ -32,6 +32,8 @@ class SocketBridge(IBridgeBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._session: Session | None = None
+        # Messages of the sessions before this one.
+        self._received = self._sent = 0
         # What a contract is does not change between two connections.
         self._details: dict[int, Details] = {}
         # What was learned about the market-data budget outlives a connection.
@@ -44,6 +46,8 @@ class SocketBridge(IBridgeBase):
     async def connect(self) -> None:
         if self._session is not None and not self._session.done.is_set():
             raise RuntimeError("already connected: disconnect first")
+        before = self.usage()
+        self._received, self._sent = before.received, before.sent
         self._session = Session(self.settings, self.emit, lines=self._lines, details=self._details)
         await self.nursery.start(self._session.run)
 
@@ -77,6 +81,15 @@ class SocketBridge(IBridgeBase):
         if not session.settled:
             return "waiting for the first Greeks"
         return None
+
+    def usage(self) -> Usage:
+        session = self._session
+        return Usage(
+            self._received + (session.received if session else 0),
+            self._sent + (session.sent if session else 0),
+            self._lines.lines_used,
+            self._lines.budget,
+        )
 
     def book(self) -> Book:
         assert self._session is not None

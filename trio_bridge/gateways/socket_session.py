@@ -81,6 +81,8 @@ class Session:
         self._settle_until = -math.inf
         self.done = trio.Event()
         self.lost_reason = ""
+        self.received = self.sent = 0
+        """Messages, as of the last step: ib_async forgets them when the connection ends."""
         self.downloaded = False
         self.settled = False
         self.holdings = Holdings((), details)
@@ -199,7 +201,13 @@ class Session:
 
         client.decoder.handlers[POSITION_MESSAGE] = read
 
+    def _count_messages(self) -> None:
+        client = self._ib.client
+        self.received = max(self.received, client._numMsgRecv)
+        self.sent = max(self.sent, client.conn.numMsgSent)
+
     async def _close(self) -> None:
+        self._count_messages()
         client = self._ib.client
         with suppress(OSError):  # the peer may have closed already, and we not have heard of it
             client.disconnect()
@@ -336,6 +344,7 @@ class Session:
 
     async def _step(self) -> None:
         """Bring the subscriptions in line with what we hold; wait for something to happen."""
+        self._count_messages()
         now = trio.current_time()
         again_at = now + IDLE_POLL_S
         if self.upstream_lost:
