@@ -20,7 +20,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from trio_bridge.errors import ConfigError
 from trio_bridge.model import ApiMode, DataType
@@ -28,7 +35,7 @@ from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
-_TRAILING_COMMENT = re.compile(r"\s+#.*\Z", re.DOTALL)
+_COMMENT = re.compile(r"(?:\A|\s+)#.*\Z", re.DOTALL)
 
 
 def _comma_list(value: Any) -> Any:
@@ -41,12 +48,27 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _without_comment(name: str, value: str) -> str:
+    """A value without its ` # comment`; in secrets it may be part of the secret, so it stays."""
+    if name not in SECRETS:
+        return _COMMENT.sub("", value).strip()
+    only_comment = name != "db_pass" and value.lstrip().startswith("#")
+    return "" if only_comment or not value.strip() else value
+
+
 def _windows(value: Any) -> Any:
     return parse_reset_windows(value) if isinstance(value, str) else value
 
 
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user, or no home directory") from None
+
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+HomePath = Annotated[Path, AfterValidator(_at_home)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -123,18 +145,34 @@ class Settings(BaseSettings):
     db_pass: SecretStr | None = None
     embedded_dir: Annotated[HomePath | None, Field(alias="BRIDGE_EMBEDDED_DIR")] = None
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only the documented names from outside: LOG_LEVEL, say, is another program's."""
+        ours = {name.lower() for name in ENVIRONMENT_NAMES.values()}
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):
+                read = source.env_vars
+                source.env_vars = {name: read[name] for name in read if name.lower() in ours}
+        return init_settings, env_settings, dotenv_settings
+
     @model_validator(mode="before")
     @classmethod
-    def _forgive_comments(cls, values: Any) -> Any:
-        """Drop a trailing ` # comment`; in secrets it may be part of the secret, so it stays."""
+    def _forgive_comments_and_blanks(cls, values: Any) -> Any:
+        """Drop trailing comments; what is blank then has not been set."""
         if not isinstance(values, dict):
             return values
-        return {
-            name: _TRAILING_COMMENT.sub("", value).strip()
-            if isinstance(value, str) and name.lower() not in SECRETS
-            else value
+        read = {
+            name: _without_comment(name.lower(), value) if isinstance(value, str) else value
             for name, value in values.items()
         }
+        return {name: value for name, value in read.items() if value != ""}
 
     @field_validator("ib_client_id")
     @classmethod
@@ -164,7 +202,7 @@ class Settings(BaseSettings):
     def _usable_webhook(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
-        text = _TRAILING_COMMENT.sub("", value.get_secret_value()).strip()
+        text = _COMMENT.sub("", value.get_secret_value()).strip()
         try:
             url = urlsplit(text)
             port_is_fine = url.port != 0
@@ -217,11 +255,11 @@ def _explain(error: dict[str, Any]) -> str:
     limits = error.get("ctx", {})
     match error["type"]:
         case "greater_than_equal":
-            allowed = f"must be {limits['ge']:g} or more"
+            allowed = f"must be {limits['ge']:.12g} or more"
         case "greater_than":
             allowed = f"must be more than {limits['gt']:g}"
         case "less_than_equal":
-            allowed = f"must be {limits['le']:g} or less"
+            allowed = f"must be {limits['le']:.12g} or less"
         case "int_parsing" | "int_from_float" | "int_type":
             allowed = "must be a whole number"
         case "float_parsing" | "float_type" | "finite_number":
