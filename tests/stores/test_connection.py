@@ -30,7 +30,7 @@ async def one(connection: TrioConnection, statement: str) -> object:
 async def goodbye(connection: TrioConnection) -> None:
     """Wait until the last of what a server does when it ends has reached us."""
     with trio.fail_after(AT_ONCE_S):
-        while connection.looks_usable():  # noqa: ASYNC110  # it has no event to wait for
+        while connection.looks_usable():
             await trio.sleep(0.01)
 
 
@@ -215,7 +215,12 @@ async def test_a_second_try_with_tls_opens_a_second_socket(
     own_postgres.install("pg_hba.conf", b"hostssl all all all trust\nlocal all all trust\n")
     own_postgres.settings["ssl"] = "on"
     own_postgres.stop()
-    own_postgres.start()
+    try:
+        own_postgres.start()
+    except RuntimeError as error:
+        if "not supported by this build" in str(error):
+            pytest.skip("this PostgreSQL cannot speak TLS")
+        raise
     connection = await TrioConnection.connect(
         f"{own_postgres.conninfo} sslmode=allow sslrootcert={tmp_path / 'ca.pem'}"
     )

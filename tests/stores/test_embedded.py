@@ -349,7 +349,7 @@ async def test_a_server_started_by_somebody_else_is_left_alone(
     )
     os.close(output)
     with trio.fail_after(PATIENCE_S):
-        while running_conninfo(room) is None:  # noqa: ASYNC110
+        while running_conninfo(room) is None:
             await trio.sleep(0.02)
     with pytest.raises(ConfigError, match=f"BRIDGE_EMBEDDED_DIR={room}: .*process {other.pid}"):
         async with open_embedded(room):

@@ -163,10 +163,14 @@ async def test_lacking_the_right_to_create_is_one_line_with_the_remedy(
     run(fresh_database, f"DROP ROLE {role}")
 
 
-async def test_of_many_that_start_at_once_one_makes_the_tables(fresh_database: str) -> None:
+@pytest.mark.parametrize("settings", ["", "-c default_transaction_isolation=serializable"])
+async def test_of_many_that_start_at_once_one_makes_the_tables(
+    fresh_database: str, settings: str
+) -> None:
+    conninfo = f"{fresh_database} options='{settings}'"
     async with trio.open_nursery() as nursery:
         for _ in range(6):
-            nursery.start_soon(ensure, fresh_database)
+            nursery.start_soon(ensure, conninfo)
     assert run(fresh_database, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'") == [
         (6,)
     ]
@@ -271,6 +275,9 @@ async def test_tables_of_an_earlier_system_are_adopted_with_their_rows(
 
     kept = f"SELECT {own} FROM portfolio_greeks WHERE event_id IS NULL ORDER BY delta"
     assert run(database, kept) == before
+    if "timestamp" not in names:
+        unknown = "SELECT count(*) FROM portfolio_greeks WHERE timestamp IS NULL"
+        assert run(database, unknown) == [(2,)]  # nobody knows, so nothing is made up
     assert await write(database, SNAPSHOTS[:3]) == 3
     assert await write(database, SNAPSHOTS[:4]) == 1
     rows = run(
