@@ -19,6 +19,7 @@ from trio_bridge.gateways.portal_pacing import (
     Timing,
 )
 from trio_bridge.gateways.portal_session import PortalSession, SessionState
+from trio_bridge.gateways.portal_stream import QuoteStream
 
 if TYPE_CHECKING:
     import ssl
@@ -65,16 +66,18 @@ class Connection:
         self._pacing = pacing
         self._answers = answers
         self._silence = Silence(trio.current_time)
+        url = settings.ibkr_gateway_url
         self._client = PortalClient(
-            settings.ibkr_gateway_url,
+            url,
             context,
             pacing,
             on_outcome=self._note,
             timing=timing,
             now=now,
         )
-        self._session = PortalSession(self._client, troubles, settings.ibkr_gateway_url, timing)
+        self._session = PortalSession(self._client, troubles, url, timing)
         self.feed = PortalFeed(self._client, settings, troubles, timing)
+        self._stream = QuoteStream(url, context, pacing, self._session, self.feed, troubles, timing)
 
     @property
     def is_lost(self) -> bool:
@@ -134,7 +137,6 @@ class Connection:
         with trio.move_on_after(CONNECT_TIMEOUT_S):
             try:
                 if await self._session.check() is SessionState.HEALTHY:
-                    await self._session.tickle()
                     await self.feed.load_accounts()
             except PausedError:
                 # The gateway wants peace, which is a state like "not logged in": see that it is
@@ -162,6 +164,7 @@ class Connection:
             await self._session.wait_for(healthy=True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow)
+                nursery.start_soon(self._stream.run)
                 await self._session.wait_for(healthy=False)
                 nursery.cancel_scope.cancel()
 

@@ -35,6 +35,11 @@ class Timing(NamedTuple):
     first_quotes_s: float = 1.0
     """Until every option has answered: computed fields come one by one, each to a new question."""
     definitions_retry_s: float = 60.0
+    stream_tic_s: float = 30.0
+    stream_silent_s: float = 60.0
+    """A WebSocket on which nothing was heard for so long is given up; it has a heartbeat."""
+    resubscribe_s: float = 480.0
+    """A subscription ends by itself after ten minutes."""
     longest_backoff_s: float = 30.0
     """After answers of no use the pauses double up to this."""
     answer_s: float = 5.0
@@ -78,6 +83,7 @@ POSITIONS: Final = Endpoint("GET", "/portfolio/{account}/positions/{page}")
 SNAPSHOT: Final = Endpoint("GET", "/iserver/marketdata/snapshot", Rate(10, 1.0))
 DEFINITIONS: Final = Endpoint("GET", "/trsrv/secdef")
 CONTRACT_INFO: Final = Endpoint("GET", "/iserver/contract/{con_id}/info")
+STREAM: Final = Endpoint("GET", "/ws")
 
 OVERALL: Final = Rate(8, 1.0)
 """Two of the gateway's ten a second stay free for the owner's own use of it."""

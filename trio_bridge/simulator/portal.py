@@ -25,7 +25,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal_gateway import PortalSimulator, RulesBrokenError
@@ -68,6 +68,7 @@ class ServedPortal(PortalSimulator):
         self._stopped = trio.Event()
         self._app = Starlette(
             routes=[
+                WebSocketRoute(API_PATH + "/ws", self.stream),
                 Route(API_PATH + "/{path:path}", self.answer, methods=list(METHODS)),
                 Route("/", _login_page),
             ]

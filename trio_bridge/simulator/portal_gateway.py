@@ -21,11 +21,13 @@ from trio_bridge.simulator.portal_answers import (
 )
 from trio_bridge.simulator.portal_faults import Faults
 from trio_bridge.simulator.portal_rules import Login, Refusal, Rules
+from trio_bridge.simulator.portal_stream import StreamServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
+    from starlette.websockets import WebSocket
 
     from trio_bridge.simulator.book import Book
 
@@ -53,6 +55,7 @@ class PortalSimulator:
         self.faults = Faults()
         self.streams = Streams(book, self.quirks, clock)
         self.portfolio = Portfolio(book, self.quirks)
+        self.websocket = StreamServer(self, clock)
         self._crashes: list[BaseException] = []
 
     def check(self) -> None:
@@ -72,6 +75,14 @@ class PortalSimulator:
             return await self._answer(request)
         except ClientDisconnect:
             return Response(status_code=CLIENT_WENT_AWAY)
+        except Exception as error:
+            self._crashes.append(error)
+            raise
+
+    async def stream(self, socket: WebSocket) -> None:
+        """Serve one WebSocket."""
+        try:
+            await self.websocket.serve(socket)
         except Exception as error:
             self._crashes.append(error)
             raise
