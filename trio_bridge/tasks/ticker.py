@@ -93,7 +93,7 @@ class Ticker:
         self._put(snapshot)
         log.debug(
             "row",
-            timestamp=snapshot.timestamp.isoformat(),
+            taken_at=snapshot.timestamp.isoformat(),
             delta=snapshot.delta,
             gamma=snapshot.gamma,
             vega=snapshot.vega,

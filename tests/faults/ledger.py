@@ -1,0 +1,96 @@
+"""What a bridge has seen, against what the database holds in the end.
+
+Every row that the ticker takes is one line of its debug log, with the row's timestamp. That is the
+ledger. Whatever was broken meanwhile, the table must hold exactly these rows, once, in order; only
+a process that was killed may take with it what was younger than the promise (`SAFE_WITHIN_S`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from tests.support.database import fetch
+from tests.support.process import ServiceProcess, running_service
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+DB_TIMEOUT_S = 0.5
+SAFE_WITHIN_S = DB_TIMEOUT_S + 1.0
+FLUSH_INTERVAL_S = 0.5
+
+SETTINGS: dict[str, Any] = {
+    "BRIDGE_POLL_INTERVAL": 0.1,
+    "BRIDGE_DB_TIMEOUT": DB_TIMEOUT_S,
+    "BRIDGE_FLUSH_INTERVAL": FLUSH_INTERVAL_S,
+    "BRIDGE_RECONNECT_BACKOFF": "0.2",
+    "BRIDGE_LOG_FORMAT": "json",
+    "BRIDGE_LOG_LEVEL": "debug",
+}
+
+
+@dataclass
+class Run:
+    """One life of a bridge: the rows it took, and when it was killed, if it was."""
+
+    output: str
+    killed_at: datetime | None = None
+    rows: list[datetime] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = []
+        for line in self.output.splitlines():
+            if not line.startswith("{") or not line.endswith("}"):
+                continue  # torn by the kill
+            entry = orjson.loads(line)
+            if entry["event"] == "row":
+                self.rows.append(datetime.fromisoformat(entry["taken_at"]))
+
+    @property
+    def promised(self) -> set[datetime]:
+        """The rows that must be there, whatever happened."""
+        if self.killed_at is None:
+            return set(self.rows)
+        safe = self.killed_at - timedelta(seconds=SAFE_WITHIN_S)
+        return {row for row in self.rows if row <= safe}
+
+
+def bridge(home: Path, **settings: Any) -> AbstractAsyncContextManager[ServiceProcess]:
+    """A service with a quick pace and a ledger in its output."""
+    return running_service(home, **{**SETTINGS, **settings})
+
+
+def check(conninfo: str, runs: list[Run], *, at_least: int = 1) -> None:
+    """Nothing missing, nothing twice, nothing unknown, in order of `timestamp` by `id`."""
+    stored = [at for (at,) in fetch(conninfo, "SELECT timestamp FROM portfolio_greeks ORDER BY id")]
+    taken = {row for run in runs for row in run.rows}
+    promised = {row for run in runs for row in run.promised}
+    assert len(promised) >= at_least, "the test took too few rows to mean anything"
+    assert sorted(promised - set(stored)) == [], "rows are missing"
+    assert len(stored) == len(set(stored)), "rows came twice"
+    # The last log line of a killed process may be torn, its row stored all the same.
+    unknown = set(stored) - taken
+    assert len(unknown) <= sum(run.killed_at is not None for run in runs)
+    assert stored == sorted(stored), "rows overtook one another"
+    _check_suffixes(runs, set(stored))
+    events = fetch(
+        conninfo,
+        "SELECT count(*), count(DISTINCT event_id),"
+        " bool_and(timestamp >= before) FROM (SELECT event_id, timestamp,"
+        " lag(timestamp) OVER (ORDER BY id) AS before FROM api_logs) AS log",
+    )
+    total, distinct, in_order = events[0]
+    assert total == distinct, "events came twice"
+    assert in_order is not False, "events overtook one another"
+
+
+def _check_suffixes(runs: list[Run], stored: set[datetime]) -> None:
+    """What a killed process took with it is the end of its rows, without a hole before it."""
+    for run in runs:
+        there = [row in stored for row in run.rows]
+        assert there == sorted(there, reverse=True), "a hole before rows that are there"

@@ -1,0 +1,236 @@
+"""PostgreSQL stopped, killed, frozen, failed over, altered: no row lost, doubled, reordered."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+import trio
+
+from tests.faults.ledger import FLUSH_INTERVAL_S, SAFE_WITHIN_S, Run, bridge, check
+from tests.support.database import count_rows, fetch, messages, wait_for_rows
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.support.postgres import PostgresFactory, PostgresServer
+    from tests.support.process import ServiceProcess
+
+BUFFER = ".portfolio_bridge_buffer.jsonl"
+in_thread = trio.to_thread.run_sync
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[TwsSimulator]:
+    async with open_tws_simulator(make_book()) as sim:
+        yield sim
+
+
+async def say_goodbye(service: ServiceProcess) -> Run:
+    service.interrupt()
+    assert await service.wait() == 0, service.output[-2000:]
+    assert "Traceback" not in service.output
+    return Run(service.output)
+
+
+async def wait_until_replayed(home: Path, timeout_s: float = 30.0) -> None:
+    """Wait until the spool has been emptied."""
+    with trio.fail_after(timeout_s):
+        while (home / BUFFER).stat().st_size:
+            await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize("down_s", [0.3, 3 * FLUSH_INTERVAL_S + 1])
+async def test_stopped_and_started_again(
+    down_s: float, tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+    ) as service:
+        await wait_for_rows(own_postgres.conninfo, 5)
+        await in_thread(own_postgres.stop, "immediate")
+        await trio.sleep(down_s)
+        await in_thread(own_postgres.start)
+        await wait_for_rows(own_postgres.conninfo, count_rows(own_postgres.conninfo) + 20)
+        run = await say_goodbye(service)
+    check(own_postgres.conninfo, [run], at_least=25)
+
+
+async def test_down_at_the_start(
+    tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    own_postgres.stop()
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+    ) as service:
+        await trio.sleep(3)
+        await in_thread(own_postgres.start)
+        await wait_for_rows(own_postgres.conninfo, 40)
+        run = await say_goodbye(service)
+    check(own_postgres.conninfo, [run], at_least=40)
+    changes = [text for text in messages(own_postgres.conninfo) if "circuit" in text]
+    assert "CLOSED → OPEN" in changes[0]
+    assert changes[-1].startswith("database circuit HALF_OPEN → CLOSED")
+
+
+async def test_killed_in_the_middle_of_a_replay(
+    tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    backlog = write_backlog(tmp_path / BUFFER, rows=60_000)
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+    ) as service:
+        for _ in range(3):
+            before = count_rows(own_postgres.conninfo)
+            await wait_for_rows(own_postgres.conninfo, before + 2_000)
+            await in_thread(own_postgres.kill)
+            await trio.sleep(0.2)
+            await in_thread(own_postgres.start)
+        await wait_for_rows(own_postgres.conninfo, len(backlog) + 10, timeout_s=60)
+        run = await say_goodbye(service)
+    run.rows[:0] = backlog
+    check(own_postgres.conninfo, [run], at_least=len(backlog))
+
+
+async def test_failover_to_the_standby(
+    tmp_path: Path, postgres_factory: PostgresFactory, gateway: TwsSimulator
+) -> None:
+    primary = postgres_factory.new()
+    standby = postgres_factory.standby_of(primary)
+    url = (
+        f"postgresql://portfolio@127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        "/portfolio_engine?target_session_attrs=read-write"
+    )
+    try:
+        async with bridge(tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=url) as service:
+            await wait_for_rows(primary.conninfo, 10)
+            # What the primary had committed is on the standby: that is replication's promise here.
+            service.process.send_signal(20)  # SIGTSTP: no row is committed between these two
+            await in_thread(standby.catch_up, primary)
+            await in_thread(primary.kill)
+            service.process.send_signal(18)  # SIGCONT
+            await trio.sleep(1)
+            await in_thread(standby.promote)
+            await wait_for_rows(standby.conninfo, 40)
+            run = await say_goodbye(service)
+        check(standby.conninfo, [run], at_least=30)
+    finally:
+        primary.close()
+        standby.close()
+
+
+@pytest.mark.parametrize("frozen_s", [4, pytest.param(15, marks=pytest.mark.long)])
+async def test_frozen(
+    frozen_s: float, tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    """Ticks go on, each row is on disk in time, and late commits double nothing."""
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+    ) as service:
+        await wait_for_rows(own_postgres.conninfo, 5)
+        own_postgres.freeze()
+        frozen_at = datetime.now(UTC)
+        worst_s = 0.0
+        with trio.move_on_after(frozen_s):
+            while True:
+                await trio.sleep(0.1)
+                worst_s = max(worst_s, oldest_unsafe_s(service, tmp_path, frozen_at))
+        ticks = [at for at in Run(service.output).rows if at > frozen_at]
+        own_postgres.thaw()
+        await wait_until_replayed(tmp_path)
+        run = await say_goodbye(service)
+    assert len(ticks) > 5 * frozen_s, "the ticker was held up"
+    assert worst_s <= SAFE_WITHIN_S
+    check(own_postgres.conninfo, [run], at_least=20)
+
+
+def oldest_unsafe_s(service: ServiceProcess, home: Path, frozen_at: datetime) -> float:
+    """Age of the oldest row since the freeze that is not in the spool (the database takes none)."""
+    spooled = {
+        datetime.fromisoformat(orjson.loads(line)["row"]["timestamp"])
+        for line in (home / BUFFER).read_bytes().splitlines()
+        if line.endswith(b"}")
+    }
+    waiting = [at for at in Run(service.output).rows if at > frozen_at and at not in spooled]
+    return (datetime.now(UTC) - min(waiting)).total_seconds() if waiting else 0.0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DROP TABLE portfolio_greeks",
+        "DROP TABLE api_logs",
+        "ALTER TABLE portfolio_greeks DROP COLUMN event_id",
+        "ALTER TABLE portfolio_greeks DROP COLUMN priced, DROP COLUMN vega",
+        "DROP INDEX portfolio_greeks_event_key",
+    ],
+)
+async def test_tables_dropped_or_altered_while_running(
+    damage: str, tmp_path: Path, fresh_database: str, gateway: TwsSimulator
+) -> None:
+    import psycopg
+
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=fresh_database
+    ) as service:
+        await wait_for_rows(fresh_database, 3)
+        name = await own_key(fresh_database)
+        with psycopg.connect(fresh_database, autocommit=True) as connection:
+            connection.execute(damage.replace("portfolio_greeks_event_key", name).encode())
+        damaged_at = datetime.now(UTC)
+        await wait_for_rows(fresh_database, 3)
+        await trio.sleep(1)
+        run = await say_goodbye(service)
+    stored = {at for (at,) in fetch(fresh_database, "SELECT timestamp FROM portfolio_greeks")}
+    assert {at for at in run.rows if at > damaged_at} <= stored
+    assert await own_key(fresh_database)
+
+
+async def own_key(conninfo: str) -> str:
+    """The name of the unique index on the events."""
+    found = fetch(
+        conninfo,
+        "SELECT indexname FROM pg_indexes WHERE tablename = 'portfolio_greeks'"
+        " AND indexdef LIKE '%%UNIQUE%%event_id%%'",
+    )
+    return str(found[0][0])
+
+
+async def test_a_database_that_comes_and_goes_at_random(
+    tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    rng = random.Random(3)
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+    ) as service:
+        await wait_for_rows(own_postgres.conninfo, 3)
+        for _ in range(6):
+            await trio.sleep(rng.uniform(0.2, 1.2))
+            if rng.random() < 0.5:
+                await in_thread(own_postgres.kill)
+                await trio.sleep(rng.uniform(0, 1))
+                await in_thread(own_postgres.start)
+            else:
+                own_postgres.freeze()
+                await trio.sleep(rng.uniform(0.1, 1.5))
+                own_postgres.thaw()
+        await wait_until_replayed(tmp_path)
+        run = await say_goodbye(service)
+    check(own_postgres.conninfo, [run], at_least=40)
+
+
+def write_backlog(path: Path, *, rows: int) -> list[datetime]:
+    """A spool as an earlier run of this bridge would have left it; returns its timestamps."""
+    from tests.support.rows import record, snapshot
+    from trio_bridge.stores.record import encode_line
+
+    with path.open("wb") as spool:
+        for number in range(rows):
+            spool.write(encode_line(record(number)))
+    return [snapshot(number).timestamp for number in range(rows)]

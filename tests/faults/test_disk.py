@@ -1,0 +1,207 @@
+"""What lies in the spool's place, and a disk that fails under it, with the real service."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+import trio
+
+from tests.faults.ledger import Run, bridge, check
+from tests.faults.test_database import BUFFER, in_thread, say_goodbye, wait_until_replayed
+from tests.support.database import fetch, messages, wait_for_rows
+from tests.support.rows import record, snapshot
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
+from trio_bridge.stores.record import encode_line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.support.postgres import PostgresServer
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[TwsSimulator]:
+    async with open_tws_simulator(make_book()) as sim:
+        yield sim
+
+
+async def replay(home: Path, conninfo: str, gateway: TwsSimulator) -> Run:
+    """Let a bridge replay what lies in `home`, take some rows, and end."""
+    async with bridge(home, IB_SOCKET_PORT=gateway.port, DATABASE_URL=conninfo) as service:
+        await service.wait_for_output('"row"')
+        await wait_until_replayed(home)
+        await trio.sleep(0.5)
+        return await say_goodbye(service)
+
+
+def quarantined(home: Path) -> list[dict[str, object]]:
+    path = home / f"{BUFFER}.quarantine.jsonl"
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def deltas(conninfo: str) -> list[float]:
+    """The rows of a backlog made of `tests.support.rows`, in order."""
+    rows = fetch(conninfo, "SELECT delta FROM portfolio_greeks WHERE account = 'U1' ORDER BY id")
+    return [delta for (delta,) in rows]
+
+
+@pytest.mark.parametrize("place", [0, 500, 999], ids=["head", "middle", "end"])
+async def test_a_poison_row_is_isolated(
+    place: int, tmp_path: Path, fresh_database: str, gateway: TwsSimulator
+) -> None:
+    lines = [encode_line(record(number)) for number in range(1_000)]
+    poison = record(place)
+    lines[place] = encode_line(
+        type(poison)(poison.table, poison.row.replace(b'"account":"U1"', b'"account":"U\\u00001"'))
+    )
+    (tmp_path / BUFFER).write_bytes(b"".join(lines))
+    await replay(tmp_path, fresh_database, gateway)
+    assert deltas(fresh_database) == [float(n) for n in range(1_000) if n != place]
+    (entry,) = quarantined(tmp_path)
+    assert "22P05" in str(entry)
+
+
+async def test_a_damaged_spool_gives_all_that_is_whole(
+    tmp_path: Path, fresh_database: str, gateway: TwsSimulator
+) -> None:
+    lines = [encode_line(record(number)) for number in range(300)]
+    lines[7] = lines[7].replace(b"-3.25", b"-8.25")  # flipped bytes: the checksum knows
+    lines[100] = b"\xff\x00 no JSON at all\n"
+    lines[150] = b'{"table":"pg_authid","row":{"event_id":"x","timestamp":"2026-01-01"}}\n'
+    lines.insert(200, b"x" * 50_000_000 + b"\n")
+    lines.append(lines[5][:40])  # a torn end
+    (tmp_path / BUFFER).write_bytes(b"".join(lines))
+    await replay(tmp_path, fresh_database, gateway)
+    assert deltas(fresh_database) == [float(n) for n in range(300) if n not in (7, 100, 150)]
+    assert len(quarantined(tmp_path)) >= 5
+
+
+async def test_lines_of_the_earlier_system_go_in_once(
+    tmp_path: Path, fresh_database: str, gateway: TwsSimulator
+) -> None:
+    lines = b"".join(
+        orjson.dumps(
+            {
+                "table": "portfolio_greeks",
+                "row": {
+                    "timestamp": snapshot(number).timestamp,
+                    "contract": "PORTFOLIO",
+                    "delta": float(number),
+                    "gamma": 0.0,
+                    "vega": 0.0,
+                    "theta": 0.0,
+                    "underlying_price": None,
+                },
+            }
+        )
+        + b"\n"
+        for number in range(50)
+    )
+    for _ in range(2):
+        (tmp_path / BUFFER).write_bytes(lines)
+        await replay(tmp_path, fresh_database, gateway)
+    rows = fetch(
+        fresh_database,
+        "SELECT delta FROM portfolio_greeks WHERE timestamp < '2026-01-03' ORDER BY id",
+    )
+    assert [delta for (delta,) in rows] == [float(number) for number in range(50)]
+
+
+@pytest.mark.parametrize("obstacle", ["directory", "no permission"])
+async def test_an_unusable_spool_is_one_line(
+    obstacle: str, tmp_path: Path, fresh_database: str
+) -> None:
+    path = tmp_path / BUFFER
+    if obstacle == "directory":
+        path.mkdir()
+    else:
+        path = Path("/proc/version")  # not even root may write there
+    async with bridge(tmp_path, DATABASE_URL=fresh_database, BRIDGE_BUFFER_PATH=path) as service:
+        assert await service.wait() == 2
+    assert len(service.output.splitlines()) == 1
+    assert f"BRIDGE_BUFFER_PATH={path}" in service.output
+
+
+async def test_an_empty_spool_is_nothing_special(
+    tmp_path: Path, fresh_database: str, gateway: TwsSimulator
+) -> None:
+    (tmp_path / BUFFER).touch()
+    run = await replay(tmp_path, fresh_database, gateway)
+    check(fresh_database, [run])
+
+
+@contextmanager
+def tiny_filesystem(room: Path, kilobytes: int) -> Iterator[Path]:
+    room.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(room)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("a tiny file system can't be mounted here")
+    try:
+        yield room
+    finally:
+        subprocess.run(["umount", "-l", str(room)], check=True)
+
+
+async def test_database_down_and_disk_full_then_both_recover(
+    tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    with tiny_filesystem(tmp_path / "tiny", kilobytes=64) as tiny:
+        async with bridge(
+            tmp_path,
+            IB_SOCKET_PORT=gateway.port,
+            DATABASE_URL=own_postgres.url,
+            BRIDGE_BUFFER_PATH=tiny / BUFFER,
+        ) as service:
+            await wait_for_rows(own_postgres.conninfo, 5)
+            (tiny / "ballast").write_bytes(b"x" * 40_000)
+            await in_thread(own_postgres.stop, "immediate")
+            await service.wait_for_output("spool can't be written")
+            await trio.sleep(2)
+            (tiny / "ballast").unlink()
+            await trio.sleep(2)
+            await in_thread(own_postgres.start)
+            await wait_until_replayed(tiny)
+            await trio.sleep(0.5)
+            run = await say_goodbye(service)
+    check(own_postgres.conninfo, [run], at_least=60)
+    said = messages(own_postgres.conninfo)
+    assert any(text.startswith("spool can't be written") for text in said)
+    assert "all rows are safe again" in said
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(
+    "injection",
+    ["fsync:error=EIO:when=2", "fsync:error=ENOSPC:when=1..3", "fdatasync:error=EIO:when=1+4"],
+)
+async def test_fsync_fails_under_the_real_service(
+    injection: str, tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+    ) as service:
+        await wait_for_rows(own_postgres.conninfo, 5)
+        tracer = await trio.lowlevel.open_process(
+            ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync",
+             "-e", f"inject={injection}", "-p", str(service.pid)],
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            await trio.sleep(0.5)
+            await in_thread(own_postgres.stop, "immediate")
+            await trio.sleep(3)
+            await in_thread(own_postgres.start)
+            await wait_until_replayed(tmp_path)
+        finally:
+            tracer.terminate()
+            await tracer.wait()
+        run = await say_goodbye(service)
+    check(own_postgres.conninfo, [run], at_least=30)

@@ -1,0 +1,142 @@
+"""The bridge itself killed, at any moment, while the database comes and goes."""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.faults.ledger import Run, bridge, check
+from tests.support.database import count_rows, fetch, wait_for_rows
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import open_tws_simulator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.postgres import PostgresServer
+
+BUFFER = ".portfolio_bridge_buffer.jsonl"
+in_thread = trio.to_thread.run_sync
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.long)])
+async def test_killed_at_random_instants(
+    kills: int, tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    rng = random.Random(kills)
+    runs: list[Run] = []
+    async with open_tws_simulator(make_book()) as gateway, trio.open_nursery() as nursery:
+        nursery.start_soon(come_and_go, own_postgres, random.Random(1))
+        settings = {"IB_SOCKET_PORT": gateway.port, "DATABASE_URL": own_postgres.url}
+        for _ in range(kills):
+            async with bridge(tmp_path, **settings) as service:
+                await service.wait_for_output('"row"')
+                await trio.sleep(rng.uniform(0, 3))
+                # Counted from before the kill: what is younger may be lost, what is older not.
+                killed_at = datetime.now(UTC)
+                service.process.kill()
+                await service.wait()
+            runs.append(Run(service.output, killed_at))
+        nursery.cancel_scope.cancel()
+    own_postgres.thaw()
+    own_postgres.restart()
+    async with open_tws_simulator(make_book()) as gateway:
+        async with bridge(
+            tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+        ) as service:
+            await wait_for_rows(own_postgres.conninfo, count_rows(own_postgres.conninfo) + 5)
+            service.interrupt()
+            assert await service.wait() == 0
+        runs.append(Run(service.output))
+    check(own_postgres.conninfo, runs, at_least=10)
+
+
+async def come_and_go(server: PostgresServer, rng: random.Random) -> None:
+    """Down, frozen or well, for a second or so each."""
+    while True:
+        await trio.sleep(rng.uniform(0.5, 3))
+        if rng.random() < 0.5:
+            with trio.CancelScope(shield=True):
+                await in_thread(server.kill)
+                await trio.sleep(rng.uniform(0, 1.5))
+                await in_thread(server.start)
+        else:
+            server.freeze()
+            try:
+                await trio.sleep(rng.uniform(0, 2))
+            finally:
+                server.thaw()
+
+
+async def test_a_second_ctrl_c_leaves_at_once_with_the_spool_intact(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    async with open_tws_simulator(make_book()) as gateway:
+        settings = {"IB_SOCKET_PORT": gateway.port, "DATABASE_URL": own_postgres.url}
+        async with bridge(tmp_path, **settings) as service:
+            await wait_for_rows(own_postgres.conninfo, 5)
+            own_postgres.freeze()
+            await trio.sleep(1)
+            service.interrupt()
+            await service.wait_for_output("ending")
+            service.interrupt()
+            assert await service.wait() in (0, 130)
+        first = Run(service.output)
+        own_postgres.thaw()
+        async with bridge(tmp_path, **settings) as service:
+            await wait_for_rows(own_postgres.conninfo, len(first.rows) + 5)
+            service.interrupt()
+            assert await service.wait() == 0
+    check(own_postgres.conninfo, [first, Run(service.output)], at_least=15)
+
+
+async def test_a_crash_among_the_sources_keeps_what_the_writer_holds(
+    tmp_path: Path, own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug ends the service with a traceback, and every row taken before it is safe."""
+    (tmp_path / "sitecustomize.py").write_text(CRASH_AFTER_20_ROWS)
+    async with open_tws_simulator(make_book()) as gateway:
+        async with AsyncExitStack() as stack:
+            service = await stack.enter_async_context(
+                bridge(
+                    tmp_path,
+                    IB_SOCKET_PORT=gateway.port,
+                    DATABASE_URL=own_postgres.url,
+                    PYTHONPATH=tmp_path,
+                )
+            )
+            await wait_for_rows(own_postgres.conninfo, 10)
+            own_postgres.freeze()
+            assert await service.wait() == 1
+        own_postgres.thaw()
+        first = Run(service.output)
+        assert "ZeroDivisionError: a bug" in service.output
+        (tmp_path / "sitecustomize.py").unlink()
+        async with bridge(
+            tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+        ) as service:
+            await wait_for_rows(own_postgres.conninfo, len(first.rows) + 3)
+            service.interrupt()
+            assert await service.wait() == 0
+    check(own_postgres.conninfo, [first, Run(service.output)], at_least=20)
+    assert fetch(own_postgres.conninfo, "SELECT count(*) > 0 FROM api_logs") == [(True,)]
+
+
+CRASH_AFTER_20_ROWS = """
+import trio_asyncio
+import trio_bridge.tasks.ticker as ticker
+
+serve = ticker.Ticker._serve
+
+def crash(self, **arguments):
+    serve(self, **arguments)
+    if self.status.rows == 20:
+        raise ZeroDivisionError("a bug")
+
+ticker.Ticker._serve = crash
+"""
