@@ -121,6 +121,7 @@ def tell(disk: FakeDisk) -> Story:
     if not disk.crashed:
         disk.crash()
     disk.restart()
+    disk.fail_at.clear()
     trio.run(story.go_on)
     story.check()
     return story

@@ -96,7 +96,7 @@ class World:
     async def send(self, rows: int) -> None:
         life = await self._living()
         # A burst beyond the bound is a story of its own (tests/tasks/test_writer.py).
-        if life and (self._disk_is_bad() or life.sinks.waiting() + rows <= QUEUE_LIMIT):
+        if life and (self._disk_is_bad() or life.sinks.waiting() + rows < QUEUE_LIMIT - 5):
             for _ in range(rows):
                 number = next(self._numbers)
                 row = life.sinks.send(number)

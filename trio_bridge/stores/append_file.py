@@ -37,12 +37,12 @@ class AppendFile:
 
     def open(self) -> None:
         """Open the file and take its present content as durable."""
-        fd, created = self._open_or_make()
+        fd = self._open_or_make()
         try:
             if not self._disk.is_regular(fd):
                 raise OSError(errno.EINVAL, "not a regular file")
-            if created:
-                self._disk.sync_directory(self.path.parent)
+            # Even when the file was there: whoever made it may have been killed before this.
+            self._disk.sync_directory(self.path.parent)
             self._identity = self._disk.identity(fd)
             self._take_as_is(fd)
         except BaseException:
@@ -161,11 +161,11 @@ class AppendFile:
         with contextlib.suppress(OSError):
             self._reopen()
 
-    def _open_or_make(self) -> tuple[int, bool]:
+    def _open_or_make(self) -> int:
         try:
-            return self._disk.open(self.path, create=False), False
+            return self._disk.open(self.path, create=False)
         except FileNotFoundError:
-            return self._disk.open(self.path, create=True), True
+            return self._disk.open(self.path, create=True)
 
     def _close(self, fd: int) -> None:
         # After a failed fsync close reports the same failure again; the descriptor is gone anyway.

@@ -186,20 +186,22 @@ class Delivery:
         while True:
             if self._queue:
                 await self._deliver()
-                if self._disk_fails:
-                    with trio.move_on_after(DISK_RETRY_S):
-                        await self._news()
             elif self._ended:
                 async with self._head:  # the flusher's last word may still become a row
                     if not self._queue:
                         return
-            else:
+            if self._disk_fails or self._spool.unsettled:
+                with trio.move_on_after(DISK_RETRY_S):
+                    await self._news()
+                await self._settle_spool()
+            elif not self._queue and not self._ended:
                 await self._news()
 
     async def rescue(self) -> None:
         """Bring the queue to disk whatever else goes on; bounded, for the writer's last moment."""
         with trio.move_on_after(RESCUE_TIMEOUT_S, shield=True):
             await self._spool_queue()
+            await self._settle_spool()
         if self._queue:
             log.error(
                 "rows lost: neither the database nor the disk took them",
@@ -267,6 +269,13 @@ class Delivery:
             self.status.spooled += len(head)
             self._leave_queue(head)
 
+    async def _settle_spool(self) -> None:
+        if self._spool.unsettled:
+            try:
+                await self._spool.settle()
+            except SpoolError as error:
+                self._disk_trouble(error)
+
     def _leave_queue(self, safe: Iterable[Waiting], rejected: Container[int] = ()) -> None:
         for number, row in enumerate(safe):
             # A rescue may have taken the row out meanwhile.
@@ -289,7 +298,11 @@ class Delivery:
             return
         if self._breaker.state is BreakerState.CLOSED:
             await self._flush_leftovers()
-            return
+        else:
+            await self._replay_backlog()
+        self._wake.set()  # it sees to a spool that is unsettled now
+
+    async def _replay_backlog(self) -> None:
         self._announce(self._breaker.probe(f"{self._spool.backlog_bytes} bytes to replay"))
         try:
             outage = await self._replay_all()
