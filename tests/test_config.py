@@ -19,6 +19,7 @@ from trio_bridge.policy.reset_window import parse_reset_windows
 PASSWORD = "hunter2"
 URL = f"postgresql://recorder:{PASSWORD}@db.example.com:5433/risk?sslmode=require"
 WEBHOOK = "https://hooks.example.com/services/hunter2"
+TOKEN = "q8-Zk$2v!hL0_xW7"
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,9 @@ SETTINGS: list[tuple[str, str, Any, str, Any]] = [
     ("BRIDGE_LOG_LEVEL", "log_level", "info", "debug", "debug"),
     ("BRIDGE_ALERT_URL", "alert_url", None, WEBHOOK, SecretStr(WEBHOOK)),
     ("BRIDGE_ALERT_AFTER", "alert_after_s", 300.0, "60", 60.0),
+    ("BRIDGE_STATUS_PORT", "status_port", None, "8650", 8650),
+    ("BRIDGE_STATUS_HOST", "status_host", "127.0.0.1", "[::1]", "::1"),
+    ("BRIDGE_STATUS_TOKEN", "status_token", None, TOKEN, SecretStr(TOKEN)),
     ("BRIDGE_DB_TIMEOUT", "db_timeout_s", 2.0, "1.5", 1.5),
     ("DATABASE_URL", "database_url", None, URL, SecretStr(URL)),
     ("DB_HOST", "db_host", None, "db.lan", "db.lan"),
@@ -156,7 +160,7 @@ class TestEachSetting:
     ) -> None:
         (nothing_set / ".env").write_text(f"{name}={text} # as agreed\n", "utf-8")
         assert getattr(load_settings(), attribute) == value
-        if name.lower() in SECRETS - {"bridge_alert_url"}:
+        if name.lower() in SECRETS - {"bridge_alert_url", "bridge_status_token"}:
             return  # from the environment, " #" may be part of a password
         monkeypatch.setenv(name, f" {text}   # as agreed")
         assert getattr(load_settings(), attribute) == value
@@ -286,6 +290,8 @@ BAD = [
     ("BRIDGE_BUFFER_PATH", "~nobody-of-that-name/buffer", "no such user"),
     ("BRIDGE_LOG_FORMAT", "xml", "console or json"),
     ("BRIDGE_LOG_LEVEL", "loud", "debug, info, warning or error"),
+    ("BRIDGE_STATUS_PORT", "0", "1 or more"),
+    ("BRIDGE_STATUS_PORT", "http", "whole number"),
     ("DB_PORT", "five", "whole number"),
 ]
 
@@ -361,10 +367,12 @@ def test_secrets_are_masked_wherever_the_settings_are_shown(
     monkeypatch.setenv("DATABASE_URL", URL)
     monkeypatch.setenv("DB_PASS", PASSWORD)
     monkeypatch.setenv("BRIDGE_ALERT_URL", WEBHOOK)
+    monkeypatch.setenv("BRIDGE_STATUS_TOKEN", TOKEN)
     read = load_settings()
 
     for shown in (repr(read), str(read), repr(read.model_dump()), read.model_dump_json()):
         assert PASSWORD not in shown
+        assert TOKEN not in shown
     assert "**********" in repr(read)
 
 
@@ -373,6 +381,7 @@ def test_secrets_are_masked_wherever_the_settings_are_shown(
     [
         ("BRIDGE_ALERT_URL", f"ftp://{PASSWORD}"),
         ("BRIDGE_ALERT_URL", f"https://[{PASSWORD}"),
+        ("BRIDGE_STATUS_TOKEN", f"{PASSWORD} with spaces"),
         ("IBKR_GATEWAY_URL", f"https://owner:{PASSWORD}@localhost:5000"),
     ],
 )
@@ -389,6 +398,33 @@ def test_a_refused_secret_is_not_shown(
     with pytest.raises(ValidationError) as direct:
         Settings()
     assert PASSWORD not in str(direct.value)
+
+
+# The status endpoint
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "bridge.lan", "127.0.0.1.lan"])
+def test_other_machines_are_let_in_with_a_token_only(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_STATUS_HOST", host)
+    assert load_settings().status_port is None  # off, so nobody is let in
+    monkeypatch.setenv("BRIDGE_STATUS_PORT", "8650")
+    with pytest.raises(ConfigError, match="^BRIDGE_STATUS_TOKEN: must be set when BRIDGE_STATUS_H"):
+        load_settings()
+    for poor in ("", "short", "two words are not one", "ünicode-is-no-ascii", "x" * 201):
+        monkeypatch.setenv("BRIDGE_STATUS_TOKEN", poor)
+        with pytest.raises(ConfigError, match="^BRIDGE_STATUS_TOKEN: must be"):
+            load_settings()
+    monkeypatch.setenv("BRIDGE_STATUS_TOKEN", TOKEN)
+    assert load_settings().status_host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "LOCALHOST", "::1"])
+def test_this_machine_needs_no_token(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_STATUS_HOST", host)
+    monkeypatch.setenv("BRIDGE_STATUS_PORT", "8650")
+    assert load_settings().status_token is None
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

@@ -7,6 +7,7 @@ could be mistaken, is the attribute.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -35,6 +37,7 @@ from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
+_TOKEN = re.compile(r"[!-~]{16,200}")
 _COMMENT = re.compile(r"(?:\A|\s+)#.*\Z", re.DOTALL)
 
 
@@ -65,6 +68,18 @@ def _at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise ValueError("there is no such user, or no home directory") from None
+
+
+def _without_brackets(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine as only this machine sees it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() in LOOPBACK_HOSTS
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -134,6 +149,16 @@ class Settings(BaseSettings):
     # Alerts
     alert_url: Annotated[SecretStr | None, Field(alias="BRIDGE_ALERT_URL")] = None
     alert_after_s: Annotated[Seconds, Field(alias="BRIDGE_ALERT_AFTER")] = 300.0
+
+    # The status endpoint
+    status_port: Annotated[Port | None, Field(alias="BRIDGE_STATUS_PORT")] = None
+    status_host: Annotated[
+        str, AfterValidator(_without_brackets), Field(alias="BRIDGE_STATUS_HOST")
+    ] = "127.0.0.1"
+    # Behind the two that it depends on.
+    status_token: Annotated[
+        SecretStr | None, Field(alias="BRIDGE_STATUS_TOKEN", validate_default=True)
+    ] = None
 
     # The database
     db_timeout_s: Annotated[Seconds, Field(alias="BRIDGE_DB_TIMEOUT")] = 2.0
@@ -213,13 +238,28 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL like https://hooks.example.com/services/secret")
         return SecretStr(text)
 
+    @field_validator("status_token")
+    @classmethod
+    def _usable_token(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            host = info.data.get("status_host", "127.0.0.1")
+            if info.data.get("status_port") is not None and not is_loopback(host):
+                raise ValueError(
+                    f"must be set when BRIDGE_STATUS_HOST={host} lets other machines in"
+                )
+            return None
+        text = _COMMENT.sub("", value.get_secret_value()).strip()
+        if not _TOKEN.fullmatch(text):
+            raise ValueError("must be 16 to 200 letters, digits or other ASCII signs, no spaces")
+        return SecretStr(text)
+
     @field_validator("ib_account")
     @classmethod
     def _no_account_twice(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))
 
 
-SECRETS = frozenset({"database_url", "db_pass", "bridge_alert_url"})
+SECRETS = frozenset({"database_url", "db_pass", "bridge_alert_url", "bridge_status_token"})
 """Variables (lower case) whose values are never shown."""
 
 ENVIRONMENT_NAMES = {
