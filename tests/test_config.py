@@ -410,11 +410,13 @@ def test_other_machines_are_let_in_with_a_token_only(
     monkeypatch.setenv("BRIDGE_STATUS_HOST", host)
     assert load_settings().status_port is None  # off, so nobody is let in
     monkeypatch.setenv("BRIDGE_STATUS_PORT", "8650")
-    with pytest.raises(ConfigError, match="^BRIDGE_STATUS_TOKEN: must be set when BRIDGE_STATUS_H"):
+    with pytest.raises(
+        ConfigError, match=r"^BRIDGE_STATUS_TOKEN: must be set when BRIDGE_STATUS_H"
+    ):
         load_settings()
     for poor in ("", "short", "two words are not one", "ünicode-is-no-ascii", "x" * 201):
         monkeypatch.setenv("BRIDGE_STATUS_TOKEN", poor)
-        with pytest.raises(ConfigError, match="^BRIDGE_STATUS_TOKEN: must be"):
+        with pytest.raises(ConfigError, match=r"^BRIDGE_STATUS_TOKEN: must be"):
             load_settings()
     monkeypatch.setenv("BRIDGE_STATUS_TOKEN", TOKEN)
     assert load_settings().status_host == host
