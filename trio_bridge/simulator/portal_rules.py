@@ -101,6 +101,8 @@ class Rules:
         self.requests: deque[Request] = deque(maxlen=200_000)
         self.counts: Counter[str] = Counter()
         """Requests by path."""
+        self.wants_bodies = True
+        """Answer 411 to a POST without a JSON object, as some gateways do."""
         self.most_in_a_second = 0
         self.sent_in_penalty = 0
         self.asked_accounts = False
@@ -131,7 +133,7 @@ class Rules:
         self._forbid(method, path, body)
         if (refusal := self._pace(path, now)) is not None:
             return refusal
-        if method == "POST" and not isinstance(body, dict):
+        if method == "POST" and self.wants_bodies and not isinstance(body, dict):
             return Refusal(411, "<html><body>411 Length Required</body></html>")
         if now - self._alive_at > SESSION_LIFE_S:
             self._login.log_out()
