@@ -228,7 +228,7 @@ def test_a_window_over_the_repeated_hour_holds_through_both() -> None:
     st.times().map(lambda at: at.replace(second=0, microsecond=0)),
     st.integers(1, 22 * 60),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_no_daily_window_vanishes_or_lasts_a_day_when_the_clock_changes(
     year: int, change: object, start: clock, minutes: int
 ) -> None:
