@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
@@ -283,11 +284,12 @@ def reason_of(error: BaseException) -> str:
                 f"the gateway's certificate is not trusted ({cause.verify_message}): "
                 "set IBKR_CA_FILE to the PEM file of its issuer"
             )
-        if isinstance(cause, OSError) and cause.strerror:
-            innermost = cause
+        if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
+            # Host names that nobody knows have numbers and texts of their own.
+            return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
+        innermost = cause if str(cause) else innermost
         cause = cause.__cause__ or cause.__context__
-    text = getattr(innermost, "strerror", None) or str(innermost)
-    return str(text).lower() if text else type(error).__name__
+    return str(innermost) or type(error).__name__
 
 
 def _shown(content: bytes) -> str:

@@ -105,6 +105,8 @@ class Rules:
         """Answer 411 to a POST without a JSON object, as some gateways do."""
         self.most_in_a_second = 0
         self.sent_in_penalty = 0
+        self.retry_after: str | None = None
+        """The header of a 429."""
         self.asked_accounts = False
         """`/portfolio/accounts` was called: other portfolio calls are answered."""
         self.asked_brokerage_accounts = False
@@ -113,13 +115,12 @@ class Rules:
         self._clock = clock
         self._arrivals: dict[str, deque[float]] = {}
         self._penalty_until = -math.inf
-        self._retry_after: int | None = None
         self._alive_at = clock()
 
     def penalize(self, seconds: float = PENALTY_S, *, retry_after: int | None = None) -> None:
         """Answer 429 for so long, as if somebody else had asked too often."""
         self._penalty_until = self._clock() + seconds
-        self._retry_after = retry_after
+        self.retry_after = None if retry_after is None else str(retry_after)
 
     def forget_calls(self) -> None:
         """A new session begins: the order of calls starts anew."""
@@ -171,11 +172,11 @@ class Rules:
         if busy:
             self.violate(f"{path} broke the pacing")
             self._penalty_until = now + PENALTY_S
-            self._retry_after = None
+            self.retry_after = None
         if now >= self._penalty_until:
             return None
         self.sent_in_penalty += not busy
-        headers = () if self._retry_after is None else (("Retry-After", str(self._retry_after)),)
+        headers = () if self.retry_after is None else (("Retry-After", self.retry_after),)
         return Refusal(429, {"error": "Too many requests"}, headers)
 
     def _too_many(self, key: str, allowed: int, period_s: float, now: float) -> bool:

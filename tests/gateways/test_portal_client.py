@@ -1,0 +1,287 @@
+"""One paced client: certificates are checked, answers understood, pauses obeyed."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trustme
+from trio.testing import MockClock
+
+from tests.gateways.portal_support import CLOCK_RATE, make_settings
+from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.gateways.portal import USUAL_TIMING, PortalBridge
+from trio_bridge.gateways.portal_client import PortalClient, reason_of, tls_context
+from trio_bridge.gateways.portal_errors import (
+    AnswerError,
+    LoggedOutError,
+    NoAnswerError,
+    PausedError,
+)
+from trio_bridge.gateways.portal_pacing import DEFINITIONS, STATUS, Endpoint, Pacing
+from trio_bridge.gateways.portal_positions import ShapeError
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.portal import ServedPortal, open_portal_simulator
+from trio_bridge.simulator.portal_faults import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from trio_bridge.model import Status
+
+NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def fast_clock() -> MockClock:
+    return MockClock(rate=CLOCK_RATE)
+
+
+class Noted:
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[str, type[GatewayError] | None]] = []
+
+    def __call__(self, endpoint: Endpoint, error: GatewayError | None) -> None:
+        self.outcomes.append((endpoint.path, None if error is None else type(error)))
+
+
+@asynccontextmanager
+async def client_and_sim(
+    **timing: Any,
+) -> AsyncGenerator[tuple[PortalClient, ServedPortal, Noted]]:
+    noted = Noted()
+    async with open_portal_simulator(make_book(options=1)) as sim:
+        client = PortalClient(
+            sim.url,
+            tls_context(sim.url, None),
+            Pacing(),
+            on_outcome=noted,
+            timing=USUAL_TIMING._replace(**timing),
+            now=lambda: NOW,
+        )
+        yield client, sim, noted
+        await client.aclose()
+
+
+async def test_an_answer_is_read_and_told_with_the_instant_of_its_question() -> None:
+    async with client_and_sim() as (client, _, noted):
+        before = trio.current_time()
+        answer = await client.ask(STATUS, read=lambda payload: payload["authenticated"])
+        assert answer.value is True
+        assert before <= answer.asked_at <= trio.current_time()
+        assert noted.outcomes == [(STATUS.path, None)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"status": 401}, LoggedOutError),
+        ({"status": 302}, LoggedOutError),
+        ({"status": 403}, AnswerError),
+        ({"status": 404}, AnswerError),
+        ({"status": 411}, AnswerError),
+        ({"status": 500}, AnswerError),
+        ({"status": 503}, AnswerError),
+        ({"status": 429}, PausedError),
+        ({"html": True}, AnswerError),
+        ({"text": ""}, AnswerError),
+        ({"text": '{"authenticated": tr'}, AnswerError),
+        ({"hang": True}, NoAnswerError),
+        ({"drip": True}, NoAnswerError),
+    ],
+    ids=str,
+)
+async def test_what_is_no_answer_is_an_error_of_its_kind(
+    fault: dict[str, Any], error: type[GatewayError]
+) -> None:
+    async with client_and_sim(answer_s=1.0) as (client, sim, noted):
+        with sim.faults(Fault("", **fault)), pytest.raises(error) as caught:
+            await client.ask(STATUS)
+        assert type(caught.value) is error
+        assert "\n" not in str(caught.value)
+        assert noted.outcomes == [(STATUS.path, error)]
+
+
+async def test_an_answer_of_another_shape_is_of_no_use() -> None:
+    def refuse(payload: Any) -> Any:
+        raise ShapeError("not what was promised")
+
+    async with client_and_sim() as (client, _, noted):
+        with pytest.raises(AnswerError, match="not what was promised"):
+            await client.ask(STATUS, read=refuse)
+        assert noted.outcomes == [(STATUS.path, AnswerError)]
+
+
+async def test_an_endless_answer_is_given_up() -> None:
+    async with client_and_sim() as (client, sim, _):
+        with (
+            sim.faults(Fault("", text=" " * (17 * 2**20))),
+            pytest.raises(AnswerError, match="larger than 16 MiB"),
+        ):
+            await client.ask(STATUS)
+        await client.ask(DEFINITIONS)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "pause_s"),
+    [
+        ("30", 30),
+        ("0", 1),
+        ("-5", 1),
+        ("1e9", 1_800),
+        ("nan", 600),
+        ("soon", 600),
+        (None, 600),
+        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90),
+        (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 1),
+        ("Mon, 02 Mar 2026 15:00:30 -0000", 600),
+    ],
+)
+async def test_a_429_is_followed_by_the_pause_it_asks_for(
+    retry_after: str | None, pause_s: float
+) -> None:
+    async with client_and_sim() as (client, sim, _):
+        sim.rules.penalize(5)
+        sim.rules.retry_after = retry_after
+        with pytest.raises(PausedError):
+            await client.ask(STATUS)
+        assert client.pacing.pause_s == pytest.approx(pause_s, abs=0.9)
+        sent = len(sim.rules.requests)
+        with pytest.raises(PausedError):
+            await client.ask(STATUS)
+        assert len(sim.rules.requests) == sent
+        await client.knock()
+        assert len(sim.rules.requests) == sent
+
+
+async def test_a_port_where_nobody_listens() -> None:
+    async with client_and_sim() as (client, sim, noted):
+        await sim.stop()
+        with pytest.raises(NoAnswerError, match="cannot connect: connection refused"):
+            await client.ask(STATUS)
+        with pytest.raises(NoAnswerError):
+            await client.knock()
+        assert noted.outcomes == [(STATUS.path, NoAnswerError)]
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (ConnectionRefusedError(111, "Error connecting to ('::1', 5000)"), "connection refused"),
+        (TimeoutError(110, "x"), "connection timed out"),
+        (socket.gaierror(-2, "Name or service not known"), "name or service not known"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "wrong version"),
+        (OSError("all attempts to connect failed"), "all attempts to connect failed"),
+        (ExceptionGroup("x", [ConnectionRefusedError(111, "x")]), "connection refused"),
+        (RuntimeError(), "ValueError"),
+    ],
+    ids=repr,
+)
+def test_the_reason_of_a_failure_is_told_in_words(cause: Exception, told: str) -> None:
+    try:
+        try:
+            raise cause
+        except Exception as error:
+            raise ValueError from error
+    except ValueError as error:
+        assert told in reason_of(error)
+
+
+async def test_a_connection_that_ends_in_the_middle() -> None:
+    async with client_and_sim() as (client, sim, noted):
+        with sim.faults(Fault("", hang=True)) as fault:
+
+            async def cut() -> None:
+                while not fault.hits:
+                    await trio.sleep(0.01)
+                await sim.stop()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cut)
+                with suppress(NoAnswerError):
+                    await client.ask(STATUS)
+        assert noted.outcomes == [(STATUS.path, NoAnswerError)]
+
+
+# Certificates --------------------------------------------------------------------------------
+
+
+async def connects(url: str, ca_file: Path | None = None) -> tuple[str | None, list[str]]:
+    """The error of an attempt, if any, and the events."""
+    events: list[str] = []
+
+    def emit(message: str, status: Status | None = None) -> None:
+        events.append(message)
+
+    async with PortalBridge(make_settings(url, ibkr_ca_file=ca_file), emit=emit) as bridge:
+        try:
+            await bridge.connect()
+        except (GatewayError, ConfigError) as error:
+            return str(error), events
+        await bridge.disconnect()
+        # Told once, not with every connection.
+        await bridge.connect()
+        await bridge.disconnect()
+    return None, events
+
+
+async def test_a_self_signed_certificate_is_accepted_on_loopback_and_said_once(
+    fast_clock: MockClock,
+) -> None:
+    async with open_portal_simulator(make_book(options=1)) as sim:
+        error, events = await connects(sim.url)
+    assert error is None
+    assert len([event for event in events if "is not checked" in event]) == 1
+
+
+async def test_with_a_ca_file_the_certificate_is_checked_on_loopback_too(
+    fast_clock: MockClock, tmp_path: Path
+) -> None:
+    right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
+    trustme.CA().cert_pem.write_to_path(wrong)
+    async with open_portal_simulator(make_book(options=1)) as sim:
+        sim.ca_pem.write_to_path(right)
+        assert await connects(sim.url, right) == (None, [])
+        error, _ = await connects(sim.url, wrong)
+    assert error is not None
+    assert "certificate is not trusted" in error
+    assert "IBKR_CA_FILE" in error
+
+
+async def test_any_other_host_must_have_a_valid_certificate(
+    fast_clock: MockClock, tmp_path: Path
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    # On this machine, but not one of the names that are known to be.
+    async with open_portal_simulator(make_book(options=1), host="127.0.0.2") as sim:
+        sim.ca_pem.write_to_path(ca_file)
+        error, _ = await connects(sim.url)
+        assert error is not None
+        assert "certificate is not trusted" in error
+        assert await connects(sim.url, ca_file) == (None, [])
+
+
+async def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    async with open_portal_simulator(make_book(options=1)) as sim:
+        sim.ca_pem.write_to_path(ca_file)
+        # The certificate names localhost and 127.0.0.1; this address reaches the same machine.
+        error, _ = await connects(f"https://0.0.0.0:{sim.port}", ca_file)
+    assert error is not None
+    assert "certificate is not trusted" in error
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path, content: str | None) -> None:
+    ca_file = tmp_path / "ca.pem"
+    if content is not None:
+        ca_file.write_text(content)
+    with pytest.raises(ConfigError, match=r"IBKR_CA_FILE=.*ca\.pem"):
+        tls_context("https://localhost:5000", ca_file)
