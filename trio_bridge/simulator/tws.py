@@ -27,7 +27,7 @@ The faults, all plain methods and attributes of the simulator:
 the socket          stop_listening, start_listening (same port), drop_connections(reset=…), hang,
                     unhang, accept_silently, accept_and_close, accept_normally, move_port (1300)
 the start           occupy_client_id, free_client_id (326), break_next_download, download_delay_s,
-                    positions_refused
+                    positions_refused, positions_lack (of "exchange", "multiplier")
 liveness            answers_current_time
 upstream            lose_upstream (1100, 2110), restore_upstream (1102; 1101 with data_kept=False),
                     break_farm (2103, 2105, 2157), mend_farm, notify (any code, words only)

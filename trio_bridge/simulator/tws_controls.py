@@ -91,6 +91,7 @@ class TwsControls:
         self.lines_used_by_owner = 0
         self.answers_current_time = True
         self.positions_refused = len(book.accounts) > SUB_ACCOUNTS_WITH_POSITIONS
+        self.positions_lack: frozenset[str] = frozenset()
         self.download_delay_s = 0.0
         self.refusals: dict[int, int] = {}
         self.upstream_lost = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -73,7 +74,7 @@ class Requests:
             self._missed.append(holding)
             return
         if self._wants_positions:
-            self._send(wire.position(holding))
+            self._send_position(holding)
         if self._wants_account == holding.account:
             self._send_portfolio(holding)
 
@@ -118,8 +119,15 @@ class Requests:
                 await trio.sleep(self._controls.download_delay_s)
             if not self._wants_positions:
                 return
-            self._send(wire.position(holding))
+            self._send_position(holding)
         self._send(wire.position_end())
+
+    def _send_position(self, holding: Holding) -> None:
+        lacking: dict[str, Any] = {name: None for name in self._controls.positions_lack}
+        if "exchange" in lacking:
+            lacking["exchange"] = ""
+        contract = replace(holding.contract, **lacking)
+        self._send(wire.position(holding._replace(contract=contract)))
 
     def _cancel_positions(self, fields: list[str]) -> None:
         self._wants_positions = False
