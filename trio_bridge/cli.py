@@ -1,35 +1,47 @@
 """The commands, and the only place that knows about exit codes.
 
-0: ended as asked. 1: a check failed. 2: a setting or a file can't be used; one line says which.
-130: a second Ctrl-C cut the goodbye short.
+0: ended as asked. 1: a check failed, the service is not well, or a command could not finish.
+2: a setting, a file or an option can't be used; one line says which. 130: interrupted (the service:
+a second Ctrl-C cut its goodbye short). 141: nobody reads the output any more.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from datetime import datetime  # noqa: TC003  # Typer reads the annotations
 from enum import StrEnum
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import trio
 import typer
 
 from trio_bridge import __version__
 from trio_bridge.config import load_settings
-from trio_bridge.errors import ConfigError
+from trio_bridge.errors import BridgeError, ConfigError
 from trio_bridge.logs import configure_logging
-from trio_bridge.model import ApiMode
+from trio_bridge.model import ApiMode, utc_now
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+EXIT_FAILED = 1
 EXIT_CONFIG = 2
-EXIT_CUT_SHORT = 130
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+Result = TypeVar("Result")
 
 app = typer.Typer(
     name="trio-bridge",
-    help="Records the risk of an Interactive Brokers portfolio: one true row of net Greeks every "
-    "5 seconds, nothing lost. Without a command it runs the service.",
+    # Boxes and colours are for people at a terminal.
+    rich_markup_mode="rich" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 class Mode(StrEnum):
@@ -43,14 +55,23 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(
+    invoke_without_command=True,
+    epilog="Settings come from the environment, then from .env in the working directory; "
+    ".env.example names them all. Exit codes: 0 as asked, 1 not well, 2 bad setting or option.",
+)
 def service(
     context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Run the service with the settings of the environment and .env, until Ctrl-C."""
+    """Record the risk of an Interactive Brokers portfolio: one true row of net Greeks every 5
+    seconds, nothing lost.
+
+    Without a command this runs the service, until Ctrl-C. Begin with `trio-bridge demo`, which
+    needs nothing; then `trio-bridge check` says whether your own settings would work.
+    """
     if context.invoked_subcommand is not None:
         return
     from trio_bridge.commands.serve import serve
@@ -58,10 +79,127 @@ def service(
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     if trio.run(serve, settings) > 1:
-        raise typer.Exit(EXIT_CUT_SHORT)
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
-@app.command()
+@app.command(short_help="Say whether the service would run here, and what is missing.")
+def check(
+    as_json: JsonOption = False,
+    alert: Annotated[
+        bool, typer.Option("--alert", help="Also post a test alert to BRIDGE_ALERT_URL.")
+    ] = False,
+) -> None:
+    """Look whether the service would run: settings, spool, database, gateway, market data.
+
+    One line each, with what to do where something is wrong; exit code 1 then. Nothing is changed,
+    and a running service is not disturbed: beside it the gateway is asked under another client id.
+    """
+    from trio_bridge.commands.check import run_check
+
+    if not _run(run_check, as_json=as_json, try_alert=alert):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command(short_help="Show how the service is.")
+def status(
+    as_json: JsonOption = False,
+    events: Annotated[
+        int, typer.Option(min=0, max=50, help="How many of the latest events to show.")
+    ] = 5,
+) -> None:
+    """Show how the service is: last row, coverage, gateway, database, spool, latest events.
+
+    A running service with BRIDGE_STATUS_PORT is asked itself; what the database and the spool say
+    is shown in any case. Exit code 1 when no right row has come within three intervals.
+    """
+    from trio_bridge.commands.status import run_status
+
+    if not _run(run_status, load_settings(), events=events, as_json=as_json):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command(short_help="Show rows and events as they land in the database.")
+def tail(
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, max=1000, help="Begin with so many of each.")
+    ] = 10,
+    follow: Annotated[bool, typer.Option(help="Go on until Ctrl-C.")] = True,
+    events: Annotated[bool, typer.Option(help="Show the events between the rows.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Show rows and events as they land in the database, whoever writes them.
+
+    An outage of the database is waited out. With --json each row and event is one line.
+    """
+    from trio_bridge.commands.tail import run_tail
+
+    settings = load_settings()
+    _run(run_tail, settings, lines=lines, follow=follow, events=events, as_json=as_json)
+
+
+@app.command(short_help="Bring the spool into the database now.")
+def flush() -> None:
+    """Bring the rows that wait in the spool into the database now.
+
+    For when the service is stopped: a running one does it by itself, and this command then refuses.
+    It may be interrupted at any time; nothing is lost or doubled.
+    """
+    from trio_bridge.commands.flush import run_flush
+
+    if not _run(run_flush, load_settings()):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _moment(text: str) -> datetime:
+    from trio_bridge.commands.export import parse_moment
+
+    try:
+        return parse_moment(text, now=utc_now())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@app.command(short_help="Write rows or events of a time range as CSV.")
+def export(
+    since: Annotated[
+        datetime,
+        typer.Option(
+            "--from",
+            parser=_moment,
+            metavar="TIME",
+            show_default="24 hours ago",
+            help="First moment of the range.",
+        ),
+    ] = "24h",  # type: ignore[assignment]  # parsed like any other value
+    until: Annotated[
+        datetime,
+        typer.Option(
+            "--to",
+            parser=_moment,
+            metavar="TIME",
+            show_default="now",
+            help="First moment after the range.",
+        ),
+    ] = "0s",  # type: ignore[assignment]
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is standard output.")
+    ] = "-",
+    events: Annotated[bool, typer.Option("--events", help="Events instead of rows.")] = False,
+) -> None:
+    """Write the rows (or events) of a time range as CSV.
+
+    TIME is 2026-01-31, 2026-01-31T14:30, 2026-01-31T14:30-05:00 (UTC where no offset is given), or
+    so long ago: 90m, 24h, 7d, 4w. The rows are streamed, so a year is no problem; a file appears
+    when it is complete.
+    """
+    from trio_bridge.commands.export import run_export
+    from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
+
+    table = EVENTS_TABLE if events else GREEKS_TABLE
+    _run(run_export, load_settings(), table, since=since, until=until, output=output)
+
+
+@app.command(short_help="Watch the bridge at work on a simulated gateway.")
 def demo(
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="End by itself after so many seconds.")
@@ -74,17 +212,45 @@ def demo(
     trio.run(partial(run_demo, seconds=seconds, mode=ApiMode[mode.name]))
 
 
+def _run(command: Callable[..., Awaitable[Result]], *args: Any, **kwargs: Any) -> Result:
+    """Run a command to its end; an interruption, or a reader that has gone, is no error."""
+    configure_logging("warning", "console")
+    code = 0
+    result: list[Result] = []
+    try:
+        result.append(trio.run(partial(command, *args, **kwargs)))
+        sys.stdout.flush()
+    except* KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except* BrokenPipeError:
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_BROKEN_PIPE
+    if code:
+        raise typer.Exit(code)
+    return result[0]
+
+
 def main() -> None:
-    """Entry point: bad input ends in one line, a bug in its traceback."""
+    """Entry point: what a user can put right ends in one line, a bug in its traceback."""
+    code = 0
     try:
         app()
     except* ConfigError as group:
-        for line in dict.fromkeys(_texts(group)):
-            print(f"trio_bridge: {line}", file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
+        _explain(group)
+        code = EXIT_CONFIG
+    except* BridgeError as group:
+        _explain(group)
+        code = EXIT_FAILED
+    sys.exit(code)
 
 
-def _texts(group: BaseExceptionGroup[ConfigError]) -> list[str]:
+def _explain(group: BaseExceptionGroup[BridgeError]) -> None:
+    for line in dict.fromkeys(_texts(group)):
+        print(f"trio_bridge: {line}", file=sys.stderr)
+
+
+def _texts(group: BaseExceptionGroup[BridgeError]) -> list[str]:
     found = []
     for error in group.exceptions:
         found += _texts(error) if isinstance(error, BaseExceptionGroup) else [str(error)]

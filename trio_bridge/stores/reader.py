@@ -42,8 +42,13 @@ class LandedEvent(NamedTuple):
 
 PAGE = 1_000
 
-_LAST_ROW: LiteralString = "SELECT coalesce(max(id), 0) FROM portfolio_greeks"
-_LAST_EVENT: LiteralString = "SELECT coalesce(max(id), 0) FROM api_logs"
+_LAST_ROW: LiteralString = """
+    SELECT coalesce((SELECT id FROM portfolio_greeks WHERE contract = 'PORTFOLIO'
+                     ORDER BY id DESC OFFSET %s LIMIT 1), 0)
+"""
+_LAST_EVENT: LiteralString = """
+    SELECT coalesce((SELECT id FROM api_logs ORDER BY id DESC OFFSET %s LIMIT 1), 0)
+"""
 _ROWS: LiteralString = """
     SELECT id, timestamp, account, delta, gamma, vega, theta, underlying_price,
            positions, priced, greeks_age_s, data_type
@@ -64,14 +69,14 @@ class Landing:
         self._row_id = 0
         self._event_id = 0
 
-    async def skip_to_end(self) -> None:
-        """Begin after what is there now.
+    async def skip_to_end(self, *, but: int = 0) -> None:
+        """Begin after what is there now, except for the last ones of each table.
 
         Raises:
             StoreError: the database or a table is not there (yet).
         """
-        self._row_id = (await self._fetch(_LAST_ROW))[0][0]
-        self._event_id = (await self._fetch(_LAST_EVENT))[0][0]
+        self._row_id = (await self._fetch(_LAST_ROW, but))[0][0]
+        self._event_id = (await self._fetch(_LAST_EVENT, but))[0][0]
 
     async def look(self) -> tuple[list[LandedRow], list[LandedEvent]]:
         """What has landed in each table since the last look, oldest first.

@@ -1,0 +1,1 @@
+"""What `check` looks at: each module asks one thing and gives findings with their remedies."""

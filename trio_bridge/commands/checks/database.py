@@ -1,0 +1,166 @@
+"""Can rows get into the database: is it there, are the tables, may this user write?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_bridge.commands.checks.finding import (
+    Finding,
+    failed,
+    ok,
+    report_with_rest,
+    skipped,
+    warning,
+)
+from trio_bridge.errors import ConfigError, OutageError, StoreError
+from trio_bridge.model import utc_now
+from trio_bridge.stores.conninfo import conninfo_from_settings, safe_target
+from trio_bridge.stores.embedded.binaries import installations
+from trio_bridge.stores.embedded.cluster import default_directory
+from trio_bridge.stores.embedded.server import running_conninfo
+from trio_bridge.stores.inspection import Inspection
+
+if TYPE_CHECKING:
+    from trio_bridge.commands.checks.finding import Report
+    from trio_bridge.config import Settings
+    from trio_bridge.stores.inspection import Server, Table
+
+CONNECT_TIMEOUT_S = 10.0
+LOOK_TIMEOUT_S = 10.0
+CLOCK_TOLERANCE_S = 2.0
+
+NAMES = ("database", "schema", "rights")
+
+NETWORK_REMEDY = (
+    "start PostgreSQL there, or correct DATABASE_URL (or DB_HOST, DB_PORT); meanwhile rows wait in "
+    "the spool"
+)
+
+
+async def check_database(settings: Settings, report: Report) -> None:
+    """Three findings: database, schema, rights."""
+    try:
+        conninfo = conninfo_from_settings(settings)
+    except ConfigError as error:
+        report_with_rest(failed(NAMES[0], str(error)), NAMES, report)
+        return
+    if conninfo is None:
+        conninfo = await trio.to_thread.run_sync(running_conninfo, settings.embedded_dir)
+    if conninfo is None:
+        report(await trio.to_thread.run_sync(_embedded, settings))
+        report(skipped("schema", "the service makes it when it starts that PostgreSQL"))
+        report(skipped("rights", "not looked at"))
+        return
+    try:
+        inspection = await _open(conninfo)
+    except StoreError as error:
+        report_with_rest(_unreachable(conninfo, error), NAMES, report)
+        return
+    try:
+        await _inspect(inspection, report)
+    finally:
+        inspection.close()
+
+
+def _embedded(settings: Settings) -> Finding:
+    """No server is named and none of our own runs: could one be started?"""
+    directory = settings.embedded_dir or default_directory()
+    found = next(iter(installations()), None)
+    if found is None:
+        return failed(
+            "database",
+            "DATABASE_URL is not set, and no PostgreSQL was found on this machine",
+            "set DATABASE_URL, or install PostgreSQL 13 or newer",
+        )
+    return ok(
+        "database",
+        f"the bridge's own PostgreSQL {found.major} in {directory}: starts with the service",
+    )
+
+
+async def _open(conninfo: str) -> Inspection:
+    with trio.move_on_after(CONNECT_TIMEOUT_S):
+        return await Inspection.open(conninfo)
+    raise OutageError(f"no answer within {CONNECT_TIMEOUT_S:g} s")
+
+
+def _unreachable(conninfo: str, error: StoreError) -> Finding:
+    text = f"{safe_target(conninfo)}: {error}"
+    # Errors with a remedy of their own name the setting to look at.
+    known = any(name in str(error) for name in ("DATABASE_URL", "DB_"))
+    return failed("database", text, "" if known else NETWORK_REMEDY)
+
+
+async def _inspect(inspection: Inspection, report: Report) -> None:
+    done = 0
+    try:
+        with trio.fail_after(LOOK_TIMEOUT_S):
+            server = await inspection.server(utc_now)
+            report(_judge_server(server))
+            done = 1
+            tables = list((await inspection.tables()).values())
+            report(_judge_schema(server, tables))
+            done = 2
+            complete = [
+                table.name for table in tables if not table.missing and not table.statements
+            ]
+            for name in complete:
+                await inspection.try_to_write(name, utc_now())
+            report(_judge_rights(server, complete))
+            return
+    except StoreError as error:
+        reason = str(error)
+    except trio.TooSlowError:
+        reason = f"the database did not answer within {LOOK_TIMEOUT_S:g} s"
+    report_with_rest(failed(NAMES[done], reason), NAMES, report)
+
+
+def _judge_server(server: Server) -> Finding:
+    text = f"{server.target}: PostgreSQL {server.version}, {server.round_trip_s * 1000:.1f} ms away"
+    if server.is_standby:
+        return failed(
+            "database",
+            f"{text}, but it is a standby, which takes no rows",
+            "name the primary in DATABASE_URL, or all hosts and target_session_attrs=read-write",
+        )
+    if abs(server.clock_ahead_s) > CLOCK_TOLERANCE_S:
+        direction = "ahead of" if server.clock_ahead_s > 0 else "behind"
+        return warning(
+            "database",
+            f"{text}; its clock is {abs(server.clock_ahead_s):.1f} s {direction} this machine's",
+            "let both follow an NTP server: rows carry this machine's time",
+        )
+    return ok("database", text)
+
+
+def _judge_schema(server: Server, tables: list[Table]) -> Finding:
+    missing = [table.name for table in tables if table.missing]
+    if missing and not server.may_create:
+        where = "the search path" if server.schema is None else f"the schema {server.schema}"
+        return failed(
+            "schema",
+            f"{' and '.join(missing)} missing, and {server.user} may not make tables in {where}",
+            f"as the owner: GRANT CREATE ON SCHEMA {server.schema or 'public'} TO {server.user}",
+        )
+    incomplete = [table for table in tables if not table.missing and table.statements]
+    foreign = [table.name for table in incomplete if not table.owned]
+    if foreign:
+        return failed(
+            "schema",
+            f"{' and '.join(foreign)} must be completed, which only the owner may do",
+            f"let {server.user} own the table, or run the service once as the owner",
+        )
+    if missing:
+        return ok("schema", f"{' and '.join(missing)} will be made with the first row")
+    if incomplete:
+        names = " and ".join(table.name for table in incomplete)
+        return ok("schema", f"{names} will be completed with the first row; nothing is taken away")
+    return ok("schema", f"{' and '.join(table.name for table in tables)} are complete")
+
+
+def _judge_rights(server: Server, tried: list[str]) -> Finding:
+    if not tried:
+        return skipped("rights", "nothing to try before the tables are made")
+    return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, taken back)")

@@ -1,0 +1,166 @@
+"""Does the gateway let us in, with which accounts, and does market data come?
+
+It must not disturb: beside a running service the TWS API is asked under another client id and on
+one market-data line; the Client Portal, whose pace is shared by all and enforced by a ten-minute
+penalty, is not asked at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_bridge.commands.checks.finding import failed, ok, report_with_rest, skipped, warning
+from trio_bridge.commands.text import count, duration
+from trio_bridge.errors import ConfigError, GatewayError, NotReadyError
+from trio_bridge.gateways.factory import build_bridge
+from trio_bridge.model import ApiMode, Status
+
+if TYPE_CHECKING:
+    from trio_bridge.commands.checks.finding import Report
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import IBridgeBase
+    from trio_bridge.model import Snapshot
+    from trio_bridge.status import BridgeStatus
+    from trio_bridge.stores.spool_look import Holder
+
+READY_TIMEOUT_S = 25.0
+"""For the first Greeks; the bridge itself waits 10 s for them, and a portal is slower."""
+
+READY_POLL_S = 0.1
+LARGEST_CLIENT_ID = 2**31 - 1
+
+NAMES = ("gateway", "accounts", "market data")
+
+
+async def check_gateway(settings: Settings, holder: Holder | None, report: Report) -> None:
+    """Three findings: gateway, accounts, market data. `holder` is the service that is running."""
+    if holder is not None and settings.ib_api_mode is ApiMode.PORTAL:
+        why = f"{holder} uses it, and a second client would be counted against it"
+        text = f"{settings.ibkr_gateway_url}: {why}; see `trio-bridge status`"
+        report_with_rest(skipped(NAMES[0], text), NAMES, report)
+        return
+    if holder is not None:
+        settings = beside_the_service(settings)
+    troubles: list[str] = []
+
+    def note(message: str, status: Status = Status.INFO) -> None:
+        if status is not Status.INFO:
+            troubles.append(message)
+
+    bridge = build_bridge(settings, emit=note)
+    async with bridge:
+        try:
+            told = await _look(bridge, holder, troubles, report)
+        finally:
+            await bridge.disconnect()  # bounded by itself
+    for text in troubles:
+        if text != told:
+            report(warning(NAMES[0], text, ""))
+
+
+def beside_the_service(settings: Settings) -> Settings:
+    """The settings of a visitor: another client id (never the owner's 0), and one line only."""
+    client_id = settings.ib_client_id
+    other = client_id + 1 if client_id < LARGEST_CLIENT_ID else client_id - 1
+    return settings.model_copy(update={"ib_client_id": other, "ib_market_data_lines": 1})
+
+
+def check_by_status(status: BridgeStatus, report: Report) -> None:
+    """The same findings, as the running service tells them."""
+    gateway, ticker = status.gateway, status.ticker
+    where = f"{gateway.endpoint}: the service (process {status.pid}) is {gateway.state}"
+    last = ticker.last
+    if ticker.silent_because is not None or last is None:
+        reason = ticker.silent_because or gateway.reason or "no row yet"
+        report_with_rest(failed(NAMES[0], where, reason), NAMES, report)
+        return
+    report(ok(NAMES[0], where))
+    report(ok(NAMES[1], f"{last.account}: {count(last.positions or 0, 'position')}"))
+    _judge_prices(last.positions or 0, last.priced or 0, last.data_type, last.greeks_age_s, report)
+
+
+async def _look(
+    bridge: IBridgeBase, holder: Holder | None, troubles: list[str], report: Report
+) -> str:
+    """Report the findings; return which of the troubles is among them."""
+    try:
+        await bridge.connect()
+    except (GatewayError, ConfigError) as error:
+        which = 1 if isinstance(error, ConfigError) and "IB_ACCOUNT" in str(error) else 0
+        if which:
+            report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
+        found = failed(NAMES[which], _with_place(bridge, error), _remedy(bridge, error))
+        report_with_rest(found, NAMES, report)
+        return ""
+    if holder is not None:
+        visitor = f"as client {bridge.settings.ib_client_id}, beside the service ({holder})"
+        report(ok(NAMES[0], f"{bridge.endpoint}: connected {visitor}"))
+        _report_accounts(bridge, report)
+        report(skipped(NAMES[2], "the service needs the lines; see `trio-bridge status`"))
+        return ""
+    snapshot, reason = await _first_row(bridge)
+    if snapshot is None:
+        # What the bridge has told about it says what to do.
+        reason = next((text for text in troubles if reason in text), reason)
+        found = failed(NAMES[0], f"{bridge.endpoint}: connected, but no rows: {reason}")
+        report_with_rest(found, NAMES, report)
+        return reason
+    report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
+    _report_accounts(bridge, report)
+    data_type = None if snapshot.data_type is None else snapshot.data_type.label
+    _judge_prices(snapshot.positions, snapshot.priced, data_type, snapshot.greeks_age_s, report)
+    return ""
+
+
+async def _first_row(bridge: IBridgeBase) -> tuple[Snapshot | None, str]:
+    """The first row that can be had, else why there is none."""
+    reason = ""
+    with trio.move_on_after(READY_TIMEOUT_S):
+        while True:
+            try:
+                return bridge.get_portfolio_greeks(), ""
+            except NotReadyError as error:
+                reason = str(error)
+            await trio.sleep(READY_POLL_S)
+    return None, reason
+
+
+def _report_accounts(bridge: IBridgeBase, report: Report) -> None:
+    book = bridge.book()
+    accounts = ", ".join(book.accounts) or "no account"
+    report(ok(NAMES[1], f"{accounts}: {count(len(book.positions), 'position')}"))
+
+
+def _judge_prices(
+    positions: int, priced: int, data_type: str | None, age_s: float | None, report: Report
+) -> None:
+    kind = "" if data_type is None else f", {data_type}"
+    age = f", {duration(age_s)} old" if age_s else ""
+    text = f"{priced} of {count(positions, 'position')} priced{kind}{age}"
+    if priced < positions:
+        report(
+            warning(
+                NAMES[2],
+                text,
+                "the others add nothing to the row: see the market-data subscriptions of the "
+                "login, IB_MARKET_DATA_TYPE and IB_MARKET_DATA_LINES",
+            )
+        )
+    else:
+        report(ok(NAMES[2], text))
+
+
+def _with_place(bridge: IBridgeBase, error: Exception) -> str:
+    text = str(error)
+    return text if bridge.endpoint in text or "IB_ACCOUNT" in text else f"{bridge.endpoint}: {text}"
+
+
+def _remedy(bridge: IBridgeBase, error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, ConfigError) or "?" in text or "IB_" in text:
+        return ""  # it says by itself what to do
+    if bridge.mode is ApiMode.PORTAL:
+        return "is the Client Portal Gateway running? IBKR_GATEWAY_URL says where"
+    return "is that TWS or IB Gateway? IB_SOCKET_HOST and IB_SOCKET_PORT say where it is"

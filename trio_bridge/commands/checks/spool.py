@@ -1,0 +1,59 @@
+"""Is there a place where rows are safe while the database is away?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_bridge.commands.checks.finding import Finding, failed, ok, warning
+from trio_bridge.commands.text import count, size
+from trio_bridge.stores.spool_look import look_at_spool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio_bridge.stores.spool_look import SpoolLook
+
+ROOM_WANTED = 200 * 1024 * 1024
+"""About a month of rows."""
+
+
+def check_spool(path: Path) -> tuple[Finding, SpoolLook | None]:
+    """Blocking. The look is None when the spool can't be used."""
+    try:
+        look = look_at_spool(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        place = f" ({error.filename})" if error.filename and error.filename != str(path) else ""
+        remedy = "it must be a file that this user can read and write"
+        return failed("spool", f"BRIDGE_BUFFER_PATH={path}: {reason}{place}", remedy), None
+    return _judge(look), look
+
+
+def _judge(look: SpoolLook) -> Finding:
+    held = f", held by {look.holder}" if look.holder else ""
+    if look.free_bytes < ROOM_WANTED:
+        return warning(
+            "spool",
+            f"{look.path}: only {size(look.free_bytes)} are free on its disk",
+            "rows need about 6 MB a day while the database is away: make room, or name another "
+            "place in BRIDGE_BUFFER_PATH",
+        )
+    if look.quarantined:
+        return warning(
+            "spool",
+            f"{count(look.quarantined, 'line')} could not be stored: {look.quarantine_path}",
+            'each says why in "reason"; move the file away when you have seen to it',
+        )
+    if look.backlog_bytes:
+        remedy = (
+            "the service replays them when the database takes rows"
+            if look.holder
+            else "they are replayed when the service starts, or now by `trio-bridge flush`"
+        )
+        rows = count(look.backlog_rows, "row")
+        return warning(
+            "spool",
+            f"{look.path}: {rows} wait for the database ({size(look.backlog_bytes)})",
+            remedy,
+        )
+    return ok("spool", f"{look.path}: empty{held}, {size(look.free_bytes)} free")

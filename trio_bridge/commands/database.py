@@ -1,0 +1,54 @@
+"""Where a command finds the database that the service records into."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_bridge.errors import ConfigError
+from trio_bridge.stores.conninfo import conninfo_from_settings
+from trio_bridge.stores.embedded.cluster import default_directory
+from trio_bridge.stores.embedded.server import open_embedded, running_conninfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio_bridge.config import Settings
+
+
+async def present_database(settings: Settings) -> str:
+    """The conninfo of a database that is there without our doing.
+
+    Raises:
+        ConfigError: DATABASE_URL is malformed; or none is set, and the bridge's own PostgreSQL does
+            not run, which it does only while the service does.
+    """
+    conninfo = conninfo_from_settings(settings)
+    if conninfo is None:
+        conninfo = await trio.to_thread.run_sync(running_conninfo, settings.embedded_dir)
+    if conninfo is None:
+        raise ConfigError(
+            "DATABASE_URL is not set, and the bridge's own PostgreSQL in "
+            f"{settings.embedded_dir or default_directory()} does not run: start the service"
+        )
+    return conninfo
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[str]:
+    """The conninfo of the database; the bridge's own PostgreSQL is started if need be, for as long
+    as the block lasts (a service that starts meanwhile finds it in use).
+
+    Raises:
+        ConfigError: DATABASE_URL is malformed, or that PostgreSQL can't be started.
+    """
+    conninfo = conninfo_from_settings(settings)
+    if conninfo is None:
+        conninfo = await trio.to_thread.run_sync(running_conninfo, settings.embedded_dir)
+    if conninfo is not None:
+        yield conninfo
+        return
+    async with open_embedded(settings.embedded_dir) as own:
+        yield own

@@ -1,0 +1,233 @@
+"""`status`: how the service is, from itself where it has an endpoint, and in any case what its
+database and its spool say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import trio
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trio_bridge.commands.database import present_database
+from trio_bridge.commands.endpoint import NoStatusError, ask_service
+from trio_bridge.commands.text import count, duration, moment, number, size
+from trio_bridge.errors import BridgeError
+from trio_bridge.model import utc_now
+from trio_bridge.stores.conninfo import safe_target
+from trio_bridge.stores.spool_look import look_at_spool
+from trio_bridge.stores.summary import read_summary
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from trio_bridge.config import Settings
+    from trio_bridge.status import BridgeStatus, RowStatus
+    from trio_bridge.stores.reader import LandedRow
+    from trio_bridge.stores.spool_look import SpoolLook
+    from trio_bridge.stores.summary import Summary
+
+DATABASE_TIMEOUT_S = 10.0
+LOOK_BACK = timedelta(hours=24)
+INTERVALS_ALLOWED = 3
+"""A right row older than so many intervals means that something is wrong."""
+
+STYLES = {"warning": "yellow", "error": "red"}
+NAME_WIDTH = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Each part, or why it could not be had."""
+
+    at: datetime
+    interval_s: float
+    service: BridgeStatus | str
+    database: Summary | str
+    target: str
+    spool: SpoolLook | str
+
+    @property
+    def right_age_s(self) -> float | None:
+        """How old the last right row is; the service knows it also while the database is away."""
+        if not isinstance(self.service, str):
+            return self.service.ticker.right_age_s
+        if isinstance(self.database, str) or self.database.right_at is None:
+            return None
+        return (self.at - self.database.right_at).total_seconds()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether a right row has come within three intervals."""
+        age_s = self.right_age_s
+        return age_s is not None and age_s <= INTERVALS_ALLOWED * self.interval_s
+
+
+async def run_status(settings: Settings, *, events: int, as_json: bool) -> bool:
+    """Show everything; whether a right row has come within three intervals."""
+    overview = await _gather(settings, events)
+    if as_json:
+        print(orjson.dumps(_as_json(overview), default=str).decode())
+        return overview.is_well
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.soft_wrap = True
+    for name, text in _lines(overview):
+        _print(console, name, text)
+    _print_events(console, overview, events)
+    return overview.is_well
+
+
+async def _gather(settings: Settings, events: int) -> Overview:
+    service: BridgeStatus | str
+    try:
+        service = (
+            await ask_service(settings) or "no endpoint to ask (BRIDGE_STATUS_PORT is not set)"
+        )
+    except NoStatusError as error:
+        service = str(error)
+    target = ""
+    database: Summary | str = f"no answer within {DATABASE_TIMEOUT_S:g} s"
+    try:
+        conninfo = await present_database(settings)
+        target = safe_target(conninfo)
+        with trio.move_on_after(DATABASE_TIMEOUT_S):
+            database = await read_summary(conninfo, since=utc_now() - LOOK_BACK, events=events)
+    except BridgeError as error:
+        database = str(error)
+    spool: SpoolLook | str
+    try:
+        spool = await trio.to_thread.run_sync(look_at_spool, settings.buffer_path)
+    except OSError as error:
+        spool = f"BRIDGE_BUFFER_PATH={settings.buffer_path}: {error.strerror or error}"
+    return Overview(utc_now(), settings.poll_interval_s, service, database, target, spool)
+
+
+def _lines(overview: Overview) -> list[tuple[str, str]]:
+    """Name and text of each line."""
+    lines = _service_lines(overview)
+    lines += _row_lines(overview)
+    if isinstance(overview.database, str):
+        lines.append(("database", f"{overview.target}: {overview.database}".removeprefix(": ")))
+    else:
+        lines.append(("database", overview.target))
+        lines.append(("coverage", _coverage(overview.database, overview)))
+    lines.append(("spool", _spool(overview.spool)))
+    return lines
+
+
+def _service_lines(overview: Overview) -> list[tuple[str, str]]:
+    service = overview.service
+    if isinstance(service, str):
+        holder = None if isinstance(overview.spool, str) else overview.spool.holder
+        if holder is None:
+            return [("service", f"none is recording into this spool; {service}")]
+        return [("service", f"{holder} is recording; {service}")]
+    gateway, storage = service.gateway, service.storage
+    up = duration((service.at - service.started_at).total_seconds())
+    since = "" if gateway.since is None else f" since {moment(gateway.since)}"
+    reason = f" ({gateway.reason})" if gateway.reason else ""
+    lines = [
+        ("service", f"trio_bridge {service.version}, process {service.pid}, up for {up}"),
+        ("gateway", f"{gateway.state} {gateway.endpoint}{since}{reason}"),
+        (
+            "rows",
+            f"{count(service.ticker.rows, 'row')} taken, {storage.committed:,} in the database, "
+            f"{count(service.ticker.skipped, 'slot')} skipped",
+        ),
+        ("circuit", f"{storage.breaker}"),
+    ]
+    if service.ticker.silent_because is not None:
+        lines.append(("no rows", service.ticker.silent_because))
+    if storage.waiting:
+        lines.append(("waiting", f"{count(storage.waiting, 'row')} not safe yet"))
+    if storage.quarantined or storage.dropped:
+        lines.append(("lost", f"{storage.quarantined:,} quarantined, {storage.dropped:,} dropped"))
+    return lines
+
+
+def _row_lines(overview: Overview) -> list[tuple[str, str]]:
+    row: RowStatus | LandedRow | None = None
+    if not isinstance(overview.service, str):
+        row = overview.service.ticker.last
+    elif not isinstance(overview.database, str):
+        row = overview.database.last
+    if row is None:
+        return [("last row", "none")]
+    age = duration(max(0.0, (overview.at - row.timestamp).total_seconds()))
+    priced = "" if row.positions is None else f", {row.priced} of {row.positions} priced"
+    kind = "" if row.data_type is None else f", {row.data_type}"
+    greeks = " ".join(
+        f"{name} {number(getattr(row, name))}" for name in ("delta", "gamma", "vega", "theta")
+    )
+    return [
+        ("last row", f"{age} ago ({moment(row.timestamp)}){priced}{kind}"),
+        ("", f"{greeks}, underlying {number(row.underlying_price)}"),
+    ]
+
+
+def _coverage(summary: Summary, overview: Overview) -> str:
+    coverage = summary.coverage(overview.at, overview.interval_s)
+    if coverage is None:
+        return "no row in the last 24 hours"
+    assert summary.first_at is not None
+    span = duration((overview.at - summary.first_at).total_seconds())
+    partial = summary.right - summary.complete
+    text = f"{coverage:.1%} of the last {span} have a right row"
+    return f"{text}; {count(partial, 'row')} without all positions" if partial > 0 else text
+
+
+def _spool(spool: SpoolLook | str) -> str:
+    if isinstance(spool, str):
+        return spool
+    text = f"{spool.path}: empty"
+    if spool.backlog_bytes:
+        rows = count(spool.backlog_rows, "row")
+        text = f"{spool.path}: {rows} wait ({size(spool.backlog_bytes)})"
+    if spool.quarantined:
+        text += f"; {count(spool.quarantined, 'line')} in {spool.quarantine_path.name}"
+    return text
+
+
+def _print(console: Console, name: str, text: str) -> None:
+    if not console.is_terminal:
+        print(f"{name:{NAME_WIDTH}} {text}".rstrip())
+        return
+    row = Table.grid(padding=(0, 1, 0, 0))
+    row.add_column(width=NAME_WIDTH, style="bold")
+    row.add_column(overflow="fold")
+    row.add_row(Text(name), Text(text))
+    console.print(row)
+
+
+def _print_events(console: Console, overview: Overview, limit: int) -> None:
+    known = overview.service if isinstance(overview.database, str) else overview.database
+    if isinstance(known, str) or not limit:
+        return
+    for event in known.events[-limit:]:
+        text = f"{moment(event.timestamp)} {event.status}: {event.message}"
+        style = STYLES.get(str(event.status), "")
+        console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+
+
+def _as_json(overview: Overview) -> dict[str, Any]:
+    def part(value: Any) -> Any:
+        return {"error": value} if isinstance(value, str) else asdict(value)
+
+    database = part(overview.database)
+    if not isinstance(overview.database, str):
+        database["coverage"] = overview.database.coverage(overview.at, overview.interval_s)
+        database["last"] = overview.database.last and overview.database.last._asdict()
+        database["events"] = [event._asdict() for event in overview.database.events]
+    return {
+        "at": overview.at,
+        "well": overview.is_well,
+        "right_age_s": overview.right_age_s,
+        "service": part(overview.service),
+        "database": {"target": overview.target, **database},
+        "spool": part(overview.spool),
+    }

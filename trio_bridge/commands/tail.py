@@ -1,0 +1,107 @@
+"""`tail`: rows and events on the terminal, as they land in the database."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import orjson
+import trio
+from rich.console import Console
+from rich.text import Text
+
+from trio_bridge.commands.database import present_database
+from trio_bridge.commands.text import number
+from trio_bridge.errors import StoreError
+from trio_bridge.stores.reader import LandedRow, Landing
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from trio_bridge.config import Settings
+    from trio_bridge.stores.reader import LandedEvent
+
+LOOK_EVERY_S = 0.5
+LOOK_TIMEOUT_S = 10.0
+RETRY_S = 5.0
+
+HEADER = (
+    f"{'UTC':8} {'delta':>12} {'gamma':>10} {'vega':>12} {'theta':>12} {'underlying':>11} "
+    f"{'priced':>7}"
+)
+STYLES = {"warning": "yellow", "error": "red"}
+
+
+async def run_tail(
+    settings: Settings, *, lines: int, follow: bool, events: bool, as_json: bool
+) -> None:
+    """Show the last ones, then what comes, until cancelled.
+
+    Raises:
+        ConfigError: there is no database to look into.
+        StoreError: it can't be read now, and was not to be followed.
+    """
+    landing = Landing(await present_database(settings))
+    screen = Screen(events=events, as_json=as_json)
+    try:
+        started = False
+        while True:
+            try:
+                with trio.fail_after(LOOK_TIMEOUT_S):
+                    if not started:
+                        await landing.skip_to_end(but=lines)
+                        started = True
+                    screen.show(*await landing.look())
+            except (StoreError, trio.TooSlowError) as error:
+                if not follow:
+                    raise
+                landing.close()
+                reason = str(error) or "no answer from the database"
+                print(f"{reason}; trying again", file=sys.stderr)
+                await trio.sleep(RETRY_S)
+                continue
+            if not follow:
+                return
+            await trio.sleep(LOOK_EVERY_S)
+    finally:
+        landing.close()
+
+
+class Screen:
+    """Prints what has landed in the order of its time."""
+
+    def __init__(self, *, events: bool, as_json: bool) -> None:
+        self._events = events
+        self._as_json = as_json
+        self._day: date | None = None
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def show(self, rows: list[LandedRow], events: list[LandedEvent]) -> None:
+        landed: list[LandedRow | LandedEvent] = [*rows, *(events if self._events else ())]
+        for one in sorted(landed, key=lambda one: one.timestamp):
+            if self._as_json:
+                print(orjson.dumps(one._asdict()).decode())
+            else:
+                self._print(one)
+        sys.stdout.flush()
+
+    def _print(self, one: LandedRow | LandedEvent) -> None:
+        if self._day != (day := one.timestamp.date()):
+            self._day = day
+            self._console.print(Text(f"{day}", style="bold"))
+            self._console.print(Text(HEADER, style="dim"))
+        if isinstance(one, LandedRow):
+            self._console.print(Text(row_line(one)))
+        else:
+            text = f"{one.timestamp:%H:%M:%S} {one.status}: {one.message}"
+            self._console.print(Text(text, style=STYLES.get(one.status or "", "")))
+
+
+def row_line(row: LandedRow) -> str:
+    """A row in 79 characters."""
+    priced = "–" if row.positions is None else f"{row.priced}/{row.positions}"
+    return (
+        f"{row.timestamp:%H:%M:%S} {number(row.delta):>12} {number(row.gamma):>10} "
+        f"{number(row.vega):>12} {number(row.theta):>12} {number(row.underlying_price):>11} "
+        f"{priced:>7}"
+    )

@@ -1,0 +1,51 @@
+"""Numbers and times in words, for people."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+KILO = 1000
+UNITS = ("kB", "MB", "GB", "TB")
+MINUTE_S = 60
+HOUR_S = 3600
+DAY_S = 86_400
+
+
+def count(number: int, noun: str) -> str:
+    """`1 row`, `1,234 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size(number: float) -> str:
+    """Bytes: `812 bytes`, `5.3 MB`."""
+    if number < KILO:
+        return count(int(number), "byte")
+    power = min(int(math.log(number, KILO)), len(UNITS))
+    return f"{number / KILO**power:.1f} {UNITS[power - 1]}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `4 min`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < MINUTE_S:
+        return f"{seconds:.0f} s"
+    if seconds < HOUR_S:
+        return f"{seconds // MINUTE_S:.0f} min"
+    if seconds < DAY_S:
+        return f"{seconds // HOUR_S:.0f} h {seconds % HOUR_S // MINUTE_S:.0f} min"
+    return f"{seconds // DAY_S:.0f} d {seconds % DAY_S // HOUR_S:.0f} h"
+
+
+def number(value: float | None) -> str:
+    """Two decimals and thousands; a dash where there is no number."""
+    return "–" if value is None else f"{value:,.2f}"
+
+
+def moment(at: datetime) -> str:
+    """`2026-01-02 14:30:05 UTC`, to the second."""
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,77 @@
+"""Rows and events of a time range as CSV, streamed from PostgreSQL's own COPY.
+
+Times are UTC in ISO 8601 with microseconds; a missing number is an empty field. Memory does not
+grow with the range.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.postgres import TROUBLE
+from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
+from trio_bridge.stores.sqlstate import store_error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from datetime import datetime
+
+COLUMNS: Mapping[str, Sequence[str]] = {
+    GREEKS_TABLE: (
+        "timestamp",
+        "account",
+        "delta",
+        "gamma",
+        "vega",
+        "theta",
+        "underlying_price",
+        "positions",
+        "priced",
+        "greeks_age_s",
+        "data_type",
+    ),
+    EVENTS_TABLE: ("timestamp", "api_mode", "status", "message"),
+}
+ONLY = {GREEKS_TABLE: sql.SQL("AND contract = 'PORTFOLIO'"), EVENTS_TABLE: sql.SQL("")}
+
+_COPY = sql.SQL("""
+    COPY (
+        SELECT to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS timestamp,
+               {columns}
+        FROM {table} AS source
+        WHERE source.timestamp >= {since} AND source.timestamp < {until} {only}
+        ORDER BY source.timestamp, source.id
+    ) TO STDOUT WITH (FORMAT csv, HEADER)
+""")
+
+
+async def export_csv(
+    conninfo: str, table: str, *, since: datetime, until: datetime
+) -> AsyncGenerator[bytes, None]:
+    """The CSV in pieces, its header first. `since` belongs to the range, `until` doesn't.
+
+    Close it when you stop early (`contextlib.aclosing`).
+
+    Raises:
+        StoreError: the database can't be read, or was lost on the way.
+    """
+    statement = _COPY.format(
+        columns=sql.SQL(", ").join(map(sql.Identifier, COLUMNS[table][1:])),
+        table=sql.Identifier(table),
+        since=sql.Literal(since),
+        until=sql.Literal(until),
+        only=ONLY[table],
+    )
+    try:
+        connection = await TrioConnection.connect(conninfo, autocommit=True)
+        try:
+            async with connection.cursor().copy(statement) as copy:
+                async for piece in copy:
+                    yield bytes(piece)
+        finally:
+            connection.drop()
+    except TROUBLE as error:
+        raise store_error(error) from error
