@@ -15,13 +15,13 @@ Sums are correctly rounded (`math.fsum`), so the order of positions cannot chang
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+from collections import Counter
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from trio_bridge.model import DataType, Greeks, Position, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
 OPTION_TYPES = frozenset({"OPT", "FOP", "WAR", "IOPT"})
@@ -37,16 +37,10 @@ LARGEST_CREDIBLE = 1e15
 """No Greek and no price is this large: it keeps DBL_MAX and its kin out."""
 
 
-class Contribution(NamedTuple):
-    """What one position adds to the portfolio."""
+Contribution: TypeAlias = tuple[float, float, float, float]
+"""What one position adds to the portfolio: delta, gamma, vega, theta."""
 
-    delta: float
-    gamma: float = 0.0
-    vega: float = 0.0
-    theta: float = 0.0
-
-
-NOTHING = Contribution(0.0)
+NOTHING: Contribution = (0.0, 0.0, 0.0, 0.0)
 
 
 def valid_greek(value: float | None) -> TypeGuard[float]:
@@ -78,17 +72,27 @@ def contribution(position: Position, greeks: Greeks | None) -> Contribution | No
             return None
         units = quantity * multiplier
         if sec_type in FUTURE_TYPES:
-            return Contribution(units)
+            return (units, 0.0, 0.0, 0.0)
         return None if greeks is None else _scaled(greeks, units)
-    return Contribution(quantity) if sec_type in SHARE_TYPES else NOTHING
+    return (quantity, 0.0, 0.0, 0.0) if sec_type in SHARE_TYPES else NOTHING
 
 
 def _scaled(greeks: Greeks, units: float) -> Contribution | None:
     """All four or none: the four sums of a row always cover the same positions."""
-    delta, gamma, vega, theta, *_ = greeks
-    if valid_greek(delta) and valid_greek(gamma) and valid_greek(vega) and valid_greek(theta):
-        return Contribution(units * delta, units * gamma, units * vega, units * theta)
-    return None
+    delta, gamma, vega, theta, _, _, _ = greeks
+    # `valid_greek` spelled out: with a thousand options its four calls are a fifth of a row's cost.
+    if delta is None or gamma is None or vega is None or theta is None:
+        return None
+    if not (
+        -LARGEST_CREDIBLE < delta < LARGEST_CREDIBLE
+        and -LARGEST_CREDIBLE < gamma < LARGEST_CREDIBLE
+        and -LARGEST_CREDIBLE < vega < LARGEST_CREDIBLE
+        and -LARGEST_CREDIBLE < theta < LARGEST_CREDIBLE
+    ):
+        return None
+    if NOT_COMPUTED in (delta, gamma, vega, theta):
+        return None
+    return (units * delta, units * gamma, units * vega, units * theta)
 
 
 def aggregate(
@@ -111,12 +115,12 @@ def aggregate(
         account: what goes into the row's `account` column.
     """
     held = 0
-    options_priced = 0
     unpriced = 0
-    contributions: list[Contribution] = []
+    options_priced = 0
     oldest = 0.0
     worst = DataType.LIVE
-    underlyings: defaultdict[str, _Underlying] = defaultdict(_Underlying)
+    contributions: list[Contribution] = []
+    options: list[_Option] = []
 
     for position in positions:
         if position.quantity == 0:
@@ -135,7 +139,7 @@ def aggregate(
         else:
             contributions.append(part)
         if is_option:
-            underlyings[position.underlying].add(part, quote, age)
+            options.append((position.underlying, part, quote, age))
             if part is not None and quote is not None:
                 options_priced += 1
                 if age > oldest:
@@ -143,7 +147,7 @@ def aggregate(
                 if quote.data_type > worst:
                     worst = quote.data_type
 
-    sums: tuple[float, ...] | tuple[None, ...] = (None,) * len(Contribution._fields)
+    sums: tuple[float, ...] | tuple[None, ...] = (None,) * len(NOTHING)
     if options_priced or not unpriced:
         sums = tuple(map(math.fsum, zip(NOTHING, *contributions, strict=True)))
     delta, gamma, vega, theta = sums
@@ -154,7 +158,7 @@ def aggregate(
         gamma=gamma,
         vega=vega,
         theta=theta,
-        underlying_price=_main_underlying_price(underlyings),
+        underlying_price=_main_underlying_price(options),
         positions=held,
         priced=held - unpriced,
         greeks_age_s=oldest if options_priced else None,
@@ -162,39 +166,39 @@ def aggregate(
     )
 
 
-class _Underlying:
-    """What is known of one underlying while a row is being summed."""
-
-    __slots__ = ("deltas", "options", "prices")
-
-    def __init__(self) -> None:
-        self.options = 0
-        self.deltas: list[float] = []
-        self.prices: list[tuple[float, float]] = []
-
-    def add(self, part: Contribution | None, quote: Greeks | None, age: float) -> None:
-        self.options += 1
-        if part is not None:
-            self.deltas.append(part.delta)
-        price = valid_price(quote.underlying_price) if quote is not None else None
-        if price is not None:
-            self.prices.append((age, price))
+_Option: TypeAlias = tuple[str, Contribution | None, Greeks | None, float]
+"""An option held: its underlying, what it adds, its Greeks (unless too old) and their age."""
 
 
-def _main_underlying_price(underlyings: Mapping[str, _Underlying]) -> float | None:
+def _main_underlying_price(options: Sequence[_Option]) -> float | None:
     """The price of the underlying with most option positions; ties: the largest absolute delta.
 
     Options on one underlying are computed at slightly different instants, so their underlying
     prices differ a little: the median of the freshest ones stands for all, whatever their order.
     Unknown when most options are on an unknown underlying: they need not share one.
     """
-    if not underlyings:
+    counts = Counter([name for name, _, _, _ in options])
+    most = max(counts.values(), default=0)
+    leaders = [name for name, count in counts.items() if count == most]
+    main = leaders[0] if len(leaders) == 1 else _largest_delta(options, leaders)
+    if not main:
         return None
-    _, _, name, main = max(
-        (one.options, abs(math.fsum(one.deltas)), key, one) for key, one in underlyings.items()
-    )
-    if not name or not main.prices:
+    known = [
+        (age, price)
+        for name, _, quote, age in options
+        if name == main and quote is not None
+        if (price := valid_price(quote.underlying_price)) is not None
+    ]
+    if not known:
         return None
-    freshest = min(age for age, _ in main.prices)
-    prices = sorted(price for age, price in main.prices if age == freshest)
+    freshest = min(age for age, _ in known)
+    prices = sorted(price for age, price in known if age == freshest)
     return prices[len(prices) // 2]
+
+
+def _largest_delta(options: Sequence[_Option], underlyings: Iterable[str]) -> str:
+    deltas: dict[str, list[float]] = {name: [] for name in underlyings}
+    for name, part, _, _ in options:
+        if part is not None and name in deltas:
+            deltas[name].append(part[0])
+    return max(deltas, key=lambda name: (abs(math.fsum(deltas[name])), name), default="")

@@ -24,6 +24,7 @@ OPTION_GREEKS_TICKS = ""
 
 
 DATA_TYPES = {data_type.value: data_type for data_type in DataType}
+"""By the gateway's number; one that is not here counts as the worst."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,12 +63,15 @@ class Line:
         self.seen = self.model
 
     def greeks(self) -> Greeks | None:
-        model = self.model
-        if model is None:
+        ticker = self.ticker
+        if ticker is None or (model := ticker.modelGreeks) is None:
             return None
-        kind = self.ticker.marketDataType
-        seen = model is self.cached_for and kind == self.cached_kind
-        if not seen or self.current_until is not None:
+        kind = ticker.marketDataType
+        if (
+            model is not self.cached_for
+            or kind != self.cached_kind
+            or self.current_until is not None
+        ):
             self.refresh()
             self.cached_for, self.cached_kind = model, kind
             self.cached = Greeks(
@@ -76,7 +80,7 @@ class Line:
                 model.vega,
                 model.theta,
                 model.undPrice,
-                data_type_of(kind),
+                DATA_TYPES.get(kind, DataType.DELAYED_FROZEN),
                 self.current_until,
             )
         return self.cached
@@ -87,11 +91,6 @@ def is_complete(model: Any) -> bool:
     return model is not None and all(
         valid_greek(value) for value in (model.delta, model.gamma, model.vega, model.theta)
     )
-
-
-def data_type_of(number: int) -> DataType:
-    """The gateway's market data type; one we don't know counts as the worst."""
-    return DATA_TYPES.get(number, DataType.DELAYED_FROZEN)
 
 
 class MarketDataFeed:

@@ -1,0 +1,152 @@
+"""What one row costs as the portfolio grows, beside NumPy on ready-made arrays as the limit."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import trio
+import trio_asyncio
+from ib_async import Contract, OptionComputation, Position, Ticker
+
+from benchmarks.figures import Check, Effort, Section, Spread
+from trio_bridge.config import Settings
+from trio_bridge.gateways.base import discard_event
+from trio_bridge.gateways.socket import SocketBridge
+from trio_bridge.gateways.socket_session import Session
+from trio_bridge.greeks import aggregate
+from trio_bridge.model import utc_now
+from trio_bridge.policy.market_lines import MarketLines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZES = (10, 100, 1_000, 10_000)
+MULTIPLIER = 100.0
+RUNS = 7
+RUN_S = 0.15
+
+
+def measure(effort: Effort) -> Section:
+    section = Section(
+        "Aggregation: what one row costs",
+        "Options on ten underlyings, in microseconds of CPU for one row. *Bridge* is all of "
+        "`SocketBridge.get_portfolio_greeks()`: positions and Greeks out of ib_async's objects, "
+        "then the sums; *every tick new* replaces the model computation of each option before "
+        "each row, *no tick new* none. *Sums alone* is `greeks.aggregate` on values that lie "
+        "ready. NumPy is the limit: four products over arrays that lie ready, without validity, "
+        "age, underlying, or anything else that makes a row true.",
+    )
+    table = section.table(
+        "positions",
+        "bridge, every tick new, µs",
+        "bridge, no tick new, µs",
+        "sums alone, µs",
+        "NumPy, µs",
+        "bridge, every tick new, µs a position",
+    )
+    per_position: dict[int, float] = {}
+    for size in SIZES if effort else (100, 1_000):
+        fresh, still, sums, limit = trio.run(_in_a_loop, size, RUNS if effort else 3)
+        per_position[size] = fresh.median / size
+        table.add(size, fresh, still, sums, limit, fresh.scaled(1 / size))
+    section.checks.append(
+        Check(
+            "cost a position, 1,000 beside 100",
+            per_position[1_000] / per_position[100],
+            at_most=3,
+        )
+    )
+    return section
+
+
+async def _in_a_loop(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
+    async with trio_asyncio.open_loop():
+        return _measure(size, runs)
+
+
+def _measure(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
+    bridge, session = _bridge_with(size)
+    tickers = [line.ticker for line in session.subscriptions.feed.lines.values()]
+    # Two sets of computations that take turns: a new object is what says "new tick".
+    turns = [[_computation(number) for number in range(size)] for _ in range(2)]
+
+    def tick(turn: int) -> None:
+        for ticker, computation in zip(tickers, turns[turn % 2], strict=True):
+            ticker.modelGreeks = computation
+
+    book = bridge.book()
+    instant, now = utc_now(), trio.current_time()
+    units = np.array([position.quantity * MULTIPLIER for position in book.positions])
+    matrix = np.array([list(book.greeks[one.con_id][:4]) for one in book.positions]).T.copy()
+
+    def row_of_sums() -> object:
+        return aggregate(
+            book.positions, book.greeks, timestamp=instant, now=now, max_age_s=120.0, account="U1"
+        )
+
+    calls: list[tuple[Callable[[], object], Callable[[int], None] | None]] = [
+        (bridge.get_portfolio_greeks, tick),
+        (bridge.get_portfolio_greeks, None),
+        (row_of_sums, None),
+        (lambda: matrix @ units, None),
+    ]
+    results: list[list[float]] = [[] for _ in calls]
+    for _ in range(runs):  # in turns, so that a busy moment meets all alike
+        for result, (call, before) in zip(results, calls, strict=True):
+            result.append(_microseconds(call, before))
+    fresh, still, sums, limit = map(Spread.of, results)
+    return fresh, still, sums, limit
+
+
+def _microseconds(call: Callable[[], object], before: Callable[[int], None] | None) -> float:
+    times: list[float] = []
+    end = time.perf_counter() + RUN_S
+    while time.perf_counter() < end or len(times) < 5:
+        if before is not None:
+            before(len(times))
+        began = time.thread_time()
+        call()
+        times.append(time.thread_time() - began)
+    return Spread.of(times).median * 1e6
+
+
+def _bridge_with(size: int) -> tuple[SocketBridge, Session]:
+    """A bridge in the state in which a connection with so many options leaves it."""
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
+    bridge = SocketBridge(settings)
+    session = Session(settings, discard_event, lines=MarketLines(size), details={})
+    bridge._session = session
+    session._open = session.downloaded = session.settled = True
+    session.holdings.accounts = ("U1",)
+    rng = random.Random(1)
+    for number in range(size):
+        contract = Contract(
+            secType="OPT",
+            conId=number + 1,
+            symbol=f"S{number % 10}",
+            exchange="SMART",
+            multiplier="100",
+            currency="USD",
+        )
+        quantity = float(rng.choice((-1, 1)) * rng.randint(1, 20))
+        session.holdings.update(Position("U1", contract, quantity, 1.0))
+    session.subscriptions.feed.follow(session.holdings.options())
+    for number, line in enumerate(session.subscriptions.feed.lines.values()):
+        line.request_id = number
+        line.ticker = Ticker(modelGreeks=_computation(number), marketDataType=1)
+    return bridge, session
+
+
+def _computation(number: int) -> OptionComputation:
+    rng = random.Random(number)
+    return OptionComputation(
+        tickAttrib=0,
+        delta=rng.uniform(-1, 1),
+        gamma=rng.uniform(0, 0.1),
+        vega=rng.uniform(0, 2),
+        theta=rng.uniform(-1, 0),
+        undPrice=100.0 + number % 10,
+    )
