@@ -146,11 +146,6 @@ class Spool:
     def backlog_bytes(self) -> int:
         return max(0, self._file.size - self._place.offset)
 
-    @property
-    def backlog_span(self) -> tuple[int, int]:
-        """Where in the file the lines begin and end that are not acknowledged."""
-        return self._place.offset, self._place.offset + self.backlog_bytes
-
     async def append(self, records: Sequence[Record]) -> None:
         """Return when all records are on disk, in order, with one fsync.
 
