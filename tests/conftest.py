@@ -8,9 +8,12 @@ import pytest
 import trio_asyncio  # noqa: F401  # it must come before psycopg
 
 from tests.support.postgres import PostgresFactory, PostgresServer
+from tests.support.wire_watch import WireWatch, ledger_faults
+from trio_bridge.simulator.tws_controls import LEDGER_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 class TrioMode:
@@ -48,6 +51,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def simulator_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where simulators in processes of their own write what no bridge may do to them."""
+    ledger = tmp_path_factory.mktemp("tws") / "violations.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(LEDGER_VARIABLE, str(ledger))
+        yield ledger
+
+
+@pytest.fixture(autouse=True)
+def wire_watch(simulator_ledger: Path) -> Iterator[WireWatch]:
+    """Fails every test in which a bridge sends what it must never send to a gateway."""
+    watch = WireWatch()
+    with pytest.MonkeyPatch.context() as patch:
+        watch.install(patch)
+        yield watch
+    assert [*watch.faults(), *ledger_faults(simulator_ledger)] == []
 
 
 @pytest.fixture(scope="session")

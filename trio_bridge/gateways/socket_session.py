@@ -77,6 +77,7 @@ class Session:
         self._crash: Exception | None = None
         self._probes, self._probe_requests = trio.open_memory_channel[trio.Event](1)
         self._open = False
+        self._downloading = False
         self._reload = False
         self._settle_until = -math.inf
         self.done = trio.Event()
@@ -184,6 +185,8 @@ class Session:
 
     def _attach(self) -> None:
         client = self._ib.client
+        # ib_async's own handler asks for account figures after a 1102: none of our business.
+        self._ib.errorEvent.clear()
         self._ib.errorEvent.connect(self._on_error, error=self._on_bug)
         self._ib.positionEvent.connect(self._on_position, error=self._on_bug)
         client.conn.disconnected.connect(self._on_disconnected, error=self._on_bug)
@@ -307,18 +310,16 @@ class Session:
         return wanted or tuple(sorted(managed))
 
     async def _download(self) -> None:
-        """Get the positions, again if the gateway loses them meanwhile; rows wait for the Greeks
-        of their options."""
-        self.downloaded = self.settled = False
-        self._reload = True
-        while self._reload:
-            self._reload = False
-            self.holdings.forget()
-            self.subscriptions.open()
-            self.subscriptions.sent(1)
-            await self._bounded(
-                self._ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
-            )
+        """Get the positions; rows then wait for the Greeks of their options."""
+        self.downloaded = self.settled = self._reload = False
+        self._downloading = True
+        self.holdings.forget()
+        self.subscriptions.open()
+        self.subscriptions.sent(1)
+        await self._bounded(
+            self._ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
+        )
+        self._downloading = False
         self.subscriptions.expect(self.holdings.exposures())
         self._settle_until = trio.current_time() + SETTLE_TIMEOUT_S
         self.downloaded = True
@@ -415,6 +416,10 @@ class Session:
         self._lose(f"bug: {error!r}")
 
     def _start_over(self) -> None:
+        if self._downloading:
+            # Two downloads at once could not be told apart: the end of the first would pass for
+            # the end of the second.
+            self._lose("the gateway lost our subscriptions in the middle of the download")
         self.downloaded = False
         self._reload = True
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -27,6 +29,10 @@ SUB_ACCOUNTS_WITH_POSITIONS: Final = 50
 
 MARKET_DATA_CODES: Final = frozenset({200, 10186}) | LIVE_ONLY_MISSING | DATA_GOES_ON
 OPENING_NOTICES: Final = ((2104, "usfuture"), (2104, "usopt"), (2106, "ushmds"), (2158, "secdefil"))
+
+LEDGER_VARIABLE: Final = "TWS_SIMULATOR_LEDGER"
+"""Environment variable: a file to which every violation is added, for a suite that runs simulators
+in other processes."""
 
 _log = logging.getLogger(__name__)
 
@@ -173,6 +179,9 @@ class TwsControls:
     def violate(self, client_id: int | None, what: str) -> None:
         """Record what a bridge must never do, loudly."""
         _log.error("VIOLATION by client %s: %s", client_id, what)
+        if ledger := os.environ.get(LEDGER_VARIABLE):
+            with Path(ledger).open("a") as file:
+                file.write(f"{os.getpid()} client {client_id}: {what}\n")
         self.violations.append(Violation(trio.current_time(), client_id, what))
 
     # What tests look at ----------------------------------------------------------------------

@@ -1,0 +1,92 @@
+"""What the bridge puts on a TWS wire in any test: only what an observer may say, and not too fast.
+
+Two eyes, because there are two places to look from:
+
+- `WireWatch` sees every message at the instant at which ib_async hands it to the socket, in all
+  bridges of this process. It knows what *may* be sent; anything else is a fault.
+- A simulator in a process of its own (`python -m trio_bridge.simulator.tws`, the demo) writes each
+  violation that it suffers into a ledger, a file named by an environment variable. Simulators of
+  this process raise by themselves (`SimulatorViolation`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+from ib_async.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import pytest
+
+ALLOWED = {
+    1: "reqMktData",
+    2: "cancelMktData",
+    9: "reqContractDetails",
+    49: "reqCurrentTime",
+    59: "reqMarketDataType",
+    61: "reqPositions",
+    71: "startApi",
+}
+MOST_A_SECOND = 50
+GREETING = b"API\0"
+
+
+class Message(NamedTuple):
+    """One message as it went to the socket; `at` is Trio's clock."""
+
+    connection: object
+    at: float
+    fields: tuple[str, ...]
+
+
+class WireWatch:
+    """Collects what is sent; `faults` judges it."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Watch all connections that ib_async makes from now on."""
+        send: Callable[[Connection, bytes], None] = Connection.sendMsg
+
+        def send_and_tell(connection: Connection, data: bytes) -> None:
+            self.sent(connection, data)
+            send(connection, data)
+
+        monkeypatch.setattr(Connection, "sendMsg", send_and_tell)
+
+    def sent(self, connection: object, data: bytes) -> None:
+        if not data.startswith(GREETING):
+            fields = tuple(data[4:].decode().removesuffix("\0").split("\0"))
+            self.messages.append(Message(connection, trio.current_time(), fields))
+
+    def faults(self) -> Iterator[str]:
+        """What must never happen and did."""
+        times: dict[object, list[float]] = {}
+        for connection, at, fields in self.messages:
+            number = int(fields[0])
+            if number not in ALLOWED:
+                yield f"message {number} is none of an observer's: {fields}"
+            if number == 71 and int(fields[2]) < 1:
+                yield f"client id {fields[2]} is the owner's own"
+            recent = times.setdefault(connection, [])
+            recent.append(at)
+            while recent[0] < at - 1.0:
+                del recent[0]
+            if len(recent) > MOST_A_SECOND:
+                yield f"{len(recent)} messages within a second"
+                recent.clear()
+
+
+def ledger_faults(ledger: Path) -> list[str]:
+    """What simulators in other processes suffered. Those in this one raise by themselves."""
+    if not ledger.exists():
+        return []
+    lines = ledger.read_text().splitlines()
+    ledger.unlink()
+    return [line for line in lines if not line.startswith(f"{os.getpid()} ")]
