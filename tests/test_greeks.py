@@ -13,7 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_bridge.greeks import KNOWN_TYPES, OPTION_TYPES, aggregate, contribution, valid_price
+from trio_bridge.greeks import (
+    KNOWN_TYPES,
+    OPTION_TYPES,
+    aggregate,
+    contribution,
+    valid_greek,
+    valid_price,
+)
 from trio_bridge.model import DataType, Greeks, Position, Snapshot
 
 AT = datetime(2026, 7, 15, 14, 30, tzinfo=UTC)
@@ -179,6 +186,17 @@ def test_what_only_resembles_a_sentinel_counts(name: str, value: float) -> None:
     assert snapshot.priced == 1
 
 
+@given(st.none() | st.floats() | st.sampled_from([*NOT_NUMBERS.values(), 1e15, -1e15]))
+def test_gateways_and_sums_agree_on_what_is_a_greek(value: float | None) -> None:
+    expected = repr(value) not in map(repr, NOT_NUMBERS.values())
+    if value is not None and math.isfinite(value):
+        expected = expected and abs(value) < 1e15
+
+    assert valid_greek(value) == expected
+    for name in THE_FOUR:
+        assert (contribution(held(), model_with(name, value)) is not None) == expected
+
+
 @pytest.mark.parametrize("sec_type", ["OPT", "FOP", "WAR", "IOPT", "FUT", "CONTFUT"])
 @pytest.mark.parametrize("multiplier", [None, 0.0, -100.0, math.nan, math.inf])
 def test_a_multiplier_that_is_not_known_is_never_guessed(
@@ -301,7 +319,10 @@ def test_a_tie_goes_to_the_largest_absolute_net_delta() -> None:
         held(3, quantity=-1, underlying="SPX"),
         held(4, quantity=-1, underlying="SPX"),
     ]
-    greeks = dict.fromkeys((1, 2), priced_at(230.0)) | dict.fromkeys((3, 4), priced_at(6000.0))
+    greeks = {
+        **dict.fromkeys((1, 2), priced_at(230.0, gamma=0.9, vega=9.0, theta=-9.0)),
+        **dict.fromkeys((3, 4), priced_at(6000.0)),
+    }
 
     assert row(positions, greeks).underlying_price == 6000
 
