@@ -50,6 +50,9 @@ DOORS = {
     "pydantic_settings": ("config.py",),
     "typer": ("cli.py", "commands/*.py"),
     "trustme": ("simulator/portal*.py",),
+    "hypercorn": ("web/connections.py", "simulator/portal*.py"),
+    "starlette": ("web/*.py", "simulator/portal*.py"),
+    "prometheus_client": ("web/metrics.py",),
     # None of ours: anything of theirs in the bridge would come from a test.
     "ibapi": (),
     "ibind": (),

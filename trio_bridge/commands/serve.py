@@ -1,4 +1,4 @@
-"""The service, with the service manager told and a person alerted."""
+"""The service, with the service manager told, a person alerted, and a page to look at."""
 
 from __future__ import annotations
 
@@ -13,15 +13,27 @@ from trio_bridge.tasks.notify import Notifier, keep_informed
 if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.service import Service, Stopper
+    from trio_bridge.web.endpoint import Endpoint
 
 
 async def serve(settings: Settings) -> int:
     """Run until a signal comes; return how many it took (see `run_service`)."""
+    if settings.status_port is None:
+        return await _serve(settings, None)
+    from trio_bridge.web.endpoint import open_endpoint
+
+    async with open_endpoint(settings) as endpoint:
+        return await _serve(settings, endpoint)
+
+
+async def _serve(settings: Settings, endpoint: Endpoint | None) -> int:
     notifier = Notifier.from_environment()
 
     async def accompany(service: Service, stopper: Stopper) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_inform, notifier, service, stopper)
+            if endpoint is not None:
+                nursery.start_soon(endpoint.run, service)
             if settings.alert_url is not None:
                 alerts = Alerts(settings.alert_url, after_s=settings.alert_after_s)
                 service.watchers.append(alerts.notice)

@@ -1,0 +1,78 @@
+"""A chart's data as the page gets it: columns of numbers, times as seconds since 1970."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from trio_bridge.stores.history import Chart, Gap, Window
+    from trio_bridge.stores.reader import LandedEvent
+
+SERIES = ("delta", "gamma", "vega", "theta", "underlying_price")
+
+
+def chart_json(chart: Chart) -> dict[str, Any]:
+    """`t` holds the time of each bucket's last row; a series its last value, and its lowest and
+    highest where a bucket may hold several rows."""
+    window, buckets = chart.window, chart.buckets
+    thinned = window.bucket_s > window.interval_s
+    series = {}
+    for name in SERIES:
+        columns = {"last": [getattr(bucket, name) for bucket in buckets]}
+        if thinned:
+            columns["min"] = [getattr(bucket, f"{name}_min") for bucket in buckets]
+            columns["max"] = [getattr(bucket, f"{name}_max") for bucket in buckets]
+        series[name] = columns
+    return {
+        "from": seconds(window.start),
+        "to": seconds(window.end),
+        "interval_s": window.interval_s,
+        "bucket_s": window.bucket_s,
+        "t": [seconds(bucket.last) for bucket in buckets],
+        "series": series,
+        "gaps": [_gap(gap) for gap in chart.gaps],
+        "coverage": _coverage(chart),
+    }
+
+
+def event_json(event: LandedEvent) -> dict[str, Any]:
+    return {
+        "timestamp": event.timestamp,
+        "api_mode": event.api_mode,
+        "status": event.status,
+        "message": event.message,
+    }
+
+
+def seconds(at: datetime) -> float:
+    return round(at.timestamp(), 3)
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    return {
+        "from": seconds(gap.start),
+        "to": seconds(gap.end),
+        "open": gap.is_open,
+        "reasons": [event_json(event) for event in gap.reasons],
+    }
+
+
+def _coverage(chart: Chart) -> dict[str, Any]:
+    """How many slots of the window, from the first row ever on, have a row with known Greeks."""
+    taken = sum(bucket.rows for bucket in chart.buckets)
+    missing = sum(_missing(gap, chart.window) for gap in chart.gaps)
+    return {
+        "since": None if chart.since is None else seconds(chart.since),
+        "rows": sum(bucket.right_rows for bucket in chart.buckets),
+        "slots": taken + missing,
+    }
+
+
+def _missing(gap: Gap, window: Window) -> int:
+    """The slots between two rows, or between a row and the window's edge."""
+    start, end = max(gap.start, window.start), min(gap.end, window.end)
+    intervals = (end - start).total_seconds() / window.interval_s
+    between_rows = gap.start >= window.start and not gap.is_open
+    return round(intervals) - 1 if between_rows else int(intervals)

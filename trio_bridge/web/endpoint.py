@@ -1,0 +1,164 @@
+"""The endpoint's life beside the recording, which it must never take down, hold up or delay.
+
+- The port is taken before anything else is started: one that is in use ends the program with one
+  line, not with a service that nobody can look at.
+- It runs in a task of its own that no failure leaves: whatever breaks is logged and started again.
+- It reads the service's memory and, with connections of its own, the database; it never writes.
+- Connections, streams, bodies, answers and questions to the database are bounded in number, size
+  and time. A client that does not read or does not send is let go (see `connections`, `guard`).
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import orjson
+import structlog
+import trio
+
+from trio_bridge.errors import ConfigError
+from trio_bridge.model import Status
+from trio_bridge.policy.backoff import Backoff
+from trio_bridge.stores.history import History
+from trio_bridge.web.access import Access
+from trio_bridge.web.app import Site, build_app
+from trio_bridge.web.connections import BACKLOG, prepare, serve
+from trio_bridge.web.files import read_page_files
+from trio_bridge.web.metrics import Metrics
+from trio_bridge.web.observer import Observer
+from trio_bridge.web.spool_count import SpoolCount
+from trio_bridge.web.streams import Hub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio_bridge.config import Settings
+    from trio_bridge.service import Service
+
+RESTART_DELAYS_S = (1.0, 5.0, 30.0, 60.0)
+TELL_EVERY_S = 1.0
+TELL_AT_LEAST_EVERY_S = 5.0
+
+log = structlog.get_logger()
+
+
+class Endpoint:
+    """Made by `open_endpoint`; `run` it beside a service."""
+
+    def __init__(self, settings: Settings, listeners: list[trio.SocketListener]) -> None:
+        assert settings.status_port is not None
+        self._listeners = listeners
+        self._access = Access(settings.status_token, settings.status_port)
+        self._files = read_page_files()
+        self.url = url_of(settings)
+
+    async def run(self, service: Service) -> None:
+        """Answer requests until cancelled. Raises nothing."""
+        metrics, hub = Metrics(), Hub()
+        observer = Observer(service, metrics.lateness, metrics.time_to_safe, hub)
+        metrics.watch(observer, hub)
+        history = History(service.conninfo)
+        site = Site(
+            observer=observer,
+            metrics=metrics,
+            hub=hub,
+            history=history,
+            spool_count=SpoolCount(service.settings.buffer_path),
+            access=self._access,
+            files=self._files,
+        )
+        observer.watch()
+        log.info("status page", url=self.url)
+        try:
+            await self._keep_serving(site)
+        finally:
+            observer.unwatch()
+            history.close()
+
+    async def _keep_serving(self, site: Site) -> None:
+        backoff = Backoff(RESTART_DELAYS_S)
+        while True:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_tell_status, site)
+                    nursery.start_soon(serve, build_app(site), self._listeners)
+            except* Exception as group:
+                log.error("the status endpoint broke down", exc_info=group)
+                site.observer.service.outlet.emit(
+                    f"the status endpoint broke down and starts again in {backoff.delay_s:g} s; "
+                    "the recording goes on",
+                    Status.ERROR,
+                )
+            await trio.sleep(backoff.delay_s)
+            backoff = backoff.attempted()
+
+
+async def _tell_status(site: Site) -> None:
+    """Keep the live streams informed: when something changed, and every now and then."""
+    before: object = None
+    told_s = trio.current_time()
+    while True:
+        await trio.sleep(TELL_EVERY_S)
+        if not site.hub.listeners:
+            continue
+        status = await site.status_json()
+        gateway, storage = status["gateway"], status["storage"]
+        essence = (
+            status["not_ready_because"],
+            (gateway.state, gateway.reason),
+            (storage.breaker, storage.waiting > 1, storage.quarantined, storage.dropped),
+            (storage.spool_bytes > 0, status["ticker"].skipped),
+        )
+        now = trio.current_time()
+        if essence != before or now - told_s >= TELL_AT_LEAST_EVERY_S:
+            before, told_s = essence, now
+            site.hub.tell("status", orjson.dumps(status))
+
+
+def url_of(settings: Settings) -> str:
+    """Where a browser finds the page."""
+    host = settings.status_host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.status_port}/"
+
+
+@asynccontextmanager
+async def open_endpoint(settings: Settings) -> AsyncIterator[Endpoint]:
+    """Take the port that the settings name.
+
+    Raises:
+        ConfigError: the port or the address can't be had.
+    """
+    assert settings.status_port is not None
+    listeners = await _listen(settings.status_host, settings.status_port)
+    try:
+        yield Endpoint(settings, listeners)
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(_explain(error, host, port)) from error
+    for listener in listeners:
+        prepare(listener)
+    return listeners
+
+
+def _explain(error: OSError, host: str, port: int) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"BRIDGE_STATUS_PORT={port}: another program uses this port on {host}; "
+                "end it, or choose another port"
+            )
+        case errno.EACCES | errno.EPERM:
+            return f"BRIDGE_STATUS_PORT={port}: this user may not use it; choose one from 1024 on"
+        case _:
+            return (
+                f"BRIDGE_STATUS_HOST={host}: no address of this machine ({error.strerror or error})"
+            )

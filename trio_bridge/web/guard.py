@@ -1,0 +1,162 @@
+"""What every request passes before it reaches the application, and every answer after it.
+
+Requests from elsewhere and without the token are turned away; a body is taken off the client's
+hands and forgotten (but for its first bytes), because hypercorn waits for somebody to take it; what
+the client no longer waits for is cancelled; and every answer carries the headers that keep a
+browser from doing anything else with it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+from starlette.responses import JSONResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from trio_bridge.web.access import Access
+
+ANSWER_TIMEOUT_S = 30.0
+"""Until an answer begins. What comes then is bounded piece by piece."""
+
+LARGEST_BODY = 4_096
+COMPLAIN_EVERY_S = 60.0
+
+SECURITY_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+
+OPEN_PATHS = frozenset({"/healthz", "/login"})
+OPEN_PREFIX = "/static/"
+"""They tell nothing: that somebody is alive, and what the page is made of."""
+
+log = structlog.get_logger()
+
+
+class Guard:
+    """An ASGI application around another one."""
+
+    def __init__(self, app: ASGIApp, access: Access, *, turn_away: ASGIApp) -> None:
+        """`turn_away` answers those who do not know the token."""
+        self._app = app
+        self._access = access
+        self._turn_away = turn_away
+        self._complained_s = -math.inf
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"nobody here speaks {scope['type']}")
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
+        await _Exchange(receive, send).run(self._choose(scope["path"], headers), scope)
+
+    def _choose(self, path: str, headers: Mapping[str, str]) -> ASGIApp:
+        if not self._access.host_is_ours(headers):
+            return refusal(421, "this name is not this machine's: use localhost")
+        if self._access.is_foreign(headers):
+            return refusal(403, "another site's page has no business here")
+        is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+        if not is_open and not self._access.knows_token(headers):
+            if "authorization" in headers:
+                self._complain()
+            return self._turn_away
+        return self._app
+
+    def _complain(self) -> None:
+        if trio.current_time() - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = trio.current_time()
+            log.warning("status endpoint: somebody uses a wrong token")
+
+
+def refusal(status: int, reason: str, headers: Mapping[str, str] | None = None) -> ASGIApp:
+    """An application that answers everything like this."""
+    return JSONResponse({"error": reason}, status_code=status, headers=headers)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._body = bytearray()
+        self._body_ended = trio.Event()
+        self._gone = trio.Event()
+        self._body_told = False
+        self._begun = False
+        self._ending = False
+        self._scope = trio.CancelScope()
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._take_body)
+            try:
+                with self._scope:
+                    self._scope.deadline = trio.current_time() + ANSWER_TIMEOUT_S
+                    await app(scope, self._receive_for_app, self._send_for_app)
+            except Exception as error:
+                log.error("status endpoint: a request failed", path=scope["path"], exc_info=error)
+            if not self._begun and not self._gone.is_set():
+                answer = refusal(503, "no answer in time, or a failure: see the service's log")
+                await answer(scope, self._receive_for_app, self._send_for_app)
+            nursery.cancel_scope.cancel()
+
+    async def _take_body(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                break
+            room = LARGEST_BODY + 1 - len(self._body)
+            self._body += message.get("body", b"")[:room]
+            if not message.get("more_body", False):
+                self._body_ended.set()
+        self._gone.set()
+        self._body_ended.set()
+        # After the last piece of an answer hypercorn says so as well, while it still tidies up.
+        if not self._ending:
+            self._scope.cancel()
+
+    async def _receive_for_app(self) -> Message:
+        if not self._body_told:
+            self._body_told = True
+            await self._body_ended.wait()
+            return {"type": "http.request", "body": bytes(self._body), "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send_for_app(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._begun = True
+            self._scope.deadline = math.inf
+            message = {**message, "headers": _with_security(message["headers"])}
+        elif not message.get("more_body", False):
+            self._ending = True
+        await self._send(message)
+
+
+def _with_security(headers: Any) -> list[tuple[bytes, bytes]]:
+    return [
+        *headers,
+        *((name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()),
+    ]

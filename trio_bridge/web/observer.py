@@ -1,0 +1,123 @@
+"""Watches one service: what only becomes visible while it happens is counted here.
+
+The service tells of every row and event when it is on its way, and again when it is safe: committed
+in the database or fsynced in the spool. What counts for "is it well?" is the second.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import orjson
+import trio
+
+from trio_bridge.model import ApiEvent, Status
+from trio_bridge.status import status_of
+from trio_bridge.stores.record import GREEKS_TABLE
+
+if TYPE_CHECKING:
+    from trio_bridge.model import Snapshot
+    from trio_bridge.service import Service
+    from trio_bridge.status import BridgeStatus
+    from trio_bridge.stores.record import Record
+
+READY_INTERVALS = 3
+"""A right row must have become safe within so many intervals."""
+
+STALLED_S = 10.0
+"""A ticker that has served no slot for so long (or three intervals) stands still."""
+
+
+class Gauge(Protocol):
+    """Takes a measurement; prometheus_client's Histogram is one."""
+
+    def observe(self, amount: float) -> None: ...
+
+
+class Audience(Protocol):
+    """Is told what has become safe."""
+
+    def tell(self, kind: str, data: bytes) -> None: ...
+
+
+@dataclass
+class Observer:
+    """Call `watch` once. Everything is read from memory, on Trio's thread.
+
+    Attributes:
+        lateness, time_to_safe: where each row's seconds go.
+        audience: who is told of each safe row and event, as the JSON that was stored.
+        events: how many events there have been, by status.
+    """
+
+    service: Service
+    lateness: Gauge
+    time_to_safe: Gauge
+    audience: Audience
+    events: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
+    safe_rows: int = 0
+    right_safe_s: float = -math.inf
+    """When the last row with known Greeks became safe (monotonic clock)."""
+    began_s: float = field(default_factory=trio.current_time)
+
+    def watch(self) -> None:
+        self.service.watchers.append(self._on_its_way)
+        self.service.safe_watchers.append(self._safe)
+
+    def unwatch(self) -> None:
+        self.service.watchers.remove(self._on_its_way)
+        self.service.safe_watchers.remove(self._safe)
+
+    def _on_its_way(self, item: Snapshot | ApiEvent) -> None:
+        if isinstance(item, ApiEvent):
+            self.events[item.status] += 1
+        else:
+            self.lateness.observe(self.service.ticker.status.last_lateness_s)
+
+    def _safe(self, record: Record, waited_s: float) -> None:
+        if record.table == GREEKS_TABLE:
+            self.safe_rows += 1
+            self.time_to_safe.observe(waited_s)
+            if orjson.loads(record.row)["delta"] is not None:
+                self.right_safe_s = trio.current_time()
+            self.audience.tell("row", record.row)
+        else:
+            self.audience.tell("event", record.row)
+
+    def status(self) -> BridgeStatus:
+        return status_of(self.service)
+
+    @property
+    def interval_s(self) -> float:
+        return self.service.settings.poll_interval_s
+
+    def is_recording(self) -> bool:
+        """Whether a right row became safe within the last three intervals."""
+        return trio.current_time() - self.right_safe_s <= READY_INTERVALS * self.interval_s
+
+    def not_ready_because(self) -> str | None:
+        """Why it can't be said that all is well; None when it can. The cause comes first."""
+        if self.is_recording():
+            return None
+        gateway, ticker = self.service.supervisor.status, self.service.ticker.status
+        delivery = self.service.delivery
+        if ticker.silent_because is not None:
+            detail = f": {gateway.reason}" if gateway.reason else ""
+            return f"no rows: {ticker.silent_because} ({gateway.state}{detail})"
+        if delivery.waiting:
+            return f"{delivery.waiting} rows are not safe: neither database nor disk takes them"
+        if ticker.last is not None and ticker.last.delta is None:
+            return "rows without Greeks: not one option is priced"
+        if ticker.rows == 0:
+            return "no row yet: just started"
+        return f"no right row within {READY_INTERVALS} intervals of {self.interval_s:g} s"
+
+    def stalled_because(self) -> str | None:
+        """Why the process should be taken for dead although it answers; None when it should not."""
+        last_s = self.service.ticker.status.last_slot_s
+        silent_s = trio.current_time() - (self.began_s if last_s is None else last_s)
+        if silent_s <= max(STALLED_S, READY_INTERVALS * self.interval_s):
+            return None
+        return f"the ticker has not moved for {silent_s:.0f} s"
