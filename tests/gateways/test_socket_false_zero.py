@@ -71,7 +71,7 @@ async def test_no_false_row_when_the_connection_drops(reset: bool, fast_clock: M
         with EveryStep(rig.bridge, true_rows(book)) as watch:
             await dropped_at_random(rig, random.Random(1), reset=reset)
         assert watch.false_rows == []
-        assert watch.rows > 10 * ROUNDS
+        assert watch.rows > ROUNDS
         await rig.until(lambda: len(rig.told("disconnected from")) == ROUNDS)
 
 
@@ -93,7 +93,7 @@ async def test_no_false_row_when_it_drops_while_everything_moves(
                 await dropped_at_random(rig, random.Random(2), reset=reset)
             nursery.cancel_scope.cancel()
         assert watch.false_rows == []
-        assert watch.rows > 10 * ROUNDS
+        assert watch.rows > ROUNDS
 
 
 async def test_no_row_before_the_first_download_has_ended(fast_clock: MockClock) -> None:

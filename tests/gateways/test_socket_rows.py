@@ -165,12 +165,16 @@ async def test_computations_of_bid_ask_and_last_are_not_the_models(fast_clock: M
     book = still_book(options=5)
     async with socket_rig(book) as rig:
         await rig.until_right()
-        tickers = [line.ticker for line in rig.bridge._session.subscriptions.feed.lines.values()]  # type: ignore[union-attr]
-        assert len(tickers) == 5
-        for ticker in tickers:
-            wrong = {ticker.bidGreeks.delta, ticker.askGreeks.delta, ticker.lastGreeks.delta}
-            assert len(wrong) == 3
-            assert ticker.modelGreeks.delta not in wrong
+        for _ in range(3):
+            book.advance(60)
+            await rig.until_right()
+        for option in options_of(book):
+            quote = book.quote(option.con_id)
+            assert quote.model is not None
+            for other in (quote.bid_greeks, quote.ask_greeks, quote.last_greeks):
+                assert other is not None
+                assert other.delta != quote.model.delta
+                assert other.theta != quote.model.theta
 
 
 # Positions that come and go ---------------------------------------------------------------------

@@ -231,25 +231,33 @@ class Session:
     ) -> T:
         """Run asyncio code until it is done, the connection is lost, or time is up."""
         answers: list[T] = []
-        problem, cause = f"{failure} within {timeout_s:g} s", None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cancel_when_lost, nursery.cancel_scope)
-            with trio.move_on_after(timeout_s):
-                try:
-                    answers.append(await trio_asyncio.aio_as_trio(request)())
-                except OSError as error:
-                    problem, cause = self._explain(error), error
-            nursery.cancel_scope.cancel()
-        # An answer of a connection that ended meanwhile is of no use: nothing follows it.
-        if self._lost.is_set():
-            raise GatewayError(self.lost_reason)
-        if not answers:
-            raise GatewayError(problem) from cause
-        return answers[0]
+        failures: list[str] = []
 
-    async def _cancel_when_lost(self, scope: trio.CancelScope) -> None:
-        await self._lost.wait()
-        scope.cancel()
+        async def fail_when_lost() -> None:
+            await self._lost.wait()
+            failures.append(self.lost_reason)
+            nursery.cancel_scope.cancel()
+
+        async def fail_when_late() -> None:
+            await trio.sleep(timeout_s)
+            failures.append(f"{failure} within {timeout_s:g} s")
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_when_lost)
+            nursery.start_soon(fail_when_late)
+            try:
+                answers.append(await trio_asyncio.aio_as_trio(request)())
+            except OSError as error:
+                failures.append(self._explain(error))
+            nursery.cancel_scope.cancel()
+        # The first failure is the cause: giving up on a connection also loses it. And an answer of
+        # a connection that ended meanwhile is of no use, because nothing follows it.
+        if self._lost.is_set():
+            failures.append(self.lost_reason)
+        if failures:
+            raise GatewayError(failures[0])
+        return answers[0]
 
     # The beginning
 
