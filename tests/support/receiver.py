@@ -49,7 +49,10 @@ class Receiver:
         connection = h11.Connection(h11.SERVER)
         body = b""
         while True:
-            event = connection.next_event()
+            try:
+                event = connection.next_event()
+            except h11.RemoteProtocolError:  # not HTTP, or it went in the middle
+                return
             if event is h11.NEED_DATA:
                 try:
                     connection.receive_data(await stream.receive_some())

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 READY_TIMEOUT_S = 25.0
 """For the first Greeks; the bridge itself waits 10 s for them, and a portal is slower."""
 
+TROUBLE_TIMEOUT_S = 3.0
+"""The same while the bridge itself says that something is wrong."""
+
 READY_POLL_S = 0.1
 LARGEST_CLIENT_ID = 2**31 - 1
 
@@ -100,7 +103,7 @@ async def _look(
         _report_accounts(bridge, report)
         report(skipped(NAMES[2], "the service needs the lines; see `trio-bridge status`"))
         return ""
-    snapshot, reason = await _first_row(bridge)
+    snapshot, reason = await _first_row(bridge, troubles)
     if snapshot is None:
         # What the bridge has told about it says what to do.
         reason = next((text for text in troubles if reason in text), reason)
@@ -114,16 +117,18 @@ async def _look(
     return ""
 
 
-async def _first_row(bridge: IBridgeBase) -> tuple[Snapshot | None, str]:
+async def _first_row(bridge: IBridgeBase, troubles: list[str]) -> tuple[Snapshot | None, str]:
     """The first row that can be had, else why there is none."""
     reason = ""
-    with trio.move_on_after(READY_TIMEOUT_S):
-        while True:
-            try:
-                return bridge.get_portfolio_greeks(), ""
-            except NotReadyError as error:
-                reason = str(error)
-            await trio.sleep(READY_POLL_S)
+    began_s = trio.current_time()
+    while (waited_s := trio.current_time() - began_s) < READY_TIMEOUT_S:
+        try:
+            return bridge.get_portfolio_greeks(), ""
+        except NotReadyError as error:
+            reason = str(error)
+        if waited_s > TROUBLE_TIMEOUT_S and any(reason in text for text in troubles):
+            break  # it waits for a person, who waits for this
+        await trio.sleep(READY_POLL_S)
     return None, reason
 
 

@@ -1,0 +1,330 @@
+"""`check` finds each broken thing, says what to do about it, and disturbs nobody."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.command import Done, run_command
+from tests.support.database import count_rows, fetch, wait_for_rows
+from tests.support.process import running_service
+from tests.support.receiver import open_receiver
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.portal import open_portal_simulator
+from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.schema import TABLES, ensure_bridge_schema
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.postgres import PostgresServer
+
+NAMES = ["settings", "spool", "database", "schema", "rights", "gateway", "accounts", "market data"]
+REQ_MARKET_DATA = 1
+NOBODY = {"IB_SOCKET_PORT": 1}
+"""A gateway that refuses at once, for checks of other things."""
+
+
+async def check(home: Path, *arguments: str, **settings: object) -> dict[str, Any]:
+    """Name → finding."""
+    done = await run_command(home, "check", "--json", *arguments, **settings)
+    assert done.code == (0 if done.json["ok"] else 1)
+    assert done.err == ""
+    return {finding["name"]: finding for finding in done.json["findings"]}
+
+
+def line(finding: dict[str, str]) -> str:
+    return f"{finding['text']}: {finding['remedy']}"
+
+
+async def test_all_is_well(tmp_path: Path, fresh_database: str) -> None:
+    book = make_book(accounts=2)
+    async with open_tws_simulator(book) as sim:
+        done = await run_command(
+            tmp_path, "check", IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database
+        )
+    lines = done.out.splitlines()
+    assert done.code == 0, done
+    assert [text[6:18].strip() for text in lines] == NAMES
+    assert all(text.startswith(("ok ", "skip")) for text in lines)
+    assert f"127.0.0.1:{sim.port}: connected" in done.out
+    assert f"{', '.join(sorted(book.accounts))}: {len(book.positions())} positions" in done.out
+    assert f"{book.net_greeks().priced} of {len(book.positions())} positions priced" in done.out
+    assert "will be made with the first row" in done.out
+    assert "\x1b" not in done.out
+
+
+async def test_nothing_is_left_behind(tmp_path: Path, fresh_database: str) -> None:
+    async with open_tws_simulator(make_book()) as sim:
+        settings = {"IB_SOCKET_PORT": sim.port, "DATABASE_URL": fresh_database}
+        await check(tmp_path, **settings)
+        assert fetch(
+            fresh_database, "SELECT count(*) FROM pg_class WHERE relname = ANY (%s)", [[*TABLES]]
+        ) == [(0,)]
+        assert list(tmp_path.iterdir()) == []
+        async with running_service(tmp_path, **settings):
+            await wait_for_rows(fresh_database, 1)
+        rows = count_rows(fresh_database)
+        found = await check(tmp_path, **settings)
+        assert found["rights"]["verdict"] == "ok"
+        assert count_rows(fresh_database) == rows
+        assert sim.sessions == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"IB_CLIENT_ID": "0"}, "IB_CLIENT_ID=0: 0 is the owner's own session; use 1 or more"),
+        ({"BRIDGE_RESET_WINDOWS": "25:00"}, "BRIDGE_RESET_WINDOWS=25:00"),
+        ({"BRIDGE_ALERT_URL": "hooks.slack.com/x"}, "BRIDGE_ALERT_URL: must be a URL like"),
+    ],
+)
+async def test_a_bad_setting(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+    found = await check(tmp_path, **settings)
+    assert list(found) == ["settings"]
+    assert said in found["settings"]["text"]
+
+
+async def test_a_spool_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "buffer").mkdir()
+    found = await check(tmp_path, **NOBODY, BRIDGE_BUFFER_PATH=tmp_path / "buffer")
+    assert found["spool"]["verdict"] == "fail"
+    assert "BRIDGE_BUFFER_PATH=" in line(found["spool"])
+    assert "must be a file that this user can read and write" in line(found["spool"])
+
+
+async def test_rows_that_wait_and_lines_in_quarantine(tmp_path: Path) -> None:
+    buffer = tmp_path / "buffer"
+    row = b'{"table":"api_logs","row":{"timestamp":"2026-01-02T00:00:00Z","message":"x"}}\n'
+    buffer.write_bytes(row * 3)
+    found = await check(tmp_path, **NOBODY, BRIDGE_BUFFER_PATH=buffer)
+    assert found["spool"]["verdict"] == "warn"
+    assert "3 rows wait for the database" in line(found["spool"])
+    assert "`trio-bridge flush`" in line(found["spool"])
+    buffer.with_name("buffer.quarantine.jsonl").write_bytes(b"{}\n")
+    found = await check(tmp_path, **NOBODY, BRIDGE_BUFFER_PATH=buffer)
+    assert "1 line could not be stored" in line(found["spool"])
+    assert "buffer.quarantine.jsonl" in line(found["spool"])
+
+
+DATABASE_TROUBLES: list[Any] = [
+    pytest.param({"DATABASE_URL": "mysql://x"}, "the scheme must be postgresql", id="scheme"),
+    pytest.param(
+        {"DATABASE_URL": "postgresql://u:secret-p@127.0.0.1:1/d"},
+        "start PostgreSQL there, or correct DATABASE_URL",
+        id="refused",
+    ),
+    pytest.param(
+        {"DATABASE_URL": "postgresql://u:secret-p@no-such-host.invalid/d"},
+        "cannot find the host 'no-such-host.invalid'",
+        id="host",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), DATABASE_TROUBLES)
+async def test_a_database_out_of_reach(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+    found = await check(tmp_path, **NOBODY, **settings)
+    assert found["database"]["verdict"] == "fail"
+    assert said in line(found["database"])
+    assert "secret-p" not in str(found)
+    assert found["schema"]["verdict"] == found["rights"]["verdict"] == "skip"
+
+
+async def test_a_database_that_is_not_there(tmp_path: Path, postgres: PostgresServer) -> None:
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=postgres.url_of("no_such_database"))
+    assert "make the database with createdb" in line(found["database"])
+
+
+async def test_a_frozen_database(tmp_path: Path, own_postgres: PostgresServer) -> None:
+    own_postgres.freeze()
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=f"{own_postgres.url}?connect_timeout=1")
+    assert "did not answer in time" in line(found["database"])
+
+
+async def test_a_password_that_is_wrong(tmp_path: Path, own_postgres: PostgresServer) -> None:
+    own_postgres.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+    own_postgres.install("pg_hba.conf", b"local all all trust\nhost all all all scram-sha-256\n")
+    own_postgres.restart()
+    url = own_postgres.url_of("portfolio_engine", user="guarded").replace("guarded", "guarded:bad")
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=url)
+    assert "check user and password in DATABASE_URL, or DB_USER and DB_PASS" in line(
+        found["database"]
+    )
+
+
+async def test_a_standby(
+    tmp_path: Path, own_postgres: PostgresServer, postgres_factory: Any
+) -> None:
+    standby = postgres_factory.standby_of(own_postgres)
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=standby.url)
+    assert "it is a standby" in line(found["database"])
+    assert "target_session_attrs=read-write" in line(found["database"])
+    standby.close()
+
+
+async def test_tables_that_may_not_be_made(tmp_path: Path, own_postgres: PostgresServer) -> None:
+    own_postgres.execute("CREATE ROLE guest LOGIN")
+    own_postgres.execute("REVOKE CREATE ON SCHEMA public FROM public")
+    url = own_postgres.url_of("portfolio_engine", user="guest")
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=url)
+    assert found["schema"]["verdict"] == "fail"
+    assert "GRANT CREATE ON SCHEMA public TO guest" in line(found["schema"])
+    assert found["rights"]["verdict"] == "skip"
+
+
+async def test_tables_that_are_somebody_elses(tmp_path: Path, own_postgres: PostgresServer) -> None:
+    await make_tables(own_postgres)
+    own_postgres.execute("CREATE ROLE guest LOGIN")
+    own_postgres.execute("ALTER TABLE portfolio_greeks DROP COLUMN priced")
+    url = own_postgres.url_of("portfolio_engine", user="guest")
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=url)
+    assert "portfolio_greeks must be completed" in line(found["schema"])
+    assert "as the owner" in line(found["schema"])
+
+
+async def test_tables_that_may_not_be_written(tmp_path: Path, own_postgres: PostgresServer) -> None:
+    await make_tables(own_postgres)
+    own_postgres.execute("CREATE ROLE guest LOGIN")
+    own_postgres.execute("GRANT SELECT ON portfolio_greeks, api_logs TO guest")
+    url = own_postgres.url_of("portfolio_engine", user="guest")
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=url)
+    assert found["schema"]["verdict"] == "ok"
+    assert found["rights"]["verdict"] == "fail"
+    assert "needs SELECT and INSERT on the tables" in line(found["rights"])
+
+
+async def test_tables_that_refuse_every_row(tmp_path: Path, own_postgres: PostgresServer) -> None:
+    await make_tables(own_postgres)
+    own_postgres.execute("ALTER TABLE portfolio_greeks ADD desk text NOT NULL DEFAULT 'x'")
+    own_postgres.execute("ALTER TABLE portfolio_greeks ALTER desk DROP DEFAULT")
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=own_postgres.url)
+    assert "portfolio_greeks.desk may not be empty" in line(found["schema"])
+
+
+async def make_tables(server: PostgresServer) -> None:
+    """As the service does."""
+    connection = await TrioConnection.connect(server.conninfo, autocommit=True)
+    await ensure_bridge_schema(connection)
+    await connection.close()
+
+
+async def test_no_gateway(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        found = await check(tmp_path, IB_SOCKET_PORT=free.getsockname()[1])
+    assert "is TWS or IB Gateway up, its API port enabled?" in line(found["gateway"])
+    assert found["accounts"]["verdict"] == "skip"
+
+
+async def test_something_else_at_the_gateways_port(tmp_path: Path) -> None:
+    async with open_tws_simulator(make_book()) as sim:
+        sim.accept_and_close()
+        found = await check(tmp_path, IB_SOCKET_PORT=sim.port)
+    assert found["gateway"]["verdict"] == "fail"
+    assert "IB_SOCKET_HOST and IB_SOCKET_PORT say where it is" in line(found["gateway"])
+
+
+async def test_a_client_id_in_use_by_another_program(tmp_path: Path) -> None:
+    async with open_tws_simulator(make_book()) as sim:
+        sim.occupy_client_id(10)
+        found = await check(tmp_path, IB_SOCKET_PORT=sim.port)
+    assert "client id 10 is in use by another program" in line(found["gateway"])
+    assert "set IB_CLIENT_ID" in line(found["gateway"])
+
+
+async def test_an_account_that_the_login_does_not_know(tmp_path: Path) -> None:
+    book = make_book()
+    async with open_tws_simulator(book) as sim:
+        found = await check(tmp_path, IB_SOCKET_PORT=sim.port, IB_ACCOUNT="U404")
+    assert found["gateway"]["verdict"] == "ok"
+    assert "IB_ACCOUNT=U404: this login does not manage U404" in line(found["accounts"])
+    assert book.accounts[0] in line(found["accounts"])
+
+
+async def test_options_without_market_data(tmp_path: Path) -> None:
+    book = make_book()
+    options = [one.contract.con_id for one in book.positions() if one.contract.sec_type == "OPT"]
+    async with open_tws_simulator(book) as sim:
+        sim.refuse_market_data(options[:1], 354)
+        found = await check(tmp_path, IB_SOCKET_PORT=sim.port)
+    assert found["market data"]["verdict"] == "warn"
+    assert "market-data subscriptions" in line(found["market data"])
+
+
+async def test_a_portal_where_nobody_is_logged_in(tmp_path: Path) -> None:
+    async with open_portal_simulator(make_book()) as portal:
+        portal.login.logged_in = False
+        found = await check(tmp_path, IB_API_MODE="portal", IBKR_GATEWAY_URL=portal.url)
+    assert found["gateway"]["verdict"] == "fail"
+    assert "in a browser and log in" in line(found["gateway"])
+
+
+async def test_a_portal_that_is_well(tmp_path: Path) -> None:
+    book = make_book()
+    async with open_portal_simulator(book) as portal:
+        found = await check(tmp_path, IB_API_MODE="portal", IBKR_GATEWAY_URL=portal.url)
+    assert found["gateway"]["verdict"] == "ok"
+    assert f"{len(book.positions())} positions" in line(found["accounts"])
+
+
+async def test_beside_a_running_service_it_asks_as_a_visitor_and_takes_one_line(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    book = make_book()
+    async with (
+        open_tws_simulator(book) as sim,
+        running_service(
+            tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database, BRIDGE_POLL_INTERVAL=0.5
+        ) as service,
+    ):
+        await wait_for_rows(fresh_database, 2)
+        found = await check(tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database)
+        clients = {one.client_id for one in sim.transcript if one.client_id is not None}
+        asked = [one for one in sim.received(REQ_MARKET_DATA) if one.client_id == 11]
+        rows = count_rows(fresh_database)
+        await wait_for_rows(fresh_database, rows + 2)
+        assert "disconnected" not in service.output
+    assert f"process {service.pid}" in line(found["spool"])
+    assert "as client 11" in line(found["gateway"])
+    assert f"process {service.pid}" in line(found["gateway"])
+    assert f"{len(book.positions())} positions" in line(found["accounts"])
+    assert clients == {10, 11}
+    assert len(asked) <= 2  # an option and, with it, its underlying
+
+
+async def test_beside_a_running_service_the_portal_is_left_in_peace(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    settings: dict[str, object] = {"IB_API_MODE": "portal", "DATABASE_URL": fresh_database}
+    async with open_portal_simulator(make_book()) as portal:
+        settings["IBKR_GATEWAY_URL"] = portal.url
+        async with running_service(tmp_path, **settings) as service:
+            await service.wait_for_output("connected to")
+            found = await check(tmp_path, **settings)
+    assert found["gateway"]["verdict"] == "skip"
+    assert f"process {service.pid} uses it" in line(found["gateway"])
+
+
+async def test_alerts_are_tried_when_asked_for(tmp_path: Path) -> None:
+    async with open_receiver() as receiver:
+        settings = {**NOBODY, "BRIDGE_ALERT_URL": receiver.url()}
+        found = await check(tmp_path, **settings)
+        assert found["alerts"]["verdict"] == "skip"
+        assert receiver.posts == []
+        found = await check(tmp_path, "--alert", **settings)
+        assert found["alerts"]["verdict"] == "ok"
+        assert "alerts of this bridge arrive here" in receiver.text
+        receiver.answers = [403]
+        found = await check(tmp_path, "--alert", **settings)
+        assert "check BRIDGE_ALERT_URL" in line(found["alerts"])
+    assert "the-secret" not in str(found)
+
+
+async def test_no_word_is_cut_off_in_a_pipe(tmp_path: Path) -> None:
+    done: Done = await run_command(tmp_path, "check", **NOBODY, COLUMNS=20)
+    assert "is TWS or IB Gateway up, its API port enabled?" in done.out
+    assert len(done.out.splitlines()) == len(NAMES)
