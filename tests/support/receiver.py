@@ -25,6 +25,7 @@ class Receiver:
     port: int = 0
     posts: list[dict[str, Any]] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
@@ -60,6 +61,8 @@ class Receiver:
                     return
             elif isinstance(event, h11.Request):
                 self.targets.append(event.target.decode())
+                sent = dict(event.headers)
+                self.authorizations.append(sent.get(b"authorization", b"").decode() or None)
                 body = b""
             elif isinstance(event, h11.Data):
                 body += bytes(event.data)

@@ -1,0 +1,204 @@
+"""`status` tells how things are, from whatever can be reached, and its exit code sums it up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from tests.support.command import run_command
+from tests.support.database import wait_for_rows
+from tests.support.process import running_service
+from tests.support.receiver import open_receiver
+from tests.support.rows import event, snapshot
+from trio_bridge.model import ApiMode, Status
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.status import (
+    BridgeStatus,
+    EventStatus,
+    GatewayStatus,
+    RowStatus,
+    StorageStatus,
+    TickerView,
+    from_json,
+    to_json,
+)
+from trio_bridge.stores.breaker import BreakerState
+from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.record import record_of
+from trio_bridge.tasks.supervisor import State
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.postgres import PostgresServer
+    from trio_bridge.model import Snapshot
+
+
+def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None) -> BridgeStatus:
+    now = datetime.now(UTC)
+    row = RowStatus(
+        now - timedelta(seconds=2), "DU1", 1234.5, 0.5, -3.25, 12.0, 100.25, 3, 2, 0.0, "live"
+    )
+    return BridgeStatus(
+        version="9.9.9",
+        pid=4242,
+        at=now,
+        started_at=now - timedelta(hours=3, minutes=20),
+        api_mode=ApiMode.SOCKET,
+        interval_s=5.0,
+        gateway=GatewayStatus("127.0.0.1:4001", State.CONNECTED, "", now, 1, 0.001),
+        ticker=TickerView(2400, 1, silent_because, row, 0.001, right_age_s),
+        storage=StorageStatus(
+            "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
+        ),
+        events=(EventStatus(now, Status.WARNING, "something happened"),),
+    )
+
+
+async def fill(conninfo: str, *, last: datetime, rows: int = 12, right: int | None = None) -> None:
+    """Rows five seconds apart up to `last`, and two events; the first ones without Greeks."""
+    store = PostgresStore(conninfo)
+    await store.ensure_schema()
+    records = []
+    for number in range(rows):
+        one = snapshot(number, last - timedelta(seconds=5 * (rows - 1 - number)))
+        if right is not None and number >= right:
+            one = without_greeks(one)
+        records.append(record_of(one))
+    records += [record_of(event("older", last)), record_of(event("newer", last))]
+    await store.write(records)
+    await store.aclose()
+
+
+def without_greeks(row: Snapshot) -> Snapshot:
+    return replace(row, delta=None, gamma=None, vega=None, theta=None, priced=0, data_type=None)
+
+
+def test_the_status_survives_its_json() -> None:
+    status = a_status()
+    assert from_json(to_json(status)) == status
+
+
+async def test_from_the_database_when_there_is_nothing_else(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    await fill(fresh_database, last=datetime.now(UTC))
+    done = await run_command(tmp_path, "status", DATABASE_URL=fresh_database)
+    assert done.code == 0, done
+    lines = done.out.splitlines()
+    assert lines[0].startswith("service   none is recording")
+    assert lines[1].startswith("last row  ")
+    assert "3 of 3 priced, live" in lines[1]
+    assert "delta 11.00" in lines[2]
+    assert "coverage" in done.out
+    assert "% of the last" in done.out
+    assert lines[-2].endswith("info: older")
+    assert lines[-1].endswith("info: newer")
+    assert "\x1b" not in done.out
+
+
+async def test_old_rows_are_not_well(tmp_path: Path, fresh_database: str) -> None:
+    await fill(fresh_database, last=datetime.now(UTC) - timedelta(minutes=10))
+    done = await run_command(tmp_path, "status", "--json", DATABASE_URL=fresh_database)
+    assert done.code == 1
+    assert done.json["well"] is False
+    assert 600 <= done.json["right_age_s"] < 700
+    assert done.json["database"]["rows"] == 12
+    assert done.json["database"]["coverage"] < 0.2
+
+
+async def test_rows_without_greeks_are_not_well(tmp_path: Path, fresh_database: str) -> None:
+    await fill(fresh_database, last=datetime.now(UTC), rows=12, right=6)
+    done = await run_command(tmp_path, "status", "--json", DATABASE_URL=fresh_database)
+    assert done.code == 1
+    assert done.json["database"]["right"] == 6
+    assert done.json["database"]["last"]["delta"] is None
+
+
+async def test_nothing_to_be_reached_is_said_part_by_part(tmp_path: Path) -> None:
+    done = await run_command(
+        tmp_path,
+        "status",
+        DATABASE_URL="postgresql://u:the-password@127.0.0.1:1/d",
+        BRIDGE_STATUS_PORT=1,
+    )
+    assert done.code == 1
+    assert "nobody answers at http://127.0.0.1:1/api/status" in done.out
+    assert "127.0.0.1:1/d: connection" in done.out
+    assert ".portfolio_bridge_buffer.jsonl: empty" in done.out
+    assert "the-password" not in done.out
+
+
+async def test_a_running_service_is_asked_itself(tmp_path: Path) -> None:
+    async with open_receiver() as receiver:
+        receiver.body = to_json(a_status())
+        done = await run_command(
+            tmp_path,
+            "status",
+            DATABASE_URL="postgresql://127.0.0.1:1/d",
+            BRIDGE_STATUS_PORT=receiver.port,
+            BRIDGE_STATUS_TOKEN="sesame-sesame-sesame",
+        )
+    assert receiver.targets == ["/api/status"]
+    assert receiver.authorizations == ["Bearer sesame-sesame-sesame"]
+    assert done.code == 0, done
+    assert "trio_bridge 9.9.9, process 4242, up for 3 h 20 min" in done.out
+    assert "connected 127.0.0.1:4001 since" in done.out
+    assert "2,400 rows taken, 2,398 in the database, 1 slot skipped" in done.out
+    assert "circuit   OPEN" in done.out
+    assert "2 rows not safe yet" in done.out
+    assert "4 quarantined, 5 dropped" in done.out
+    assert "2 of 3 priced" in done.out
+    assert "warning: something happened" in done.out
+
+
+async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -> None:
+    async with open_receiver() as receiver:
+        receiver.body = to_json(a_status(120.0, "the positions are still being downloaded"))
+        done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
+    assert done.code == 1
+    assert "no rows   the positions are still being downloaded" in done.out
+
+
+async def test_an_endpoint_that_is_something_else_or_wants_another_token(tmp_path: Path) -> None:
+    async with open_receiver() as receiver:
+        receiver.body = b"<html>"
+        done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
+        assert "is not this bridge's" in done.out
+        receiver.answers = [401]
+        done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
+        assert "wants another BRIDGE_STATUS_TOKEN" in done.out
+
+
+async def test_beside_a_real_service(tmp_path: Path, fresh_database: str) -> None:
+    async with (
+        open_tws_simulator(make_book()) as sim,
+        running_service(
+            tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database, BRIDGE_POLL_INTERVAL=1
+        ) as service,
+    ):
+        await wait_for_rows(fresh_database, 3)
+        done = await run_command(
+            tmp_path, "status", DATABASE_URL=fresh_database, BRIDGE_POLL_INTERVAL=20
+        )
+    assert done.code == 0, done
+    assert f"process {service.pid} is recording" in done.out
+    assert "info: connected to 127.0.0.1" in done.out
+
+
+async def test_rows_in_the_spool_are_counted(tmp_path: Path, own_postgres: PostgresServer) -> None:
+    own_postgres.stop()
+    async with (
+        open_tws_simulator(make_book()) as sim,
+        running_service(
+            tmp_path,
+            IB_SOCKET_PORT=sim.port,
+            DATABASE_URL=own_postgres.url,
+            BRIDGE_POLL_INTERVAL=0.2,
+        ) as service,
+    ):
+        await service.wait_for_output("database does not take rows")
+        done = await run_command(tmp_path, "status", DATABASE_URL=own_postgres.url)
+    assert "rows wait (" in done.out
