@@ -23,7 +23,9 @@ from ib_async import IB, Contract
 from trio_bridge.errors import BridgeError, ConfigError, GatewayError
 from trio_bridge.gateways.socket_notices import Notices, OnlyOnce
 from trio_bridge.gateways.socket_positions import Holdings, details_from
+from trio_bridge.gateways.socket_reader import read_beside
 from trio_bridge.gateways.socket_subscriptions import POLL_S, Subscriptions
+from trio_bridge.gateways.socket_ticks import TickFilter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -87,6 +89,7 @@ class Session:
         self.downloaded = False
         self.settled = False
         self.holdings = Holdings((), details)
+        self._ticks = TickFilter()
         say_once = OnlyOnce(emit)
         self.subscriptions = Subscriptions(
             self._ib,
@@ -191,6 +194,8 @@ class Session:
         self._ib.positionEvent.connect(self._on_position, error=self._on_bug)
         client.conn.disconnected.connect(self._on_disconnected, error=self._on_bug)
         client.conn.hasData.error_event.connect(self._on_gibberish)
+        self._digest = client.conn.data_received
+        client.conn.data_received = self._receive  # type: ignore[method-assign]
         # ib_async logs and skips what it cannot read. A position that is missing makes every row
         # a lie, so without it there is no connection.
         read_position = client.decoder.handlers[POSITION_MESSAGE]
@@ -206,7 +211,7 @@ class Session:
 
     def _count_messages(self) -> None:
         client = self._ib.client
-        self.received = max(self.received, client._numMsgRecv)
+        self.received = max(self.received, client._numMsgRecv + self._ticks.dropped)
         self.sent = max(self.sent, client.conn.numMsgSent)
 
     async def _close(self) -> None:
@@ -336,6 +341,7 @@ class Session:
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read)
             nursery.start_soon(self._answer_probes)
             nursery.start_soon(self._learn_details)
             try:
@@ -343,6 +349,15 @@ class Session:
             except GatewayError as error:
                 self._lose(str(error))
             nursery.cancel_scope.cancel()
+
+    async def _read(self) -> None:
+        transport = self._ib.client.conn.transport
+        if transport is None:
+            return  # closed in the meantime, and known to be
+        try:
+            await read_beside(transport, self._receive)
+        except OSError as error:
+            self._on_disconnected(str(error))
 
     async def _follow(self) -> None:
         while not self._lost.is_set():
@@ -401,6 +416,15 @@ class Session:
             self._wake.set()
 
     # What the gateway says
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            wanted = self._ticks.feed(data)
+        except ValueError as error:
+            self._on_gibberish(None, error)
+        else:
+            if wanted:
+                self._digest(wanted)
 
     def _on_position(self, position: Any) -> None:
         self.holdings.update(position)

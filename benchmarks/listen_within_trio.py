@@ -1,0 +1,62 @@
+"""A client of the recorded stream, as a process: prints its CPU seconds while the stream played.
+
+    python -m benchmarks.listen_within_trio plain|digesting|bridge PORT OPTIONS
+
+`plain` is the program of `listen_plainly` within Trio, `bridge` is our session, `digesting` our
+session with every message handed to ib_async.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import trio
+import trio_asyncio
+
+from benchmarks.listen_plainly import Stopwatch, listen_plainly
+from benchmarks.stream import QUIET_S
+from trio_bridge.config import Settings
+from trio_bridge.gateways.socket import SocketBridge
+from trio_bridge.gateways.socket_ticks import TickFilter
+from trio_bridge.policy.market_lines import MarketLines
+
+SUBSCRIPTIONS_PER_S = 100_000
+"""Those before the stream may come at once."""
+
+
+async def listen_within_trio(port: int, watch: Stopwatch) -> None:
+    async with trio_asyncio.open_loop():
+        await trio_asyncio.aio_as_trio(listen_plainly)(port, watch)
+
+
+async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> None:
+    settings = Settings(_env_file=None, ib_socket_port=port)  # type: ignore[call-arg]
+    bridge = SocketBridge(settings)
+    bridge._lines = MarketLines(10_000, messages_per_s=SUBSCRIPTIONS_PER_S)
+    async with bridge:
+        await bridge.connect()
+        session = bridge._session
+        assert session is not None
+        session._ib.client.MaxRequests = 0
+        while session.subscriptions.feed.held < options:
+            await trio.sleep(0.02)
+        await trio.sleep(QUIET_S / 2)
+        watch.start()
+        await bridge.wait_lost()
+        watch.stop(len(bridge.book().greeks))
+
+
+def main(kind: str, port: int, options: int) -> None:
+    watch = Stopwatch()
+    if kind == "plain":
+        trio.run(listen_within_trio, port, watch)
+    else:
+        if kind == "digesting":
+            TickFilter.feed = lambda _, data: data  # type: ignore[method-assign]
+        trio.run(listen_through_bridge, port, options, watch)
+    print(json.dumps(watch.result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
