@@ -1,0 +1,264 @@
+// Five charts one above the other that share time, cursor and gaps.
+
+import { mark, number } from "./format.js";
+import { SERIES } from "./rows.js";
+
+const NAMES = {
+  delta: ["Delta", "per 1 of the underlying"],
+  gamma: ["Gamma", "per 1 of the underlying, squared"],
+  vega: ["Vega", "per volatility point"],
+  theta: ["Theta", "per calendar day"],
+  underlying_price: ["Underlying", "price"],
+};
+
+const AXIS_WIDTH = 76;
+const TIME_AXIS_HEIGHT = 30;
+const NARROWEST_GAP = 2; // CSS pixels: a gap of one row in a month is still seen.
+
+const TIME_MARKS = [
+  [86_400 * 28, "{MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [86_400, "{D} {MMM}", null, null, null, null, null, null, 1],
+  [60, "{HH}:{mm}", "\n{D} {MMM}", null, "\n{D} {MMM}", null, null, null, 1],
+  [1, "{HH}:{mm}:{ss}", "\n{D} {MMM}", null, "\n{D} {MMM}", null, null, null, 1],
+];
+
+export class Charts {
+  /** `onPoint(at)` is told which time the cursor is at (seconds), or null when it has left. */
+  constructor(room, onPoint) {
+    this.onPoint = onPoint;
+    this.gaps = [];
+    this.window = [0, 1];
+    this.plots = SERIES.map((name, i) => this.#build(room, name, i === SERIES.length - 1));
+    this.observer = new ResizeObserver(() => this.#fit());
+    for (const { canvas } of this.plots) this.observer.observe(canvas);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#repaint());
+    matchMedia("(resolution: 1dppx)").addEventListener("change", () => this.#fit());
+  }
+
+  /** Draw rows from `start` to `end`. */
+  draw(rows, gaps, start, end) {
+    this.rows = rows;
+    this.gaps = gaps;
+    this.window = [start, end];
+    for (const { name, plot, canvas } of this.plots) {
+      plot.setData(rows.columns(name), true);
+      canvas.setAttribute("aria-label", this.#summary(name));
+    }
+    this.showValues(null);
+  }
+
+  /** The values at a row, by its number; the latest for null. */
+  showValues(i) {
+    for (const { name, value } of this.plots) {
+      const column = this.rows.series[name].last;
+      value.textContent = number(column[i ?? column.length - 1]);
+    }
+  }
+
+  /** Move the cursor to a time, as if pointed at. */
+  pointAt(at) {
+    const { plot } = this.plots[0];
+    const left = plot.valToPos(at, "x");
+    for (const one of this.plots) one.plot.setCursor({ left, top: one.plot.over.clientHeight / 2 });
+  }
+
+  #build(room, name, isLast) {
+    const [title, unit] = NAMES[name];
+    const value = element("span", "value", "–");
+    const head = element("div", "name");
+    head.append(element("h3", "", title), value, element("span", "unit", unit));
+    const canvas = element("div", "canvas");
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", title);
+    const box = element("div", "plot");
+    box.dataset.series = name;
+    box.append(head, canvas);
+    room.append(box);
+    const plot = new uPlot(this.#options(name, isLast), [[], [], [], []], canvas);
+    return { name, title, value, canvas, plot };
+  }
+
+  #options(name, isLast) {
+    const hidden = { stroke: "transparent", points: { show: false } };
+    return {
+      width: 300,
+      height: 90,
+      padding: [8, 0, isLast ? 0 : 8, 2],
+      legend: { show: false },
+      cursor: {
+        sync: { key: "rows" },
+        y: false,
+        drag: { x: false, y: false, setScale: false },
+        points: {
+          size: 7,
+          fill: () => colour(name),
+          stroke: () => colour("card"),
+          width: 2,
+          show: (plot, i) => (i === 3 ? uPlot.assign(document.createElement("div"), {}) : null),
+        },
+      },
+      scales: {
+        x: { time: true, range: () => this.window },
+        y: { range: (_, low, high) => withRoom(low, high) },
+      },
+      axes: [
+        {
+          show: isLast,
+          size: TIME_AXIS_HEIGHT,
+          space: 70,
+          gap: 6,
+          font: "12px system-ui, sans-serif",
+          stroke: () => colour("soft"),
+          grid: { show: true, stroke: () => colour("grid"), width: 1 },
+          ticks: { show: false },
+          values: TIME_MARKS,
+        },
+        {
+          side: 1,
+          size: AXIS_WIDTH,
+          space: 26,
+          gap: 8,
+          font: "12px system-ui, sans-serif",
+          stroke: () => colour("soft"),
+          grid: { stroke: () => colour("grid"), width: 1 },
+          ticks: { show: false },
+          values: (_, splits, axis, space, step) => splits.map((split) => mark(split, step)),
+        },
+      ],
+      series: [
+        {},
+        hidden,
+        hidden,
+        {
+          stroke: () => colour(name),
+          width: 1.5,
+          points: { show: true, size: 4, fill: () => colour(name), filter: lonely },
+        },
+      ],
+      bands: [{ series: [1, 2], fill: () => `${colour(name)}38` }],
+      hooks: {
+        drawClear: [(plot) => this.#shade(plot)],
+        setCursor: [(plot) => this.#pointed(plot)],
+      },
+    };
+  }
+
+  #shade(plot) {
+    const { ctx } = plot;
+    const { left, top, width, height } = plot.bbox;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(left, top, width, height);
+    ctx.clip();
+    ctx.fillStyle = hatch(ctx);
+    for (const gap of this.gaps) {
+      const [from, to] = this.#span(plot, gap, true);
+      ctx.fillRect(from, top, to - from, height);
+    }
+    ctx.restore();
+  }
+
+  /** A gap's edges in pixels of the canvas, or of the page. */
+  #span(plot, gap, onCanvas) {
+    const least = NARROWEST_GAP * (onCanvas ? devicePixelRatio : 1);
+    const from = plot.valToPos(Math.max(gap.from, this.window[0]), "x", onCanvas);
+    const to = plot.valToPos(Math.min(gap.to, this.window[1]), "x", onCanvas);
+    const widen = Math.max(0, least - (to - from)) / 2;
+    return [from - widen, to + widen];
+  }
+
+  /** The gap under a place on the page, in its pixels from the left of the plots. */
+  gapAt(left) {
+    const { plot } = this.plots[0];
+    return this.gaps.find((gap) => {
+      const [from, to] = this.#span(plot, gap, false);
+      return left >= from - 2 && left <= to + 2;
+    });
+  }
+
+  #pointed(plot) {
+    if (plot !== this.plots[0].plot) return; // the others follow it
+    const { left } = plot.cursor;
+    if (left === null || left === undefined || left < 0 || !this.rows) this.onPoint(null);
+    else this.onPoint({ at: plot.posToVal(left, "x"), left });
+  }
+
+  #fit() {
+    for (const { plot, canvas } of this.plots) {
+      const { clientWidth: width, clientHeight: height } = canvas;
+      if (width && height && (plot.width !== width || plot.height !== height)) {
+        plot.setSize({ width, height });
+      }
+    }
+  }
+
+  #repaint() {
+    patterns.clear();
+    for (const { plot } of this.plots) plot.redraw(false, true);
+  }
+
+  #summary(name) {
+    const { last, min, max } = this.rows.series[name];
+    const lows = min.filter((value) => value !== null);
+    if (!lows.length) return `${NAMES[name][0]}: no values in this time`;
+    const low = lows.reduce((a, b) => Math.min(a, b));
+    const high = max.reduce((a, b) => Math.max(a, b ?? -Infinity), -Infinity);
+    return `${NAMES[name][0]} over time: now ${number(last[last.length - 1])}, `
+      + `lowest ${number(low)}, highest ${number(high)}`;
+  }
+}
+
+const patterns = new Map();
+
+/** Diagonal lines: a gap must not look like a value, nor depend on colour alone. */
+function hatch(ctx) {
+  const key = `${colour("gap")} ${devicePixelRatio}`;
+  if (!patterns.has(key)) {
+    const size = 6 * devicePixelRatio;
+    const tile = document.createElement("canvas");
+    tile.width = tile.height = size;
+    const pen = tile.getContext("2d");
+    pen.fillStyle = `${colour("gap")}40`;
+    pen.fillRect(0, 0, size, size);
+    pen.strokeStyle = colour("gap");
+    pen.lineWidth = devicePixelRatio;
+    pen.beginPath();
+    for (const shift of [-size, 0, size]) {
+      pen.moveTo(shift - 1, size + 1);
+      pen.lineTo(shift + size + 1, -1);
+    }
+    pen.stroke();
+    patterns.set(key, ctx.createPattern(tile, "repeat"));
+  }
+  return patterns.get(key);
+}
+
+function withRoom(low, high) {
+  if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high)) return [0, 1];
+  const room = Math.max((high - low) * 0.12, Math.abs(high) * 1e-5, 1e-6);
+  return [low - room, high + room];
+}
+
+/** Points that no line reaches, for uPlot's `points.filter`. */
+function lonely(plot, series, show) {
+  if (show === false) return [];
+  const column = plot.data[series];
+  const found = [];
+  for (let i = 0; i < column.length; i += 1) {
+    if (column[i] !== null && (column[i - 1] ?? null) === null && (column[i + 1] ?? null) === null) {
+      found.push(i);
+    }
+  }
+  return found;
+}
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+function element(tag, className, text = "") {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.textContent = text;
+  return made;
+}

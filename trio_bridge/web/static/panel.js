@@ -1,0 +1,104 @@
+// Everything on the page that is text.
+
+import { count, many, time } from "./format.js";
+import * as words from "./words.js";
+
+const MOST_EVENTS = 60;
+const MOST_GAPS = 50;
+const KINDS = { info: "", warning: "Warning: ", error: "Error: " };
+
+const $ = (id) => document.getElementById(id);
+
+/** Set a text only when it changes: screen readers read what is set. */
+function put(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export function showVerdict({ mood, word, line }) {
+  $("verdict").dataset.mood = mood;
+  put($("headline"), word);
+  put($("subline"), line);
+  document.title = `${word} · trio_bridge`;
+}
+
+export function showState(status) {
+  for (const name of ["gateway", "database", "spool", "rows"]) {
+    const { mood, word, detail } = words[name](status);
+    const place = $(name);
+    if (!place.firstElementChild) place.replaceChildren(line("word"), line("detail"));
+    place.dataset.mood = mood;
+    put(place.children[0], word);
+    put(place.children[1], detail);
+  }
+}
+
+export function showCoverage(coverage, gaps, span, silentBecause) {
+  put($("coverage"), words.coverage(coverage, span));
+  $("gaps").hidden = gaps.length === 0;
+  const more = gaps.length > MOST_GAPS ? `, the last ${count(MOST_GAPS)}` : "";
+  put($("gaps-summary"), `${many(gaps.length, "gap")}${more}`);
+  $("gaps-list").replaceChildren(
+    ...gaps.slice(-MOST_GAPS).reverse().map((gap) => {
+      const { heading, lines } = words.gap(gap, silentBecause);
+      const item = document.createElement("li");
+      item.append(line("word", heading), ...lines.map((text) => line("detail", text)));
+      return item;
+    }),
+  );
+}
+
+/** The latest events, newest first; `events` oldest first. */
+export function showEvents(events) {
+  const list = $("events");
+  list.replaceChildren();
+  for (const event of events) addEvent(event);
+  if (!events.length) list.append(line("detail", "None yet."));
+}
+
+export function addEvent(event) {
+  const list = $("events");
+  if (list.firstElementChild?.tagName !== "LI") list.replaceChildren();
+  const item = document.createElement("li");
+  item.dataset.status = event.status;
+  const at = document.createElement("time");
+  at.dateTime = event.timestamp;
+  at.textContent = time(Date.parse(event.timestamp) / 1000);
+  const text = line("text");
+  text.append(line("kind", KINDS[event.status] ?? ""), event.message);
+  item.append(at, text);
+  list.prepend(item);
+  while (list.children.length > MOST_EVENTS) list.lastElementChild.remove();
+}
+
+/** The line above the charts. */
+export function showReadout(text) {
+  put($("readout"), text);
+}
+
+/** The box at the cursor; `told` is null to hide it. */
+export class Tip {
+  constructor(room) {
+    this.room = room;
+    this.box = document.createElement("div");
+    this.box.className = "tip";
+    this.box.hidden = true;
+    room.append(this.box);
+  }
+
+  show(told, left) {
+    this.box.hidden = told === null;
+    if (told === null) return;
+    const heading = document.createElement("strong");
+    heading.textContent = told.heading;
+    this.box.replaceChildren(heading, ...told.lines.map((text) => line("", text, "div")));
+    const most = this.room.clientWidth - this.box.offsetWidth - 8;
+    this.box.style.left = `${Math.max(8, Math.min(left + 12, most))}px`;
+  }
+}
+
+function line(className, text = "", tag = "span") {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.textContent = text;
+  return made;
+}

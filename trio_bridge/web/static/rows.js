@@ -1,0 +1,121 @@
+// The rows on the page: what /api/rows gave, and what has come since, in the same buckets.
+
+export const SERIES = ["delta", "gamma", "vega", "theta", "underlying_price"];
+
+const MISSING = 1.75; // Two rows further apart than so many intervals miss one in between.
+const IN_THE_DARK_S = 4; // A row may take three seconds until it is safe, and then it is told.
+const REASONS = 3;
+const NO_REASON = /^(database circuit|connected to)/; // As the server sees it.
+
+export class Rows {
+  /** `told`: the answer of /api/rows. */
+  constructor(told) {
+    this.interval = told.interval_s;
+    this.bucket = told.bucket_s;
+    this.t = told.t;
+    this.series = told.series;
+    for (const name of SERIES) {
+      this.series[name].min ??= [...this.series[name].last];
+      this.series[name].max ??= [...this.series[name].last];
+    }
+    this.gaps = told.gaps.filter((gap) => !gap.open);
+    this.openGap = told.gaps.find((gap) => gap.open) ?? null;
+    this.coverage = told.coverage;
+    this.events = [];
+  }
+
+  get last() {
+    return this.t.length ? this.t[this.t.length - 1] : null;
+  }
+
+  /** A row that has just become safe. */
+  add(row) {
+    const at = Date.parse(row.timestamp) / 1000;
+    const last = this.last ?? this.openGap?.from ?? null;
+    if (last !== null && at <= last) return; // told already
+    if (last !== null && at - last > MISSING * this.interval) this.#close(last, at);
+    this.openGap = null;
+    this.coverage.since ??= at;
+    this.coverage.slots += 1;
+    this.coverage.rows += row.delta === null ? 0 : 1;
+    const sameBucket = this.t.length > 0 && this.#bucketOf(at) === this.#bucketOf(last);
+    if (sameBucket) this.t[this.t.length - 1] = at;
+    else this.t.push(at);
+    for (const name of SERIES) this.#put(this.series[name], row[name], sameBucket);
+  }
+
+  addEvent(event) {
+    this.events.push(event);
+    if (this.events.length > 200) this.events.shift();
+  }
+
+  /** Forget what is older than `start`; the coverage then speaks of a little more than is shown. */
+  trim(start) {
+    let old = 0;
+    while (old < this.t.length && this.t[old] < start) old += 1;
+    if (old > 1) {
+      this.t.splice(0, old - 1);
+      for (const name of SERIES) {
+        for (const column of Object.values(this.series[name])) column.splice(0, old - 1);
+      }
+    }
+    this.gaps = this.gaps.filter((gap) => gap.to > start);
+  }
+
+  /** Every gap until `now`, the one that lasts included. */
+  gapsUntil(now) {
+    const from = this.last ?? this.openGap?.from ?? null;
+    if (from === null || now - from <= MISSING * this.interval + IN_THE_DARK_S) return this.gaps;
+    const told = this.openGap?.from === from ? this.openGap.reasons : [];
+    const reasons = told.length ? told : this.#reasons(from, now);
+    return [...this.gaps, { from, to: now, open: true, reasons }];
+  }
+
+  /** Columns for a chart: [t, max, min, last], broken where buckets without a row lie between. */
+  columns(name) {
+    const { last, min, max } = this.series[name];
+    const columns = [[], [], [], []];
+    const widest = MISSING * Math.max(this.bucket, this.interval);
+    for (let i = 0; i < this.t.length; i += 1) {
+      if (i > 0 && this.t[i] - this.t[i - 1] > widest) {
+        columns[0].push((this.t[i] + this.t[i - 1]) / 2);
+        for (const column of columns.slice(1)) column.push(null);
+      }
+      columns[0].push(this.t[i]);
+      columns[1].push(max[i]);
+      columns[2].push(min[i]);
+      columns[3].push(last[i]);
+    }
+    return columns;
+  }
+
+  #bucketOf(at) {
+    return Math.floor(at / this.bucket);
+  }
+
+  #put(columns, value, sameBucket) {
+    const i = columns.last.length - 1;
+    if (!sameBucket) {
+      for (const column of Object.values(columns)) column.push(value);
+      return;
+    }
+    columns.last[i] = value;
+    if (value === null) return;
+    columns.min[i] = columns.min[i] === null ? value : Math.min(columns.min[i], value);
+    columns.max[i] = columns.max[i] === null ? value : Math.max(columns.max[i], value);
+  }
+
+  #close(from, to) {
+    const told = this.openGap?.from === from ? this.openGap.reasons : [];
+    const reasons = told.length ? told : this.#reasons(from, to);
+    this.gaps.push({ from, to, open: false, reasons });
+    this.coverage.slots += Math.round((to - from) / this.interval) - 1;
+  }
+
+  #reasons(from, to) {
+    return this.events.filter((event) => {
+      const at = Date.parse(event.timestamp) / 1000;
+      return at > from && at <= to && !NO_REASON.test(event.message);
+    }).slice(0, REASONS);
+  }
+}

@@ -1,0 +1,117 @@
+// The status in words. Pure functions of what /api/status says; a mood is "good", "warn" or "bad".
+
+import { bytes, count, duration, many, percent, time } from "./format.js";
+
+const seconds = (text) => Date.parse(text) / 1000;
+const since = (text) => (text ? ` since ${time(seconds(text))}` : "");
+
+/** The whole in one word and one line. `sinceRow`: seconds since the last safe row, or null. */
+export function verdict(status, sinceRow) {
+  const reason = status.not_ready_because;
+  if (reason === null) {
+    const age = sinceRow === null ? "" : `, the last one ${duration(sinceRow)} ago`;
+    const every = `A row every ${status.interval_s} s${age}.`;
+    if (status.storage.breaker !== "CLOSED") {
+      return { mood: "warn", word: "Recording into the spool", line: `${every} The database is away.` };
+    }
+    return { mood: "good", word: "Recording", line: every };
+  }
+  if (status.gateway.state === "holding") {
+    return { mood: "warn", word: "Holding", line: `The gateway's nightly reset: no rows until it is over.` };
+  }
+  return { mood: "bad", word: "Not recording", line: sentence(reason) };
+}
+
+export function silence(since_s, now) {
+  return {
+    mood: "unknown",
+    word: "No contact with the bridge",
+    line: since_s === null ? "It has not answered yet." : `Nothing heard for ${duration(now - since_s)}.`,
+  };
+}
+
+export function gateway(status) {
+  const { state, reason, endpoint, heartbeat_s: beat, reconnects } = status.gateway;
+  const lost = reconnects ? ` Lost and found again ${reconnects === 1 ? "once" : `${count(reconnects)} times`}.` : "";
+  const because = reason ? ` ${sentence(reason)}` : "";
+  switch (state) {
+    case "connected": {
+      const answers = beat === null ? "" : ` It answers within ${Math.max(1, Math.round(beat * 1000))} ms.`;
+      const silent = status.ticker.silent_because;
+      return silent === null
+        ? { mood: "good", word: "Connected", detail: `${endpoint}${since(status.gateway.since)}.${answers}${lost}` }
+        : { mood: "bad", word: "Connected, no rows", detail: `${sentence(silent)} ${endpoint}.${lost}` };
+    }
+    case "connecting":
+      return { mood: "warn", word: "Connecting", detail: `${endpoint}.${because}` };
+    case "holding":
+      return { mood: "warn", word: "Holding for the reset window", detail: `${endpoint}.${because}` };
+    case "backing off":
+      return { mood: "bad", word: "Waiting to try again", detail: `${endpoint}.${because}` };
+    default:
+      return { mood: "bad", word: "Disconnected", detail: `${endpoint}.${because}` };
+  }
+}
+
+export function database(status) {
+  const { breaker, database: place, waiting } = status.storage;
+  switch (breaker) {
+    case "CLOSED":
+      return { mood: "good", word: "Takes every row", detail: `${place}. Circuit closed.` };
+    case "HALF_OPEN":
+      return { mood: "warn", word: "Catching up", detail: `${place}. Circuit half open: the spool is being replayed.` };
+    default:
+      return {
+        mood: "bad",
+        word: "Away",
+        detail: `${place}. Circuit open: rows wait in the spool` + (waiting > 1 ? `, ${count(waiting)} in memory.` : "."),
+      };
+  }
+}
+
+export function spool(status) {
+  const { spool_bytes: size, quarantined, dropped } = status.storage;
+  const rows = status.spool_rows === null ? "Rows" : many(status.spool_rows, "row");
+  const trouble = [
+    dropped ? `${many(dropped, "row")} lost: neither database nor disk took them.` : "",
+    quarantined ? `${many(quarantined, "row")} set aside: the database will never take them.` : "",
+  ].filter(Boolean).join(" ");
+  const mood = dropped ? "bad" : quarantined || size ? "warn" : "good";
+  const word = size ? `${rows} waiting (${bytes(size)})` : "Empty";
+  return { mood, word, detail: trouble || (size ? "Safe on disk, in order." : "Nothing waits.") };
+}
+
+export function rows(status) {
+  const { last, rows: taken, skipped } = status.ticker;
+  if (last === null) return { mood: "warn", word: "None yet", detail: "" };
+  const complete = last.priced === last.positions;
+  const age = last.greeks_age_s ? ` The oldest Greek is ${duration(last.greeks_age_s)} old.` : "";
+  const kind = last.data_type && last.data_type !== "live" ? ` Market data: ${last.data_type}.` : "";
+  const missed = skipped ? ` ${many(skipped, "slot")} skipped.` : "";
+  return {
+    mood: complete ? "good" : "warn",
+    word: complete ? `All ${many(last.positions, "position")} priced` : `${last.priced} of ${many(last.positions, "position")} priced`,
+    detail: `${many(taken, "row")} since the start.${age}${kind}${missed}`,
+  };
+}
+
+export function coverage(told, span) {
+  if (!told.slots) return `Nothing recorded in ${span}.`;
+  return `${percent(told.rows, told.slots)} of ${span}: ${count(told.rows)} of ${count(told.slots)} slots.`;
+}
+
+/** One gap: a heading and what api_logs says. */
+export function gap(one, silentBecause) {
+  const heading = one.open
+    ? `No rows since ${time(one.from)} (${duration(one.to - one.from)})`
+    : `No rows from ${time(one.from)} to ${time(one.to)} (${duration(one.to - one.from)})`;
+  const told = one.reasons.map((event) => `${time(seconds(event.timestamp))} ${event.message}`);
+  if (one.open && silentBecause) told.push(sentence(silentBecause));
+  if (!told.length) told.push("No event tells why: the service was not running, or the machine was busy.");
+  return { heading, lines: told };
+}
+
+function sentence(text) {
+  const clean = text.trim();
+  return clean.charAt(0).toUpperCase() + clean.slice(1) + (/[.!?…]$/.test(clean) ? "" : ".");
+}
