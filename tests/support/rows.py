@@ -44,5 +44,5 @@ def record(number: int) -> Record:
 
 
 def number_of(row: Record) -> int:
-    """The number that `record` or `snapshot` was made from."""
-    return int(orjson.loads(row.row)["delta"])
+    """The number that `record` or `snapshot` was made from; -1 for an event."""
+    return int(orjson.loads(row.row).get("delta", -1))

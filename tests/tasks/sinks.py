@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,13 @@ DB_TIMEOUT_S = 2.0
 FLUSH_INTERVAL_S = 60.0
 
 
+_readings = count()
+
+
 def now() -> datetime:
-    """The wall clock moves with Trio's virtual one."""
-    return START + timedelta(seconds=trio.current_time())
+    """The wall clock moves with Trio's virtual one, and a microsecond with each reading: no two
+    rows have the same time, so each change of their order is seen."""
+    return START + timedelta(seconds=trio.current_time(), microseconds=next(_readings))
 
 
 class Sinks:

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from tests.support.rows import number_of
 from tests.tasks.sinks import BUFFER, DB_TIMEOUT_S, QUARANTINE, Sinks, check_tables, now
 from trio_bridge.errors import ConfigError
 from trio_bridge.stores.breaker import BreakerState
@@ -52,7 +53,7 @@ def is_poison(number: int) -> bool:
 
 def rejects(record: Record) -> str | None:
     if record.table == GREEKS_TABLE:
-        return "22003" if is_poison(int(orjson.loads(record.row)["delta"])) else None
+        return "22003" if is_poison(number_of(record)) else None
     return "22P05" if rb"\u0000" in record.row else None
 
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.rows import START, snapshot
+from tests.support.rows import START, number_of, snapshot
 from tests.tasks.sinks import (
     BUFFER,
     FLUSH_INTERVAL_S,
@@ -19,9 +19,10 @@ from tests.tasks.sinks import (
     messages,
     now,
     numbers,
+    quarantined,
     running,
 )
-from trio_bridge.stores.breaker import BreakerState
+from trio_bridge.stores.breaker import BreakerState, Transition
 from trio_bridge.stores.fake import FakeStore, Trouble
 from trio_bridge.stores.fake_disk import FakeDisk
 from trio_bridge.stores.record import encode_line, record_of
@@ -99,17 +100,16 @@ async def test_rows_that_come_during_a_replay_go_behind_it(
     check_tables(store)
 
 
-async def test_the_circuit_stays_half_open_while_a_row_is_on_its_way_to_the_spool(
-    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
-) -> None:
-    """The hand-over at every possible moment of an append in flight."""
-    for steps in range(40):
+async def test_rows_and_the_hand_over_meet_at_every_moment(autojump_clock: MockClock) -> None:
+    latency_s = 1 / 64  # a power of two: sums of it are the same instants exactly
+    for steps in range(60):
         store, disk = FakeStore(), FakeDisk()
         backlog(disk, 5)
-        store.latency_s = 0.010
-        disk.delay_s = 0.003
+        store.latency_s = latency_s
         async with running(store, disk) as sinks:
-            await trio.sleep(steps * 0.001)
+            await trio.sleep(latency_s * (1 + steps // 20))
+            for _ in range(steps % 20):
+                await trio.lowlevel.checkpoint()
             sinks.send(5)
             await trio.sleep(0.002)
             sinks.send(6)
@@ -118,6 +118,29 @@ async def test_the_circuit_stays_half_open_while_a_row_is_on_its_way_to_the_spoo
             assert not sinks.spool.holds_rows()
         assert numbers(store) == list(range(7))
         check_tables(store)
+
+
+async def test_the_circuit_stays_half_open_when_a_row_slips_into_the_spool_at_the_last_moment(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backlog(disk, 5)
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    close = sinks.breaker.close
+
+    def close_when_empty(reason: str) -> Transition | None:
+        assert not sinks.spool.holds_rows()
+        return close(reason)
+
+    monkeypatch.setattr(sinks.breaker, "close", close_when_empty)
+    async with trio.open_nursery() as nursery:
+        # What the writer does: it is just about to append when the flusher finds nothing more.
+        async with sinks.delivery._head:
+            nursery.start_soon(sinks.delivery.flush)
+            await trio.sleep(1)
+            assert numbers(store) == list(range(5))
+            await sinks.spool.append([record_of(snapshot(5))])
+    assert sinks.state() is BreakerState.CLOSED
+    assert numbers(store) == list(range(6))
 
 
 async def test_a_replay_that_stops_half_way_goes_on_there(
@@ -255,3 +278,38 @@ async def test_the_goodbye_stops_a_long_replay_between_two_batches(
     async with running(store, disk):
         await trio.sleep(1)
     assert numbers(store) == list(range(50_000))
+
+
+async def test_nothing_is_begun_after_the_end(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 10_000)
+    store.latency_s = 1.0
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sinks.delivery.flush)
+        await trio.sleep(1.5)
+        sinks.delivery.end()
+    assert numbers(store) == list(range(2_000))
+    await sinks.delivery.flush()
+    assert len(store.batches) == 2
+    assert sinks.state() is BreakerState.HALF_OPEN
+
+
+async def test_what_a_replay_could_not_note_down_is_noted_without_any_new_row(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 10)
+    store.rejects = lambda record: "22003" if number_of(record) == 3 else None
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    disk.failing["create"] = errno.ENOSPC
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sinks.run)
+        await trio.sleep(10)
+        assert sinks.state() is BreakerState.CLOSED
+        assert quarantined(disk) == []
+        disk.failing.clear()
+        await trio.sleep(2)
+        assert len(quarantined(disk)) == 1
+        assert disk.content(BUFFER) == b""
+        sinks.end()

@@ -54,8 +54,7 @@ def poison(*bad: int) -> Callable[[Record], str | None]:
     """The database will never take these numbers."""
 
     def rejects(record: Record) -> str | None:
-        is_bad = record.table == GREEKS_TABLE and number_of(record) in bad
-        return "22003" if is_bad else None
+        return "22003" if number_of(record) in bad else None
 
     return rejects
 
@@ -523,16 +522,128 @@ async def test_own_events_stay_behind_rows_that_are_still_in_the_channel(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
     """At the very instant at which the circuit opens, events of others are on their way."""
-    for _ in range(50):  # the order of tasks within an instant is random
-        async with running(store, disk, flusher=False) as sinks:
+
+    async def send_at(sinks: Sinks, instant: float, turns: int) -> None:
+        await trio.sleep_until(instant)
+        for _ in range(turns):  # still the same instant
+            await trio.lowlevel.checkpoint()
+        sinks.send_event("at the same instant")
+
+    for _ in range(30):  # the order of tasks within an instant is random
+        async with running(store, disk, flusher=False) as sinks, trio.open_nursery() as nursery:
             store.next_troubles.extend([Trouble.SILENT] * 3)
             for n in range(3):
                 sinks.send(n)
-                for _ in range(20):
-                    sinks.send_event("before")
-                    await trio.sleep(0.1)
-                sinks.send_event("at the same instant")
-                await trio.sleep(0.05)
+                for turns in range(8):
+                    nursery.start_soon(send_at, sinks, trio.current_time() + DB_TIMEOUT_S, turns)
+                await trio.sleep(5)
+            assert any("→ OPEN" in row.get("message", "") for row in spooled(disk))
         async with running(store, disk):
             await trio.sleep(1)
+    assert sum("CLOSED → OPEN: 3 failures" in text for text in messages(store)) == 30
     check_tables(store)
+
+
+async def test_failures_that_are_not_in_a_row_do_not_open_the_circuit(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    async with running(store, disk) as sinks:
+        for n in range(6):
+            if n % 3 < 2:
+                store.next_troubles.append(Trouble.REFUSED)
+            sinks.send(n)
+            await trio.sleep(5)
+    assert messages(store) == []
+    assert numbers(store) == list(range(6))
+
+
+async def test_a_row_with_hardly_any_time_left_goes_to_the_spool_and_breaks_no_connection(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    store.latency_s = 1.9
+    async with running(store, disk) as sinks:
+        sinks.send(0)
+        await trio.sleep(0.1)
+        sinks.send(1)
+        await trio.sleep(3)
+        assert kept(store, disk) == {0, 1}
+        assert len(store.batches) == 1
+        assert sinks.breaker.failures == 0
+
+
+async def test_memory_is_the_probe_while_the_spool_is_empty_and_full(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    """A database that is still down must not be taken for healthy because nothing was spooled."""
+    async with running(store, disk) as sinks:
+        store.trouble = Trouble.REFUSED
+        disk.capacity = 0
+        for n in range(3):
+            sinks.send(n)
+            await trio.sleep(5)
+        tries = len(store.batches)
+        await trio.sleep(300)
+        assert len(store.batches) - tries == 5
+        store.trouble = None
+        await trio.sleep(60)
+    assert sum("→ CLOSED" in text for text in messages(store)) == 1
+    assert numbers(store) == [0, 1, 2]
+
+
+async def test_poison_that_found_no_room_in_the_quarantine_is_put_there_within_seconds(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    store.rejects = poison(1)
+    async with running(store, disk) as sinks:
+        disk.capacity = 0
+        for n in range(3):
+            sinks.send(n)
+        await trio.sleep(10)
+        assert numbers(store) == [0, 2]
+        disk.capacity = None
+        await trio.sleep(2)
+        assert len(quarantined(disk)) == 1
+
+
+async def test_a_writer_that_is_cancelled_gives_poison_a_last_chance(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    store.rejects = poison(0)
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sinks.run)
+        disk.capacity = 0
+        sinks.send(0)
+        await trio.sleep(0.5)
+        assert not numbers(store)
+        assert not quarantined(disk)
+        disk.capacity = None
+        nursery.cancel_scope.cancel()
+    assert len(quarantined(disk)) == 1
+
+
+async def test_rows_sent_at_the_very_moment_of_the_cancellation_are_kept(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sinks.run)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+        for n in range(3):
+            sinks.send(n)
+    assert kept(store, disk) == {0, 1, 2}
+
+
+async def test_the_flushers_last_word_is_kept_too(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    """The third failure is the flusher's, and the goodbye comes while it waits for it."""
+    store.trouble = Trouble.SILENT
+    async with running(store, disk) as sinks:
+        sinks.send(0)
+        await trio.sleep(30)
+        sinks.send(1)
+        await trio.sleep(31)
+        assert sinks.breaker.failures == 2
+    assert any("→ OPEN" in row.get("message", "") for row in spooled(disk))

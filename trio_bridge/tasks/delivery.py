@@ -168,16 +168,12 @@ class Delivery:
         self._wake.set()
 
     def end(self) -> None:
-        """No more rows will come: the writer ends when the queue is empty, the flusher at once."""
+        """No more rows will come: the writer ends when all is safe, no flush begins or goes on."""
         self._ended = True
         self._last_report_at = None
         self._report_quarantine(0)
         self.accept_own()
         self._wake.set()
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
 
     # The writer's side.
 
@@ -190,7 +186,7 @@ class Delivery:
                 async with self._head:  # the flusher's last word may still become a row
                     if not self._queue:
                         return
-            if self._disk_fails or self._spool.unsettled:
+            if self._disk_fails or (self._spool.unsettled and not self._queue):
                 with trio.move_on_after(DISK_RETRY_S):
                     await self._news()
                 await self._settle_spool()
@@ -300,7 +296,6 @@ class Delivery:
             await self._flush_leftovers()
         else:
             await self._replay_backlog()
-        self._wake.set()  # it sees to a spool that is unsettled now
 
     async def _replay_backlog(self) -> None:
         self._announce(self._breaker.probe(f"{self._spool.backlog_bytes} bytes to replay"))

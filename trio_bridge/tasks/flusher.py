@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 async def run_flusher(delivery: Delivery, interval_s: float) -> None:
-    """Flush every `interval_s` seconds; return when delivery has been told that the end has come.
+    """Flush every `interval_s` seconds, until it is cancelled.
 
     A flush that takes longer than the interval loses the slots that it covers. It may be cancelled
     at any time: what it was replaying is replayed again, harmlessly.
     """
     grid = Grid(trio.current_time(), interval_s)
     slot = 0
-    while not delivery.ended:
+    while True:
         await trio.sleep_until(grid.at(slot))
         await delivery.flush()
         slot = grid.next_slot(slot, trio.current_time()).slot
