@@ -69,8 +69,13 @@ async def export_csv(
         connection = await TrioConnection.connect(conninfo, autocommit=True)
         try:
             async with connection.cursor().copy(statement) as copy:
-                async for piece in copy:
-                    yield bytes(piece)
+                try:
+                    async for piece in copy:
+                        yield bytes(piece)
+                except BaseException:
+                    # psycopg would ask the server to stop, and by asyncio's means.
+                    connection.drop()
+                    raise
         finally:
             connection.drop()
     except TROUBLE as error:

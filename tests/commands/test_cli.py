@@ -1,0 +1,108 @@
+"""Help worth reading, plain text in pipes, one line for what a user can put right."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import run_command
+from tests.support.process import clean_environment
+from trio_bridge import __version__
+
+COMMANDS = ("check", "status", "tail", "flush", "export", "demo")
+
+
+def on_terminal(home: Path, *arguments: str, **settings: object) -> str:
+    """What a person sees on a terminal of 80 columns."""
+    main, other = pty.openpty()
+    environment = clean_environment(home, COLUMNS=80, TERM="xterm-256color", **settings)
+    environment.pop("NO_COLOR", None)
+    environment |= {name: str(value) for name, value in settings.items()}
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_bridge", *arguments],
+        cwd=home,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=other,
+        stderr=other,
+    ):
+        os.close(other)
+        seen = b""
+        try:
+            while piece := os.read(main, 65536):
+                seen += piece
+        except OSError:  # how a terminal says that its last user has gone
+            pass
+    os.close(main)
+    return seen.decode()
+
+
+async def test_the_version(tmp_path: Path) -> None:
+    done = await run_command(tmp_path, "--version")
+    assert (done.code, done.out) == (0, f"trio_bridge {__version__}\n")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+async def test_help_is_plain_in_a_pipe_and_fits(tmp_path: Path, command: str) -> None:
+    done = await run_command(tmp_path, *command.split(), "--help")
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert done.out.isascii()
+    assert "…" not in done.out
+    assert "..." not in done.out.replace("[ARGS]...", "")
+    if not command:
+        assert all(f"\n  {name} " in done.out for name in COMMANDS)
+
+
+def test_help_fits_a_terminal(tmp_path: Path) -> None:
+    assert "\x1b" in on_terminal(tmp_path, "--help")
+    assert "\x1b" not in on_terminal(tmp_path, "--help", NO_COLOR=1)
+
+
+def test_a_terminal_gets_colours_and_no_line_beyond_it(tmp_path: Path) -> None:
+    seen = on_terminal(tmp_path, "check", IB_SOCKET_PORT=1)
+    assert "\x1b[1;31mFAIL" in seen
+    plain = on_terminal(tmp_path, "check", IB_SOCKET_PORT=1, NO_COLOR=1)
+    assert "\x1b[1;31m" not in plain
+    assert max(len(line) for line in plain.splitlines() if "\x1b" not in line) <= 80
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_completion_for_the_shells(tmp_path: Path, shell: str) -> None:
+    done = await run_command(
+        tmp_path, "--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION=1
+    )
+    assert done.code == 0, done
+    assert "_COMPLETE" in done.out
+
+
+def test_bash_completes_a_command(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("trio-bridge")
+    if not script.exists():
+        pytest.skip("the package is not installed as a script here")
+    environment = clean_environment(tmp_path, COMP_WORDS="trio-bridge st", COMP_CWORD=1)
+    environment["_TRIO_BRIDGE_COMPLETE"] = "complete_bash"
+    done = subprocess.run(
+        [script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["status"]
+
+
+@pytest.mark.parametrize("command", ["", "status", "tail", "flush", "export"])
+async def test_a_bad_setting_is_one_line_and_code_2(tmp_path: Path, command: str) -> None:
+    done = await run_command(tmp_path, *command.split(), IB_API_MODE="carrier pigeon")
+    assert done.code == 2
+    assert done.err == "trio_bridge: IB_API_MODE=carrier pigeon: must be SOCKET or PORTAL\n"
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["tail", "--lines", "many"], ["status", "--x"]])
+async def test_a_bad_option_is_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    done = await run_command(tmp_path, *arguments)
+    assert done.code == 2
+    assert "Error" in done.err
+    assert "Traceback" not in done.err
