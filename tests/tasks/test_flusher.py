@@ -132,13 +132,12 @@ async def test_the_circuit_stays_half_open_when_a_row_slips_into_the_spool_at_th
         return close(reason)
 
     monkeypatch.setattr(sinks.breaker, "close", close_when_empty)
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery, sinks.delivery._head:
         # What the writer does: it is just about to append when the flusher finds nothing more.
-        async with sinks.delivery._head:
-            nursery.start_soon(sinks.delivery.flush)
-            await trio.sleep(1)
-            assert numbers(store) == list(range(5))
-            await sinks.spool.append([record_of(snapshot(5))])
+        nursery.start_soon(sinks.delivery.flush)
+        await trio.sleep(1)
+        assert numbers(store) == list(range(5))
+        await sinks.spool.append([record_of(snapshot(5))])
     assert sinks.state() is BreakerState.CLOSED
     assert numbers(store) == list(range(6))
 
