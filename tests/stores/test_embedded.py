@@ -277,9 +277,18 @@ def test_a_new_bridge_takes_over_while_the_killed_ones_server_still_stops(room: 
 
 
 def test_killed_at_any_moment_of_the_first_start_the_next_one_works(empty: Path) -> None:
-    for seconds in (0.3, 0.5, 0.7, 0.9):
+    stages = (
+        "data.new-*",  # initdb begins
+        "data.new-*/base/1/PG_VERSION",
+        "data/PG_VERSION",  # the first start of the server
+        "data/postmaster.pid",
+    )
+    for stage in stages:
         with start_owner(empty) as owner:
-            time.sleep(seconds)
+            deadline = time.monotonic() + PATIENCE_S
+            while not list(empty.glob(stage)):
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
             owner.kill()
 
     async def main() -> None:
@@ -441,7 +450,7 @@ async def test_a_socket_directory_of_somebody_else_is_refused(room: Path) -> Non
     shutil.rmtree(room / "socket")
     (room / "socket").mkdir()
     (room / "socket").chmod(0o777)
-    with pytest.raises(ConfigError, match="only PostgreSQL can enter"):
+    with pytest.raises(ConfigError, match="account can enter: remove it"):
         async with open_embedded(room):
             pass
 
@@ -465,6 +474,16 @@ async def test_a_broken_configuration_is_told_in_the_servers_words(room: Path) -
         async with open_embedded(room):
             pass
     assert processes(room) == []
+
+
+@pytest.mark.skipif(ROOT, reason="root may write everywhere")
+async def test_a_directory_without_permission_is_one_clear_line(empty: Path) -> None:
+    empty.mkdir(mode=0o500)
+    with pytest.raises(
+        ConfigError, match=f"BRIDGE_EMBEDDED_DIR={empty} cannot be used: .*ermission"
+    ):
+        async with open_embedded(empty):
+            pass
 
 
 @as_root

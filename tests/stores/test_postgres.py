@@ -164,11 +164,37 @@ async def test_nothing_to_write_needs_no_database() -> None:
 
 
 async def test_several_tasks_take_turns(store: PostgresStore, fresh_database: str) -> None:
+    """One's transaction is not another's: what is rolled back for one stays in for the others."""
     records = mixed(60)
+
+    async def fail() -> None:
+        with pytest.raises(RowRejectedError):
+            await store.write([*mixed(6), poisoned(delta="much")])
+
     async with trio.open_nursery() as nursery:
         for k in range(0, 60, 6):
             nursery.start_soon(store.write, records[k : k + 6])
+            nursery.start_soon(fail)
     assert query(fresh_database, "SELECT count(*) FROM api_logs") == [(20,)]
+    assert query(fresh_database, "SELECT count(*) FROM portfolio_greeks") == [(40,)]
+
+
+async def test_text_is_told_to_a_database_of_another_encoding_as_what_it_is(
+    postgres: PostgresServer,
+) -> None:
+    query(
+        postgres.conninfo_of("postgres"),
+        "CREATE DATABASE old_town ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    )
+    store = PostgresStore(postgres.url_of("old_town"))
+    await store.ensure_schema()
+    assert await log_api_event(store, event("Zürich"))
+    rows = query(postgres.conninfo_of("old_town"), "SELECT message, length(message) FROM api_logs")
+    assert rows == [("Zürich", 6)]
+    with pytest.raises(RowRejectedError):
+        await log_api_event(store, event("✓"))
+    await store.aclose()
+    postgres.drop_database("old_town")
 
 
 async def test_a_connection_that_would_not_commit_is_refused(fresh_database: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,11 @@ import trio
 
 from trio_bridge.errors import OutageError
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot
+from trio_bridge.stores.catalog import read_table
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.record import Record, record_of
-from trio_bridge.stores.schema import TABLES, ensure_bridge_schema
+from trio_bridge.stores.schema import ADVISORY_LOCK, TABLES, ensure_bridge_schema, plan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -119,6 +121,7 @@ async def test_a_complete_schema_needs_no_lock_that_readers_or_writers_hold(
     with psycopg.connect(fresh_database) as report:
         report.execute("SELECT count(*) FROM portfolio_greeks")
         report.execute("LOCK TABLE portfolio_greeks, api_logs IN SHARE ROW EXCLUSIVE MODE")
+        report.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
         with trio.fail_after(10):
             await ensure(fresh_database)
         locks = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND database > 0"
@@ -327,6 +330,19 @@ async def test_a_view_on_an_old_column_stays_and_stops_nothing(fresh_database: s
     assert shape(fresh_database) == before
     assert await write(fresh_database, [record_of(ApiEvent(START, ApiMode.SOCKET, "here"))]) == 1
     assert run(fresh_database, "SELECT * FROM latest") == [("here",)]
+    async with connected(fresh_database) as connection:
+        assert not plan("api_logs", await read_table(connection, "api_logs"))
+
+
+async def test_what_only_the_owner_can_improve_is_left_to_the_owner(fresh_database: str) -> None:
+    """Else every start of a user with fewer rights would try, and lock the tables for it."""
+    await ensure(fresh_database)
+    run(fresh_database, "DROP INDEX portfolio_greeks_timestamp_idx")
+    async with connected(fresh_database) as connection:
+        facts = await read_table(connection, "portfolio_greeks")
+    assert facts is not None
+    assert plan("portfolio_greeks", facts)
+    assert not plan("portfolio_greeks", replace(facts, owned=False))
 
 
 @pytest.mark.parametrize(

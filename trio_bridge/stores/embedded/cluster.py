@@ -226,7 +226,10 @@ class Room:
         status = directory.lstat()
         owner = self.account.uid if self.account else os.geteuid()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner or status.st_mode & 0o077:
-            raise ConfigError(f"{directory} must be a directory that only PostgreSQL can enter")
+            raise ConfigError(
+                f"BRIDGE_EMBEDDED_DIR={self.root}: {directory} must be a directory that only "
+                "PostgreSQL's account can enter: remove it"
+            )
 
     def _give(self, directory: Path) -> None:
         if self.account is not None:

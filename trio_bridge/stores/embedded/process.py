@@ -29,6 +29,8 @@ LAUNCHER = Path(__file__).with_name("launch.py")
 SERVER_ACCOUNTS = ("postgres", "_postgres", "nobody")
 """PostgreSQL refuses to run as root, and initdb wants an account that exists."""
 
+REAP_TIMEOUT_S = 1.0
+
 
 class Tie(Enum):
     """How the end of this process ends the child."""
@@ -125,7 +127,8 @@ class Child:
         """Give back what watched over it. Kills the program if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait()
+            with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it ends when it can
+                self.process.wait(REAP_TIMEOUT_S)
         if self.watchdog is not None:
             self.watchdog.communicate(b"done\n")
         os.close(self.lifeline)
