@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import trio
 
-from tests.support.rows import START, snapshot
+from tests.support.rows import START, event, snapshot
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot
 from trio_bridge.stores.breaker import BreakerState, DBCircuitBreaker
 from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
@@ -63,15 +63,16 @@ class Sinks:
         """Rows that are not safe, wherever they are."""
         return self.delivery.waiting + self._receive.statistics().current_buffer_used
 
+    def put(self, item: Snapshot | ApiEvent) -> None:
+        self._send.send_nowait(item)
+
     def send(self, number: int) -> Snapshot:
         row = snapshot(number, now())
-        self._send.send_nowait(row)
+        self.put(row)
         return row
 
-    def send_event(self, text: str) -> ApiEvent:
-        event = ApiEvent(now(), ApiMode.SOCKET, text)
-        self._send.send_nowait(event)
-        return event
+    def send_event(self, text: str) -> None:
+        self.put(event(text, now()))
 
     def end(self) -> None:
         """The sources have ended."""

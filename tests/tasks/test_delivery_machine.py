@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support.rows import number_of
+from tests.support.rows import event, number_of
 from tests.tasks.sinks import BUFFER, DB_TIMEOUT_S, QUARANTINE, Sinks, check_tables, now
 from trio_bridge.errors import ConfigError
 from trio_bridge.stores.breaker import BreakerState
@@ -105,8 +105,9 @@ class World:
 
     async def send_event(self, poison: bool) -> None:
         if life := await self._living():
-            event = life.sinks.send_event("bad \0" if poison else "good")
-            self._expect(life, str(event.event_id), poison=poison)
+            message = event("bad \0" if poison else "good", now())
+            life.sinks.put(message)
+            self._expect(life, str(message.event_id), poison=poison)
 
     async def wait(self, seconds: float) -> None:
         await trio.sleep(seconds)

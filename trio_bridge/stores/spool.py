@@ -82,6 +82,10 @@ class Chunk:
     end: int
     generation: int
 
+    def __bool__(self) -> bool:
+        """Whether there is anything in it."""
+        return self.end > self.start
+
 
 @dataclass
 class _Place:
@@ -159,13 +163,15 @@ class Spool:
         finally:
             self._appending -= 1
 
-    async def read(self, max_lines: int = LARGEST_BATCH) -> Chunk:
+    async def read(self, max_lines: int = LARGEST_BATCH, *, after: Chunk | None = None) -> Chunk:
         """The next lines behind the acknowledged place, bounded in number and bytes.
+
+        With `after` those behind that chunk, which is not acknowledged yet.
 
         Raises:
             SpoolError: the file can't be read now.
         """
-        return await self._on_disk(lambda: self._read(max_lines))
+        return await self._on_disk(lambda: self._read(max_lines, after))
 
     async def acknowledge(
         self, chunk: Chunk, replayed: int, rejected: Iterable[Rejected] = ()
@@ -242,19 +248,22 @@ class Spool:
         self._file.append(lines)
         self._look_for_replacement()
 
-    def _read(self, max_lines: int) -> Chunk:
+    def _read(self, max_lines: int, after: Chunk | None) -> Chunk:
         place = self._place
-        window = self._file.read(place.offset, CHUNK_BYTES)
+        ahead = after is not None and after.generation == place.generation
+        offset = after.end if after is not None and ahead else place.offset
+        window = self._file.read(offset, CHUNK_BYTES)
         if self._look_for_replacement():
+            place, offset = self._place, 0
             window = self._file.read(0, CHUNK_BYTES)
-        at_end = place.offset + len(window) == self._file.size
+        at_end = offset + len(window) == self._file.size
         parts = window.split(b"\n", max_lines)
         rest = parts.pop()
-        chunk = Chunk([], [], place.offset, place.offset, place.generation)
+        chunk = Chunk([], [], offset, offset, place.generation)
         if rest and at_end and len(parts) < max_lines:
             parts.append(rest)  # the last line lacks its newline; it may be whole all the same
         elif not parts and rest:
-            return self._too_long(chunk, place.offset + len(window))
+            return self._too_long(chunk, offset + len(window))
         return _decode(parts, chunk, self._file.size)
 
     def _too_long(self, chunk: Chunk, offset: int) -> Chunk:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from trio_bridge.stores.base import Store
     from trio_bridge.stores.breaker import DBCircuitBreaker, Transition
     from trio_bridge.stores.record import Record
-    from trio_bridge.stores.spool import Spool
+    from trio_bridge.stores.spool import Chunk, Spool
 
 QUEUE_LIMIT = 10_000
 """Rows held in memory while neither the database nor the disk takes any: 14 hours of ticks."""
@@ -92,6 +92,14 @@ class _Gap:
     rows: int
     first: datetime
     last: datetime
+
+
+@dataclass
+class _DiskTurn:
+    """What came of the disk's work while the database took a chunk."""
+
+    ahead: Chunk | None = None
+    trouble: SpoolError | None = None
 
 
 class Delivery:
@@ -319,7 +327,7 @@ class Delivery:
         outage = None
         while outage is None and not self._ended:
             if self._spool.holds_rows():
-                outage = await self._replay_chunk(REPLAY_TIMEOUT_S)
+                outage = await self._replay_spool()
             else:
                 # Under the lock no row is on its way into the spool, and nothing is awaited
                 # between the check and the change: no row can slip behind a closed circuit.
@@ -334,6 +342,42 @@ class Delivery:
             proven = True
         return outage
 
+    async def _replay_spool(self) -> str | None:
+        """Replay what the spool holds; None, or why the database did not take it.
+
+        While the database takes a chunk, the disk acknowledges the one before and reads the next.
+
+        Raises:
+            SpoolError: the spool can't be read or acknowledged.
+        """
+        chunk = await self._spool.read()
+        before: tuple[Chunk, Outcome] | None = None
+        while chunk and not self._ended:
+            turn = _DiskTurn()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._take_turn, turn, before, chunk)
+                outcome = await self._commit_chunk(chunk, REPLAY_TIMEOUT_S)
+            before = (chunk, outcome)
+            if turn.trouble is not None:
+                raise turn.trouble
+            if turn.ahead is None or outcome.outage is not None:
+                break
+            chunk = turn.ahead
+        if before is None:
+            return None
+        await self._acknowledge(*before)
+        return before[1].outage
+
+    async def _take_turn(
+        self, turn: _DiskTurn, before: tuple[Chunk, Outcome] | None, chunk: Chunk
+    ) -> None:
+        try:
+            if before is not None:
+                await self._acknowledge(*before)
+            turn.ahead = await self._spool.read(after=chunk)
+        except SpoolError as error:
+            turn.trouble = error
+
     # Both sides.
 
     async def _replay_chunk(self, batch_timeout_s: float, deadline: float = inf) -> str | None:
@@ -343,12 +387,19 @@ class Delivery:
             SpoolError: the spool can't be read or acknowledged.
         """
         chunk = await self._spool.read()
-        records = [line.record for line in chunk.lines]
-        outcome = await self._commit(records, batch_timeout_s, deadline)
+        outcome = await self._commit_chunk(chunk, batch_timeout_s, deadline)
+        await self._acknowledge(chunk, outcome)
+        return outcome.outage
+
+    async def _commit_chunk(
+        self, chunk: Chunk, batch_timeout_s: float, deadline: float = inf
+    ) -> Outcome:
+        return await self._commit([line.record for line in chunk.lines], batch_timeout_s, deadline)
+
+    async def _acknowledge(self, chunk: Chunk, outcome: Outcome) -> None:
         await self._spool.acknowledge(chunk, outcome.done, outcome.rejected)
         unfit = len(chunk.unfit) if outcome.outage is None else 0
         self._report_quarantine(unfit + len(outcome.rejected))
-        return outcome.outage
 
     async def _commit(
         self, records: list[Record], batch_timeout_s: float, deadline: float
