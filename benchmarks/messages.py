@@ -1,0 +1,77 @@
+"""CPU time per message of the gateway: ib_async on plain asyncio, on uvloop, and in our session."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from benchmarks.children import run_child
+from benchmarks.figures import Check, Effort, Section, Spread
+from benchmarks.stream import Player, Recording
+
+
+class Listener(NamedTuple):
+    name: str
+    module: str
+    kind: str
+
+
+PLAIN = Listener("ib_async, plain asyncio", "listen_plainly", "asyncio")
+BRIDGE = Listener("**our session**", "listen_within_trio", "bridge")
+LISTENERS = (
+    PLAIN,
+    Listener("ib_async, uvloop", "listen_plainly", "uvloop"),
+    Listener("ib_async within trio-asyncio", "listen_within_trio", "plain"),
+    Listener("our session, all ticks decoded", "listen_within_trio", "digesting"),
+    BRIDGE,
+)
+STREAMS = {
+    "90 options, 5,000 messages/s": Recording(90, rounds=33, rate=5_000),
+    "90 options, 450 messages/s": Recording(90, rounds=4, rate=450),
+    "90 options, flood": Recording(90, rounds=150, rate=0),
+    "1,000 options, 5,000 messages/s": Recording(1_000, rounds=3, rate=5_000),
+    "1,000 options, flood": Recording(1_000, rounds=14, rate=0),
+}
+QUICK_STREAM = Recording(90, rounds=15, rate=5_000)
+LARGEST_RATIO = 1.3
+
+
+def measure(effort: Effort) -> Section:
+    section = Section(
+        "Gateway messages: CPU time",
+        "One recorded stream (each update of an option: three prices, three sizes, computations "
+        "for bid, ask, last and the model), played over a socket to each kind of client in turn, "
+        "each a process of its own. CPU time of the whole process while the stream plays, in "
+        "microseconds a message. One update of ten messages is one packet, but for the flood, "
+        "which comes as fast as it is taken.",
+    )
+    streams = STREAMS if effort else {"90 options, 5,000 messages/s": QUICK_STREAM}
+    listeners = LISTENERS if effort else (PLAIN, BRIDGE)
+    if find_spec("uvloop") is None:
+        listeners = tuple(one for one in listeners if one.kind != "uvloop")
+        section.notes.append("uvloop is not installed (`pip install uvloop`): not measured.")
+    table = section.table("stream", "client", "CPU, µs a message", "beside plain asyncio")
+    for name, recording in streams.items():
+        costs: dict[Listener, list[float]] = {listener: [] for listener in listeners}
+        for _ in range(3 if effort else 1):
+            for listener in listeners:
+                costs[listener].append(_cost(listener, recording))
+        plain = Spread.of(costs[PLAIN]).median
+        for listener in listeners:
+            cost = Spread.of(costs[listener])
+            table.add(name, listener.name, cost, f"× {cost.median / plain:.2f}")
+        ratio = Spread.of(costs[BRIDGE]).median / plain
+        section.checks.append(
+            Check(f"our session beside plain asyncio, {name}", ratio, at_most=LARGEST_RATIO)
+        )
+    return section
+
+
+def _cost(listener: Listener, recording: Recording) -> float:
+    """Microseconds of CPU for one message."""
+    with Player(recording) as player:
+        options = [recording.options] if listener.module == "listen_within_trio" else []
+        found = run_child(listener.module, listener.kind, player.port, *options)
+    if found["priced"] != recording.options:
+        raise RuntimeError(f"{listener.name} has seen {found['priced']} of {recording.options}")
+    return float(found["cpu_s"]) / recording.messages * 1e6

@@ -1,0 +1,231 @@
+"""Replay with exactly-once beside psql's copy of the same rows; memory and lateness meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import psutil
+import trio
+
+from benchmarks.children import run_child
+from benchmarks.database import (
+    COLUMNS,
+    disk_room,
+    disk_server,
+    make_tables,
+    query,
+    wait_until,
+    write_spool,
+)
+from benchmarks.figures import Check, Effort, Section, Spread, percentile
+from tests.support.process import running_service
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import open_tws_simulator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LEAST_RATIO = 0.2
+INTERVAL_S = 0.2
+IDLE_S = 8.0
+OPTIONS = 100
+SERVICE_TIMEOUT_S = 240.0
+PLAIN = rf"\copy portfolio_greeks ({COLUMNS}) FROM '{{file}}'"
+ONCE = (
+    "CREATE TEMPORARY TABLE incoming (LIKE portfolio_greeks INCLUDING DEFAULTS)",
+    rf"\copy incoming ({COLUMNS}) FROM '{{file}}'",
+    f"INSERT INTO portfolio_greeks ({COLUMNS}) SELECT {COLUMNS} FROM incoming "
+    "ON CONFLICT (event_id, timestamp) DO NOTHING",
+)
+
+
+def measure(effort: Effort) -> Section:
+    section = Section(
+        "Replay of the spool",
+        "Rows of an outage, replayed into an empty table with all its indexes by the service's own "
+        "code: in order, exactly once, in transactions of at most 1,000, the spool acknowledged "
+        "durably after each. Beside it, in turns, `psql \\copy` of the same rows into the same "
+        "table, plain (no protection against doubles), and by way of a temporary table with "
+        "`ON CONFLICT DO NOTHING`. PostgreSQL is the bridge's own embedded server, on disk with "
+        "fsync on.",
+    )
+    trio.run(_measure, section, effort)
+    return section
+
+
+async def _measure(section: Section, effort: Effort) -> None:
+    table = section.table(
+        "rows",
+        "replay, rows/s",
+        r"`\copy`, rows/s",
+        r"`\copy` + ON CONFLICT, rows/s",
+        r"replay beside `\copy`",
+        r"beside `\copy` + ON CONFLICT",
+        "CPU of the bridge, µs a row",
+        "its memory grows by, MB",
+    )
+    if effort:
+        sizes = {10_000: 3, 100_000: 3, 300_000: 3, 1_000_000: 1 + 2 * (effort is Effort.FULL)}
+    else:
+        sizes = {50_000: 2}
+    async with disk_room() as room, disk_server(room) as conninfo:
+        for rows, runs in sizes.items():
+            ratio = await _compare(table.add, room, conninfo, rows, runs)
+            section.checks.append(
+                Check(rf"replay of {rows:,} rows beside \copy", ratio, at_least=LEAST_RATIO)
+            )
+        if effort:
+            await _service(section, room, conninfo, (30_000, 300_000, 1_000_000))
+
+
+async def _compare(add, room: Path, conninfo: str, rows: int, runs: int) -> float:  # type: ignore[no-untyped-def]
+    spool, copy = room / "rows.jsonl", room / "rows.tsv"
+    speeds: dict[str, list[float]] = {"replay": [], "copy": [], "once": []}
+    cpu, memory = [], []
+    for _ in range(runs):
+        await make_tables(conninfo)
+        await trio.to_thread.run_sync(write_spool, spool, rows)
+        found = await trio.to_thread.run_sync(run_child, "replay_child", spool, conninfo)
+        _must_be(conninfo, rows)
+        speeds["replay"].append(rows / found["s"])
+        cpu.append(found["cpu_s"] / rows * 1e6)
+        memory.append(found["grew_mb"])
+        if not copy.exists():
+            _psql(conninfo, rf"\copy portfolio_greeks ({COLUMNS}) TO '{copy}'")
+        for name, commands in (("copy", (PLAIN,)), ("once", ONCE)):
+            await make_tables(conninfo)
+            began = time.perf_counter()
+            await trio.to_thread.run_sync(
+                _psql, conninfo, *(one.format(file=copy) for one in commands)
+            )
+            speeds[name].append(rows / (time.perf_counter() - began))
+            _must_be(conninfo, rows)
+    copy.unlink()
+    replay, plain, once = (Spread.of(values) for values in speeds.values())
+    ratio = replay.median / plain.median
+    add(
+        rows,
+        replay,
+        plain,
+        once,
+        f"{ratio:.2f}",
+        f"{replay.median / once.median:.2f}",
+        Spread.of(cpu),
+        Spread.of(memory),
+    )
+    return ratio
+
+
+def _psql(conninfo: str, *commands: str) -> None:
+    arguments = [part for command in commands for part in ("-c", command)]
+    subprocess.run(
+        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-d", conninfo, *arguments], check=True
+    )
+
+
+def _must_be(conninfo: str, rows: int) -> None:
+    (found,) = query(conninfo, "SELECT count(*), count(DISTINCT event_id) FROM portfolio_greeks")
+    if found != (rows, rows):
+        raise RuntimeError(f"{found} rows and ids, expected {rows} of both")
+
+
+async def _service(section: Section, room: Path, conninfo: str, sizes: tuple[int, ...]) -> None:
+    table = section.table(
+        "backlog found at the start",
+        "replayed in, s",
+        "rows/s",
+        "idle memory, MB",
+        "memory while it replays, most, MB",
+        "lateness p50, ms",
+        "p99, ms",
+        "max, ms",
+        "slots skipped",
+    )
+    section.notes.append(
+        f"The second table is the whole service in SOCKET mode with {OPTIONS} options, a row every "
+        f"{INTERVAL_S:g} s, started on a spool that holds so many rows. Idle memory is the same "
+        "service's without a backlog. Lateness is a row's timestamp against its slot."
+    )
+    idle = 0.0
+    for rows in (0, *sizes):
+        home = room / f"home{rows}"
+        home.mkdir()
+        await make_tables(conninfo)
+        await trio.to_thread.run_sync(
+            write_spool, home / ".portfolio_bridge_buffer.jsonl", rows
+        )
+        took, most = await _run_service(home, conninfo, rows)
+        late, skipped = _lateness(conninfo)
+        if rows == 0:
+            idle = most
+        else:
+            _all_there(conninfo, rows)
+            section.checks.append(Check("memory above idle, MB", most - idle, at_most=30))
+        table.add(
+            f"{rows:,} rows" if rows else "none (idle)",
+            took if rows else "",
+            rows / took if rows else "",
+            idle,
+            most,
+            *(percentile(late, percent) * 1e3 for percent in (50, 99, 100)),
+            skipped,
+        )
+
+
+async def _run_service(home: Path, conninfo: str, rows: int) -> tuple[float, float]:
+    """Seconds from the first replayed row to the last, and the most memory in MB."""
+    spool = home / ".portfolio_bridge_buffer.jsonl"
+    async with (
+        open_tws_simulator(make_book(options=OPTIONS), market_data_lines=OPTIONS) as sim,
+        running_service(
+            home,
+            IB_SOCKET_PORT=sim.port,
+            IB_MARKET_DATA_LINES=OPTIONS,
+            DATABASE_URL=conninfo,
+            BRIDGE_POLL_INTERVAL=INTERVAL_S,
+        ) as service,
+    ):
+        process = psutil.Process(service.pid)
+        most = 0
+        began = time.perf_counter()
+
+        def done() -> bool:
+            nonlocal most
+            most = max(most, process.memory_info().rss)
+            return spool.stat().st_size == 0 and time.perf_counter() - began > IDLE_S
+
+        await wait_until(done, SERVICE_TIMEOUT_S)
+        service.interrupt()
+        await service.wait()
+    times = query(
+        conninfo,
+        "SELECT timestamp FROM api_logs WHERE message LIKE 'database circuit%%' ORDER BY id",
+    )
+    took = (times[-1][0] - times[0][0]) if rows else timedelta(0)
+    return took.total_seconds(), most / 1e6
+
+
+def _all_there(conninfo: str, rows: int) -> None:
+    statement = (
+        "SELECT count(*), count(DISTINCT event_id) FROM portfolio_greeks WHERE account = 'U1'"
+    )
+    (found,) = query(conninfo, statement)
+    if found != (rows, rows):
+        raise RuntimeError(f"{found} rows and ids, expected {rows} of both")
+
+
+def _lateness(conninfo: str) -> tuple[list[float], int]:
+    """How late each of the ticker's own rows was, in seconds, and how many slots have none."""
+    times = [
+        at.timestamp()
+        for (at,) in query(
+            conninfo, "SELECT timestamp FROM portfolio_greeks WHERE account <> 'U1' ORDER BY id"
+        )
+    ]
+    slots = [int(at / INTERVAL_S + 1e-6) for at in times]
+    late = [max(0.0, at - slot * INTERVAL_S) for at, slot in zip(times, slots, strict=True)]
+    return late, sum(later - earlier - 1 for earlier, later in pairwise(slots))
