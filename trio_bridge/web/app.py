@@ -90,6 +90,12 @@ class Site:
         )
         return Json(chart_json(await self.history.chart(window)))
 
+    async def recent(self, request: Request) -> Response:
+        """The last rows from memory: they may still be on their way into the database."""
+        content = b"[%s]" % b",".join(self.observer.recent)
+        headers = {"cache-control": "no-store"}
+        return Response(content, headers=headers, media_type="application/json")
+
     async def events(self, request: Request) -> Response:
         limit = events_wanted(request.query_params)
         try:
@@ -205,6 +211,7 @@ def build_app(site: Site) -> Guard:
         Route("/metrics", site.expose),
         Route("/api/status", site.status),
         Route("/api/rows", site.rows),
+        Route("/api/recent", site.recent),
         Route("/api/events", site.events),
         Route("/events", Stream(site), methods=["GET"]),
         Route("/", site.home),

@@ -7,6 +7,7 @@ in the database or fsynced in the spool. What counts for "is it well?" is the se
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +17,7 @@ import trio
 from trio_bridge.model import ApiEvent, Status
 from trio_bridge.status import status_of
 from trio_bridge.stores.record import GREEKS_TABLE
+from trio_bridge.tasks.supervisor import State
 
 if TYPE_CHECKING:
     from trio_bridge.model import Snapshot
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 READY_INTERVALS = 3
 """A right row must have become safe within so many intervals."""
+
+RECENT_ROWS = 2_000
+"""Held in memory: what a chart needs while the database has not got the rows yet. Almost three
+hours of them."""
 
 STALLED_S = 10.0
 """A ticker that has served no slot for so long (or three intervals) stands still."""
@@ -57,6 +63,8 @@ class Observer:
     time_to_safe: Gauge
     audience: Audience
     events: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
+    recent: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_ROWS))
+    """The last safe rows, as the JSON that was stored."""
     safe_rows: int = 0
     right_safe_s: float = -math.inf
     """When the last row with known Greeks became safe (monotonic clock)."""
@@ -79,6 +87,7 @@ class Observer:
     def _safe(self, record: Record, waited_s: float) -> None:
         if record.table == GREEKS_TABLE:
             self.safe_rows += 1
+            self.recent.append(record.row)
             self.time_to_safe.observe(waited_s)
             if orjson.loads(record.row)["delta"] is not None:
                 self.right_safe_s = trio.current_time()
@@ -104,8 +113,10 @@ class Observer:
         gateway, ticker = self.service.supervisor.status, self.service.ticker.status
         delivery = self.service.delivery
         if ticker.silent_because is not None:
+            if gateway.state is State.CONNECTED:
+                return f"no rows: {ticker.silent_because}"
             detail = f": {gateway.reason}" if gateway.reason else ""
-            return f"no rows: {ticker.silent_because} ({gateway.state}{detail})"
+            return f"no rows: {gateway.state}{detail}"
         if delivery.waiting:
             return f"{delivery.waiting} rows are not safe: neither database nor disk takes them"
         if ticker.last is not None and ticker.last.delta is None:

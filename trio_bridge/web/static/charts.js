@@ -12,7 +12,7 @@ const NAMES = {
 };
 
 const AXIS_WIDTH = 76;
-const TIME_AXIS_HEIGHT = 30;
+const TIME_AXIS_HEIGHT = 42;
 const NARROWEST_GAP = 2; // CSS pixels: a gap of one row in a month is still seen.
 
 const TIME_MARKS = [
@@ -35,9 +35,10 @@ export class Charts {
     matchMedia("(resolution: 1dppx)").addEventListener("change", () => this.#fit());
   }
 
-  /** Draw rows from `start` to `end`. */
-  draw(rows, gaps, start, end) {
+  /** Draw rows from `start` to `end`. `live`: the last row's values still hold. */
+  draw(rows, gaps, start, end, live) {
     this.rows = rows;
+    this.live = live;
     this.gaps = gaps;
     this.window = [start, end];
     for (const { name, plot, canvas } of this.plots) {
@@ -47,11 +48,14 @@ export class Charts {
     this.showValues(null);
   }
 
-  /** The values at a row, by its number; the latest for null. */
+  /** The values at a row, by its number; for null those of now: an old value is not one of them. */
   showValues(i) {
-    for (const { name, value } of this.plots) {
+    for (const { name, value, unit } of this.plots) {
       const column = this.rows.series[name].last;
-      value.textContent = number(column[i ?? column.length - 1]);
+      const text = number(column[i ?? column.length - 1]);
+      const stale = i === null && !this.live;
+      value.textContent = stale ? "–" : text;
+      unit.textContent = stale && text !== "–" ? `last ${text}` : NAMES[name][1];
     }
   }
 
@@ -65,8 +69,9 @@ export class Charts {
   #build(room, name, isLast) {
     const [title, unit] = NAMES[name];
     const value = element("span", "value", "–");
+    const unitPlace = element("span", "unit", unit);
     const head = element("div", "name");
-    head.append(element("h3", "", title), value, element("span", "unit", unit));
+    head.append(element("h3", "", title), value, unitPlace);
     const canvas = element("div", "canvas");
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", title);
@@ -75,15 +80,15 @@ export class Charts {
     box.append(head, canvas);
     room.append(box);
     const plot = new uPlot(this.#options(name, isLast), [[], [], [], []], canvas);
-    return { name, title, value, canvas, plot };
+    return { name, value, unit: unitPlace, canvas, plot };
   }
 
   #options(name, isLast) {
-    const hidden = { stroke: "transparent", points: { show: false } };
+    const edge = { stroke: () => `${colour(name)}90`, width: 1, points: { show: false } };
     return {
       width: 300,
       height: 90,
-      padding: [8, 0, isLast ? 0 : 8, 2],
+      padding: [10, 0, isLast ? 0 : 10, 22],
       legend: { show: false },
       cursor: {
         sync: { key: "rows" },
@@ -91,10 +96,9 @@ export class Charts {
         drag: { x: false, y: false, setScale: false },
         points: {
           size: 7,
-          fill: () => colour(name),
-          stroke: () => colour("card"),
+          fill: (_, i) => (i === 3 ? colour(name) : "transparent"),
+          stroke: (_, i) => (i === 3 ? colour("card") : "transparent"),
           width: 2,
-          show: (plot, i) => (i === 3 ? uPlot.assign(document.createElement("div"), {}) : null),
         },
       },
       scales: {
@@ -103,15 +107,14 @@ export class Charts {
       },
       axes: [
         {
-          show: isLast,
-          size: TIME_AXIS_HEIGHT,
+          size: isLast ? TIME_AXIS_HEIGHT : 0,
           space: 70,
           gap: 6,
           font: "12px system-ui, sans-serif",
           stroke: () => colour("soft"),
           grid: { show: true, stroke: () => colour("grid"), width: 1 },
           ticks: { show: false },
-          values: TIME_MARKS,
+          values: isLast ? TIME_MARKS : (_, splits) => splits.map(() => ""),
         },
         {
           side: 1,
@@ -127,8 +130,8 @@ export class Charts {
       ],
       series: [
         {},
-        hidden,
-        hidden,
+        edge,
+        edge,
         {
           stroke: () => colour(name),
           width: 1.5,

@@ -9,6 +9,11 @@ export async function fetchRows(start, end, points) {
   return fetchJson(`/api/rows?${query}`);
 }
 
+/** The last rows that became safe, oldest first: the database may not have all of them yet. */
+export async function fetchRecent() {
+  return fetchJson("/api/recent");
+}
+
 export async function fetchEvents(limit) {
   return fetchJson(`/api/events?limit=${limit}`);
 }

@@ -2,9 +2,9 @@
 
 import { Charts } from "./charts.js";
 import { time } from "./format.js";
-import { fetchEvents, fetchRows, follow } from "./live.js";
+import { fetchEvents, fetchRecent, fetchRows, follow } from "./live.js";
 import { addEvent, showCoverage, showEvents, showReadout, showState, showVerdict, Tip } from "./panel.js";
-import { Rows } from "./rows.js";
+import { nothing, Rows } from "./rows.js";
 import * as words from "./words.js";
 
 const RANGES = {
@@ -13,16 +13,22 @@ const RANGES = {
   month: { span: 30 * 86_400, words: "the last 30 days", again: 1_800 },
 };
 const EVENTS = 50;
+const EVENTS_KEPT = 300;
 const TICK_MS = 1_000;
 const RETRY_S = 5;
 const CONTACT_LOST_S = 3; // A short interruption is not worth a word.
 
-const now = () => Date.now() / 1000;
+const CLOCK_ERROR_S = 1.5; // A phone's clock may be minutes off: the bridge's counts.
+
+/** The bridge's time, in seconds. */
+const now = () => Date.now() / 1000 + page.skew;
 
 const page = {
   range: RANGES[location.hash.slice(1)] ? location.hash.slice(1) : "quarter",
   rows: null,
   gaps: [],
+  recent: [], // rows told since the question that `rows` answers
+  events: [],
   status: null,
   trouble: "", // why there is no history
   fetchAt: 0,
@@ -32,7 +38,10 @@ const page = {
   safeAt: null, // when the last row became safe
   pointed: null,
   dirty: false,
+  skew: 0, // what our clock lacks
 };
+
+const underWay = ask(); // The database works while the charts are built.
 
 const charts = new Charts(document.getElementById("plots"), (point) => {
   page.pointed = point;
@@ -41,28 +50,45 @@ const charts = new Charts(document.getElementById("plots"), (point) => {
 const tip = new Tip(document.querySelector(".charts"));
 const scrub = document.getElementById("scrub");
 
-async function load() {
-  const asked = ++page.asked;
-  const { span, again } = RANGES[page.range];
+/** Ask for the rows of the time shown. */
+function ask() {
   const end = now();
-  page.fetchAt = end + again;
-  const points = Math.max(200, Math.min(900, Math.round(document.getElementById("plots").clientWidth)));
+  const points = Math.max(200, Math.min(900, Math.round(innerWidth * 0.7)));
+  page.recent = [];
+  const answer = fetchRows(end - RANGES[page.range].span, end, points);
+  answer.catch(() => {}); // whoever awaits it deals with its failure
+  return answer;
+}
+
+async function load(answer = ask()) {
+  const asked = ++page.asked;
+  page.fetchAt = now() + RANGES[page.range].again;
+  let told = null;
+  let trouble = "";
   try {
-    const told = await fetchRows(end - span, end, points);
-    if (asked !== page.asked) return;
-    const rows = new Rows(told);
-    rows.events = page.rows?.events ?? [];
-    page.rows = rows;
-    page.trouble = "";
-    if (told.t.length) page.safeAt ??= told.t[told.t.length - 1];
+    told = await answer;
   } catch (error) {
-    if (asked !== page.asked) return;
-    page.trouble = `The history can't be read now: ${error.message}`;
+    trouble = `The history can't be read now: ${error.message}`;
     page.fetchAt = now() + RETRY_S;
   }
+  const waiting = trouble || page.status?.storage.spool_bytes ? await recentOrNone() : [];
+  if (asked !== page.asked) return;
+  page.trouble = trouble;
+  if (told !== null) page.rows = new Rows(told, page.events);
+  else if (page.status !== null) page.rows ??= new Rows(nothing(page.status.interval_s), page.events);
+  for (const row of [...waiting, ...page.recent]) page.rows?.add(row);
+  if (page.rows?.last) page.safeAt ??= page.rows.last;
   page.dirty = true;
   render();
   performance.mark("trio-bridge-drawn");
+}
+
+async function recentOrNone() {
+  try {
+    return await fetchRecent();
+  } catch {
+    return [];
+  }
 }
 
 function render() {
@@ -75,17 +101,29 @@ function render() {
   const end = Math.max(now(), page.rows.last ?? 0);
   page.rows.trim(end - span);
   page.gaps = page.rows.gapsUntil(end);
-  charts.draw(page.rows, page.gaps, end - span, end);
+  charts.draw(page.rows, page.gaps, end - span, end, isLive());
   scrub.max = Math.max(0, page.rows.t.length - 1);
   if (document.activeElement !== scrub) scrub.value = scrub.max;
   scrub.disabled = page.rows.t.length === 0;
-  showCoverage(page.rows.coverage, page.gaps, name, silentBecause());
+  showCoverage(page.rows.coverage, name, end - span, page.gaps.map(explain));
   if (page.pointed) showPoint();
   else restReadout();
 }
 
-function silentBecause() {
-  return page.status?.not_ready_because ?? "";
+/** Whether the last row speaks of now: nothing in between has been missed, and we are in touch. */
+function isLive() {
+  const current = now() - (page.rows.last ?? 0) <= 3 * page.rows.interval + CONTACT_LOST_S;
+  return current && !isSilent() && page.status?.not_ready_because === null;
+}
+
+function isSilent() {
+  return page.lostAt !== null && now() - page.lostAt > CONTACT_LOST_S;
+}
+
+/** A gap in words. Behind the database's last row, rows may still be in the spool. */
+function explain(gap) {
+  const spooled = page.status?.storage.spool_bytes > 0 && gap.from === page.rows.storedTo;
+  return words.gap(gap, now(), page.status?.not_ready_because ?? "", spooled);
 }
 
 function restReadout() {
@@ -104,7 +142,7 @@ function showPoint() {
   }
   const { at, left } = page.pointed;
   const gap = charts.gapAt(left);
-  tip.show(gap ? words.gap(gap, silentBecause()) : null, left + plotsLeft());
+  tip.show(gap ? explain(gap) : null, left + plotsLeft());
   const i = nearest(page.rows.t, at);
   if (i === null) return;
   charts.showValues(i);
@@ -138,11 +176,11 @@ function nearest(times, at) {
 }
 
 function showNow() {
-  const silent = page.lostAt !== null && now() - page.lostAt > CONTACT_LOST_S;
-  if (silent || page.status === null) {
-    if (silent) showVerdict(words.silence(page.heard, now()));
+  if (isSilent()) {
+    showVerdict(words.silence(page.heard, now()));
     return;
   }
+  if (page.status === null) return;
   showVerdict(words.verdict(page.status, page.safeAt === null ? null : Math.max(0, now() - page.safeAt)));
 }
 
@@ -150,16 +188,20 @@ function tick() {
   showNow();
   if (document.hidden) return;
   if (now() >= page.fetchAt) load();
-  page.dirty ||= page.rows !== null && now() - (page.rows.last ?? 0) > 2 * page.rows.interval;
+  page.dirty ||= page.rows !== null && (!isLive() || now() - page.rows.last > 2 * page.rows.interval);
   render();
 }
 
 function chooseRange(range) {
   page.range = range;
-  history.replaceState(null, "", `#${range}`);
-  document.querySelector(`#ranges input[value="${range}"]`).checked = true;
   page.pointed = null;
+  showRange();
   load();
+}
+
+function showRange() {
+  history.replaceState(null, "", `#${page.range}`);
+  document.querySelector(`#ranges input[value="${page.range}"]`).checked = true;
 }
 
 document.getElementById("ranges").addEventListener("change", (event) => chooseRange(event.target.value));
@@ -180,19 +222,25 @@ follow({
   status(status) {
     page.heard = now();
     page.status = status;
+    const skew = Date.parse(status.at) / 1000 - Date.now() / 1000;
+    if (Math.abs(skew - page.skew) > CLOCK_ERROR_S) {
+      page.skew = skew;
+      load();
+    }
     showState(status);
     showNow();
   },
   row(row) {
     page.heard = page.safeAt = now();
     page.rows?.add(row);
+    page.recent.push(row);
     page.dirty = true;
     requestAnimationFrame(render);
     showNow();
   },
   event(event) {
     page.heard = now();
-    page.rows?.addEvent(event);
+    remember([event]);
     addEvent(event);
   },
   opened(again) {
@@ -206,13 +254,23 @@ follow({
   },
 });
 
+/** Events explain the gaps that open while we look. */
+function remember(events) {
+  page.events.push(...events);
+  page.events.splice(0, page.events.length - EVENTS_KEPT);
+}
+
 async function showLatest() {
   try {
-    showEvents((await fetchEvents(EVENTS)).events);
+    const { events } = await fetchEvents(EVENTS);
+    page.events.length = 0;
+    remember(events);
+    showEvents(events);
   } catch {
     // The next stream asks again; what happens meanwhile is told live.
   }
 }
 
-chooseRange(page.range);
+showRange();
+load(underWay);
 setInterval(tick, TICK_MS);

@@ -32,14 +32,14 @@ export function showState(status) {
   }
 }
 
-export function showCoverage(coverage, gaps, span, silentBecause) {
-  put($("coverage"), words.coverage(coverage, span));
+/** Of `span` (in words), which begins at `start`. `gaps`: each in words, oldest first. */
+export function showCoverage(coverage, span, start, gaps) {
+  put($("coverage"), words.coverage(coverage, span, start));
   $("gaps").hidden = gaps.length === 0;
   const more = gaps.length > MOST_GAPS ? `, the last ${count(MOST_GAPS)}` : "";
   put($("gaps-summary"), `${many(gaps.length, "gap")}${more}`);
   $("gaps-list").replaceChildren(
-    ...gaps.slice(-MOST_GAPS).reverse().map((gap) => {
-      const { heading, lines } = words.gap(gap, silentBecause);
+    ...gaps.slice(-MOST_GAPS).reverse().map(({ heading, lines }) => {
       const item = document.createElement("li");
       item.append(line("word", heading), ...lines.map((text) => line("detail", text)));
       return item;

@@ -7,9 +7,17 @@ const IN_THE_DARK_S = 4; // A row may take three seconds until it is safe, and t
 const REASONS = 3;
 const NO_REASON = /^(database circuit|connected to)/; // As the server sees it.
 
+/** What /api/rows would tell of a time without rows. */
+export function nothing(interval) {
+  const series = Object.fromEntries(SERIES.map((name) => [name, { last: [] }]));
+  const coverage = { since: null, rows: 0, slots: 0 };
+  return { interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage };
+}
+
 export class Rows {
-  /** `told`: the answer of /api/rows. */
-  constructor(told) {
+  /** `told`: the answer of /api/rows. `events`: what is known of api_logs, oldest first. */
+  constructor(told, events) {
+    this.events = events;
     this.interval = told.interval_s;
     this.bucket = told.bucket_s;
     this.t = told.t;
@@ -21,7 +29,7 @@ export class Rows {
     this.gaps = told.gaps.filter((gap) => !gap.open);
     this.openGap = told.gaps.find((gap) => gap.open) ?? null;
     this.coverage = told.coverage;
-    this.events = [];
+    this.storedTo = this.openGap?.from ?? this.last; // the database's last row
   }
 
   get last() {
@@ -42,11 +50,6 @@ export class Rows {
     if (sameBucket) this.t[this.t.length - 1] = at;
     else this.t.push(at);
     for (const name of SERIES) this.#put(this.series[name], row[name], sameBucket);
-  }
-
-  addEvent(event) {
-    this.events.push(event);
-    if (this.events.length > 200) this.events.shift();
   }
 
   /** Forget what is older than `start`; the coverage then speaks of a little more than is shown. */

@@ -2,6 +2,8 @@
 
 import { bytes, count, duration, many, percent, time } from "./format.js";
 
+const FIRST_ROW_S = 30; // A window that begins so near to the first row ever begins with it.
+
 const seconds = (text) => Date.parse(text) / 1000;
 const since = (text) => (text ? ` since ${time(seconds(text))}` : "");
 
@@ -85,28 +87,46 @@ export function rows(status) {
   const { last, rows: taken, skipped } = status.ticker;
   if (last === null) return { mood: "warn", word: "None yet", detail: "" };
   const complete = last.priced === last.positions;
+  if (status.not_ready_because !== null) {
+    return {
+      mood: "unknown",
+      word: `Last at ${time(seconds(last.timestamp))}`,
+      detail: `${last.priced} of ${many(last.positions, "position")} were priced. ${many(taken, "row")} since the start.`,
+    };
+  }
   const age = last.greeks_age_s ? ` The oldest Greek is ${duration(last.greeks_age_s)} old.` : "";
   const kind = last.data_type && last.data_type !== "live" ? ` Market data: ${last.data_type}.` : "";
   const missed = skipped ? ` ${many(skipped, "slot")} skipped.` : "";
   return {
     mood: complete ? "good" : "warn",
     word: complete ? `All ${many(last.positions, "position")} priced` : `${last.priced} of ${many(last.positions, "position")} priced`,
-    detail: `${many(taken, "row")} since the start.${age}${kind}${missed}`,
+    detail: `${last.account?.replaceAll(",", ", ") ?? ""}. ${many(taken, "row")} since the start.${age}${kind}${missed}`,
   };
 }
 
-export function coverage(told, span) {
+/** Of `span` (in words), which begins at `start`, or of the time since the very first row. */
+export function coverage(told, span, start) {
   if (!told.slots) return `Nothing recorded in ${span}.`;
-  return `${percent(told.rows, told.slots)} of ${span}: ${count(told.rows)} of ${count(told.slots)} slots.`;
+  const share = percent(told.rows, told.slots);
+  const slots = `${count(told.rows)} of ${count(told.slots)} slots`;
+  if (told.since === null || told.since < start + FIRST_ROW_S) return `${share} of ${span}: ${slots}.`;
+  return `${share} since the first row ${at(told.since)}: ${slots}.`;
 }
 
-/** One gap: a heading and what api_logs says. */
-export function gap(one, silentBecause) {
+function at(when) {
+  const text = time(when);
+  return text.includes(",") ? `on ${text}` : `at ${text}`;
+}
+
+/** One gap: a heading and what api_logs says. `spooled`: its rows may exist all the same. */
+export function gap(one, now, silentBecause, spooled) {
+  const length = duration((one.open ? now : one.to) - one.from);
   const heading = one.open
-    ? `No rows since ${time(one.from)} (${duration(one.to - one.from)})`
-    : `No rows from ${time(one.from)} to ${time(one.to)} (${duration(one.to - one.from)})`;
-  const told = one.reasons.map((event) => `${time(seconds(event.timestamp))} ${event.message}`);
+    ? `No rows since ${time(one.from, now)} (${length})`
+    : `No rows from ${time(one.from, now)} to ${time(one.to, now)} (${length})`;
+  const told = one.reasons.map((event) => `${time(seconds(event.timestamp), now)} ${event.message}`);
   if (one.open && silentBecause) told.push(sentence(silentBecause));
+  if (spooled) told.push("Rows of this time may be waiting in the spool.");
   if (!told.length) told.push("No event tells why: the service was not running, or the machine was busy.");
   return { heading, lines: told };
 }
