@@ -8,6 +8,7 @@ to a thread, and end with it even when it is killed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import select
@@ -40,11 +41,25 @@ PORTS = range(15_000, 30_000)
 """Below the ephemeral range: no outgoing connection takes a stopped server's port meanwhile."""
 MEMORY_NEEDED = 2_000_000_000
 """Bytes free in memory for data directories of 40 MB each."""
+OWNER = "owner"
 STOP_SIGNALS = {
     "smart": signal.SIGTERM,
     "fast": signal.SIGINT,
     "immediate": signal.SIGQUIT,
 }
+
+
+def _take(directory: Path) -> int | None:
+    """Mark a directory as ours for as long as this process lives; None: it is somebody's."""
+    with suppress(OSError):
+        descriptor = os.open(directory / OWNER, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+        else:
+            return descriptor  # left open on purpose
+    return None
 
 
 def reachable_directory(prefix: str) -> Path:
@@ -55,12 +70,14 @@ def reachable_directory(prefix: str) -> Path:
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEEDED
     base = memory if roomy else Path("/tmp")
-    for left in base.glob(f"{prefix}*-*"):  # by test runs that were killed
-        if not psutil.pid_exists(int(left.name.removeprefix(prefix).partition("-")[0])):
+    for left in base.glob(f"{prefix}*"):
+        if _take(left) is not None:  # its test run was killed
             shutil.rmtree(left, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=base))
-    directory.chmod(0o755)
-    return directory
+    unnamed = Path(tempfile.mkdtemp(prefix="new-", dir=base))
+    (unnamed / OWNER).touch()
+    _take(unnamed)
+    unnamed.chmod(0o755)
+    return unnamed.rename(base / unnamed.name.replace("new-", prefix, 1))
 
 
 class PostgresServer:
