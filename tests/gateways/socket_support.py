@@ -181,8 +181,8 @@ class Rig:
             lambda: len(self.sim.received(message_id)) >= count, f"for message {message_id}"
         )
 
-    async def until_told(self, part: str) -> None:
-        await self.until(lambda: self.told(part), f"to be told {part!r}")
+    async def until_told(self, part: str, times: int = 1) -> None:
+        await self.until(lambda: len(self.told(part)) >= times, f"to be told {part!r}")
 
     async def settle(self) -> None:
         """Let everything that was sent arrive: the simulator answers in order."""

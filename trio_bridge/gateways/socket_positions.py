@@ -97,13 +97,20 @@ class Holdings:
             found[con_id] = contract
         return found
 
-    def lacking_details(self) -> list[Contract]:
-        """Contracts of which a details request would tell something that a row needs."""
+    def lacking_details(self) -> list[int]:
+        """Contracts that cannot be priced before a details request has told more of them."""
+        return [con_id for con_id, contract in self._undetailed() if _lacks(contract)]
+
+    def lacking_underlyings(self) -> list[int]:
+        """Contracts that only lack the name of their underlying."""
         return [
-            contract
-            for con_id, contract in self.contracts().items()
-            if con_id not in self.details and _lacks(contract)
+            con_id
+            for con_id, contract in self._undetailed()
+            if contract.secType == FUTURES_OPTION and not _lacks(contract)
         ]
+
+    def _undetailed(self) -> list[tuple[int, Contract]]:
+        return [one for one in self.contracts().items() if one[0] not in self.details]
 
     def exposures(self) -> dict[int, float]:
         """Every option held, with its absolute units (quantity × multiplier) over all accounts."""
@@ -140,7 +147,5 @@ def _lacks(contract: Contract) -> bool:
     if contract.secType in FUTURE_TYPES:
         return parse_multiplier(contract.multiplier) is None
     return contract.secType in OPTION_TYPES and (
-        not contract.exchange
-        or parse_multiplier(contract.multiplier) is None
-        or contract.secType == FUTURES_OPTION
+        not contract.exchange or parse_multiplier(contract.multiplier) is None
     )

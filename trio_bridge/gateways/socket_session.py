@@ -28,7 +28,7 @@ from trio_bridge.gateways.socket_subscriptions import POLL_S, Subscriptions
 from trio_bridge.gateways.socket_ticks import TickFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
@@ -44,7 +44,9 @@ DETAILS_AGAIN_S = 60.0
 """How long until a details request without an answer is made again."""
 
 DETAILS_GAP_S = 0.05
-"""Between two requests for details: the other half of the messages is for market data."""
+UNDERLYINGS_GAP_S = 0.25
+"""Between two requests for details: what is left of the gateway's message rate is for market data,
+and most of it while details only tell which future an option is on."""
 
 PROBE_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
@@ -398,15 +400,22 @@ class Session:
     async def _learn_details(self) -> None:
         """Ask for what positions leave out: exchange, multiplier, a futures option's underlying."""
         asked: dict[int, float] = {}
+
+        def due(con_ids: Iterable[int]) -> int | None:
+            recently = trio.current_time() - DETAILS_AGAIN_S
+            return next((one for one in con_ids if asked.get(one, -math.inf) <= recently), None)
+
         async with trio.open_nursery() as nursery:
             while True:
-                for contract in self.holdings.lacking_details():
-                    now = trio.current_time()
-                    if asked.get(contract.conId, -math.inf) <= now - DETAILS_AGAIN_S:
-                        asked[contract.conId] = now
-                        nursery.start_soon(self._learn, contract.conId)
-                        await trio.sleep(DETAILS_GAP_S)
-                await trio.sleep(IDLE_POLL_S)
+                gap_s = DETAILS_GAP_S
+                con_id = due(self.holdings.lacking_details())
+                if con_id is None:
+                    gap_s = UNDERLYINGS_GAP_S
+                    con_id = due(self.holdings.lacking_underlyings())
+                if con_id is not None:
+                    asked[con_id] = trio.current_time()
+                    nursery.start_soon(self._learn, con_id)
+                await trio.sleep(gap_s)
 
     async def _learn(self, con_id: int) -> None:
         ask = functools.partial(self._ib.reqContractDetailsAsync, Contract(conId=con_id))

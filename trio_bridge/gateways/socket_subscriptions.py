@@ -29,6 +29,9 @@ ASK_AFTER_INCIDENT_S = 2.0
 """After the upstream or a farm has come back, lines get so long to speak before they are made
 anew: a quiet option may have nothing to say, and old Greeks must not pass for current ones."""
 
+TELL_BUDGET_S = 2.0
+"""Refusals for want of lines come in bursts: what is left is told when the last is so old."""
+
 ASK_BROKEN_FARM_S = 30.0
 ASK_REFUSED_S = 300.0
 ASK_INVALID_S = 60.0
@@ -56,6 +59,8 @@ class Subscriptions:
         self._ask_again: dict[int, float] = {}
         self._tried_delayed: set[int] = set()
         self._unanswered: set[int] = set()
+        self._told_budget = lines.budget
+        self._tell_budget_at = math.inf
         self.feed = MarketDataFeed(ib, clock)
         self._lines.connection_lost(clock())
 
@@ -92,6 +97,7 @@ class Subscriptions:
         self._notice_answers(now)
         if not self._lines.competing:
             self._renew_silent(now)
+        self._tell_budget(now)
         turn = self._lines.decide(now)
         for action in turn.actions:
             if isinstance(action, Subscribe):
@@ -116,6 +122,18 @@ class Subscriptions:
                 self._unanswered.discard(con_id)
         if was_competing and not self._lines.competing:
             self._emit("the competing session has ended: market data is back")
+
+    def _tell_budget(self, now: float) -> None:
+        budget = self._lines.budget
+        if budget == self._lines.ceiling > self._told_budget:
+            self._told_budget = budget
+            self._emit(f"TWS has left its market data lines: going on with {budget} again")
+        elif now >= self._tell_budget_at and budget < self._told_budget:
+            self._told_budget = budget
+            self._emit(
+                f"no more market data lines (101), TWS uses some: going on with {budget}",
+                Status.WARNING,
+            )
 
     def _renew_silent(self, now: float) -> None:
         """Subscriptions that should have spoken by now are made anew."""
@@ -163,12 +181,8 @@ class Subscriptions:
                 self._emit(f"{name} is unknown to the gateway ({code}): unpriced", Status.WARNING)
             case Reaction.TOO_MANY_LINES:
                 self._give_line_back(con_id, code)
-                if self._lines.refused(con_id, now):
-                    self._emit(
-                        f"no more market data lines ({code}), TWS uses some: going on with "
-                        f"{self._lines.budget}",
-                        Status.WARNING,
-                    )
+                self._lines.refused(con_id, now)
+                self._tell_budget_at = now + TELL_BUDGET_S
             case Reaction.COMPETING_SESSION:
                 self._owner_is_elsewhere(con_id, now, code)
             case Reaction.NOT_SUBSCRIBED:

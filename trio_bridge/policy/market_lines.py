@@ -131,6 +131,11 @@ class MarketLines:
         return self._budget
 
     @property
+    def ceiling(self) -> int:
+        """How many may ever be used."""
+        return self._ceiling
+
+    @property
     def held(self) -> Set[int]:
         """The contracts that hold a line and are still wanted."""
         return self._held.keys()
