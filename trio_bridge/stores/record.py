@@ -24,8 +24,14 @@ from trio_bridge.model import ApiEvent, Snapshot
 GREEKS_TABLE = "portfolio_greeks"
 EVENTS_TABLE = "api_logs"
 
-_CRC = re.compile(rb',"crc":"([0-9a-f]{8})"}\Z')
+_SEAL = b',"crc":"%08x"}'
+_SEAL_BYTES = len(_SEAL % 0)
+_ANY_SEAL = re.compile(rb',"crc":"[0-9a-f]{8}"}')
 _ROW = b',"row":'
+_HEADS = {
+    table: b'{"table":"%b"%b' % (table.encode(), _ROW) for table in (GREEKS_TABLE, EVENTS_TABLE)
+}
+"""How our lines begin: seen at a glance, because a replay has a million of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ def record_of(item: Snapshot | ApiEvent) -> Record:
 def encode_line(record: Record) -> bytes:
     """The record as a spool line, newline included."""
     body = b'{"table":' + orjson.dumps(record.table) + _ROW + record.row
-    return body + b',"crc":"%08x"}\n' % crc32(body)
+    return body + _SEAL % crc32(body) + b"\n"
 
 
 def decode_line(line: bytes, *, offset: int) -> Record:
@@ -85,16 +91,18 @@ def decode_line(line: bytes, *, offset: int) -> Record:
     Raises:
         DamagedLineError: the CRC is wrong, or it is neither our line nor one of the earlier system.
     """
-    seal = _CRC.search(line)
-    if seal is not None:
-        body = line[: seal.start()]
-        if crc32(body) != int(seal[1], 16):
-            raise DamagedLineError("checksum does not match")
-        table, _, row = body.removeprefix(b'{"table":').partition(_ROW)
+    body, seal = line[:-_SEAL_BYTES], line[-_SEAL_BYTES:]
+    if seal == _SEAL % crc32(body):
+        for table, head in _HEADS.items():
+            if body.startswith(head):
+                return Record(table, body[len(head) :])
+        name, _, row = body.removeprefix(b'{"table":').partition(_ROW)
         try:
-            return Record(_text(orjson.loads(table)), row)
+            return Record(_text(orjson.loads(name)), row)
         except orjson.JSONDecodeError as error:
             raise DamagedLineError(f"not a record: {error}") from None
+    if _ANY_SEAL.fullmatch(seal):
+        raise DamagedLineError("checksum does not match")
     return _earlier_system(line, offset)
 
 

@@ -174,9 +174,16 @@ class Spool:
         return await self._on_disk(lambda: self._read(max_lines, after))
 
     async def acknowledge(
-        self, chunk: Chunk, replayed: int, rejected: Iterable[Rejected] = ()
+        self,
+        chunk: Chunk,
+        replayed: int,
+        rejected: Iterable[Rejected] = (),
+        *,
+        durably: bool = True,
     ) -> None:
         """The first `replayed` lines of the chunk are in the database, or `rejected` by it.
+
+        Not `durably`: a crash before the next durable acknowledgement may bring them once more.
 
         Raises:
             SpoolError: the disk does not answer, or too many lines wait for the quarantine.
@@ -186,7 +193,7 @@ class Spool:
             for number, sqlstate, reason in rejected
             for line in (chunk.lines[number],)
         ]
-        await self._on_disk(lambda: self._acknowledge(chunk, replayed, unfit))
+        await self._on_disk(lambda: self._acknowledge(chunk, replayed, unfit, durably))
 
     async def quarantine(self, record: Record, *, sqlstate: str, reason: str) -> None:
         """Put a row that never was in the spool where the unfit lines are.
@@ -277,7 +284,9 @@ class Spool:
         unfit = Unfit(reason, None, chunk.start, offset)
         return Chunk([], [unfit], chunk.start, offset, chunk.generation)
 
-    def _acknowledge(self, chunk: Chunk, replayed: int, rejected: list[Unfit]) -> None:
+    def _acknowledge(
+        self, chunk: Chunk, replayed: int, rejected: list[Unfit], durably: bool
+    ) -> None:
         if chunk.generation != self._place.generation:
             return
         if replayed == len(chunk.lines):
@@ -285,7 +294,10 @@ class Spool:
         else:
             place = chunk.lines[replayed - 1].end if replayed else chunk.start
         damaged = [line for line in chunk.unfit if line.end is not None and line.end <= place]
-        self._set_aside(damaged + rejected, upto=place)
+        if durably or damaged or rejected or place == self._file.size:
+            self._set_aside(damaged + rejected, upto=place)
+        else:
+            self._place.offset = place
 
     def _set_aside(self, unfit: list[Unfit], upto: int | None = None) -> None:
         place = self._place

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,6 +49,10 @@ QUEUE_LIMIT = 10_000
 
 REPLAY_TIMEOUT_S = 10.0
 """For one replayed batch while no new row waits for it (they go to the spool meanwhile)."""
+
+DURABLE_EVERY = 10
+"""In a long replay so many chunks share one durable acknowledgement: the database has to wait for
+the same disk, and what a crash lets come twice is there once."""
 
 DISK_RETRY_S = 1.0
 """Pause between two tries to spool while the disk refuses."""
@@ -96,8 +100,9 @@ class _Gap:
 
 @dataclass
 class _DiskTurn:
-    """What came of the disk's work while the database took a chunk."""
+    """The disk's work while the database takes a chunk, and what came of it."""
 
+    durably: bool
     ahead: Chunk | None = None
     trouble: SpoolError | None = None
 
@@ -352,8 +357,10 @@ class Delivery:
         """
         chunk = await self._spool.read()
         before: tuple[Chunk, Outcome] | None = None
-        while chunk and not self._ended:
-            turn = _DiskTurn()
+        for number in count(1):
+            if not chunk or self._ended:
+                break
+            turn = _DiskTurn(durably=number % DURABLE_EVERY == 0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._take_turn, turn, before, chunk)
                 outcome = await self._commit_chunk(chunk, REPLAY_TIMEOUT_S)
@@ -373,7 +380,7 @@ class Delivery:
     ) -> None:
         try:
             if before is not None:
-                await self._acknowledge(*before)
+                await self._acknowledge(*before, durably=turn.durably)
             turn.ahead = await self._spool.read(after=chunk)
         except SpoolError as error:
             turn.trouble = error
@@ -396,8 +403,8 @@ class Delivery:
     ) -> Outcome:
         return await self._commit([line.record for line in chunk.lines], batch_timeout_s, deadline)
 
-    async def _acknowledge(self, chunk: Chunk, outcome: Outcome) -> None:
-        await self._spool.acknowledge(chunk, outcome.done, outcome.rejected)
+    async def _acknowledge(self, chunk: Chunk, outcome: Outcome, *, durably: bool = True) -> None:
+        await self._spool.acknowledge(chunk, outcome.done, outcome.rejected, durably=durably)
         unfit = len(chunk.unfit) if outcome.outage is None else 0
         self._report_quarantine(unfit + len(outcome.rejected))
 
