@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +16,12 @@ import pytest
 import trio
 
 from tests.support.database import count_rows, fetch, messages, wait_for_rows
-from tests.support.process import descendants, running_service
+from tests.support.process import ServiceProcess, descendants, running_service
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from typing import Any
 
     from tests.support.postgres import PostgresServer
@@ -160,29 +162,48 @@ async def test_the_last_rows_are_safe_although_the_database_is_frozen(
     assert any("the service ends" in text for text in messages(own_postgres.conninfo))
 
 
-async def test_a_fresh_machine_needs_no_settings_at_all(tmp_path: Path) -> None:
-    """Empty home, nothing configured but the port: the bridge brings its own PostgreSQL."""
+@asynccontextmanager
+async def on_a_fresh_machine(home: Path) -> AsyncIterator[tuple[ServiceProcess, str]]:
+    """A service with an empty home and nothing configured but the port; its own database."""
     with TemporaryDirectory() as room:
         # As root the server runs as another account, which must be able to get here.
         Path(room).chmod(0o755)
         async with (
             open_tws_simulator(make_book()) as sim,
             running_service(
-                tmp_path, IB_SOCKET_PORT=sim.port, BRIDGE_EMBEDDED_DIR=f"{room}/postgres", **FAST
+                home, IB_SOCKET_PORT=sim.port, BRIDGE_EMBEDDED_DIR=f"{room}/postgres", **FAST
             ) as service,
         ):
             await service.wait_for_output("recording")
             found = re.search(r"database=(\S+):5432/", service.output)
             assert found is not None
-            conninfo = f"host={found[1]} dbname=portfolio_engine user=portfolio"
-            await wait_for_rows(conninfo, 3)
-            servers = descendants(service.pid)
-            assert any("postgres" in one.name() for one in servers)
-            service.interrupt()
-            assert await service.wait() == 0
+            yield service, f"host={found[1]} dbname=portfolio_engine user=portfolio"
+
+
+async def test_a_fresh_machine_needs_no_settings_at_all(tmp_path: Path) -> None:
+    async with on_a_fresh_machine(tmp_path) as (service, conninfo):
+        await wait_for_rows(conninfo, 3)
+        servers = descendants(service.pid)
+        assert any("postgres" in one.name() for one in servers)
+        service.interrupt()
+        assert await service.wait() == 0
         _, alive = psutil.wait_procs(servers, timeout=10)
         assert alive == []
     assert "Traceback" not in service.output
+
+
+async def test_the_embedded_server_is_brought_back_and_the_event_recorded(tmp_path: Path) -> None:
+    async with on_a_fresh_machine(tmp_path) as (service, conninfo):
+        await wait_for_rows(conninfo, 3)
+        before = count_rows(conninfo)
+        for process in descendants(service.pid):
+            if process.name() == "postgres":
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        await wait_for_rows(conninfo, before + 5)
+        assert any("PostgreSQL" in text for text in messages(conninfo))
+        service.interrupt()
+        assert await service.wait() == 0
 
 
 BAD_SETTINGS = [

@@ -121,6 +121,9 @@ class Outlet:
             # them, something is badly wrong, and must not stay silent.
             self.dropped += 1
             log.error("row dropped: the writer does not take any", dropped=self.dropped)
+        except trio.ClosedResourceError:
+            # The sources have ended; what still speaks (the embedded server) has been logged.
+            return
 
     def emit(self, message: str, status: Status = Status.INFO) -> None:
         """An event for `api_logs` and the console."""
@@ -224,16 +227,28 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     Raises:
         ConfigError: a setting or a file can't be used.
     """
+    service: Service | None = None
+
+    def emit(message: str, status: Status) -> None:
+        """What the embedded server says; before there is a service, to the console alone."""
+        if service is None:
+            log.log(_LEVELS[status], message)
+        else:
+            service.outlet.emit(message, status)
+
     async with AsyncExitStack() as stack:
         conninfo = conninfo_from_settings(settings)
         spool = await Spool.open(settings.buffer_path)
         stack.callback(spool.close)
         if conninfo is None:
-            conninfo = await stack.enter_async_context(open_embedded(settings.embedded_dir))
+            conninfo = await stack.enter_async_context(
+                open_embedded(settings.embedded_dir, emit=emit)
+            )
         store = PostgresStore(conninfo)
         stack.push_async_callback(store.aclose)
         log.info("recording", database=safe_target(conninfo), spool=str(settings.buffer_path))
-        yield Service(settings, store, spool, conninfo)
+        service = Service(settings, store, spool, conninfo)
+        yield service
 
 
 Companion = Callable[[Service, Stopper], Awaitable[None]]
