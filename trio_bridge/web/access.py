@@ -89,5 +89,6 @@ class Access:
 def _without_port(host: str) -> str:
     """`localhost` from `localhost:8650`, `::1` from `[::1]:8650`."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        address, closed, _ = host[1:].partition("]")
+        return address if closed else ""
     return host.partition(":")[0]

@@ -24,8 +24,8 @@ MOST_EVENTS = 500
 
 TIME_FORMS = "2026-01-02T14:30:00Z or seconds since 1970"
 
-_SECONDS = re.compile(r"-?\d{1,11}(\.\d{1,9})?")
-_COUNT = re.compile(r"\d{1,9}")
+_SECONDS = re.compile(r"-?\d{1,11}(\.\d{1,9})?", re.ASCII)
+_COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class BadQueryError(ValueError):

@@ -23,11 +23,14 @@ const TIME_MARKS = [
 ];
 
 export class Charts {
-  /** `onPoint(at)` is told which time the cursor is at (seconds), or null when it has left. */
-  constructor(room, onPoint) {
+  /**
+   * `time`: the first and the last second to show, until there are rows. `onPoint` is told where
+   * the cursor is ({at: seconds, left: pixels}), or null when it has left.
+   */
+  constructor(room, time, onPoint) {
     this.onPoint = onPoint;
     this.gaps = [];
-    this.window = [0, 1];
+    this.window = time;
     this.plots = SERIES.map((name, i) => this.#build(room, name, i === SERIES.length - 1));
     this.observer = new ResizeObserver(() => this.#fit());
     for (const { canvas } of this.plots) this.observer.observe(canvas);
@@ -48,7 +51,10 @@ export class Charts {
     this.showValues(null);
   }
 
-  /** The values at a row, by its number; for null those of now: an old value is not one of them. */
+  /**
+   * The values at a row, by its number; for null those of now, and an old value is not one of them;
+   * for -1 none: there was no row.
+   */
   showValues(i) {
     for (const { name, value, unit } of this.plots) {
       const column = this.rows.series[name].last;
@@ -125,7 +131,8 @@ export class Charts {
           stroke: () => colour("soft"),
           grid: { stroke: () => colour("grid"), width: 1 },
           ticks: { show: false },
-          values: (_, splits, axis, space, step) => splits.map((split) => mark(split, step)),
+          values: (plot, splits, axis, space, step) =>
+            splits.map((split) => (isEmpty(plot) ? "" : mark(split, step))),
         },
       ],
       series: [
@@ -234,6 +241,10 @@ function hatch(ctx) {
     patterns.set(key, ctx.createPattern(tile, "repeat"));
   }
   return patterns.get(key);
+}
+
+function isEmpty(plot) {
+  return plot.data[3].every((value) => value === null);
 }
 
 function withRoom(low, high) {

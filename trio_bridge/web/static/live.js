@@ -9,6 +9,10 @@ export async function fetchRows(start, end, points) {
   return fetchJson(`/api/rows?${query}`);
 }
 
+export async function fetchStatus() {
+  return fetchJson("/api/status");
+}
+
 /** The last rows that became safe, oldest first: the database may not have all of them yet. */
 export async function fetchRecent() {
   return fetchJson("/api/recent");

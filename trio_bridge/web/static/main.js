@@ -2,7 +2,7 @@
 
 import { Charts } from "./charts.js";
 import { time } from "./format.js";
-import { fetchEvents, fetchRecent, fetchRows, follow } from "./live.js";
+import { fetchEvents, fetchRecent, fetchRows, fetchStatus, follow } from "./live.js";
 import { addEvent, showCoverage, showEvents, showReadout, showState, showVerdict, Tip } from "./panel.js";
 import { nothing, Rows } from "./rows.js";
 import * as words from "./words.js";
@@ -43,10 +43,14 @@ const page = {
 
 const underWay = ask(); // The database works while the charts are built.
 
-const charts = new Charts(document.getElementById("plots"), (point) => {
-  page.pointed = point;
-  showPoint();
-});
+const charts = new Charts(
+  document.getElementById("plots"),
+  [now() - RANGES[page.range].span, now()],
+  (point) => {
+    page.pointed = point;
+    showPoint();
+  },
+);
 const tip = new Tip(document.querySelector(".charts"));
 const scrub = document.getElementById("scrub");
 
@@ -72,10 +76,10 @@ async function load(answer = ask()) {
     page.fetchAt = now() + RETRY_S;
   }
   const waiting = trouble || page.status?.storage.spool_bytes ? await recentOrNone() : [];
+  if (told === null && page.rows === null) told = nothing(await intervalOrGuess());
   if (asked !== page.asked) return;
   page.trouble = trouble;
   if (told !== null) page.rows = new Rows(told, page.events);
-  else if (page.status !== null) page.rows ??= new Rows(nothing(page.status.interval_s), page.events);
   for (const row of [...waiting, ...page.recent]) page.rows?.add(row);
   if (page.rows?.last) page.safeAt ??= page.rows.last;
   page.dirty = true;
@@ -88,6 +92,14 @@ async function recentOrNone() {
     return await fetchRecent();
   } catch {
     return [];
+  }
+}
+
+async function intervalOrGuess() {
+  try {
+    return (page.status ?? (await fetchStatus())).interval_s;
+  } catch {
+    return 5;
   }
 }
 
@@ -144,7 +156,11 @@ function showPoint() {
   const gap = charts.gapAt(left);
   tip.show(gap ? explain(gap) : null, left + plotsLeft());
   const i = nearest(page.rows.t, at);
-  if (i === null) return;
+  if (i === null || (gap && at > gap.from && at < gap.to)) {
+    charts.showValues(-1);
+    showReadout(time(at));
+    return;
+  }
   charts.showValues(i);
   const nameless = page.rows.series.delta.last[i] === null ? ": not one option was priced" : "";
   showReadout(time(page.rows.t[i]) + nameless);

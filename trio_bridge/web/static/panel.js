@@ -91,8 +91,10 @@ export class Tip {
     const heading = document.createElement("strong");
     heading.textContent = told.heading;
     this.box.replaceChildren(heading, ...told.lines.map((text) => line("", text, "div")));
-    const most = this.room.clientWidth - this.box.offsetWidth - 8;
-    this.box.style.left = `${Math.max(8, Math.min(left + 12, most))}px`;
+    // On the side of the cursor with more room, so that it hides the least.
+    const width = this.box.offsetWidth;
+    const place = left > this.room.clientWidth / 2 ? left - width - 14 : left + 14;
+    this.box.style.left = `${Math.max(8, Math.min(place, this.room.clientWidth - width - 8))}px`;
   }
 }
 

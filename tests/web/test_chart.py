@@ -1,0 +1,63 @@
+"""The coverage that a chart tells."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from trio_bridge.stores.history import Bucket, Chart, Gap, Window
+from trio_bridge.web.chart import chart_json
+
+START = datetime(2026, 1, 2, 14, 0, tzinfo=UTC)
+
+
+def at(slot: float) -> datetime:
+    return START + timedelta(seconds=5 * slot)
+
+
+def bucket(first: int, last: int, rows: int, right_rows: int | None = None) -> Bucket:
+    right = rows if right_rows is None else right_rows
+    return Bucket(rows, right, at(first), at(last), *([0.0] * 10), *([1.0] * 5))
+
+
+def coverage(buckets: list[Bucket], gaps: list[Gap], slots: int = 12) -> tuple[int, int]:
+    chart = Chart(Window(at(0), at(slots), 30, 5), buckets, gaps, at(0))
+    told = chart_json(chart)["coverage"]
+    return told["rows"], told["slots"]
+
+
+def test_a_gapless_time_is_covered() -> None:
+    assert coverage([bucket(0, 5, 6), bucket(6, 11, 6)], []) == (12, 12)
+
+
+def test_a_row_that_has_not_come_yet_is_not_missing() -> None:
+    assert coverage([bucket(0, 5, 6), bucket(6, 10, 5)], []) == (11, 11)
+
+
+@pytest.mark.parametrize(
+    ("gap", "missing"),
+    [
+        (Gap(at(3), at(5), is_open=False), 1),
+        (Gap(at(3), at(5.4), is_open=False), 1),
+        (Gap(at(3.4), at(5), is_open=False), 1),
+        (Gap(at(3), at(10), is_open=False), 6),
+        (Gap(at(-100), at(3), is_open=False), 3),
+        (Gap(at(7), at(12), is_open=True), 5),
+        (Gap(at(-9), at(12), is_open=True), 12),
+    ],
+)
+def test_every_slot_of_a_gap_within_the_window_is_missing(gap: Gap, missing: int) -> None:
+    assert coverage([bucket(0, 5, 6)], [gap]) == (6, 6 + missing)
+
+
+def test_rows_without_greeks_are_slots_that_were_not_covered() -> None:
+    assert coverage([bucket(0, 5, 6, right_rows=4)], []) == (4, 6)
+
+
+def test_lowest_and_highest_are_told_where_a_bucket_may_hold_several_rows() -> None:
+    single = Chart(Window(at(0), at(12), 5, 5), [bucket(0, 0, 1)], [], at(0))
+    several = Chart(Window(at(0), at(12), 30, 5), [bucket(0, 5, 6)], [], at(0))
+
+    assert chart_json(single)["series"]["delta"] == {"last": [1.0]}
+    assert chart_json(several)["series"]["delta"] == {"last": [1.0], "min": [0.0], "max": [0.0]}
