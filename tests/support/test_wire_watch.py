@@ -30,7 +30,7 @@ def virtual_clock() -> MockClock:
 def faults_of(*messages: bytes) -> list[str]:
     watch = WireWatch()
     for one in messages:
-        watch.sent("a connection", one)
+        watch.sent(1, one)
     return list(watch.faults())
 
 
@@ -63,15 +63,15 @@ async def test_the_owners_client_id_is_one() -> None:
 async def test_so_are_more_than_fifty_messages_in_any_second(virtual_clock: MockClock) -> None:
     watch = WireWatch()
     for _ in range(25):
-        watch.sent("one", message(49, 1))
-        watch.sent("other", message(49, 1))
+        watch.sent(1, message(49, 1))
+        watch.sent(2, message(49, 1))
     virtual_clock.jump(0.9)
     for _ in range(25):
-        watch.sent("one", message(49, 1))
-        watch.sent("other", message(49, 1))
+        watch.sent(1, message(49, 1))
+        watch.sent(2, message(49, 1))
     assert list(watch.faults()) == []
     virtual_clock.jump(0.1)
-    watch.sent("one", message(49, 1))
+    watch.sent(1, message(49, 1))
     assert list(watch.faults()) == ["51 messages within a second"]
 
 

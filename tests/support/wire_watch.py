@@ -12,7 +12,9 @@ Two eyes, because there are two places to look from:
 from __future__ import annotations
 
 import os
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
 import trio
 from ib_async.connection import Connection
@@ -39,7 +41,7 @@ GREETING = b"API\0"
 class Message(NamedTuple):
     """One message as it went to the socket; `at` is Trio's clock."""
 
-    connection: object
+    connection: int
     at: float
     fields: tuple[str, ...]
 
@@ -49,25 +51,28 @@ class WireWatch:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self._count = count()
+        self._numbers: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Watch all connections that ib_async makes from now on."""
         send: Callable[[Connection, bytes], None] = Connection.sendMsg
 
         def send_and_tell(connection: Connection, data: bytes) -> None:
-            self.sent(connection, data)
+            number = self._numbers.setdefault(connection, next(self._count))
+            self.sent(number, data)
             send(connection, data)
 
         monkeypatch.setattr(Connection, "sendMsg", send_and_tell)
 
-    def sent(self, connection: object, data: bytes) -> None:
+    def sent(self, connection: int, data: bytes) -> None:
         if not data.startswith(GREETING):
             fields = tuple(data[4:].decode().removesuffix("\0").split("\0"))
             self.messages.append(Message(connection, trio.current_time(), fields))
 
     def faults(self) -> Iterator[str]:
         """What must never happen and did."""
-        times: dict[object, list[float]] = {}
+        times: dict[int, list[float]] = {}
         for connection, at, fields in self.messages:
             number = int(fields[0])
             if number not in ALLOWED:

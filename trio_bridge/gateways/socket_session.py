@@ -81,6 +81,7 @@ class Session:
         self._crash: Exception | None = None
         self._probes, self._probe_requests = trio.open_memory_channel[trio.Event](1)
         self._open = False
+        self._closing = False
         self._downloading = False
         self._reload = False
         self._settle_until = -math.inf
@@ -150,6 +151,7 @@ class Session:
         Raises:
             GatewayError, ConfigError: before it was started.
         """
+        started = False
         refusal: BridgeError | None = None
         try:
             with self._scope:
@@ -157,7 +159,7 @@ class Session:
                     self._attach()
                     try:
                         await self._connect()
-                        self._open = True
+                        started = self._open = True
                         task_status.started()
                         await self._serve()
                     except BridgeError as error:
@@ -180,7 +182,7 @@ class Session:
             self.done.set()
         if self._crash is not None:
             raise self._crash
-        if not self._open:
+        if not started:
             raise refusal or GatewayError(self.lost_reason)
 
     def _broke_down(self, error: Exception) -> None:
@@ -217,6 +219,7 @@ class Session:
         self.sent = max(self.sent, client.conn.numMsgSent)
 
     async def _close(self) -> None:
+        self._open, self._closing = False, True
         self._count_messages()
         client = self._ib.client
         with suppress(OSError):  # the peer may have closed already, and we not have heard of it
@@ -441,8 +444,9 @@ class Session:
 
     def _on_disconnected(self, message: str) -> None:
         self._closed.set()
-        detail = f": {message}" if message else ""
-        self._lose(f"the gateway closed the connection{detail}")
+        if not self._closing:
+            detail = f": {message}" if message else ""
+            self._lose(f"the gateway closed the connection{detail}")
 
     def _on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
         self._notices.on_error(request_id, code, text, contract)

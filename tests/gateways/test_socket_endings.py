@@ -1,0 +1,374 @@
+"""However and whenever a connection ends, it ends quickly, leaves nothing behind, and the next one
+works. What is a bug and what is a lost connection are told apart.
+
+Warnings are errors in this suite: an asyncio future that nobody looked at, a socket that nobody
+closed or a coroutine that nobody awaited fails these tests too.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+import trio
+from ib_async import IB
+
+from tests.gateways.socket_support import (
+    POSITIONS,
+    SUBSCRIBE,
+    Rig,
+    options_of,
+    socket_rig,
+    still_book,
+    supervised_rig,
+)
+from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.socket import DISCONNECT_TIMEOUT_S
+from trio_bridge.gateways.socket_session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trio.testing import MockClock
+
+QUICK_S = 2.0
+"""An end that takes longer is not quick. Real time; most take a few milliseconds."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No word from asyncio about what was forgotten, and no connection that lives on."""
+    yield
+    gc.collect()
+    assert [record for record in caplog.records if record.name in ("asyncio", "trio-asyncio")] == []
+    assert alive(IB) == []
+
+
+def alive(kind: type) -> list[object]:
+    return [one for one in gc.get_objects() if type(one) is kind]
+
+
+def session_of(rig: Rig) -> Session:
+    session = rig.bridge._session
+    assert session is not None
+    return session
+
+
+async def end_in_time(rig: Rig) -> None:
+    began = trio.current_time()
+    await rig.bridge.disconnect()
+    assert trio.current_time() - began < QUICK_S
+    assert not rig.bridge.is_connected()
+    assert rig.bridge.nursery.child_tasks == frozenset()
+
+
+# Ctrl-C -----------------------------------------------------------------------------------------
+
+
+async def connects_within(rig: Rig, patience_s: float) -> bool:
+    """Cancel an attempt to connect after so long; whether it had been made by then."""
+    began = trio.current_time()
+    with trio.move_on_after(patience_s) as scope:
+        await rig.bridge.connect()
+    assert trio.current_time() - began < patience_s + QUICK_S
+    return not scope.cancelled_caught
+
+
+async def test_an_attempt_can_be_cancelled_at_any_moment() -> None:
+    rng = random.Random(5)
+    async with socket_rig(still_book(options=6), connect=False) as rig:
+        rig.sim.download_delay_s = 0.001
+        outcomes = set()
+        for _ in range(50):
+            outcomes.add(await connects_within(rig, rng.uniform(0, 0.02)))
+            await end_in_time(rig)
+        rig.sim.download_delay_s = 0.0
+        outcomes.add(await connects_within(rig, 10))
+        await rig.until_right()
+        assert outcomes == {False, True}
+
+
+@pytest.mark.parametrize("stage", ["silent", "hanging", "downloading"])
+async def test_whatever_the_attempt_waits_for_cancelling_it_is_quick(stage: str) -> None:
+    async with socket_rig(still_book(options=6), connect=False) as rig:
+        if stage == "silent":
+            rig.sim.accept_silently()
+        elif stage == "hanging":
+            rig.sim.hang()
+        else:
+            rig.sim.download_delay_s = 100.0
+        assert not await connects_within(rig, 0.1)
+        await end_in_time(rig)
+        rig.sim.accept_normally()
+        rig.sim.unhang()
+        rig.sim.download_delay_s = 0.0
+        await rig.bridge.connect()
+        await rig.until_right()
+
+
+async def test_a_name_server_that_does_not_answer_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(*_: object, **__: object) -> None:
+        await trio.sleep_forever()
+
+    async with socket_rig(still_book(options=0), connect=False, ib_socket_host="gateway") as rig:
+        monkeypatch.setattr(trio.socket, "getaddrinfo", never)
+        assert not await connects_within(rig, 0.05)
+        monkeypatch.setattr("trio_bridge.gateways.socket_session.HANDSHAKE_TIMEOUT_S", 0.05)
+        with pytest.raises(GatewayError, match="IB_SOCKET_HOST=gateway: no answer from the name"):
+            await rig.bridge.connect()
+
+
+async def test_leaving_the_bridges_block_ends_everything() -> None:
+    rng = random.Random(6)
+    async with socket_rig(still_book(options=6), connect=False) as rig:
+        for _ in range(8):
+            await rig.bridge.connect()
+            await trio.sleep(rng.uniform(0, 0.1))
+            began = trio.current_time()
+            await rig.bridge.__aexit__(None, None, None)
+            assert trio.current_time() - began < QUICK_S
+            assert not rig.bridge.is_connected()
+            await rig.bridge.__aenter__()
+        await rig.until(lambda: not rig.sim.sessions)
+
+
+# Our own goodbye --------------------------------------------------------------------------------
+
+
+async def test_disconnecting_is_quick_whatever_the_gateway_does() -> None:
+    async with socket_rig(still_book(options=6), connect=False) as rig:
+        await end_in_time(rig)  # there is nothing to end
+        troubles: list[Callable[[], object]] = [
+            lambda: None,
+            rig.sim.hang,
+            rig.sim.drop_connections,
+            lambda: rig.sim.drop_connections(reset=True),
+            rig.sim.lose_upstream,
+        ]
+        for trouble in troubles:
+            await rig.bridge.connect()
+            await rig.until_received(SUBSCRIBE)
+            trouble()
+            await end_in_time(rig)
+            await end_in_time(rig)
+            rig.sim.unhang()
+            rig.sim.upstream_lost = False
+            await rig.until(lambda: not rig.sim.sessions)
+            rig.sim.transcript.clear()
+
+
+async def test_disconnecting_ends_an_attempt_of_another_task() -> None:
+    async with socket_rig(still_book(options=0), connect=False) as rig:
+        rig.sim.accept_silently()
+        refusals: list[str] = []
+
+        async def connect() -> None:
+            with pytest.raises(GatewayError) as refusal:
+                await rig.bridge.connect()
+            refusals.append(str(refusal.value))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connect)
+            await trio.sleep(0.05)
+            with pytest.raises(RuntimeError, match="already connected"):
+                await rig.bridge.connect()
+            await end_in_time(rig)
+        assert refusals == ["disconnected"]
+
+
+async def test_a_second_connection_beside_the_first_is_a_mistake() -> None:
+    async with socket_rig(still_book(options=0)) as rig:
+        with pytest.raises(RuntimeError, match="already connected"):
+            await rig.bridge.connect()
+        await rig.until_right()
+
+
+async def test_a_peer_that_reads_nothing_any_more_is_cut_off() -> None:
+    """What is still to be sent cannot leave; the end must not wait for it."""
+    async with socket_rig(still_book(options=0)) as rig:
+        rig.sim.hang()
+        transport: Any = session_of(rig)._ib.client.conn.transport
+        transport.write(bytes(16_000_000))
+        assert transport.get_write_buffer_size() > 0
+        began = trio.current_time()
+        await rig.bridge.disconnect()
+        assert trio.current_time() - began < DISCONNECT_TIMEOUT_S
+        assert rig.bridge.nursery.child_tasks == frozenset()
+        rig.sim.drop_connections()
+
+
+async def test_the_reason_of_a_loss_is_told_to_whoever_waits() -> None:
+    async with socket_rig(still_book(options=0)) as rig:
+        rig.sim.drop_connections()
+        assert await rig.bridge.wait_lost() == "the gateway closed the connection"
+        await rig.bridge.connect()
+        await rig.bridge.disconnect()
+        assert await rig.bridge.wait_lost() == "disconnected"
+
+
+# Bugs -------------------------------------------------------------------------------------------
+
+
+def failing(*_: object) -> None:
+    raise ZeroDivisionError("a bug of ours")
+
+
+@pytest.mark.parametrize("handler", ["_on_error", "_on_position"])
+async def test_a_bug_in_a_message_handler_is_loud(
+    handler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """eventkit, which calls our handlers, swallows what they raise; the bridge must not."""
+
+    async def run() -> None:
+        async with supervised_rig(still_book(options=2)) as rig:
+            await rig.until_right()
+            monkeypatch.setattr(Session, handler, failing)
+            rig.sim.drop_connections()
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        with trio.fail_after(30):
+            await run()
+    assert raised.group_contains(ZeroDivisionError, match="a bug of ours")
+
+
+async def test_a_bug_while_serving_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with supervised_rig(still_book(options=2)) as rig:
+            await rig.until_right()
+            monkeypatch.setattr(session_of(rig).subscriptions, "step", failing)
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        with trio.fail_after(30):
+            await run()
+    assert raised.group_contains(ZeroDivisionError, match="a bug of ours")
+
+
+async def test_a_bug_while_connecting_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with socket_rig(still_book(options=2), connect=False) as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "_select_accounts", failing)
+            with pytest.raises(ZeroDivisionError):
+                await rig.bridge.connect()
+        await rig.bridge.connect()
+        await rig.until_right()
+
+
+async def test_a_library_that_breaks_its_event_loop_takes_one_connection_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with supervised_rig(still_book(options=2)) as rig:
+        await rig.until_right()
+
+        def explode() -> None:
+            raise ZeroDivisionError("in a callback of the library's")
+
+        transport: Any = session_of(rig)._ib.client.conn.transport
+        transport._loop.call_soon(explode)
+        await rig.until_told("the connection broke down: ZeroDivisionError")
+        await rig.until_right()
+        assert any("explode" in record.getMessage() for record in caplog.records)
+        caplog.clear()
+
+
+async def test_frames_that_are_none_end_the_connection() -> None:
+    async with supervised_rig(still_book(options=2)) as rig:
+        await rig.until_right()
+        rig.sim.sessions[0].send(b"\xff\xff\xff\xff rubbish")
+        await rig.until_told("cannot be read")
+        await rig.until_right()
+
+
+# A long life ------------------------------------------------------------------------------------
+
+
+def remembered(rig: Rig) -> dict[str, int]:
+    """How many entries ib_async and we keep, by the name of where."""
+    session = session_of(rig)
+    wrapper = session._ib.wrapper
+    sizes = {
+        name: len(value)
+        for name, value in vars(wrapper).items()
+        if isinstance(value, (dict, list, set))
+    }
+    sizes["ticker2ReqId"] = sum(map(len, wrapper.ticker2ReqId.values()))
+    sizes["lines"] = len(session.subscriptions.feed.lines)
+    return sizes
+
+
+async def rotate(rig: Rig, subscriptions: int) -> dict[str, int]:
+    """Let so many options be subscribed in turn; what is remembered then."""
+    rig.sim.transcript.clear()
+    await rig.until_received(SUBSCRIBE, subscriptions)
+    return remembered(rig)
+
+
+async def test_rotating_for_ever_remembers_no_more_than_rotating_a_little(
+    fast_clock: MockClock,
+) -> None:
+    book = still_book(options=30)
+    async with socket_rig(book, ib_market_data_lines=5) as rig:
+        await rig.until_right()
+        early = await rotate(rig, 100)
+        late = await rotate(rig, 400)
+        assert {name: size for name, size in late.items() if size > early[name] + 5} == {}
+
+
+async def test_options_that_come_and_go_are_forgotten(fast_clock: MockClock) -> None:
+    book = still_book(options=20)
+    account, options = book.accounts[0], options_of(book)
+    async with socket_rig(book) as rig:
+        await rig.until_right()
+        for option in options[2:]:
+            book.set_position(account, option.con_id, 0)
+        await rig.until_right()
+        await rig.until(lambda: len(rig.sim.subscribed()) == 2)
+        await rig.until(lambda: remembered(rig)["lines"] == 2)
+        left = remembered(rig)
+        for name in ("tickers", "reqId2Ticker", "_reqId2Contract", "ticker2ReqId"):
+            assert left[name] == 2, name
+
+
+async def test_reconnecting_again_and_again_leaves_nothing_of_the_old_connections(
+    fast_clock: MockClock,
+) -> None:
+    book = still_book(options=6)
+    async with supervised_rig(book, delays_s=(0.05,)) as rig:
+        for number in range(20):
+            await rig.until(lambda: rig.row() is not None)
+            rig.sim.drop_connections(reset=number % 2 == 0)
+            await rig.until(lambda: rig.row() is None)
+        await rig.until_right()
+        gc.collect()
+        assert len(alive(IB)) == len(alive(Session)) == 1
+        assert len(rig.sim.received(POSITIONS)) == 21
+
+
+@pytest.mark.long
+async def test_memory_stays_where_it_is_over_thousands_of_rotations_and_reconnects() -> None:
+    process = psutil.Process()
+    book = still_book(options=40)
+    async with supervised_rig(
+        book, delays_s=(0.01,), ib_market_data_lines=5, simulator={"transcript_size": 1000}
+    ) as rig:
+
+        async def live(seconds: float) -> int:
+            """Rotate, reconnect every two seconds, and weigh the process at the end."""
+            with trio.move_on_after(seconds):
+                while True:
+                    await trio.sleep(2)
+                    rig.sim.drop_connections()
+                    rig.rows.clear()
+                    rig.events.clear()
+            gc.collect()
+            return int(process.memory_info().rss)
+
+        before = await live(20)
+        after = await live(60)
+        assert after - before < 3_000_000
