@@ -171,7 +171,11 @@ async def on_a_fresh_machine(home: Path) -> AsyncIterator[tuple[ServiceProcess, 
         async with (
             open_tws_simulator(make_book()) as sim,
             running_service(
-                home, IB_SOCKET_PORT=sim.port, BRIDGE_EMBEDDED_DIR=f"{room}/postgres", **FAST
+                home,
+                IB_SOCKET_PORT=sim.port,
+                BRIDGE_EMBEDDED_DIR=f"{room}/postgres",
+                BRIDGE_FLUSH_INTERVAL=1,
+                **FAST,
             ) as service,
         ):
             await service.wait_for_output("recording")
