@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -186,6 +187,35 @@ async def test_beside_a_real_service(tmp_path: Path, fresh_database: str) -> Non
     assert done.code == 0, done
     assert f"process {service.pid} is recording" in done.out
     assert "info: connected to 127.0.0.1" in done.out
+
+
+async def test_a_real_service_with_an_endpoint_is_asked_by_status_and_by_check(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    """Also while its database is away: it knows best, and nobody else has to be asked."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with open_tws_simulator(make_book()) as sim:
+        settings = {
+            "IB_SOCKET_PORT": sim.port,
+            "DATABASE_URL": own_postgres.url,
+            "BRIDGE_STATUS_PORT": port,
+            "BRIDGE_STATUS_TOKEN": "sesame-sesame-sesame",
+            "BRIDGE_POLL_INTERVAL": 5,
+        }
+        async with running_service(tmp_path, **settings) as service:
+            await wait_for_rows(own_postgres.conninfo, 1)
+            own_postgres.stop("immediate")
+            done = await run_command(tmp_path, "status", **settings)
+            assert done.code == 0, done
+            assert f"process {service.pid}, up for" in done.out
+            assert "priced, live" in done.out
+            seen = len(sim.transcript)
+            checked = await run_command(tmp_path, "check", **settings)
+            assert {one.client_id for one in list(sim.transcript)[seen:]} <= {10}
+    assert checked.code == 1  # the database
+    assert f"the service (process {service.pid}) is connected" in checked.out
 
 
 async def test_rows_in_the_spool_are_counted(tmp_path: Path, own_postgres: PostgresServer) -> None:
