@@ -396,6 +396,21 @@ async def test_a_full_disk_refuses_rows_and_takes_them_when_there_is_room(disk: 
     assert disk.content(spool.quarantine_path) is None
 
 
+async def test_a_row_stands_apart_from_what_a_failure_left_that_could_not_be_cut_off(
+    disk: FakeDisk,
+) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    disk.failing = {"fsync": errno.EIO, "truncate": errno.EIO}
+    with pytest.raises(SpoolError):
+        await spool.append([record(1)])
+    disk.failing = {}
+    await spool.append([record(1), record(2)])
+    disk.crash()  # zeros take the place of what the failed fsync lost, its newline too
+    disk.restart()
+    spool = await Spool.open(FAKE, disk=disk)
+    assert [number_of(row) for row in await replay(spool)] == [1, 2]
+
+
 async def test_replay_goes_on_although_cursor_and_quarantine_find_no_room(disk: FakeDisk) -> None:
     spool = await Spool.open(FAKE, disk=disk)
     await spool.append([record(n) for n in range(6)])

@@ -33,16 +33,19 @@ from trio.testing import MockClock
 from tests.support.rows import event, number_of
 from tests.tasks.sinks import BUFFER, DB_TIMEOUT_S, QUARANTINE, Sinks, check_tables, now
 from trio_bridge.errors import ConfigError
+from trio_bridge.stores import spool
 from trio_bridge.stores.breaker import BreakerState
 from trio_bridge.stores.fake import FakeStore, Trouble
 from trio_bridge.stores.fake_disk import FakeDisk, SimulatedCrash
 from trio_bridge.stores.record import GREEKS_TABLE, DamagedLineError, Record, decode_line
-from trio_bridge.stores.spool import Spool
 from trio_bridge.tasks import delivery
 
 SAFE_WITHIN_S = DB_TIMEOUT_S + 1.0
 QUEUE_LIMIT = 40
 """In place of the 10,000 rows of real life, so that stories reach it."""
+
+CHUNK_BYTES = 1_500
+"""In place of 1 MiB: some four rows, so that a replay has many chunks."""
 
 Turn = tuple[str, tuple[Any, ...]]
 
@@ -262,11 +265,11 @@ class World:
         if self._life is None:
             self.disk.restart()
             try:
-                spool = await Spool.open(BUFFER, disk=self.disk, now=now)
+                opened = await spool.Spool.open(BUFFER, disk=self.disk, now=now)
             except ConfigError:
                 self.disk.kill()  # that process has ended
                 return None
-            self._life = Life(Sinks(self.store, self.disk, spool))
+            self._life = Life(Sinks(self.store, self.disk, opened))
             self._nursery.start_soon(self._life.live)
             await trio.testing.wait_all_tasks_blocked()
         return self._life
@@ -300,6 +303,7 @@ async def live_through(turns: list[Turn], seed: int) -> None:
 def tell(turns: list[Turn], seed: int) -> None:
     with capture_logs(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(delivery, "QUEUE_LIMIT", QUEUE_LIMIT)
+        patch.setattr(spool, "CHUNK_BYTES", CHUNK_BYTES)
         trio.run(partial(live_through, turns, seed), clock=MockClock(autojump_threshold=0))
 
 

@@ -142,8 +142,10 @@ class AppendFile:
         try:
             self._disk.truncate(fd, self.size)
         except OSError:
-            # The torn end stays; it becomes a line of its own.
+            # The torn end stays and becomes a line of its own, even if it seems to end in a
+            # newline: that one may be gone after a crash.
             self._take_as_is(fd)
+            self._ends_in_newline = False
 
     def _write(self, fd: int, data: bytes) -> None:
         view, offset = memoryview(data), self.size
