@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
+from trio.testing import MockClock
 
 from trio_bridge.config import Settings
 from trio_bridge.errors import NotReadyError
@@ -40,14 +41,10 @@ QUICK = Timing(
 )
 """Everything sooner, patience longer, nothing beyond the pacing."""
 
-CLOCK_RATE = 10.0
-"""Trio's clock runs so much faster in these tests, for bridge and simulator alike: the network is
-real, and the pacing holds by the same clock by which it is judged."""
+PATIENCE_S = 40.0
+"""Of real time, until a test gives up: far more than anything takes."""
 
-PATIENCE_S = 40.0 * CLOCK_RATE
-"""Until a test gives up: far more than anything takes, on a machine with other things to do."""
-
-SAMPLE_S = 0.2
+POLL_S = 0.2
 
 
 def make_settings(url: str, **changes: Any) -> Settings:
@@ -68,8 +65,7 @@ class Rig:
         self.sim = sim
         self.bridge = bridge
         self.events = events
-        self.rows: list[Snapshot] = []
-        self.sampling = True
+        self.rows = RowsSeen(bridge)
 
     def row(self) -> Snapshot | None:
         try:
@@ -77,18 +73,12 @@ class Rig:
         except NotReadyError:
             return None
 
-    async def sample(self) -> None:
-        """Take every row that a ticker could take, for `only_true_rows`."""
-        while True:
-            row = self.row()
-            if row is not None and self.sampling:
-                self.rows.append(row)
-            await trio.sleep(SAMPLE_S)
-
     async def until(self, condition: Callable[[], object], what: str = "") -> None:
-        with trio.move_on_after(PATIENCE_S):
+        clock = trio.lowlevel.current_clock()
+        rate = clock.rate if isinstance(clock, MockClock) else 1.0
+        with trio.move_on_after(PATIENCE_S * rate):
             while not condition():
-                await trio.sleep(SAMPLE_S)
+                await trio.sleep(POLL_S)
             return
         raise AssertionError(
             f"waited {PATIENCE_S:g} s in vain {what}: "
@@ -110,9 +100,30 @@ class Rig:
         return [message for message, _ in self.events if part in message]
 
     def only_true_rows(self) -> bool:
-        """Whether every row since the last call was there said what the (still) book says."""
-        rows, self.rows = self.rows, []
-        return all(agrees(row, self.sim.book) for row in rows)
+        """Whether every row that there ever was said what the (still) book says."""
+        assert self.rows.error is None, self.rows.error
+        return all(agrees(row, self.sim.book) for row in self.rows.distinct.values())
+
+
+class RowsSeen(trio.abc.Instrument):
+    """Reads the bridge's row after every single step that any task makes: no state that a ticker
+    could ever see escapes it. Rows that say the same are kept once."""
+
+    def __init__(self, bridge: PortalBridge) -> None:
+        self.distinct: dict[tuple[float | None, ...], Snapshot] = {}
+        self.error: Exception | None = None
+        self._bridge = bridge
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        try:
+            row = self._bridge.get_portfolio_greeks()
+        except NotReadyError:
+            return
+        except Exception as error:  # Trio would drop an instrument that raises
+            self.error = error
+            return
+        said = (row.positions, row.priced, row.delta, row.gamma, row.vega, row.theta)
+        self.distinct.setdefault(said, row)
 
 
 def agrees(row: Snapshot, book: Book, accounts: tuple[str, ...] | None = None) -> bool:
@@ -154,14 +165,16 @@ async def portal_rig(
 
     async with open_portal_simulator(book) as sim:
         bridge = PortalBridge(make_settings(sim.url, **settings), emit=emit, timing=timing)
-        async with bridge, trio.open_nursery() as nursery:
+        async with bridge:
             rig = Rig(sim, bridge, events)
-            nursery.start_soon(rig.sample)
-            if connect:
-                await bridge.connect()
-            yield rig
-            await bridge.disconnect()
-            nursery.cancel_scope.cancel()
+            trio.lowlevel.add_instrument(rig.rows)
+            try:
+                if connect:
+                    await bridge.connect()
+                yield rig
+                await bridge.disconnect()
+            finally:
+                trio.lowlevel.remove_instrument(rig.rows)
 
 
 @asynccontextmanager

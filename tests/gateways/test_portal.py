@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from tests.gateways.portal_support import (
-    CLOCK_RATE,
     QUICK,
     make_settings,
     portal_rig,
@@ -24,12 +22,9 @@ from trio_bridge.simulator.portal import open_portal_simulator
 from trio_bridge.simulator.portal_faults import Fault
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from trio_bridge.simulator.book import Book
-
-
-@pytest.fixture
-def fast_clock() -> MockClock:
-    return MockClock(rate=CLOCK_RATE)
 
 
 @pytest.fixture

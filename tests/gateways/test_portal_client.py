@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
+import warnings
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -12,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trustme
-from trio.testing import MockClock
 
-from tests.gateways.portal_support import CLOCK_RATE, make_settings
+from tests.gateways.portal_support import make_settings
 from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.gateways.portal import USUAL_TIMING, PortalBridge
 from trio_bridge.gateways.portal_client import PortalClient, reason_of, tls_context
@@ -34,14 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
+    from trio.testing import MockClock
+
     from trio_bridge.model import Status
 
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def fast_clock() -> MockClock:
-    return MockClock(rate=CLOCK_RATE)
 
 
 class Noted:
@@ -185,13 +183,9 @@ async def test_a_port_where_nobody_listens() -> None:
     ids=repr,
 )
 def test_the_reason_of_a_failure_is_told_in_words(cause: Exception, told: str) -> None:
-    try:
-        try:
-            raise cause
-        except Exception as error:
-            raise ValueError from error
-    except ValueError as error:
-        assert told in reason_of(error)
+    error = ValueError()
+    error.__cause__ = cause
+    assert told in reason_of(error)
 
 
 async def test_a_connection_that_ends_in_the_middle() -> None:
@@ -208,6 +202,30 @@ async def test_a_connection_that_ends_in_the_middle() -> None:
                 with suppress(NoAnswerError):
                     await client.ask(STATUS)
         assert noted.outcomes == [(STATUS.path, NoAnswerError)]
+
+
+async def test_a_request_given_up_at_any_instant_leaves_no_socket_behind(
+    fast_clock: MockClock,
+) -> None:
+    pacing = Pacing()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with open_portal_simulator(make_book(options=1)) as sim:
+            for step in range(60):
+                client = PortalClient(
+                    sim.url,
+                    tls_context(sim.url, None),
+                    pacing,
+                    on_outcome=Noted(),
+                    timing=USUAL_TIMING,
+                )
+                await trio.sleep(0.2)
+                with trio.move_on_after(step * 0.0005 * fast_clock.rate):
+                    await client.ask(STATUS)
+                await client.aclose()
+                del client
+        gc.collect()
+    assert [str(one.message) for one in caught if one.category is ResourceWarning] == []
 
 
 # Certificates --------------------------------------------------------------------------------

@@ -83,6 +83,15 @@ def test_bad_answers_that_last_are_one_event_however_many_endpoints(bench: Bench
     assert "properly again" in bench.messages()[1]
 
 
+def test_an_endpoint_that_is_no_longer_asked_does_not_keep_the_trouble_up(bench: Bench) -> None:
+    for _ in range(5):
+        bench.answer("a", BAD)
+    bench.answer("b", after=60)
+    assert len(bench.events) == 1
+    bench.answer("b", after=61)
+    assert len(bench.events) == 2
+
+
 def test_many_bad_answers_at_one_instant_are_no_event_yet(bench: Bench) -> None:
     for _ in range(10):
         bench.answer("a", BAD, after=0)

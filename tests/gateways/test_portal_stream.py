@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import trio
-from trio.testing import MockClock
 
-from tests.gateways.portal_support import CLOCK_RATE, QUICK, Rig, portal_rig
+from tests.gateways.portal_support import QUICK, Rig, portal_rig
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal_faults import Fault
 
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
 NO_POLLING = Fault("/iserver/marketdata/snapshot", status=503)
 RARE_POLLING = QUICK._replace(streamed_quotes_s=600.0)
-
-
-@pytest.fixture
-def fast_clock() -> MockClock:
-    return MockClock(rate=CLOCK_RATE)
 
 
 @pytest.fixture

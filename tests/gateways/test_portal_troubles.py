@@ -3,26 +3,23 @@ end once each, and gives right rows afterwards."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
-from tests.gateways.portal_support import CLOCK_RATE, QUICK, Rig, portal_rig
+from tests.gateways.portal_support import QUICK, Rig, portal_rig
 from trio_bridge.errors import GatewayError
 from trio_bridge.model import Status
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal_faults import Fault
 
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
 SNAPSHOT = "/iserver/marketdata/snapshot"
 POSITIONS = "/positions/"
 IMPATIENT = QUICK._replace(answer_s=10.0, slow_answer_s=10.0)
-
-
-@pytest.fixture
-def fast_clock() -> MockClock:
-    return MockClock(rate=CLOCK_RATE)
 
 
 @pytest.fixture
@@ -134,7 +131,7 @@ async def test_greeks_that_are_not_answered_grow_old_and_become_unpriced(
             row = rig.row()
             assert row is not None
             assert (row.delta, row.gamma, row.underlying_price) == (None, None, None)
-            assert all((one.greeks_age_s or 0) <= 8.0 for one in rig.rows if one.priced > 7)
+            assert (row.positions, 7, None, None, None, None) in rig.rows.distinct
         await rig.until_right()
 
 
@@ -259,25 +256,25 @@ async def test_a_tickle_that_fails_now_and_then_does_not_end_the_session(
         assert rig.only_true_rows()
 
 
-@pytest.mark.parametrize("retry_after", [7, None])
+@pytest.mark.parametrize("retry_after", [40, None])
 async def test_a_penalty_is_sat_out_without_a_single_request(
     fast_clock: MockClock, book: Book, retry_after: int | None
 ) -> None:
-    length_s = 7.0 if retry_after else 600.0
-    async with portal_rig(book, timing=QUICK._replace(positions_stale_s=15.0)) as rig:
+    length_s = 40.0 if retry_after else 600.0
+    async with portal_rig(book, timing=QUICK._replace(positions_stale_s=25.0)) as rig:
         await rig.until_right()
         rig.events.clear()
         rig.sim.rules.penalize(length_s, retry_after=retry_after)
         await rig.until(lambda: rig.told("no requests for a while"))
-        await trio.sleep(1)
+        await trio.sleep(10)
         under_way = rig.sim.rules.sent_in_penalty
         await rig.bridge.probe()
-        await trio.sleep(5)
+        await trio.sleep(10)
         # Requests under way when the first 429 came may have met it, too: none after that.
         assert rig.sim.rules.sent_in_penalty == under_way <= 8
         assert rig.bridge.is_connected()
         if retry_after is None:
-            await trio.sleep(20)
+            await trio.sleep(10)
             assert rig.sim.rules.sent_in_penalty == under_way
             assert rig.row() is None
         else:
@@ -290,9 +287,9 @@ async def test_a_penalty_is_sat_out_without_a_single_request(
 async def test_a_reconnect_does_not_forget_the_penalty(fast_clock: MockClock, book: Book) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
-        rig.sim.rules.penalize(20, retry_after=20)
+        rig.sim.rules.penalize(40, retry_after=40)
         await rig.until(lambda: rig.told("no requests for a while"))
-        await trio.sleep(1)
+        await trio.sleep(10)
         under_way = rig.sim.rules.sent_in_penalty
         await rig.bridge.disconnect()
         await rig.bridge.connect()

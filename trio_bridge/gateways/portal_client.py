@@ -22,6 +22,7 @@ from trio_bridge.gateways.portal_errors import (
     PausedError,
 )
 from trio_bridge.gateways.portal_positions import ShapeError
+from trio_bridge.gateways.portal_transport import tidy_transport
 from trio_bridge.model import utc_now
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class PortalClient:
         self._now = now
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/") + API_PATH,
-            verify=context,
+            transport=tidy_transport(context),
             # Neither a proxy nor ~/.netrc has a say in where a brokerage session goes.
             trust_env=False,
             follow_redirects=False,

@@ -287,13 +287,16 @@ class PortalFeed:
             self._troubles.end("multiplier", "every multiplier is known")
 
     async def _follow_quotes(self) -> NoReturn:
-        failures = ASK_AGAIN_AFTER
+        failures = 0
+        introduced = False
         while True:
             began = trio.current_time()
-            if failures >= ASK_AGAIN_AFTER:
+            if not introduced:
                 with suppress(GatewayError):
                     await self._client.ask(BROKERAGE_ACCOUNTS)
+                    introduced = True
             failures = 0 if await self._ask_quotes(self.wanted_con_ids()) else failures + 1
+            introduced = introduced and failures < ASK_AGAIN_AFTER
             pause_s = self._backoff_s(failures) if failures else self._quotes_pause_s()
             await trio.sleep_until(began + pause_s)
 

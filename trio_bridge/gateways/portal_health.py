@@ -24,6 +24,8 @@ SUSPECT_AFTER_FAILURES: Final = 2
 
 TROUBLE_AFTER_FAILURES: Final = 2
 TROUBLE_AFTER_S: Final = 2.0
+FORGET_S: Final = 120.0
+"""An endpoint that has not failed for so long is no longer asked: there is nothing to ask it."""
 
 
 class Troubles:
@@ -85,6 +87,7 @@ class Silence:
 class _Failing:
     count: int
     since: float
+    last: float
 
 
 class Answers:
@@ -119,6 +122,8 @@ class Answers:
             self._last_answer = now
         if error is None:
             self._failing.pop(endpoint, None)
+            for other in [name for name, one in self._failing.items() if one.last < now - FORGET_S]:
+                del self._failing[other]
             if not self._is_paused():
                 self._troubles.end(self.PAUSE_KIND, "the gateway takes requests again")
             if not self._failing:
@@ -127,8 +132,9 @@ class Answers:
             self._fail(endpoint, error, now)
 
     def _fail(self, endpoint: str, error: GatewayError, now: float) -> None:
-        failing = self._failing.setdefault(endpoint, _Failing(0, now))
+        failing = self._failing.setdefault(endpoint, _Failing(0, now, now))
         failing.count += 1
+        failing.last = now
         lasting = failing.count >= TROUBLE_AFTER_FAILURES and now - failing.since >= TROUBLE_AFTER_S
         # While nothing else is answered either, it is the connection that is in trouble.
         if lasting and self._last_answer >= failing.since:

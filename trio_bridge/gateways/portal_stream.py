@@ -86,6 +86,8 @@ class QuoteStream:
         self._troubles = troubles
         self._timing = timing
         self._welcome = trio.Event()
+        self._streamed = False
+        """Whether the last attempt led to a stream."""
         self._subscribed_at: dict[int, float] = {}
 
     async def run(self) -> NoReturn:
@@ -94,11 +96,9 @@ class QuoteStream:
         await self._feed.wait_loaded()
         while True:
             await trio.sleep(self._pacing.pause_s)
-            began = trio.current_time()
+            self._streamed = False
             reason = await self._stream_once()
-            if trio.current_time() - began > self._timing.longest_backoff_s:
-                attempts = 0
-            attempts += 1
+            attempts = 1 if self._streamed else attempts + 1
             if attempts >= TROUBLE_AFTER_ATTEMPTS:
                 self._troubles.begin("stream", f"no streaming quotes ({reason}): polling instead")
             await trio.sleep(min(2.0 ** min(attempts, 10), self._timing.longest_backoff_s))
@@ -204,7 +204,7 @@ class QuoteStream:
                     await _send(socket, f"{QUOTES_TOPIC}{con_id}+{FIELDS}")
                     await trio.sleep(1 / SUBSCRIPTIONS_A_SECOND)
             if not self._feed.streaming:
-                self._feed.streaming = True
+                self._feed.streaming = self._streamed = True
                 self._troubles.end("stream", "quotes are streaming again")
             await trio.sleep(ROUND_S)
 

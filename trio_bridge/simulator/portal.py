@@ -122,12 +122,22 @@ async def open_portal_simulator(
     Raises:
         RulesBrokenError: at the end: a client did what it must never do.
     """
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         sim = ServedPortal(book, nursery, host=host, port=port, clock=clock)
         await sim.start()
-        yield sim
-        await sim.stop()
-    sim.check()
+        try:
+            yield sim
+        except Exception as error:
+            # Kept out of the nursery, which would wrap it into a group.
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is None:
+        sim.check()
+    else:
+        for violation in sim.rules.violations:
+            failure.add_note(f"the simulator saw what a bridge must never do: {violation}")
+        raise failure
 
 
 class _MemoryTlsConfig(Config):
