@@ -47,13 +47,17 @@ async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> No
         watch.stop(len(bridge.book().greeks))
 
 
+def _take_all(self: TickFilter, data: bytes) -> bytes:
+    return data
+
+
 def main(kind: str, port: int, options: int) -> None:
     watch = Stopwatch()
     if kind == "plain":
         trio.run(listen_within_trio, port, watch)
     else:
         if kind == "digesting":
-            TickFilter.feed = lambda _, data: data  # type: ignore[method-assign]
+            TickFilter.feed = _take_all  # type: ignore[method-assign]
         trio.run(listen_through_bridge, port, options, watch)
     print(json.dumps(watch.result))
 

@@ -46,7 +46,7 @@ def measure(effort: Effort) -> Section:
         "which comes as fast as it is taken.",
     )
     streams = STREAMS if effort else {"90 options, 5,000 messages/s": QUICK_STREAM}
-    listeners = LISTENERS if effort else (PLAIN, BRIDGE)
+    listeners: tuple[Listener, ...] = LISTENERS if effort else (PLAIN, BRIDGE)
     if find_spec("uvloop") is None:
         listeners = tuple(one for one in listeners if one.kind != "uvloop")
         section.notes.append("uvloop is not installed (`pip install uvloop`): not measured.")

@@ -21,7 +21,7 @@ from benchmarks.database import (
     wait_until,
     write_spool,
 )
-from benchmarks.figures import Check, Effort, Section, Spread, percentile
+from benchmarks.figures import Check, Effort, Section, Spread, Table, percentile
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import open_tws_simulator
@@ -74,7 +74,7 @@ async def _measure(section: Section, effort: Effort) -> None:
         sizes = {50_000: 2}
     async with disk_room() as room, disk_server(room) as conninfo:
         for rows, runs in sizes.items():
-            ratio = await _compare(table.add, room, conninfo, rows, runs)
+            ratio = await _compare(table, room, conninfo, rows, runs)
             section.checks.append(
                 Check(rf"replay of {rows:,} rows beside \copy", ratio, at_least=LEAST_RATIO)
             )
@@ -82,7 +82,7 @@ async def _measure(section: Section, effort: Effort) -> None:
             await _service(section, room, conninfo, (30_000, 300_000, 1_000_000))
 
 
-async def _compare(add, room: Path, conninfo: str, rows: int, runs: int) -> float:  # type: ignore[no-untyped-def]
+async def _compare(table: Table, room: Path, conninfo: str, rows: int, runs: int) -> float:
     spool, copy = room / "rows.jsonl", room / "rows.tsv"
     speeds: dict[str, list[float]] = {"replay": [], "copy": [], "once": []}
     cpu, memory = [], []
@@ -107,7 +107,7 @@ async def _compare(add, room: Path, conninfo: str, rows: int, runs: int) -> floa
     copy.unlink()
     replay, plain, once = (Spread.of(values) for values in speeds.values())
     ratio = replay.median / plain.median
-    add(
+    table.add(
         rows,
         replay,
         plain,
@@ -155,9 +155,7 @@ async def _service(section: Section, room: Path, conninfo: str, sizes: tuple[int
         home = room / f"home{rows}"
         home.mkdir()
         await make_tables(conninfo)
-        await trio.to_thread.run_sync(
-            write_spool, home / ".portfolio_bridge_buffer.jsonl", rows
-        )
+        await trio.to_thread.run_sync(write_spool, home / ".portfolio_bridge_buffer.jsonl", rows)
         took, most = await _run_service(home, conninfo, rows)
         late, skipped = _lateness(conninfo)
         if rows == 0:

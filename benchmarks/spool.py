@@ -11,7 +11,7 @@ import psutil
 import trio
 
 from benchmarks.database import disk_room, write_spool
-from benchmarks.figures import Check, Effort, Section, Spread, percentile
+from benchmarks.figures import Check, Effort, Section, percentile
 from tests.support.rows import record
 from trio_bridge.stores.record import encode_line
 from trio_bridge.stores.spool import Spool

@@ -1,0 +1,151 @@
+"""Rows against the grid, idle and in trouble, beside the loop that one writes first."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+import trio
+
+from benchmarks.children import run_child
+from benchmarks.database import disk_room, disk_server, make_tables, query, write_spool
+from benchmarks.figures import Effort, Section, Table, percentile
+from benchmarks.live import lateness, live_service, row_times
+from tests.support.postgres import PostgresFactory
+from tests.support.rows import START
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+FAST_TICK_S = 0.2
+"""100 options, ten messages each: 5,000 messages a second."""
+
+BACKLOG = 1_000_000
+WARM_UP_ROWS = 3
+"""The first rows fall into the end of the process's start."""
+
+
+class State(NamedTuple):
+    name: str
+    tick_s: float = 1.0
+    backlog: int = 0
+    outage: bool = False
+    plain: bool = True
+
+
+IDLE = State("idle")
+STATES = (
+    State("5,000 ticks/s", tick_s=FAST_TICK_S),
+    State(f"replay of {BACKLOG:,} rows", backlog=BACKLOG, plain=False),
+    State("database away", outage=True, plain=False),
+)
+
+
+def measure(effort: Effort) -> Section:
+    section = Section(
+        "Cadence",
+        "The whole service in SOCKET mode with 100 options: each row's timestamp (the instant at "
+        "which its Greeks were read) against its slot of the grid. Beside it a plain asyncio "
+        "program on ib_async and psycopg that does the same work and then sleeps for the interval, "
+        "against the grid that its first row began: it drifts, and every lost interval is a row "
+        "that will never be there.",
+    )
+    trio.run(_measure, section, effort)
+    return section
+
+
+async def _measure(section: Section, effort: Effort) -> None:
+    table = section.table(
+        "state, interval", "rows", "p50, ms", "p99, ms", "max, ms", "slots skipped", "drift, ms/h"
+    )
+    seconds = {0.2: 25.0, 1.0: 30.0, 5.0: 61.0}
+    if effort is Effort.FULL:
+        seconds = {interval: duration * 5 for interval, duration in seconds.items()}
+    async with disk_room() as room:
+        for interval, duration in seconds.items():
+            await _run(table, room, IDLE, interval, duration)
+        for state in STATES:
+            await _run(table, room, state, 0.2, seconds[0.2])
+
+
+async def _run(table: Table, room: Path, state: State, interval_s: float, seconds: float) -> None:
+    home = room / f"{state.name.split()[0]}{interval_s:g}"
+    home.mkdir()
+    spool = home / ".portfolio_bridge_buffer.jsonl"
+    factory = PostgresFactory()
+    try:
+        if state.outage:
+            server = factory.new()
+            await make_tables(server.conninfo)
+            async with live_service(home, server.conninfo, BRIDGE_POLL_INTERVAL=interval_s) as live:
+                with trio.fail_after(60):
+                    while live.rows() < WARM_UP_ROWS:
+                        await trio.sleep(0.1)
+                server.stop()
+                await trio.sleep(seconds)
+                live.service.interrupt()
+                await live.service.wait()
+            _add(table, state, interval_s, _spooled_times(spool))
+            return
+        async with disk_server(home) as conninfo:
+            write_spool(spool, state.backlog)
+            plain: list[float] = []
+
+            async def run_plain(port: int) -> None:
+                run = partial(run_child, "plain_loop", port, interval_s, seconds, conninfo)
+                plain.extend(await trio.to_thread.run_sync(run))
+
+            async with (
+                live_service(
+                    home, conninfo, tick_s=state.tick_s, BRIDGE_POLL_INTERVAL=interval_s
+                ) as live,
+                trio.open_nursery() as nursery,
+            ):
+                await live.service.wait_for_output("connected to")
+                if state.plain:
+                    nursery.start_soon(run_plain, live.sim.port)
+                await trio.sleep(seconds)
+            query(conninfo, "DELETE FROM portfolio_greeks WHERE account = 'U1'")
+            times = [at for at in row_times(conninfo) if at > START.timestamp()]
+            times += _spooled_times(spool)
+        _add(table, state, interval_s, times)
+        if state.plain:
+            _add_plain(table, state, interval_s, plain)
+    finally:
+        factory.close()
+
+
+def _spooled_times(spool: Path) -> list[float]:
+    from datetime import datetime
+
+    rows = [orjson.loads(line) for line in spool.read_bytes().splitlines()]
+    return [
+        datetime.fromisoformat(one["row"]["timestamp"]).timestamp()
+        for one in rows
+        if one["table"] == "portfolio_greeks" and one["row"]["account"] != "U1"
+    ]
+
+
+def _add(table: Table, state: State, interval_s: float, times: Sequence[float]) -> None:
+    late, skipped = lateness(times[WARM_UP_ROWS:], interval_s)
+    table.add(
+        f"{state.name}, {interval_s:g} s, **bridge**",
+        len(late),
+        *(percentile(late, percent) * 1e3 for percent in (50, 99, 100)),
+        skipped,
+        "0",
+    )
+
+
+def _add_plain(table: Table, state: State, interval_s: float, times: Sequence[float]) -> None:
+    late = [at - times[0] - number * interval_s for number, at in enumerate(times)]
+    took = times[-1] - times[0]
+    table.add(
+        f"{state.name}, {interval_s:g} s, asyncio loop",
+        len(late),
+        *(percentile(late, percent) * 1e3 for percent in (50, 99, 100)),
+        int(late[-1] / interval_s),
+        late[-1] / took * 3600 * 1e3,
+    )

@@ -1,0 +1,208 @@
+"""Start, end in every broken state, reconnect to the first right row, a gateway gone silent."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+import trio
+
+from benchmarks.database import disk_room, disk_server, make_tables, query
+from benchmarks.figures import Effort, Section, Spread
+from benchmarks.live import Live, count_rows, live_service, row_times
+from tests.support.postgres import PostgresFactory, PostgresServer
+from tests.support.process import running_service
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import open_tws_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+RUNS = 3
+INTERVAL_S = 0.1
+AWAY_S = 1.0
+PATIENCE_S = 90.0
+
+
+def measure(effort: Effort) -> Section:
+    section = Section(
+        "Life cycle",
+        f"The whole service in SOCKET mode with 26 options and a row every {INTERVAL_S:g} s, so "
+        "that the grid adds little. *Right* means every position priced. The time back counts "
+        "from the instant at which the gateway listens again, with a reconnect attempt every "
+        "0.1 s (the default waits 5, 10, 20, 20, … s between attempts). A silent gateway keeps its "
+        "connections open and says nothing; the heartbeat is the default 10 s.",
+    )
+    trio.run(_measure, section)
+    return section
+
+
+async def _measure(section: Section) -> None:
+    table = section.table("what", "seconds")
+    async with disk_room() as room:
+        table.add("process start to first row, first start (initdb)", await _starts(room, True))
+        async with disk_server(room) as conninfo:
+            table.add("process start to first row, warm", await _starts(room, False, conninfo))
+            table.add("gateway back to first right row", await _reconnects(room, conninfo))
+            for name, seconds in (await _silence(room, conninfo)).items():
+                table.add(name, seconds)
+        for name, trouble in TROUBLES.items():
+            ends = [await _end(room / f"end{run}{name}", trouble) for run in range(RUNS)]
+            table.add(f"Ctrl-C to exit, {name}", Spread.of(ends))
+
+
+async def _starts(room: Path, first: bool, conninfo: str = "") -> Spread:
+    times = []
+    for run in range(RUNS):
+        home = room / f"start{first}{run}"
+        home.mkdir()
+        home.chmod(0o755)
+        async with open_tws_simulator(make_book()) as sim:
+            settings: dict[str, object] = {"BRIDGE_EMBEDDED_DIR": home / "postgres"}
+            if not first:
+                await make_tables(conninfo)
+                settings = {"DATABASE_URL": conninfo}
+            began = time.perf_counter()
+            async with running_service(
+                home, IB_SOCKET_PORT=sim.port, BRIDGE_POLL_INTERVAL=INTERVAL_S, **settings
+            ) as service:
+                target = conninfo
+                if first:
+                    await service.wait_for_output("recording")
+                    found = re.search(r"database=(\S+):5432/", service.output)
+                    assert found is not None
+                    target = f"host={found[1]} dbname=portfolio_engine user=portfolio"
+                await _until(lambda target=target: _has_rows(target))  # type: ignore[misc]
+                times.append(time.perf_counter() - began)
+                service.interrupt()
+                await service.wait()
+    return Spread.of(times)
+
+
+def _has_rows(conninfo: str) -> bool:
+    try:
+        return count_rows(conninfo) > 0
+    except psycopg.errors.UndefinedTable:
+        return False
+
+
+async def _reconnects(room: Path, conninfo: str) -> Spread:
+    await make_tables(conninfo)
+    times = []
+    async with live_service(
+        room / "reconnect",
+        conninfo,
+        options=26,
+        BRIDGE_POLL_INTERVAL=INTERVAL_S,
+        BRIDGE_RECONNECT_BACKOFF="0.1",
+    ) as live:
+        await _until(lambda: live.rows() > 5)
+        for _ in range(RUNS + 2):
+            live.sim.stop_listening()
+            live.sim.drop_connections()
+            await trio.sleep(AWAY_S)
+            back = time.time()
+            await live.sim.start_listening()
+            await _until(lambda back=back: _right_row_since(conninfo, back) is not None)  # type: ignore[misc]
+            at = _right_row_since(conninfo, back)
+            assert at is not None
+            times.append(at - back)
+            await trio.sleep(AWAY_S)
+    return Spread.of(times)
+
+
+def _right_row_since(conninfo: str, since: float) -> float | None:
+    rows = query(
+        conninfo,
+        "SELECT extract(epoch FROM timestamp) FROM portfolio_greeks "
+        "WHERE timestamp > to_timestamp(%s) AND priced = positions ORDER BY id LIMIT 1",
+        since,
+    )
+    return float(rows[0][0]) if rows else None
+
+
+async def _silence(room: Path, conninfo: str) -> dict[str, float]:
+    await make_tables(conninfo)
+    async with live_service(
+        room / "silence", conninfo, options=26, BRIDGE_POLL_INTERVAL=INTERVAL_S
+    ) as live:
+        await _until(lambda: live.rows() > 20)
+        live.sim.hang()
+        began = time.time()
+        await live.service.wait_for_output("reconnect attempt 1", PATIENCE_S)
+        found = time.time()
+        last = row_times(conninfo)[-1]
+    return {
+        "gateway silent to last row": max(0.0, last - began),
+        "gateway silent to connection given up": found - began,
+    }
+
+
+async def _well(live: Live, server: PostgresServer) -> None:
+    pass
+
+
+async def _database_frozen(live: Live, server: PostgresServer) -> None:
+    server.freeze()
+
+
+async def _database_down(live: Live, server: PostgresServer) -> None:
+    server.stop("immediate")
+
+
+async def _gateway_down(live: Live, server: PostgresServer) -> None:
+    live.sim.stop_listening()
+    live.sim.drop_connections()
+
+
+async def _gateway_silent(live: Live, server: PostgresServer) -> None:
+    live.sim.hang()
+
+
+async def _all_frozen(live: Live, server: PostgresServer) -> None:
+    live.sim.hang()
+    server.freeze()
+
+
+TROUBLES = {
+    "all well": _well,
+    "database frozen": _database_frozen,
+    "database down": _database_down,
+    "gateway down": _gateway_down,
+    "gateway silent": _gateway_silent,
+    "gateway silent and database frozen": _all_frozen,
+}
+
+
+async def _end(home: Path, trouble: Callable[[Live, PostgresServer], object]) -> float:
+    async with _own_server() as server:
+        await make_tables(server.conninfo)
+        async with live_service(
+            home, server.conninfo, options=26, BRIDGE_POLL_INTERVAL=INTERVAL_S
+        ) as live:
+            await _until(lambda: live.rows() > 3)
+            await trouble(live, server)  # type: ignore[misc]
+            await trio.sleep(AWAY_S)
+            began = time.perf_counter()
+            live.service.interrupt()
+            await live.service.wait(PATIENCE_S)
+            return time.perf_counter() - began
+
+
+@asynccontextmanager
+async def _own_server() -> AsyncIterator[PostgresServer]:
+    factory = PostgresFactory()
+    try:
+        yield await trio.to_thread.run_sync(factory.new)
+    finally:
+        factory.close()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(PATIENCE_S):
+        while not condition():
+            await trio.sleep(0.02)

@@ -1,0 +1,93 @@
+"""The whole service as a process, on a simulated gateway, with its rows to look at."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from benchmarks.database import query
+from tests.support.process import running_service
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import open_tws_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from tests.support.process import ServiceProcess
+    from trio_bridge.simulator.tws import TwsSimulator
+
+ROOM_FOR_TESTS = 10_000
+"""Market-data lines of a simulator that shall not refuse any."""
+
+
+@dataclass
+class Live:
+    sim: TwsSimulator
+    service: ServiceProcess
+    process: psutil.Process
+    conninfo: str
+
+    @property
+    def rss_mb(self) -> float:
+        return float(self.process.memory_info().rss) / 1e6
+
+    @property
+    def cpu_s(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    def rows(self) -> int:
+        return count_rows(self.conninfo)
+
+
+@asynccontextmanager
+async def live_service(
+    home: Path,
+    conninfo: str,
+    *,
+    options: int = 100,
+    lines: int = ROOM_FOR_TESTS,
+    tick_s: float = 1.0,
+    **settings: Any,
+) -> AsyncIterator[Live]:
+    """A service in SOCKET mode; its rows go to `conninfo`."""
+    home.mkdir(exist_ok=True)
+    book = make_book(options=options)
+    async with (
+        open_tws_simulator(
+            book, market_data_lines=ROOM_FOR_TESTS, tick_interval_s=tick_s, transcript_size=1_000
+        ) as sim,
+        running_service(
+            home,
+            **{
+                "IB_SOCKET_PORT": sim.port,
+                "IB_MARKET_DATA_LINES": lines,
+                "DATABASE_URL": conninfo,
+                **settings,
+            },
+        ) as service,
+    ):
+        yield Live(sim, service, psutil.Process(service.pid), conninfo)
+
+
+def count_rows(conninfo: str) -> int:
+    (row,) = query(conninfo, "SELECT count(*) FROM portfolio_greeks")
+    return int(row[0])
+
+
+def row_times(conninfo: str) -> list[float]:
+    """When each row was read, in seconds since the epoch."""
+    rows = query(conninfo, "SELECT timestamp FROM portfolio_greeks ORDER BY id")
+    return [at.timestamp() for (at,) in rows]
+
+
+def lateness(times: Sequence[float], interval_s: float) -> tuple[list[float], int]:
+    """How late each row was against its slot, in seconds, and how many slots between have none."""
+    slots = [int(at / interval_s + 1e-6) for at in times]
+    late = [max(0.0, at - slot * interval_s) for at, slot in zip(times, slots, strict=True)]
+    return late, sum(later - earlier - 1 for earlier, later in pairwise(slots))

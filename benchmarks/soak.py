@@ -1,0 +1,126 @@
+"""Hours of faults on a schedule: memory, descriptors, threads and tables at the start and the end."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from benchmarks.database import disk_room, make_tables, query
+from benchmarks.figures import Effort, Section
+from benchmarks.live import Live, live_service
+from tests.support.postgres import PostgresFactory, PostgresServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INTERVAL_S = 0.1
+FAULT_EVERY_S = 6.0
+FAULT_S = 2.0
+WARM_UP_S = 20.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What must not grow."""
+
+    memory_mb: float
+    descriptors: int
+    threads: int
+
+    @classmethod
+    def of(cls, live: Live) -> State:
+        return cls(live.rss_mb, live.process.num_fds(), live.process.num_threads())
+
+
+def measure(effort: Effort, *, minutes: float = 5.0) -> Section:
+    section = Section(
+        "Soak",
+        f"The whole service in SOCKET mode with 100 options and a row every {INTERVAL_S:g} s for "
+        f"{minutes:g} minutes: as many rows as {minutes * 5 / INTERVAL_S / 60:.1f} hours at the "
+        f"default 5 s. Every {FAULT_EVERY_S:g} s something breaks: connections dropped, the "
+        "gateway's upstream lost, a data farm broken, a competing session, the database stopped. "
+        f"The state at the start is that after {WARM_UP_S:g} s, at the end that after a last quiet "
+        "half minute.",
+    )
+    trio.run(_measure, section, minutes)
+    return section
+
+
+async def _measure(section: Section, minutes: float) -> None:
+    factory = PostgresFactory()
+    try:
+        async with disk_room() as room:
+            await _soak(section, room, factory.new(), minutes)
+    finally:
+        factory.close()
+
+
+async def _soak(section: Section, room: Path, server: PostgresServer, minutes: float) -> None:
+    conninfo = server.conninfo
+    await make_tables(conninfo)
+    rng = random.Random(1)
+    faults = 0
+    async with live_service(
+        room / "home",
+        conninfo,
+        lines=90,
+        BRIDGE_POLL_INTERVAL=INTERVAL_S,
+        BRIDGE_RECONNECT_BACKOFF="0.2",
+        BRIDGE_FLUSH_INTERVAL=1,
+    ) as live:
+        await trio.sleep(WARM_UP_S)
+        start = State.of(live)
+        with trio.move_on_after(minutes * 60):
+            while True:
+                with trio.CancelScope(shield=True):
+                    await _break_something(live, server, rng)
+                faults += 1
+                await trio.sleep(FAULT_EVERY_S - FAULT_S)
+        await trio.sleep(30)
+        end = State.of(live)
+        live.service.interrupt()
+        code = await live.service.wait()
+    ((rows, ids, ordered),) = query(
+        conninfo,
+        "SELECT count(*), count(DISTINCT event_id), bool_and(later) FROM (SELECT event_id, "
+        "timestamp > lag(timestamp, 1, '-infinity') OVER (ORDER BY id) AS later "
+        "FROM portfolio_greeks) AS steps",
+    )
+    table = section.table("", "start", "end")
+    table.add("memory, MB", start.memory_mb, end.memory_mb)
+    table.add("file descriptors", start.descriptors, end.descriptors)
+    table.add("threads", start.threads, end.threads)
+    section.notes.append(
+        f"{faults} faults, {rows:,} rows, {rows - ids} of them twice, "
+        f"{'all' if ordered else '**not**'} in order; exit code {code}."
+    )
+
+
+async def _break_something(live: Live, server: PostgresServer, rng: random.Random) -> None:
+    sim = live.sim
+    match rng.randrange(6):
+        case 0:
+            sim.drop_connections()
+            await trio.sleep(FAULT_S)
+        case 1:
+            sim.drop_connections(reset=True)
+            await trio.sleep(FAULT_S)
+        case 2:
+            sim.lose_upstream()
+            await trio.sleep(FAULT_S)
+            sim.restore_upstream(data_kept=rng.random() < 0.5)
+        case 3:
+            sim.break_farm(sim.subscribed())
+            await trio.sleep(FAULT_S)
+            sim.mend_farm()
+        case 4:
+            sim.start_competing_session()
+            await trio.sleep(FAULT_S)
+            sim.end_competing_session(data_return=True)
+        case _:
+            server.stop("immediate")
+            await trio.sleep(FAULT_S)
+            await trio.to_thread.run_sync(server.start)
