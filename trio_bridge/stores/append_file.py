@@ -29,7 +29,10 @@ class AppendFile:
         self.path = path
         self._fd: int | None = None
         self._identity: FileIdentity | None = None
-        self._ends_in_newline = True
+        self._seam: int | None = None
+        """Where a newline has to be written before the next line; None when the last one is ours
+        and durable. What others left there, an earlier process or a failed append, may be torn; and
+        a newline that can be read may be gone after a crash, so it is written once more."""
         self.size = 0
         """Bytes that are durable: everything an append has acknowledged, or that was there."""
         self.replaced = False
@@ -53,15 +56,17 @@ class AppendFile:
     def append(self, lines: bytes) -> None:
         """Write whole lines and fsync them; when it raises, none of them counts as written."""
         fd = self._usable()
-        data = lines if self._ends_in_newline else b"\n" + lines
+        start, data = self.size, lines
+        if self._seam is not None:
+            start, data = self._seam, b"\n" + lines
         try:
-            self._write(fd, data)
+            self._write(fd, data, start)
             self._disk.fsync(fd)
         except BaseException:
             self._give_up(fd)
             raise
-        self.size += len(data)
-        self._ends_in_newline = True
+        self.size = start + len(data)
+        self._seam = None
 
     def read(self, offset: int, length: int) -> bytes:
         """Durable bytes from `offset`; fewer than `length` only at the end."""
@@ -86,7 +91,7 @@ class AppendFile:
         try:
             self._disk.truncate(fd, 0)
             self.size = 0
-            self._ends_in_newline = True
+            self._seam = None
             self._disk.fsync(fd)
         except BaseException:
             self._give_up(fd)
@@ -120,7 +125,8 @@ class AppendFile:
 
     def _take_as_is(self, fd: int) -> None:
         size = self._disk.size(fd)
-        self._ends_in_newline = size == 0 or self._disk.pread(fd, 1, size - 1) == b"\n"
+        ends_in_newline = size > 0 and self._disk.pread(fd, 1, size - 1) == b"\n"
+        self._seam = size - ends_in_newline if size else None
         self.size = size
 
     def _reopen(self) -> None:
@@ -142,13 +148,11 @@ class AppendFile:
         try:
             self._disk.truncate(fd, self.size)
         except OSError:
-            # The torn end stays and becomes a line of its own, even if it seems to end in a
-            # newline: that one may be gone after a crash.
+            # The torn end stays; it becomes a line of its own.
             self._take_as_is(fd)
-            self._ends_in_newline = False
 
-    def _write(self, fd: int, data: bytes) -> None:
-        view, offset = memoryview(data), self.size
+    def _write(self, fd: int, data: bytes, offset: int) -> None:
+        view = memoryview(data)
         while view:
             written = self._disk.pwrite(fd, view, offset)
             if written <= 0:
