@@ -9,6 +9,7 @@ a time. When `serve` is cancelled all of them are closed on the spot.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -33,7 +34,13 @@ SEND_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 10.0
 """For the head of a request, and for the pause between two of them."""
 
-LONGEST_CONNECTION_S = 2 * 3600.0
+QUIET_TIMEOUT_S = 60.0
+"""For connections that no other limit reaches, HTTP/2 without a request for one. A live stream is
+never so quiet."""
+
+LOOK_EVERY = 0.25
+"""Quiet connections are looked for so often, as a part of that time."""
+
 SEND_BUFFER_BYTES = 128 * 1024
 """The kernel's buffer of a connection: more would only hide that a client does not read."""
 
@@ -50,6 +57,7 @@ class PatientStream(trio.abc.HalfCloseableStream):
         self, stream: trio.SocketStream, on_close: Callable[[PatientStream], None]
     ) -> None:
         self._stream = stream
+        self.active_s = trio.current_time()
         self._on_close: Callable[[PatientStream], None] | None = on_close
 
     @property
@@ -61,6 +69,7 @@ class PatientStream(trio.abc.HalfCloseableStream):
         """Raises trio.BrokenResourceError too when the peer does not take it in time."""
         with trio.move_on_after(SEND_TIMEOUT_S):
             await self._stream.send_all(data)
+            self.active_s = trio.current_time()
             return
         self.close()
         raise trio.BrokenResourceError("the client does not read")
@@ -69,7 +78,9 @@ class PatientStream(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._stream.receive_some(max_bytes)
+        data = await self._stream.receive_some(max_bytes)
+        self.active_s = trio.current_time()
+        return data
 
     async def send_eof(self) -> None:
         await self._stream.send_eof()
@@ -109,9 +120,11 @@ class Door(trio.abc.Listener[PatientStream]):
         """Stays open: the listener's owner closes it."""
         await trio.lowlevel.checkpoint()
 
-    def close_streams(self) -> None:
+    def close_streams(self, *, quiet_since_s: float = math.inf) -> None:
+        """Those on which nothing has been sent or received since."""
         for stream in tuple(self.streams):
-            stream.close()
+            if stream.active_s <= quiet_since_s:
+                stream.close()
 
     def _closed(self, stream: PatientStream) -> None:
         self.streams.discard(stream)
@@ -135,8 +148,7 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
         # hypercorn names only the TLS stream, but asks what it gets.
         connection = TCPServer(wrapped, config, context, ConnectionState({}), cast("Any", stream))
         try:
-            with trio.move_on_after(LONGEST_CONNECTION_S):
-                await connection
+            await connection
         except Exception as error:
             # One connection's trouble is not the others'.
             log.error("status endpoint: a connection broke down", exc_info=error)
@@ -144,6 +156,7 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
             stream.close()
 
     async with trio.open_nursery() as connections:
+        connections.start_soon(_close_quiet, doors)
         try:
             await trio.serve_listeners(handle, doors, handler_nursery=connections)
         finally:
@@ -151,6 +164,13 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
             await context.terminated.set()
             for door in doors:
                 door.close_streams()
+
+
+async def _close_quiet(doors: Sequence[Door]) -> None:
+    while True:
+        await trio.sleep(QUIET_TIMEOUT_S * LOOK_EVERY)
+        for door in doors:
+            door.close_streams(quiet_since_s=trio.current_time() - QUIET_TIMEOUT_S)
 
 
 def _config() -> Config:

@@ -1,0 +1,273 @@
+"""When it may be said that all is well, what is said when it is not, and what is counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.rows import snapshot
+from trio_bridge.config import load_settings
+from trio_bridge.model import ApiEvent, ApiMode, Snapshot, Status, utc_now
+from trio_bridge.service import Service
+from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.record import record_of
+from trio_bridge.stores.spool import Spool
+from trio_bridge.tasks.supervisor import State
+from trio_bridge.web.metrics import Metrics
+from trio_bridge.web.observer import Observer
+from trio_bridge.web.streams import Hub
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+CONNINFO = "host=nowhere.invalid dbname=none"
+NO_GREEKS = Snapshot(utc_now(), "U1", None, None, None, None, 100.0, 3, 0)
+
+
+class Bench:
+    """A service that does nothing by itself, and all that watches it."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.hub = Hub()
+        self.metrics = Metrics()
+        self.observer = Observer(
+            service, self.metrics.lateness, self.metrics.time_to_safe, self.hub
+        )
+        self.metrics.watch(self.observer, self.hub)
+        self.observer.watch()
+        service.supervisor.status.state = State.CONNECTED
+
+    def row(self, row: Snapshot, *, safe_after_s: float | None = 0.002) -> None:
+        """What happens in a service when a row is taken, and when it becomes safe."""
+        ticker = self.service.ticker.status
+        ticker.rows += 1
+        ticker.last, ticker.last_lateness_s = row, 0.004
+        ticker.last_slot_s = trio.current_time()
+        self.service._tell(row)
+        if safe_after_s is not None:
+            self.service._tell_safe(record_of(row), safe_after_s)
+
+    def samples(self, *, spool_rows: int | None = 0) -> dict[str, float]:
+        """What a scrape finds: name and labels → value."""
+        text = self.metrics.expose("", spool_rows=spool_rows).content.decode()
+        return {
+            sample.name
+            + "".join(f" {k}={v}" for k, v in sorted(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.chdir(tmp_path)
+    spool = await Spool.open(tmp_path / "buffer.jsonl")
+    settings = load_settings(buffer_path=tmp_path / "buffer.jsonl")
+    yield Bench(Service(settings, PostgresStore(CONNINFO), spool, CONNINFO))
+    spool.close()
+
+
+# Ready
+
+
+async def test_all_is_well_when_a_right_row_became_safe_within_three_intervals(
+    bench: Bench, mock_clock: MockClock
+) -> None:
+    assert bench.observer.not_ready_because() == "no row yet: just started"
+    bench.row(snapshot(1))
+    assert bench.observer.not_ready_because() is None
+    mock_clock.jump(15)
+    assert bench.observer.not_ready_because() is None
+    mock_clock.jump(0.1)
+    assert bench.observer.not_ready_because() == "no right row within 3 intervals of 5 s"
+
+
+async def test_a_row_that_is_not_safe_does_not_count(bench: Bench) -> None:
+    bench.row(snapshot(1), safe_after_s=None)
+    assert bench.observer.not_ready_because() is not None
+    bench.service.delivery.accept(snapshot(2))
+    assert bench.observer.not_ready_because() == (
+        "1 rows are not safe: neither database nor disk takes them"
+    )
+
+
+async def test_a_row_without_greeks_does_not_count(bench: Bench) -> None:
+    bench.row(NO_GREEKS)
+    assert bench.observer.not_ready_because() == "rows without Greeks: not one option is priced"
+
+
+async def test_the_reason_is_the_gateways_when_it_has_one(
+    bench: Bench, mock_clock: MockClock
+) -> None:
+    bench.row(snapshot(1))
+    mock_clock.jump(60)
+    bench.service.ticker.status.silent_because = "the positions are still being downloaded"
+    assert bench.observer.not_ready_because() == "no rows: the positions are still being downloaded"
+    gateway = bench.service.supervisor.status
+    gateway.state, gateway.reason = State.BACKING_OFF, "connection refused"
+    assert bench.observer.not_ready_because() == "no rows: backing off: connection refused"
+
+
+async def test_a_ticker_that_stands_still_is_not_alive(bench: Bench, mock_clock: MockClock) -> None:
+    bench.row(snapshot(1))
+    mock_clock.jump(15)
+    assert bench.observer.stalled_because() is None
+    mock_clock.jump(1)
+    assert bench.observer.stalled_because() == "the ticker has not moved for 16 s"
+
+
+async def test_so_is_one_that_never_began(bench: Bench, mock_clock: MockClock) -> None:
+    mock_clock.jump(14)
+    assert bench.observer.stalled_because() is None
+    mock_clock.jump(2)
+    assert bench.observer.stalled_because() is not None
+
+
+# Live
+
+
+async def test_listeners_hear_of_safe_rows_and_events_and_of_no_others(bench: Bench) -> None:
+    event = ApiEvent(utc_now(), ApiMode.SOCKET, "connected")
+    with bench.hub.listen() as stream:
+        bench.row(snapshot(1), safe_after_s=None)
+        bench.row(snapshot(2))
+        bench.service._tell(event)
+        bench.service._tell_safe(record_of(event), 0.1)
+        heard = [stream.receive_nowait(), stream.receive_nowait()]
+        with pytest.raises(trio.WouldBlock):
+            stream.receive_nowait()
+    assert heard[0].startswith(b'event: row\ndata: {"event_id":')
+    assert b'"delta":2.0' in heard[0]
+    assert heard[1].startswith(b"event: event\n")
+    assert b"connected" in heard[1]
+
+
+async def test_the_last_rows_are_kept_in_memory_and_not_too_many(bench: Bench) -> None:
+    for number in range(2_100):
+        bench.row(snapshot(number))
+    assert len(bench.observer.recent) == 2_000
+    assert b'"delta":2099.0' in bench.observer.recent[-1]
+
+
+# Metrics
+
+
+async def test_rows_and_events_are_counted(bench: Bench) -> None:
+    bench.row(snapshot(1))
+    bench.row(snapshot(2), safe_after_s=None)
+    for status in (Status.INFO, Status.WARNING, Status.WARNING):
+        bench.service._tell(ApiEvent(utc_now(), ApiMode.SOCKET, "x", status))
+
+    found = bench.samples()
+
+    assert found["trio_bridge_rows_total"] == 2
+    assert found["trio_bridge_rows_safe_total"] == 1
+    assert found["trio_bridge_events_total status=warning"] == 2
+    assert found["trio_bridge_events_total status=error"] == 0
+    assert found["trio_bridge_row_lateness_seconds_count"] == 2
+    assert found["trio_bridge_row_lateness_seconds_bucket le=0.005"] == 2
+    assert found["trio_bridge_row_lateness_seconds_bucket le=0.0025"] == 0
+    assert found["trio_bridge_row_time_to_safe_seconds_sum"] == pytest.approx(0.002)
+
+
+async def test_the_greeks_are_gauges_while_they_are_current(bench: Bench) -> None:
+    bench.row(snapshot(7))
+    found = bench.samples()
+    assert found["trio_bridge_portfolio_delta"] == 7
+    assert found["trio_bridge_portfolio_theta"] == 12
+    assert found["trio_bridge_portfolio_underlying_price"] == 100.25
+    assert found["trio_bridge_positions"] == found["trio_bridge_positions_priced"] == 3
+    assert found["trio_bridge_greeks_age_seconds"] == 0
+    assert found["trio_bridge_recording"] == 1
+
+
+async def test_an_old_greek_must_not_look_like_a_current_one(
+    bench: Bench, mock_clock: MockClock
+) -> None:
+    bench.row(snapshot(7))
+    mock_clock.jump(16)
+    found = bench.samples()
+    assert found["trio_bridge_recording"] == 0
+    assert "trio_bridge_last_row_timestamp_seconds" in found
+    gone = ("portfolio_", "positions", "greeks_age")
+    assert not [name for name in found if name.removeprefix("trio_bridge_").startswith(gone)]
+
+
+async def test_an_unknown_greek_is_left_out(bench: Bench) -> None:
+    bench.row(snapshot(7))
+    bench.row(NO_GREEKS)
+    found = bench.samples()
+    assert "trio_bridge_portfolio_delta" not in found
+    assert found["trio_bridge_portfolio_underlying_price"] == 100
+    assert found["trio_bridge_positions_priced"] == 0
+
+
+async def test_exactly_one_state_is_the_present_one(bench: Bench) -> None:
+    bench.service.delivery._breaker.hold_back("test")
+    bench.service.supervisor.status.state = State.BACKING_OFF
+    found = bench.samples()
+    breaker = {name: value for name, value in found.items() if "breaker_state" in name}
+    connection = {name: value for name, value in found.items() if "connection_state" in name}
+    assert breaker["trio_bridge_breaker_state state=open"] == 1
+    assert connection["trio_bridge_connection_state state=backing_off"] == 1
+    assert sum(breaker.values()) == sum(connection.values()) == 1
+    assert (len(breaker), len(connection)) == (3, 5)
+
+
+async def test_what_the_disk_does_not_tell_is_left_out(bench: Bench) -> None:
+    assert bench.samples(spool_rows=5)["trio_bridge_spool_rows"] == 5
+    assert "trio_bridge_spool_rows" not in bench.samples(spool_rows=None)
+
+
+async def test_names_and_units_are_the_fields(bench: Bench) -> None:
+    """https://prometheus.io/docs/practices/naming/"""
+    bench.row(snapshot(1))
+    text = bench.metrics.expose("", spool_rows=0).content.decode()
+    for family in text_string_to_metric_families(text):
+        assert family.documentation
+        assert family.name.startswith(("trio_bridge", "process_"))
+        assert family.type != "unknown"
+        if family.type == "counter":
+            assert all(s.name.endswith(("_total", "_created")) for s in family.samples)
+        for unit in ("_ms", "_milliseconds", "_minutes", "_kb"):
+            assert not family.name.endswith(unit)
+
+
+async def test_the_number_of_series_does_not_grow(bench: Bench) -> None:
+    bench.row(snapshot(1))
+    before = bench.samples().keys()
+    for number in range(50):
+        bench.row(snapshot(number))
+        bench.service._tell(ApiEvent(utc_now(), ApiMode.SOCKET, f"message {number}", Status.ERROR))
+        bench.service.supervisor.status.reason = f"reason {number}"
+    assert bench.samples().keys() == before
+
+
+async def test_two_services_in_one_process_do_not_mix(bench: Bench) -> None:
+    other = Metrics()
+    bench.row(snapshot(1))
+    assert other.registry is not bench.metrics.registry
+    assert "rows_total" not in other.expose("", spool_rows=None).content.decode()
+
+
+async def test_openmetrics_is_spoken_with_those_who_ask_for_it(bench: Bench) -> None:
+    plain = bench.metrics.expose("*/*", spool_rows=0)
+    modern = bench.metrics.expose("application/openmetrics-text; version=1.0.0", spool_rows=0)
+    assert plain.content_type.startswith("text/plain; version=0.0.4")
+    assert modern.content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert modern.content.endswith(b"# EOF\n")
+
+
+async def test_nobody_is_told_any_more_after_the_end(bench: Bench) -> None:
+    bench.observer.unwatch()
+    bench.row(snapshot(1))
+    assert bench.observer.safe_rows == 0
+    assert not bench.service.watchers
+    assert not bench.service.safe_watchers
