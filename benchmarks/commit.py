@@ -13,7 +13,7 @@ from benchmarks.children import run_child
 from benchmarks.database import COLUMNS, disk_room, disk_server, make_tables, query
 from benchmarks.figures import Effort, Section, percentile
 from tests.support.rows import record, snapshot
-from trio_bridge.model import utc_now
+from trio_bridge.model import ApiEvent, Snapshot, utc_now
 from trio_bridge.stores.breaker import DBCircuitBreaker
 from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.figures import Table
-    from trio_bridge.model import ApiEvent, Snapshot
     from trio_bridge.stores.record import Record
 
 COMMITS = 500
@@ -36,7 +35,7 @@ BARE = f"INSERT INTO portfolio_greeks ({COLUMNS}) VALUES ({', '.join(['%s'] * 13
 GROW = f"""
     INSERT INTO portfolio_greeks ({COLUMNS})
     SELECT '2020-01-01'::timestamptz + number * interval '5 s', 'PORTFOLIO', number, 1, 1, 1, 1,
-        (lpad(to_hex(number), 12, '0') || '7000800000000000' || lpad(to_hex(number % 65536), 4, '0')
+        (lpad(to_hex(number), 12, '0') || '7000800000000000' || lpad(to_hex(number %% 65536), 4, '0')
         )::uuid, 'U1', 3, 3, 0, 'live'
     FROM generate_series(%s::bigint, %s::bigint) AS number
 """
@@ -125,9 +124,7 @@ async def _deliver(path: Path, conninfo: str, rows: int) -> list[float]:
 
 
 async def _growth(section: Section, conninfo: str, effort: Effort) -> None:
-    table = section.table(
-        "rows in the table", "one row, p50, µs", "p99, µs", "1,000 rows, µs a row"
-    )
+    table = section.table("table holds", "one row, p50, µs", "p99, µs", "1,000 rows, µs a row")
     sizes = [0, 1_000_000] + [10_000_000] * (effort is Effort.FULL)
     await make_tables(conninfo)
     for before, size in zip([0, *sizes], sizes, strict=False):

@@ -52,13 +52,15 @@ async def _measure(section: Section) -> None:
 async def _cost(room: Path, options: int) -> tuple[float, float, float, float]:
     home = room / f"cost{options}"
     home.mkdir()
-    async with disk_server(home) as conninfo:
-        async with live_service(home, conninfo, options=options, BRIDGE_POLL_INTERVAL=1) as live:
-            await trio.sleep(SETTLE_S if options > 100 else SETTLE_S / 3)
-            before = live.cpu_s
-            await trio.sleep(MEASURE_S)
-            percent = (live.cpu_s - before) / MEASURE_S * 100
-            memory = live.rss_mb
+    async with (
+        disk_server(home) as conninfo,
+        live_service(home, conninfo, options=options, BRIDGE_POLL_INTERVAL=1) as live,
+    ):
+        await trio.sleep(SETTLE_S if options > 100 else SETTLE_S / 3)
+        before = live.cpu_s
+        await trio.sleep(MEASURE_S)
+        percent = (live.cpu_s - before) / MEASURE_S * 100
+        memory = live.rss_mb
     messages = options * 10.0
     return messages, percent, memory, percent / messages * 1_000
 

@@ -1,4 +1,4 @@
-"""Hours of faults on a schedule: memory, descriptors, threads and tables at the start and the end."""
+"""Faults on a schedule: memory, descriptors and threads at the start and at the end."""
 
 from __future__ import annotations
 
