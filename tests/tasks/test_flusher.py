@@ -27,8 +27,8 @@ from trio_bridge.stores.fake import FakeStore, Trouble
 from trio_bridge.stores.fake_disk import FakeDisk
 from trio_bridge.stores.record import encode_line, record_of
 from trio_bridge.stores.spool import Spool
-from trio_bridge.tasks.delivery import REPLAY_TIMEOUT_S
 from trio_bridge.tasks.flusher import run_flusher
+from trio_bridge.tasks.replay import REPLAY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

@@ -411,6 +411,23 @@ async def test_memory_is_bounded_and_the_gap_is_stated(
     check_tables(store)
 
 
+async def test_a_spool_that_cannot_be_read_holds_back_rows_but_not_their_safety(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    async with running(store, disk) as sinks:
+        store.next_troubles.append(Trouble.REFUSED)
+        disk.failing["pread"] = errno.EIO
+        for n in range(100):
+            sinks.send(n)
+            await trio.sleep(5)
+            assert n in kept(store, disk)
+        disk.failing.clear()
+        await trio.sleep(60)
+        assert numbers(store) == list(range(100))
+    assert len(messages(store)) < 25, "two for each probe, not one for each row"
+    check_tables(store)
+
+
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])
 async def test_one_failure_of_the_disk_costs_a_second(
