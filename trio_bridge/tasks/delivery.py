@@ -83,8 +83,8 @@ class DeliveryStatus:
 class Delivery:
     """Takes rows from anyone (`accept`) and makes them safe (`deliver_all`, `flush`).
 
-    `deliver_all` is the writer's, `flush` the flusher's. When the spool holds rows of an earlier run,
-    the database is left to the flusher until they are in, before any row of this run.
+    `deliver_all` is the writer's, `flush` the flusher's. When the spool holds rows of an earlier
+    run, the database is left to the flusher until they are in, before any row of this run.
     """
 
     def __init__(
