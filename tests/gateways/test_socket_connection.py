@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.gateways.socket_support import (
+    CURRENT_TIME,
     INTERVAL_S,
     POSITIONS,
     START,
@@ -280,8 +281,8 @@ async def test_probes_are_never_closer_than_a_second(fast_clock: MockClock) -> N
     """The real gateway may let the second of two in a second hang; so does the simulated one."""
     async with supervised_rig(still_book(options=2), heartbeat_s=1.0) as rig:
         await rows_again(rig)
-        await rig.until_received(49, 12)
-        times = [one.at for one in rig.sim.received(49)]
+        await rig.until_received(CURRENT_TIME, 12)
+        times = [one.at for one in rig.sim.received(CURRENT_TIME)]
         assert min(later - earlier for earlier, later in pairwise(times)) > 0.9
         assert rig.told("silent") == []
 
@@ -289,22 +290,41 @@ async def test_probes_are_never_closer_than_a_second(fast_clock: MockClock) -> N
 async def test_only_one_probe_is_on_its_way(fast_clock: MockClock) -> None:
     async with socket_rig(still_book(options=2)) as rig:
         rig.sim.hang()
+        failures: list[str] = []
+
+        async def probe() -> None:
+            with pytest.raises(GatewayError) as failure:
+                await rig.bridge.probe()
+            failures.append(str(failure.value))
+
         async with trio.open_nursery() as nursery:
-            failures: list[str] = []
-
-            async def probe() -> None:
-                with pytest.raises(GatewayError) as failure:
-                    await rig.bridge.probe()
-                failures.append(str(failure.value))
-
             for _ in range(4):
                 nursery.start_soon(probe)
-        assert f"no answer to a probe within {PROBE_TIMEOUT_S:g} s" in failures
+        assert sorted(failures) == [
+            f"no answer to a probe within {PROBE_TIMEOUT_S:g} s",
+            *["the last probe is still under way"] * 3,
+        ]
         rig.sim.unhang()
-        await rig.until_received(49)
+        await rig.until_received(CURRENT_TIME)
         await rig.bridge.disconnect()
         with pytest.raises(GatewayError, match="not connected"):
             await rig.bridge.probe()
+
+
+async def test_a_late_answer_is_a_sign_of_life_for_the_next_probe(fast_clock: MockClock) -> None:
+    """Asked again on the heels of it, the gateway might leave the second question unanswered."""
+    async with socket_rig(still_book(options=2)) as rig:
+        rig.sim.hang()
+        with pytest.raises(GatewayError):
+            await rig.bridge.probe()
+        rig.sim.unhang()
+        await rig.until_received(CURRENT_TIME)
+        await trio.sleep(1)
+        await rig.bridge.probe()
+        assert len(rig.sim.received(CURRENT_TIME)) == 1
+        await trio.sleep(1)
+        await rig.bridge.probe()
+        assert len(rig.sim.received(CURRENT_TIME)) == 2, "a sign of life counts once"
 
 
 # A trail of disasters ---------------------------------------------------------------------------

@@ -57,6 +57,7 @@ IDLE_POLL_S = 1.0
 """How often the subscriptions are looked after when all options have answered."""
 
 POSITION_MESSAGE = 61
+CURRENT_TIME_MESSAGE = 49
 
 log = structlog.get_logger()
 
@@ -79,7 +80,10 @@ class Session:
         self._closed = trio.Event()
         self._wake = trio.Event()
         self._crash: Exception | None = None
-        self._probes, self._probe_requests = trio.open_memory_channel[trio.Event](1)
+        self._questions, self._asked = trio.open_memory_channel[None](1)
+        self._time_came = trio.Event()
+        self._probing = False
+        self._missed = False
         self._open = False
         self._closing = False
         self._downloading = False
@@ -132,15 +136,26 @@ class Session:
         return self.lost_reason
 
     async def probe(self) -> None:
-        """One reqCurrentTime. It proves the hop to the gateway, not the gateway's own link."""
-        answered = trio.Event()
+        """One reqCurrentTime. It proves the hop to the gateway, not the gateway's own link.
+
+        After a miss, the late answer to an earlier question is as good as a new one: a gateway that
+        catches up may leave the second of two hasty questions unanswered.
+        """
+        if self._probing:
+            raise GatewayError("the last probe is still under way")
+        if not self._missed:
+            self._time_came = trio.Event()
+        self._probing = self._missed = True
         try:
-            self._probes.send_nowait(answered)
-        except trio.WouldBlock:
-            raise GatewayError("the last probe is still unanswered") from None
-        with trio.move_on_after(PROBE_TIMEOUT_S):
-            await answered.wait()
-            return
+            if not self._time_came.is_set():
+                with suppress(trio.WouldBlock):
+                    self._questions.send_nowait(None)
+            with trio.move_on_after(PROBE_TIMEOUT_S):
+                await self._time_came.wait()
+                self._missed = False
+                return
+        finally:
+            self._probing = False
         raise GatewayError(f"no answer to a probe within {PROBE_TIMEOUT_S:g} s")
 
     # Life
@@ -212,6 +227,8 @@ class Session:
                 self._on_gibberish(None, error)
 
         client.decoder.handlers[POSITION_MESSAGE] = read
+        # Not ib.reqCurrentTime: all its answers go to whoever asked last.
+        client.decoder.handlers[CURRENT_TIME_MESSAGE] = lambda fields: self._time_came.set()
 
     def _count_messages(self) -> None:
         client = self._ib.client
@@ -347,7 +364,7 @@ class Session:
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read)
-            nursery.start_soon(self._answer_probes)
+            nursery.start_soon(self._ask_time)
             nursery.start_soon(self._learn_details)
             try:
                 await self._follow()
@@ -395,10 +412,11 @@ class Session:
             return answer
         return None
 
-    async def _answer_probes(self) -> None:
-        async for answered in self._probe_requests:
-            if await self._ask(self._ib.reqCurrentTimeAsync, PROBE_TIMEOUT_S) is not None:
-                answered.set()
+    async def _ask_time(self) -> None:
+        async for _ in self._asked:
+            if not self._lost.is_set():
+                self.subscriptions.sent(1)
+                self._ib.client.reqCurrentTime()
 
     async def _learn_details(self) -> None:
         """Ask for what positions leave out: exchange, multiplier, a futures option's underlying."""
