@@ -1,0 +1,260 @@
+"""What the runbook tells people to do works, and it knows every message there is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.database import fetch
+from tests.support.rows import event, snapshot
+from trio_bridge.gateways.portal_session import SessionState
+from trio_bridge.stores.catalog import read_table
+from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.record import record_of
+from trio_bridge.stores.schema import TABLES, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.postgres import PostgresServer
+
+PROJECT = Path(__file__).parent.parent
+RUNBOOK = (PROJECT / "docs" / "runbook.md").read_text("utf-8")
+FLAT = " ".join(RUNBOOK.split())
+SPEAKERS = {"emit", "_emit", "_note", "say_once", "_say_once", "begin", "end"}
+LEAST = 9
+"""Characters of a fragment that can be told from another."""
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one of its kind."""
+    found = re.search(
+        rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", RUNBOOK, re.DOTALL | re.MULTILINE
+    )
+    assert found is not None, title
+    return found[1]
+
+
+def blocks(title: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
+
+
+# Messages
+
+
+def fragments(node: ast.expr) -> list[str]:
+    """The fixed parts of a text."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=values):
+            return [one.value for one in values if isinstance(one, ast.Constant)]  # type: ignore[misc]
+    return []
+
+
+def messages_of(tree: ast.AST) -> Iterator[str]:
+    """The longest fixed part of each message that is told."""
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        texts = {
+            target.id: node.value
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and _name(node.func) in SPEAKERS:
+                for argument in node.args:
+                    if isinstance(argument, ast.Name):
+                        argument = texts.get(argument.id, argument)
+                    longest = max(fragments(argument), key=len, default="").strip(" :;,()")
+                    if len(longest) >= LEAST:
+                        yield " ".join(longest.split())
+
+
+def _name(function: ast.expr) -> str:
+    match function:
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name
+    return ""
+
+
+def all_messages() -> list[str]:
+    found: set[str] = set()
+    for folder in ("gateways", "tasks", "stores/embedded"):
+        for file in sorted((PROJECT / "trio_bridge" / folder).glob("*.py")):
+            found |= set(messages_of(ast.parse(file.read_text("utf-8"))))
+    states = {SessionState.UNKNOWN, SessionState.HEALTHY}
+    found |= {state.value for state in SessionState if state not in states}
+    return sorted(found)
+
+
+def test_there_are_messages() -> None:
+    """The search finds what it looks for, whichever way it is written."""
+    found = all_messages()
+    assert len(found) > 25
+    assert "the gateway answers again" in found
+    assert "slots skipped: the machine was busy or asleep" in found
+    assert "rows could not be stored: see" in found
+
+
+@pytest.mark.parametrize("message", all_messages())
+def test_every_message_is_explained(message: str) -> None:
+    assert message in FLAT, f"docs/runbook.md says nothing about {message!r}"
+
+
+# Links
+
+
+def test_every_link_leads_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)$", RUNBOOK, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+    assert set(re.findall(r"\]\(#([^)]*)\)", RUNBOOK)) <= anchors
+
+
+def test_every_file_of_ours_is_there() -> None:
+    named = set(re.findall(r"/opt/trio-bridge/((?:scripts|docs|\.env)[\w./-]*)", RUNBOOK))
+    assert named
+    assert [name for name in named if not (PROJECT / name).exists()] == []
+
+
+# SQL
+
+
+def run_sql(server: PostgresServer, text: str) -> None:
+    """As a person does, with psql."""
+    psql = server.installation.bindir / "psql"
+    done = subprocess.run(
+        [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", server.url],
+        input=f"SET client_min_messages = warning;\n{text}",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def write(server: PostgresServer, *numbers: int, at: datetime | None = None) -> int:
+    store = PostgresStore(server.conninfo)
+    await store.ensure_schema()
+    new = await store.write([record_of(snapshot(number, at)) for number in numbers])
+    await store.write([record_of(event("something", at))])
+    await store.aclose()
+    return new
+
+
+def rows_of(server: PostgresServer) -> list[float]:
+    return [
+        delta
+        for (delta,) in fetch(server.conninfo, "SELECT delta FROM portfolio_greeks ORDER BY id")
+    ]
+
+
+async def test_retention_by_deleting_and_by_thinning_out(own_postgres: PostgresServer) -> None:
+    deletion, thinning, *_ = blocks("Keep only so much", "sql")
+    now = datetime.now(UTC)
+    await write(own_postgres, 1, at=now - timedelta(days=800))
+    old = (now - timedelta(days=400)).replace(second=0, microsecond=0)
+    for number in range(2, 28):  # two minutes and ten seconds
+        await write(own_postgres, number, at=old + timedelta(seconds=5 * (number - 2)))
+    await write(own_postgres, 28, 29, at=now)
+    run_sql(own_postgres, thinning)
+    assert rows_of(own_postgres) == [1, 2, 14, 26, 28, 29]
+    run_sql(own_postgres, deletion)
+    assert rows_of(own_postgres) == [2, 14, 26, 28, 29]
+
+
+async def test_retention_by_partitions(own_postgres: PostgresServer) -> None:
+    _, _, partition, months, dropping = blocks("Keep only so much", "sql")
+    now = datetime.now(UTC)
+    await write(own_postgres, 1, 2, 3, at=now)
+    before = snapshot(4, now)
+    store = PostgresStore(own_postgres.conninfo)
+    await store.write([record_of(before)])
+    run_sql(own_postgres, partition)
+    run_sql(own_postgres, months)
+    run_sql(own_postgres, months)  # as often as you like
+
+    connection = await TrioConnection.connect(own_postgres.conninfo, autocommit=True)
+    assert not plan("portfolio_greeks", await read_table(connection, "portfolio_greeks"))
+    await connection.close()
+    assert rows_of(own_postgres) == [1, 2, 3, 4]
+    assert await store.write([record_of(before)]) == 0  # a replay is recognised
+    later = now + timedelta(days=32)
+    for number in range(5, 17):  # through the year, over every border between two months
+        assert await write(own_postgres, number, at=later) == 1
+        later += timedelta(days=27)
+    assert sorted(rows_of(own_postgres)) == list(range(1, 17))
+    run_sql(own_postgres, dropping)
+    assert sorted(rows_of(own_postgres)) == list(range(5, 17))
+    await store.aclose()
+
+
+async def test_back_up_and_restore(
+    own_postgres: PostgresServer, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    dump, restore = tmp_path / "bridge.dump", "pg_restore"
+    bindir = own_postgres.installation.bindir
+    commands = "\n".join(blocks("Back up and restore", "sh"))
+    assert "pg_dump --format=custom --table=portfolio_greeks --table=api_logs" in commands
+    assert "pg_restore --no-owner --dbname=" in commands
+    await write(own_postgres, 1, 2, 3)
+    subprocess.run(
+        [
+            bindir / "pg_dump",
+            "--format=custom",
+            "--table=portfolio_greeks",
+            "--table=api_logs",
+            f"--file={dump}",
+            own_postgres.url,
+        ],
+        check=True,
+    )
+    empty = postgres.new_database()
+    target = f"--dbname={postgres.url_of(empty)}"
+    again = ["--single-transaction", "--clean", "--if-exists"]
+    assert " ".join(again[:1]) in FLAT
+    for options in ([], again):
+        subprocess.run([bindir / restore, "--no-owner", *options, target, dump], check=True)
+        connection = await TrioConnection.connect(postgres.conninfo_of(empty), autocommit=True)
+        for table in TABLES:
+            assert not plan(table, await read_table(connection, table))
+        await connection.close()
+    store = PostgresStore(postgres.conninfo_of(empty))
+    assert await store.write([record_of(snapshot(4))]) == 1  # numbers go on where they stopped
+    await store.aclose()
+    postgres.drop_database(empty)
+
+
+# Quarantine
+
+
+def test_lines_come_back_from_the_quarantine_as_they_were(tmp_path: Path) -> None:
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not installed here")
+    look, back = blocks("Rows in quarantine", "sh")
+    name = ".portfolio_bridge_buffer.jsonl"
+    line = '{"table":"api_logs","row":{"message":"a \\"quoted\\" word"},"crc":"00000000"}'
+    about = {"quarantined_at": "2026-01-02T00:00:00Z", "reason": "value out of range"}
+    (tmp_path / f"{name}.quarantine.jsonl").write_text(json.dumps({**about, "line": line}) + "\n")
+    script = re.findall(r"sh -c '(.*?)'", look + back, re.DOTALL)
+    assert len(script) == 2
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    said = subprocess.run(
+        ["sh", "-c", script[0]], env=environment, capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "2026-01-02T00:00:00Z\tvalue out of range\n"
+    subprocess.run(["sh", "-c", script[1]], env=environment, cwd="/", check=True)
+    assert (tmp_path / name).read_text() == line + "\n"
+    assert not (tmp_path / f"{name}.quarantine.jsonl").exists()
