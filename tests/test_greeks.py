@@ -518,3 +518,8 @@ def test_the_row_carries_its_instant_and_accounts() -> None:
     snapshot = row([])
 
     assert (snapshot.timestamp, snapshot.account, snapshot.contract) == (AT, "DU1", "PORTFOLIO")
+
+
+def test_every_type_that_adds_something_or_is_silent_on_purpose_is_known() -> None:
+    documented = "OPT FOP WAR IOPT STK ETF FUND CFD CRYPTO FUT CONTFUT CASH BOND BILL CMDTY"
+    assert set(documented.split()) == KNOWN_TYPES

@@ -66,3 +66,14 @@ def test_what_is_no_whole_message_is_left_to_ib_async_to_judge(body: bytes) -> N
 def test_a_length_that_no_message_has_is_an_error() -> None:
     with pytest.raises(ValueError, match="a message of"):
         TickFilter().feed((LARGEST_MESSAGE + 1).to_bytes(4, "big"))
+
+
+def test_the_longest_message_there_is_is_waited_for() -> None:
+    assert LARGEST_MESSAGE == 0xFFFFFF
+    assert TickFilter().feed(b"\0\xff\xff\xff" + b"9\0") == b""
+
+
+def test_a_computation_without_a_request_is_judged_by_its_tick_type() -> None:
+    ticks = TickFilter()
+    assert ticks.feed(encoded(["21", "", "10", "0"])) == b""
+    assert ticks.feed(encoded(["21", "", "13", "0"])) == encoded(["21", "", "13", "0"])

@@ -54,3 +54,12 @@ def test_a_batch_that_is_too_slow_gets_smaller_and_recovers() -> None:
     for _ in range(5):
         size.taken(size.rows)
     assert size.rows == LARGEST_BATCH
+
+
+@pytest.mark.parametrize(("slow", "next_rows"), [(1, 1), (2, 1), (3, 1), (900, 450)])
+def test_after_a_slow_batch_half_of_it_is_tried_and_at_least_one_row(
+    slow: int, next_rows: int
+) -> None:
+    size = BatchSize()
+    size.too_slow(slow)
+    assert size.rows == next_rows

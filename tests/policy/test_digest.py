@@ -171,3 +171,12 @@ def test_silence_within_a_reset_window_is_expected() -> None:
     assert watch.look(now=1700.0, right_s=100.0, excused=False) == Silence(300.0, over=False)
     assert watch.look(now=1800.0, right_s=100.0, excused=True) is None
     assert watch.look(now=1900.0, right_s=1899.0, excused=False) is not None
+
+
+def test_kinds_beyond_the_limit_are_not_told_before_their_time() -> None:
+    digest = Digest()
+    for number in range(MOST_KINDS):
+        digest.add(AT, Status.INFO, "x" * (number + 1), now=0.0)
+    digest.take(now=0.0)
+    digest.add(AT, Status.INFO, "one too many", now=10.0)
+    assert digest.due_at == 10.0 + FIRST_REPEAT_S

@@ -83,3 +83,14 @@ def test_the_first_step_is_free() -> None:
 def test_a_limit_below_one_step_is_refused() -> None:
     with pytest.raises(ValueError, match="pace"):
         Pacer(2, largest_step=2)
+
+
+def test_steps_are_single_messages_unless_said_otherwise() -> None:
+    assert math.isclose(steps_a_second(Pacer(2, catch_up_s=0.0)), 1.0)
+
+
+def steps_a_second(pacer: Pacer) -> float:
+    pacer.spend(1, now=0.0)
+    first = pacer.free_at
+    pacer.spend(1, now=first)
+    return 1 / (pacer.free_at - first)

@@ -374,3 +374,9 @@ def test_the_days_of_the_week_are_numbered_as_python_does() -> None:
     monday = date(2026, 1, 12)
 
     assert [f"{monday + i * DAY:%a}" for i in range(7)] == list(WEEKDAYS)
+
+
+def test_the_day_is_told_from_exactly_one_day_on() -> None:
+    now = utc("2026-07-15 12:00")
+    assert eastern_text(utc("2026-07-16 12:00"), seen_from=now) == "Thu 08:00 ET"
+    assert eastern_text(utc("2026-07-16 11:59"), seen_from=now) == "07:59 ET"

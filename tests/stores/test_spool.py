@@ -527,3 +527,54 @@ async def test_replay_costs_the_same_per_chunk_wherever_it_lies_and_little_memor
     assert disk.bytes_read < 4 * size
     assert process.memory_info().rss - before < 10_000_000
     spool.close()
+
+
+async def test_damage_behind_an_acknowledged_part_is_not_quarantined_yet(path: Path) -> None:
+    path.write_bytes(encode_line(record(1)) + b"damaged\n" + encode_line(record(2)))
+    spool = await Spool.open(path)
+    chunk = await spool.read()
+    await spool.acknowledge(chunk, 1)
+    assert not spool.quarantine_path.exists()
+    await replay(spool)
+    spool.close()
+    assert [entry["line"] for entry in quarantined(path)] == ["damaged"]
+
+
+async def test_one_can_read_ahead_of_what_is_acknowledged(spool: Spool) -> None:
+    await spool.append([record(number) for number in range(5)])
+    first = await spool.read(2)
+    second = await spool.read(2, after=first)
+    third = await spool.read(2, after=second)
+    nothing = await spool.read(2, after=third)
+    ahead = [*first.lines, *second.lines, *third.lines]
+    assert [number_of(line.record) for line in ahead] == [0, 1, 2, 3, 4]
+    assert not nothing
+    await spool.acknowledge(first, 2)
+    await spool.acknowledge(second, 2)
+    assert [number_of(row) for row in await replay(spool)] == [4]
+
+
+async def test_what_is_not_acknowledged_durably_may_come_again_after_a_crash(path: Path) -> None:
+    spool = await Spool.open(path)
+    await spool.append([record(number) for number in range(4)])
+    for number, durably in enumerate((True, False, False)):
+        chunk = await spool.read(1)
+        assert number_of(chunk.lines[0].record) == number
+        await spool.acknowledge(chunk, 1, durably=durably)
+    spool.close()
+    again = await Spool.open(path)
+    assert [number_of(row) for row in await replay(again)] == [1, 2, 3]
+    again.close()
+
+
+async def test_a_chunk_read_ahead_of_a_replaced_file_begins_anew(path: Path) -> None:
+    spool = await Spool.open(path)
+    await spool.append([record(number) for number in range(4)])
+    first = await spool.read(2)
+    path.unlink()
+    path.write_bytes(encode_line(record(7)) + encode_line(record(8)))
+    ahead = await spool.read(2, after=first)
+    assert [number_of(line.record) for line in ahead.lines] == [7, 8]
+    await spool.acknowledge(first, 2)
+    assert [number_of(row) for row in await replay(spool)] == [7, 8]
+    spool.close()
