@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parent.parent
 RUNBOOK = (PROJECT / "docs" / "runbook.md").read_text("utf-8")
 FLAT = " ".join(RUNBOOK.split())
-SPEAKERS = {"emit", "_emit", "_note", "say_once", "_say_once", "begin", "end"}
+SPEAKERS = {"say", "emit", "_emit", "_note", "say_once", "_say_once", "begin", "end"}
 LEAST = 9
 """Characters of a fragment that can be told from another."""
 
