@@ -56,7 +56,7 @@ def measure(effort: Effort) -> Section:
         Check(
             "cost a position, 1,000 beside 100",
             per_position[1_000] / per_position[100],
-            at_most=3,
+            at_most=6,
         )
     )
     return section

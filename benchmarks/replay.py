@@ -6,6 +6,7 @@ import subprocess
 import time
 from datetime import timedelta
 from itertools import pairwise
+from shutil import which
 from typing import TYPE_CHECKING
 
 import psutil
@@ -29,7 +30,8 @@ from trio_bridge.simulator.tws import open_tws_simulator
 if TYPE_CHECKING:
     from pathlib import Path
 
-LEAST_RATIO = 0.2
+LEAST_RATIO = 0.1
+"""A busy machine alone does not get there; a statement a row does (0.04)."""
 INTERVAL_S = 0.2
 IDLE_S = 8.0
 OPTIONS = 100
@@ -53,7 +55,10 @@ def measure(effort: Effort) -> Section:
         "`ON CONFLICT DO NOTHING`. PostgreSQL is the bridge's own embedded server, on disk with "
         "fsync on.",
     )
-    trio.run(_measure, section, effort)
+    if which("psql") is None:
+        section.notes.append("psql is not installed: not measured.")
+    else:
+        trio.run(_measure, section, effort)
     return section
 
 
@@ -71,7 +76,7 @@ async def _measure(section: Section, effort: Effort) -> None:
     if effort:
         sizes = {10_000: 3, 100_000: 3, 300_000: 3, 1_000_000: 1 + 2 * (effort is Effort.FULL)}
     else:
-        sizes = {50_000: 2}
+        sizes = {30_000: 2}
     async with disk_room() as room, disk_server(room) as conninfo:
         for rows, runs in sizes.items():
             ratio = await _compare(table, room, conninfo, rows, runs)

@@ -72,13 +72,14 @@ async def _soak(section: Section, room: Path, server: PostgresServer, minutes: f
         BRIDGE_FLUSH_INTERVAL=1,
     ) as live:
         await trio.sleep(WARM_UP_S)
-        start = State.of(live)
-        with trio.move_on_after(minutes * 60):
-            while True:
-                with trio.CancelScope(shield=True):
-                    await _break_something(live, server, rng)
-                faults += 1
-                await trio.sleep(FAULT_EVERY_S - FAULT_S)
+        start = half = State.of(live)
+        began = trio.current_time()
+        while (passed := trio.current_time() - began) < minutes * 60:
+            if passed < minutes * 30:
+                half = State.of(live)
+            await _break_something(live, server, rng)
+            faults += 1
+            await trio.sleep(FAULT_EVERY_S - FAULT_S)
         await trio.sleep(30)
         end = State.of(live)
         live.service.interrupt()
@@ -89,10 +90,11 @@ async def _soak(section: Section, room: Path, server: PostgresServer, minutes: f
         "timestamp > lag(timestamp, 1, '-infinity') OVER (ORDER BY id) AS later "
         "FROM portfolio_greeks) AS steps",
     )
-    table = section.table("", "start", "end")
-    table.add("memory, MB", start.memory_mb, end.memory_mb)
-    table.add("file descriptors", start.descriptors, end.descriptors)
-    table.add("threads", start.threads, end.threads)
+    table = section.table("", "start", "half-way", "end")
+    states = (start, half, end)
+    table.add("memory, MB", *(state.memory_mb for state in states))
+    table.add("file descriptors", *(state.descriptors for state in states))
+    table.add("threads", *(state.threads for state in states))
     section.notes.append(
         f"{faults} faults, {rows:,} rows, {rows - ids} of them twice, "
         f"{'all' if ordered else '**not**'} in order; exit code {code}."

@@ -50,7 +50,7 @@ async def _measure(section: Section, effort: Effort) -> None:
                 *(percentile(bare, p) * 1e6 for p in (50, 99)),
                 f"× {ratio:.2f}",
             )
-        sizes = {Effort.QUICK: (20_000,), Effort.NORMAL: (30_000, 1_000_000)}
+        sizes = {Effort.QUICK: (5_000, 50_000), Effort.NORMAL: (30_000, 1_000_000)}
         for rows in sizes.get(effort, sizes[Effort.NORMAL]):
             recovery.add(f"{rows:,} rows", *await _recover(room, rows))
     first, last = recovery.rows[0][2], recovery.rows[-1][2]
