@@ -3,20 +3,71 @@
 from __future__ import annotations
 
 import socket
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
+import orjson
 import trio
 
+from tests.support.process import ServiceProcess, running_service
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
 from trio_bridge.web.connections import prepare, serve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
 
     from starlette.types import ASGIApp
 
 PATIENCE_S = 20.0
+
+
+@dataclass
+class Watched:
+    """A running service with an endpoint, the gateway it talks to, and how to ask it."""
+
+    service: ServiceProcess
+    gateway: TwsSimulator
+    port: int
+
+    def client(self, **headers: str) -> httpx.AsyncClient:
+        return client(self.port, **headers)
+
+    async def wait_ready(self, **headers: str) -> None:
+        """Until a right row is safe."""
+        async with self.client(**headers) as http:
+            with trio.fail_after(PATIENCE_S):
+                while True:
+                    with suppress(httpx.TransportError):
+                        if (await http.get("/readyz")).status_code == httpx.codes.OK:
+                            return
+                    assert self.service.process.returncode is None, self.service.output
+                    await trio.sleep(0.05)
+
+
+@asynccontextmanager
+async def watched_service(home: Path, database: str, **settings: object) -> AsyncIterator[Watched]:
+    """The real thing: a service process on a simulated gateway and a real database."""
+    port = free_port()
+    wanted = {
+        "BRIDGE_STATUS_PORT": port,
+        "BRIDGE_POLL_INTERVAL": 0.2,
+        "BRIDGE_RECONNECT_BACKOFF": "0.2",
+        **settings,
+    }
+    async with (
+        open_tws_simulator(make_book(accounts=2)) as gateway,
+        running_service(
+            home,
+            IB_SOCKET_PORT=gateway.port,
+            DATABASE_URL=database,
+            **wanted,
+        ) as service,
+    ):
+        yield Watched(service, gateway, port)
 
 
 @asynccontextmanager
@@ -63,6 +114,38 @@ async def talk(port: int, text: bytes) -> bytes:
 async def _send(stream: trio.SocketStream, text: bytes) -> None:
     with suppress(trio.BrokenResourceError):
         await stream.send_all(text)
+
+
+class Told(NamedTuple):
+    """One message of `/events`."""
+
+    kind: str
+    data: dict[str, Any]
+
+
+@asynccontextmanager
+async def following(port: int) -> AsyncIterator[AsyncIterator[Told]]:
+    """A live stream, opened: what has been told comes out as it arrives."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        await stream.send_all(get("/events"))
+        reader = _messages(stream)
+        async with aclosing(reader):
+            yield reader
+
+
+async def _messages(stream: trio.SocketStream) -> AsyncGenerator[Told]:
+    """Each message comes whole in one chunk, so lines of the chunks' sizes are in between only."""
+    waiting, kind = b"", ""
+    while piece := await stream.receive_some(65_536):
+        *lines, waiting = (waiting + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"HTTP/1.1 ") and b" 200 " not in line:
+                raise AssertionError(line)
+            if line.startswith(b"event: "):
+                kind = line.removeprefix(b"event: ").decode()
+            elif line.startswith(b"data: "):
+                yield Told(kind, orjson.loads(line.removeprefix(b"data: ")))
 
 
 def get(path: str, *headers: str, host: str = "localhost") -> bytes:
