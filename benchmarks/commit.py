@@ -35,8 +35,8 @@ BARE = f"INSERT INTO portfolio_greeks ({COLUMNS}) VALUES ({', '.join(['%s'] * 13
 GROW = f"""
     INSERT INTO portfolio_greeks ({COLUMNS})
     SELECT '2020-01-01'::timestamptz + number * interval '5 s', 'PORTFOLIO', number, 1, 1, 1, 1,
-        (lpad(to_hex(number), 12, '0') || '7000800000000000' || lpad(to_hex(number %% 65536), 4, '0')
-        )::uuid, 'U1', 3, 3, 0, 'live'
+        (lpad(to_hex(number), 12, '0') || '7000800000000000'
+            || lpad(to_hex(number %% 65536), 4, '0'))::uuid, 'U1', 3, 3, 0, 'live'
     FROM generate_series(%s::bigint, %s::bigint) AS number
 """
 
