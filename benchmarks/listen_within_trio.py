@@ -38,7 +38,7 @@ async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> No
         await bridge.connect()
         session = bridge._session
         assert session is not None
-        session._ib.client.MaxRequests = 0
+        session.client.ib.client.MaxRequests = 0
         while session.subscriptions.feed.held < options:
             await trio.sleep(0.02)
         await trio.sleep(QUIET_S / 2)

@@ -21,11 +21,9 @@ from tests.gateways.socket_support import (
     supervised_rig,
 )
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.socket_session import (
-    HANDSHAKE_TIMEOUT_S,
-    POSITIONS_TIMEOUT_S,
-    PROBE_TIMEOUT_S,
-)
+from trio_bridge.gateways import socket_session
+from trio_bridge.gateways.socket_heartbeat import PROBE_TIMEOUT_S
+from trio_bridge.gateways.socket_session import HANDSHAKE_TIMEOUT_S, POSITIONS_TIMEOUT_S
 from trio_bridge.model import Status
 from trio_bridge.simulator.book import make_book
 
@@ -134,14 +132,15 @@ async def test_silent_after_accept(fast_clock: MockClock) -> None:
         await rig.until_right()
 
 
-async def test_silent_in_the_first_download(fast_clock: MockClock) -> None:
+async def test_silent_in_the_first_download(
+    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_session, "POSITIONS_TIMEOUT_S", 6.0)
     async with socket_rig(still_book(options=2), connect=False) as rig:
         rig.sim.download_delay_s = 100
         began = trio.current_time()
-        assert await refusal_of(rig) == (
-            f"the positions did not arrive within {POSITIONS_TIMEOUT_S:g} s"
-        )
-        assert trio.current_time() - began <= POSITIONS_TIMEOUT_S + LATE_S
+        assert await refusal_of(rig) == "the positions did not arrive within 6 s"
+        assert trio.current_time() - began <= 6.0 + LATE_S
 
 
 async def test_closed_in_the_first_download(fast_clock: MockClock) -> None:

@@ -26,6 +26,7 @@ from tests.gateways.socket_support import (
     supervised_rig,
 )
 from trio_bridge.errors import GatewayError
+from trio_bridge.gateways import socket_session
 from trio_bridge.gateways.socket import DISCONNECT_TIMEOUT_S
 from trio_bridge.gateways.socket_session import Session
 
@@ -82,7 +83,7 @@ async def test_an_attempt_can_be_cancelled_at_any_moment() -> None:
     async with socket_rig(still_book(options=6), connect=False) as rig:
         rig.sim.download_delay_s = 0.001
         outcomes = set()
-        for _ in range(50):
+        for _ in range(40):
             outcomes.add(await connects_within(rig, rng.uniform(0, 0.02)))
             await end_in_time(rig)
         rig.sim.download_delay_s = 0.0
@@ -192,7 +193,7 @@ async def test_a_peer_that_reads_nothing_any_more_is_cut_off() -> None:
     """What is still to be sent cannot leave; the end must not wait for it."""
     async with socket_rig(still_book(options=0)) as rig:
         rig.sim.hang()
-        transport: Any = session_of(rig)._ib.client.conn.transport
+        transport: Any = session_of(rig).client.ib.client.conn.transport
         transport.write(bytes(16_000_000))
         assert transport.get_write_buffer_size() > 0
         began = trio.current_time()
@@ -218,7 +219,7 @@ def failing(*_: object) -> None:
     raise ZeroDivisionError("a bug of ours")
 
 
-@pytest.mark.parametrize("handler", ["_on_error", "_on_position"])
+@pytest.mark.parametrize("handler", ["error", "position"])
 async def test_a_bug_in_a_message_handler_is_loud(
     handler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +254,7 @@ async def test_a_bug_while_serving_is_loud(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_a_bug_while_connecting_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     async with socket_rig(still_book(options=2), connect=False) as rig:
         with monkeypatch.context() as patch:
-            patch.setattr(Session, "_select_accounts", failing)
+            patch.setattr(socket_session, "select_accounts", failing)
             with pytest.raises(ZeroDivisionError):
                 await rig.bridge.connect()
         await rig.bridge.connect()
@@ -269,7 +270,7 @@ async def test_a_library_that_breaks_its_event_loop_takes_one_connection_with_it
         def explode() -> None:
             raise ZeroDivisionError("in a callback of the library's")
 
-        transport: Any = session_of(rig)._ib.client.conn.transport
+        transport: Any = session_of(rig).client.ib.client.conn.transport
         transport._loop.call_soon(explode)
         await rig.until_told("the connection broke down: ZeroDivisionError")
         await rig.until_right()
@@ -291,7 +292,7 @@ async def test_frames_that_are_none_end_the_connection() -> None:
 def remembered(rig: Rig) -> dict[str, int]:
     """How many entries ib_async and we keep, by the name of where."""
     session = session_of(rig)
-    wrapper = session._ib.wrapper
+    wrapper = session.client.ib.wrapper
     sizes = {
         name: len(value)
         for name, value in vars(wrapper).items()
@@ -315,8 +316,8 @@ async def test_rotating_for_ever_remembers_no_more_than_rotating_a_little(
     book = still_book(options=30)
     async with socket_rig(book, ib_market_data_lines=5) as rig:
         await rig.until_right()
-        early = await rotate(rig, 100)
-        late = await rotate(rig, 400)
+        early = await rotate(rig, 60)
+        late = await rotate(rig, 240)
         assert {name: size for name, size in late.items() if size > early[name] + 5} == {}
 
 
@@ -340,14 +341,14 @@ async def test_reconnecting_again_and_again_leaves_nothing_of_the_old_connection
 ) -> None:
     book = still_book(options=6)
     async with supervised_rig(book, delays_s=(0.05,)) as rig:
-        for number in range(20):
+        for number in range(12):
             await rig.until(lambda: rig.row() is not None)
             rig.sim.drop_connections(reset=number % 2 == 0)
             await rig.until(lambda: rig.row() is None)
         await rig.until_right()
         gc.collect()
         assert len(alive(IB)) == len(alive(Session)) == 1
-        assert len(rig.sim.received(POSITIONS)) == 21
+        assert len(rig.sim.received(POSITIONS)) == 13
 
 
 @pytest.mark.long

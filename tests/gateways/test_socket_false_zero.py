@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trio_bridge.model import Snapshot
     from trio_bridge.simulator.book import Book
 
-ROUNDS = 15
+ROUNDS = 10
 
 
 def true_rows(book: Book) -> Callable[[Snapshot], str | None]:

@@ -92,7 +92,7 @@ NOT_SUBSCRIBED = (354, 10089, 10091, 10168, 10186)
 async def test_without_live_data_an_option_is_unpriced_where_delayed_is_not_allowed(
     code: int, setting: DataType, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_subscriptions, "ASK_REFUSED_S", 10.0)
+    monkeypatch.setattr(socket_subscriptions, "ASK_REFUSED_S", 3.0)
     book = still_book(options=6)
     refused = {option.con_id for option in options_of(book)[:2]}
     async with socket_rig(book, connect=False, ib_market_data_type=setting) as rig:
@@ -186,9 +186,9 @@ async def test_remarks_on_data_that_go_on_cancel_nothing(
 async def test_10197_is_waited_out_said_once_and_the_data_come_back(
     data_return: bool, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 5.0)
+    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
     book = still_book(options=6)
-    async with supervised_rig(book, greeks_max_age_s=8.0) as rig:
+    async with supervised_rig(book, greeks_max_age_s=5.0) as rig:
         await rig.until_right()
         began = trio.current_time()
         rig.sim.start_competing_session()
@@ -197,8 +197,8 @@ async def test_10197_is_waited_out_said_once_and_the_data_come_back(
         assert row.greeks_age_s is not None
         assert 0 < row.greeks_age_s <= trio.current_time() - began, "old from then on"
         await rig.until(lambda: unpriced(rig) == 6)
-        await trio.sleep(12)
-        assert len(rig.sim.received(SUBSCRIBE)) <= 6 + 5, "one is asked for again now and then"
+        await trio.sleep(5)
+        assert len(rig.sim.received(SUBSCRIBE)) <= 6 + 8, "one is asked for again now and then"
         assert len(rig.told("10197")) == 1
 
         book.advance(60)
@@ -216,13 +216,13 @@ async def test_10197_is_waited_out_said_once_and_the_data_come_back(
 async def test_a_competing_session_when_we_connect(
     fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 5.0)
+    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
     book = still_book(options=6)
     async with supervised_rig(book) as rig:
         rig.sim.start_competing_session()
         await rig.until(lambda: rig.row() is not None)
         assert unpriced(rig) == 6
-        await trio.sleep(10)
+        await trio.sleep(5)
         rig.sim.end_competing_session()
         await rig.until_right()
         assert len(rig.told("10197")) == 1
@@ -232,14 +232,14 @@ async def test_a_competing_session_when_we_connect(
 async def test_competing_sessions_come_again(
     fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 5.0)
+    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
     book = still_book(options=6)
     async with supervised_rig(book) as rig:
         for times in (1, 2, 3):
             await rig.until_right()
             rig.sim.start_competing_session()
             await rig.until_told("10197", times)
-            await trio.sleep(3)
+            await trio.sleep(1)
             book.advance(60)
             rig.sim.end_competing_session()
             await rig.until_told("has ended", times)
@@ -253,7 +253,7 @@ async def test_competing_sessions_come_again(
 async def test_a_request_that_is_not_accepted_is_logged_with_its_contract(
     code: int, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_subscriptions, "ASK_INVALID_S", 5.0)
+    monkeypatch.setattr(socket_subscriptions, "ASK_INVALID_S", 2.0)
     book = still_book(options=6)
     option = options_of(book)[0]
     async with socket_rig(book) as rig:
@@ -304,14 +304,14 @@ async def test_complaints_about_nothing_in_particular_are_told_and_change_nothin
 async def test_an_option_that_keeps_silent_is_asked_for_anew_once_in_a_while(
     fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 8.0)
+    monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 4.0)
     book = still_book(options=6)
     silent = str(options_of(book)[0].con_id)
     book.market.silence_greeks(int(silent))
     async with socket_rig(book) as rig:
         await rig.until(lambda: asked_for(rig, int(silent)) == 3)
         times = [one.at for one in rig.sim.received(SUBSCRIBE) if one.fields[3] == silent]
-        assert 8.0 <= times[1] - times[0] <= 8.0 + LATE_S
+        assert 4.0 <= times[1] - times[0] <= 4.0 + LATE_S
         assert len(rig.sim.received(SUBSCRIBE)) == 6 + 2
         book.market.silence_greeks(int(silent), silent=False)
         await rig.until_right()
@@ -348,7 +348,7 @@ async def test_more_options_than_lines_take_turns(fast_clock: MockClock) -> None
         began = trio.current_time()
         row = await rig.until_right()
         assert trio.current_time() - began < 10
-        await trio.sleep(20)
+        await trio.sleep(10)
         row = await rig.until_right()
         assert row.greeks_age_s is not None
         assert 0 < row.greeks_age_s < 10, "each had its turn a moment ago"
@@ -364,14 +364,14 @@ async def test_more_options_than_lines_take_turns(fast_clock: MockClock) -> None
 async def test_the_owners_lines_shrink_the_budget_once_and_it_grows_back(
     fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(market_lines, "GROWTH_WAIT_S", 1.5)
+    monkeypatch.setattr(market_lines, "GROWTH_WAIT_S", 1.0)
     book = still_book(options=12)
     async with supervised_rig(book, simulator={"market_data_lines": 20}) as rig:
         rig.sim.lines_used_by_owner = 15
         await rig.until_right()
         await rig.until_told("(101)")
         assert rig.sim.lines_in_use <= 20
-        await trio.sleep(6)
+        await trio.sleep(4)
         assert (await rig.until_right()).priced == 16
         assert rig.told("(101)") == [
             "no more market data lines (101), TWS uses some: going on with 5"
@@ -385,7 +385,7 @@ async def test_the_owners_lines_shrink_the_budget_once_and_it_grows_back(
 async def test_a_budget_that_is_whole_again_is_told(
     fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(market_lines, "GROWTH_WAIT_S", 1.5)
+    monkeypatch.setattr(market_lines, "GROWTH_WAIT_S", 1.0)
     book = still_book(options=8)
     async with supervised_rig(
         book, ib_market_data_lines=6, simulator={"market_data_lines": 10}
@@ -426,7 +426,7 @@ async def test_240_options_on_100_lines_are_all_priced_within_30_seconds(
         await rig.until_right()
         assert trio.current_time() - began <= 30
         assert most_lines(rig) == 90
-        await trio.sleep(10)
+        await trio.sleep(6)
         row = await rig.until_right()
         assert row.greeks_age_s is not None
         assert row.greeks_age_s < 20

@@ -78,7 +78,7 @@ async def test_so_are_more_than_fifty_messages_in_any_second(virtual_clock: Mock
 async def test_it_watches_the_bridges_of_every_test(wire_watch: WireWatch) -> None:
     async with socket_rig(still_book(options=0)) as rig:
         assert list(wire_watch.faults()) == []
-        rig.bridge._session._ib.client.conn.sendMsg(message(4, 1, 17))  # type: ignore[union-attr]
+        rig.bridge._session.client.ib.client.conn.sendMsg(message(4, 1, 17))  # type: ignore[union-attr]
         await rig.until(lambda: rig.sim.violations)
         (violation,) = rig.sim.acknowledge_violations()
         assert violation.what == "cancelOrder (message 4)"

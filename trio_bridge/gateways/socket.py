@@ -46,10 +46,10 @@ class SocketBridge(IBridgeBase):
     async def connect(self) -> None:
         if self._session is not None and not self._session.done.is_set():
             raise RuntimeError("already connected: disconnect first")
-        before = self.usage()
+        nursery, before = self.nursery, self.usage()
         self._received, self._sent = before.received, before.sent
         self._session = Session(self.settings, self.emit, lines=self._lines, details=self._details)
-        await self.nursery.start(self._session.run)
+        await nursery.start(self._session.run)
 
     async def disconnect(self) -> None:
         if self._session is not None:
@@ -68,7 +68,7 @@ class SocketBridge(IBridgeBase):
     async def probe(self) -> None:
         if self._session is None or not self._session.connected:
             raise GatewayError("not connected to the gateway")
-        await self._session.probe()
+        await self._session.heartbeat.probe()
 
     def not_ready_reason(self) -> str | None:
         session = self._session
@@ -85,9 +85,9 @@ class SocketBridge(IBridgeBase):
     def usage(self) -> Usage:
         session = self._session
         return Usage(
-            self._received + (session.received if session else 0),
-            self._sent + (session.sent if session else 0),
-            self._lines.lines_used,
+            self._received + (session.client.received if session else 0),
+            self._sent + (session.client.sent if session else 0),
+            self._lines.lines_used if self.is_connected() else 0,
             self._lines.budget,
         )
 

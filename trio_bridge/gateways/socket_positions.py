@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trio_bridge.errors import ConfigError
 from trio_bridge.greeks import FUTURE_TYPES, OPTION_TYPES
 from trio_bridge.model import Position
 
@@ -42,6 +43,21 @@ def details_from(answer: Any) -> Details:
         multiplier=parse_multiplier(contract.multiplier),
         underlying=f"conid:{answer.underConId}" if answer.underConId else "",
     )
+
+
+def select_accounts(wanted: tuple[str, ...], managed: Sequence[str]) -> tuple[str, ...]:
+    """The accounts to watch: those of IB_ACCOUNT, or all that the login manages.
+
+    Raises:
+        ConfigError: it does not manage one of them.
+    """
+    unknown = [account for account in wanted if account not in managed]
+    if unknown:
+        raise ConfigError(
+            f"IB_ACCOUNT={','.join(wanted)}: this login does not manage {', '.join(unknown)}; "
+            f"it manages {', '.join(sorted(managed))}"
+        )
+    return wanted or tuple(sorted(managed))
 
 
 class Holdings:

@@ -1,0 +1,124 @@
+"""ib_async on a short lead: what an observer needs of it, and nothing that it does unnoticed.
+
+Four of its habits are broken here:
+
+- it asks for account figures by itself (after a 1102);
+- it logs what it cannot read and goes on: a position that is missing makes every row a lie;
+- it gives the answer to every question for the time to whoever asked last;
+- through eventkit it swallows what our handlers raise: `bug` keeps that loud.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+from ib_async import IB
+
+from trio_bridge.gateways.socket_reader import read_beside
+from trio_bridge.gateways.socket_ticks import TickFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLOSE_TIMEOUT_S = 1.0
+POSITION_MESSAGE = 61
+CURRENT_TIME_MESSAGE = 49
+
+
+class Listener(Protocol):
+    """What is done about the gateway's messages: at once, and without waiting for anything."""
+
+    def error(self, request_id: int, code: int, text: str, contract: Any) -> None: ...
+    def position(self, position: Any) -> None: ...
+    def current_time(self) -> None: ...
+    def closed(self, reason: str) -> None:
+        """The connection has ended; `reason` is empty when that was in good order."""
+
+    def unreadable(self, error: Exception) -> None:
+        """The gateway sent what cannot be understood."""
+
+    def bug(self, error: Exception) -> None:
+        """One of these methods raised this."""
+
+
+class GatewayClient:
+    """One IB object and its socket. `ib` is for requests; what comes back goes to the listener."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.ib = IB()
+        self._listener = listener
+        self._ticks = TickFilter()
+        self._ended = trio.Event()
+        self.received = self.sent = 0
+        """Messages, as of the last `count`: ib_async forgets them when the connection ends."""
+        client = self.ib.client
+        self.ib.errorEvent.clear()
+        self.ib.errorEvent.connect(listener.error, error=self._on_bug)
+        self.ib.positionEvent.connect(listener.position, error=self._on_bug)
+        client.conn.disconnected.connect(self._on_disconnected, error=self._on_bug)
+        client.conn.hasData.error_event.connect(self._on_unreadable)
+        self._digest = client.conn.data_received
+        client.conn.data_received = self._receive  # type: ignore[method-assign]
+        handlers: dict[int, Callable[[list[str]], None]] = client.decoder.handlers
+        handlers[POSITION_MESSAGE] = self._loudly(handlers[POSITION_MESSAGE])
+        handlers[CURRENT_TIME_MESSAGE] = lambda fields: listener.current_time()
+
+    def count(self) -> None:
+        """Take note of how many messages there were."""
+        client = self.ib.client
+        self.received = max(self.received, client._numMsgRecv + self._ticks.dropped)
+        self.sent = max(self.sent, client.conn.numMsgSent)
+
+    async def read(self) -> None:
+        """Read the socket until it ends, for half of what asyncio takes for it."""
+        transport = self.ib.client.conn.transport
+        if transport is None:
+            return  # closed in the meantime, and known to be
+        try:
+            await read_beside(transport, self._receive)
+        except OSError as error:
+            self._on_disconnected(str(error))
+
+    async def close(self) -> None:
+        """Say goodbye, but wait for nobody: a peer that takes no more bytes is cut off."""
+        self.count()
+        client = self.ib.client
+        with suppress(OSError):  # the peer may have closed already, and we not have heard of it
+            client.disconnect()
+        with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+            if client.conn.isConnected():
+                await self._ended.wait()
+        if client.conn.transport is not None:
+            client.conn.transport.abort()
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            wanted = self._ticks.feed(data)
+        except ValueError as error:
+            self._listener.unreadable(error)
+        else:
+            if wanted:
+                self._digest(wanted)
+
+    def _loudly(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+        @functools.wraps(read)
+        def read_loudly(fields: list[str]) -> None:
+            try:
+                read(fields)
+            except Exception as error:
+                self._listener.unreadable(error)
+
+        return read_loudly
+
+    def _on_disconnected(self, reason: str) -> None:
+        self._ended.set()
+        self._listener.closed(reason)
+
+    def _on_unreadable(self, _event: Any, error: Exception) -> None:
+        self._listener.unreadable(error)
+
+    def _on_bug(self, _event: Any, error: Exception) -> None:
+        self._listener.bug(error)
