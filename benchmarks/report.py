@@ -38,7 +38,11 @@ def render(section: Section, command: str) -> str:
     parts = [f"## {section.title}", section.about.strip()]
     parts += [_table(table) for table in section.tables]
     parts += ["\n".join(f"- {note}" for note in section.notes)] if section.notes else []
-    parts.append(f"`{command}`, {made}, commit {_commit()}; {machine()}")
+    load = os.getloadavg()[1]
+    parts.append(
+        f"`{command}`, {made}, commit {_commit()}; {machine()}; load average of the last five "
+        f"minutes {load:.1f}"
+    )
     return "\n\n".join(parts) + "\n"
 
 
