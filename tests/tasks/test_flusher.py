@@ -28,7 +28,7 @@ from trio_bridge.stores.fake_disk import FakeDisk
 from trio_bridge.stores.record import encode_line, record_of
 from trio_bridge.stores.spool import Spool
 from trio_bridge.tasks.flusher import run_flusher
-from trio_bridge.tasks.replay import REPLAY_TIMEOUT_S
+from trio_bridge.tasks.replay import DURABLE_EVERY, REPLAY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -312,3 +312,41 @@ async def test_what_a_replay_could_not_note_down_is_noted_without_any_new_row(
         assert len(quarantined(disk)) == 1
         assert disk.content(BUFFER) == b""
         sinks.end()
+
+
+async def test_a_replay_that_is_cut_off_is_repeated_by_a_few_chunks_only(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 35_000)
+    store.latency_s = 1.0
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    with trio.move_on_after(30.5):
+        await sinks.delivery.flush()
+    disk.crash()
+    disk.restart()
+    assert numbers(store) == list(range(30_000))
+    store.batches.clear()
+    async with running(store, disk):
+        await trio.sleep(60)
+    again = sum(number_of(row) in range(30_000) for batch in store.batches for row in batch)
+    assert 0 < again <= (DURABLE_EVERY + 1) * 1_000
+    assert numbers(store) == list(range(35_000))
+
+
+async def test_damaged_lines_that_find_no_room_anywhere_stop_the_replay_and_are_not_lost(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    damaged = [b"%02d" % n + b"x" * 600_000 for n in range(20)]
+    disk.put(BUFFER, b"\n".join(damaged) + b"\n")
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    disk.failing["create"] = errno.ENOSPC
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sinks.run)
+        await trio.sleep(10)
+        assert sinks.state() is BreakerState.OPEN
+        disk.failing.clear()
+        await trio.sleep(60)
+        assert sinks.state() is BreakerState.CLOSED
+        sinks.end()
+    lines = [entry["line"][:2] for entry in quarantined(disk)]
+    assert sorted(set(lines)) == [line[:2].decode() for line in damaged]

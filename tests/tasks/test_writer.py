@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.rows import number_of
+from tests.support.rows import number_of, snapshot
 from tests.tasks.sinks import (
     BUFFER,
     DB_TIMEOUT_S,
@@ -270,6 +270,18 @@ async def test_a_database_that_rejects_every_event_does_not_feed_on_its_own_repo
             await trio.sleep(5)
     assert numbers(store) == list(range(60))
     assert 60 <= len(quarantined(disk)) <= 70
+
+
+async def test_what_was_quarantined_since_the_last_report_is_reported_at_the_end(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    store.rejects = poison(0, 1, 2)
+    async with running(store, disk) as sinks:
+        for n in range(3):
+            sinks.send(n)
+            await trio.sleep(5)
+    reports = [text for text in messages(store) if "could not be stored" in text]
+    assert [text.split(" rows")[0] for text in reports] == ["1", "2"]
 
 
 async def test_a_nul_in_a_message_is_quarantined(
@@ -637,6 +649,27 @@ async def test_a_writer_that_is_cancelled_gives_poison_a_last_chance(
         disk.capacity = None
         nursery.cancel_scope.cancel()
     assert len(quarantined(disk)) == 1
+
+
+async def test_a_rescue_beside_a_write_in_flight_takes_no_other_row_out_of_the_queue(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    sinks.breaker.hold_back("memory is the probe")
+    delivery = sinks.delivery
+    delivery.accept(snapshot(0, now()))
+    store.latency_s = 1.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(delivery.flush)
+        await trio.sleep(0.5)
+        await delivery.rescue()
+        assert delivery.waiting == 0
+        delivery.accept(snapshot(1, now()))
+        await trio.sleep(1)
+        assert numbers(store) == [0]
+        assert delivery.waiting >= 1
+        await delivery.rescue()
+    assert kept(store, disk) == {0, 1}
 
 
 async def test_rows_sent_at_the_very_moment_of_the_cancellation_are_kept(
