@@ -332,6 +332,19 @@ async def test_a_chunk_of_a_file_that_was_replaced_acknowledges_nothing(
     assert [number_of(row) for row in await replay(spool)] == [2]
 
 
+async def test_reading_ahead_of_a_file_that_was_replaced_begins_anew(
+    spool: Spool, path: Path
+) -> None:
+    await spool.append([record(n) for n in range(5)])
+    chunk = await spool.read(2)
+    ahead = await spool.read(2, after=chunk)
+    assert [number_of(line.record) for line in ahead.lines] == [2, 3]
+    path.unlink()
+    await spool.append([record(n) for n in range(10, 15)])
+    ahead = await spool.read(2, after=chunk)
+    assert [number_of(line.record) for line in ahead.lines] == [10, 11]
+
+
 async def test_lines_added_by_hand_are_replayed_too(spool: Spool, path: Path) -> None:
     await spool.append([record(1)])
     with path.open("ab") as file:

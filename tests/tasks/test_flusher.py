@@ -336,8 +336,10 @@ async def test_a_replay_that_is_cut_off_is_repeated_by_a_few_chunks_only(
 async def test_damaged_lines_that_find_no_room_anywhere_stop_the_replay_and_are_not_lost(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
-    damaged = [b"%02d" % n + b"x" * 600_000 for n in range(20)]
-    disk.put(BUFFER, b"\n".join(damaged) + b"\n")
+    """The last of them finds no room; the good rows behind it must not carry it away."""
+    damaged = [b"%02d" % n + b"x" * 1_040_000 + b"\n" for n in range(5)]
+    backlog(disk, 100)
+    disk.put(BUFFER, b"".join(damaged) + (disk.content(BUFFER) or b""))
     sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
     disk.failing["create"] = errno.ENOSPC
     async with trio.open_nursery() as nursery:
@@ -348,5 +350,6 @@ async def test_damaged_lines_that_find_no_room_anywhere_stop_the_replay_and_are_
         await trio.sleep(60)
         assert sinks.state() is BreakerState.CLOSED
         sinks.end()
+    assert numbers(store) == list(range(100))
     lines = [entry["line"][:2] for entry in quarantined(disk)]
     assert sorted(set(lines)) == [line[:2].decode() for line in damaged]
