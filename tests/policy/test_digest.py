@@ -96,15 +96,24 @@ def test_a_new_kind_does_not_wait_for_the_repetitions() -> None:
 
 
 def test_what_comes_back_after_a_quiet_hour_is_new() -> None:
-    digest = Digest()
-    now = 0.0
-    for _ in range(4):
+    digest, now = Digest(), 0.0
+    for _ in range(9):
         add(digest, "disconnected", now)
         now = digest.due_at
         digest.take(now)
-    later = now + LONGEST_REPEAT_S
+    later = now + 2 * LONGEST_REPEAT_S
     add(digest, "disconnected", later)
     assert digest.due_at == later + GATHER_S
+    digest.take(digest.due_at)
+    add(digest, "disconnected", later + 10)
+    assert digest.due_at == later + GATHER_S + FIRST_REPEAT_S  # not an hour, as before
+
+
+def test_what_nobody_took_for_hours_is_still_told() -> None:
+    digest = Digest()
+    add(digest, "early", 0.0)
+    add(digest, "late", 10_000.0)
+    assert [line.message for line in digest.take(10_002.0).lines] == ["early", "late"]
 
 
 def test_kinds_beyond_the_limit_are_counted() -> None:
