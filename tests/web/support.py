@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -17,7 +19,7 @@ from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
 from trio_bridge.web.connections import prepare, serve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
     from pathlib import Path
 
     from starlette.types import ASGIApp
@@ -32,6 +34,10 @@ class Watched:
     service: ServiceProcess
     gateway: TwsSimulator
     port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         return client(self.port, **headers)
@@ -51,7 +57,7 @@ class Watched:
 @asynccontextmanager
 async def watched_service(home: Path, database: str, **settings: object) -> AsyncIterator[Watched]:
     """The real thing: a service process on a simulated gateway and a real database."""
-    port = free_port()
+    port = int(str(settings.get("BRIDGE_STATUS_PORT") or free_port()))
     wanted = {
         "BRIDGE_STATUS_PORT": port,
         "BRIDGE_POLL_INTERVAL": 0.2,
@@ -68,6 +74,28 @@ async def watched_service(home: Path, database: str, **settings: object) -> Asyn
         ) as service,
     ):
         yield Watched(service, gateway, port)
+
+
+@contextmanager
+def in_background(home: Path, database: str, **settings: object) -> Iterator[str]:
+    """The same beside the tests, for several of them; gives the page's address."""
+    started: SimpleQueue[tuple[str, trio.lowlevel.TrioToken, trio.CancelScope]] = SimpleQueue()
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            async with watched_service(home, database, **settings) as here:
+                await here.wait_ready()
+                started.put((here.url, trio.lowlevel.current_trio_token(), scope))
+                await trio.sleep_forever()
+
+    thread = Thread(target=trio.run, args=(main,))
+    thread.start()
+    url, token, scope = started.get(timeout=2 * PATIENCE_S)
+    try:
+        yield url
+    finally:
+        token.run_sync_soon(scope.cancel)
+        thread.join()
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 // What comes from the bridge: history on request, everything else by itself.
 
 const PATIENCE_MS = 20_000;
+const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 15_000;
 
 /** The answer of /api/rows. Throws an Error whose message is fit for a person. */
@@ -31,30 +32,44 @@ async function fetchJson(url) {
 }
 
 /**
- * Follow the bridge for ever. `on` has status, row and event, each called with what was told,
- * opened(again) when a stream begins, and lost() when it ends.
+ * The live stream. `on` has status, row and event, each called with what was told, opened(again)
+ * when a stream begins, and lost() when it ends. A browser holds six connections to one server, for
+ * all its tabs and for the pages that "back" leads to: who does not look must not hold one.
  */
-export function follow(on) {
-  let opened = 0;
-  let pause = 1_000;
-  const connect = () => {
-    const source = new EventSource("/events");
-    source.onopen = () => {
-      pause = 1_000;
-      opened += 1;
-      on.opened(opened > 1);
+export class Live {
+  constructor(on) {
+    this.on = on;
+    this.source = null;
+    this.opened = false;
+    this.pause = FIRST_PAUSE_MS;
+    this.timer = 0;
+  }
+
+  open() {
+    if (this.source !== null) return;
+    clearTimeout(this.timer);
+    this.source = new EventSource("/events");
+    this.source.onopen = () => {
+      this.pause = FIRST_PAUSE_MS;
+      this.on.opened(this.opened);
+      this.opened = true;
     };
     for (const kind of ["status", "row", "event"]) {
-      source.addEventListener(kind, (message) => on[kind](JSON.parse(message.data)));
+      this.source.addEventListener(kind, (message) => this.on[kind](JSON.parse(message.data)));
     }
-    source.onerror = () => {
-      on.lost();
+    this.source.onerror = () => {
+      this.on.lost();
       // The browser tries again by itself, except after an answer that was no stream.
-      if (source.readyState === EventSource.CLOSED) {
-        setTimeout(connect, pause);
-        pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
-      }
+      if (this.source?.readyState !== EventSource.CLOSED) return;
+      this.close();
+      this.timer = setTimeout(() => this.open(), this.pause);
+      this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
     };
-  };
-  connect();
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.source?.close();
+    this.source = null;
+  }
 }

@@ -2,7 +2,7 @@
 
 import { Charts } from "./charts.js";
 import { time } from "./format.js";
-import { fetchEvents, fetchRecent, fetchRows, fetchStatus, follow } from "./live.js";
+import { fetchEvents, fetchRecent, fetchRows, fetchStatus, Live } from "./live.js";
 import { addEvent, showCoverage, showEvents, showReadout, showState, showVerdict, Tip } from "./panel.js";
 import { nothing, Rows } from "./rows.js";
 import * as words from "./words.js";
@@ -16,6 +16,7 @@ const EVENTS = 50;
 const EVENTS_KEPT = 300;
 const TICK_MS = 1_000;
 const RETRY_S = 5;
+const INATTENTION_MS = 20_000;
 const CONTACT_LOST_S = 3; // A short interruption is not worth a word.
 
 const CLOCK_ERROR_S = 1.5; // A phone's clock may be minutes off: the bridge's counts.
@@ -230,11 +231,7 @@ scrub.addEventListener("blur", () => {
   page.pointed = null;
   showPoint();
 });
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) tick();
-});
-
-follow({
+const live = new Live({
   status(status) {
     page.heard = now();
     page.status = status;
@@ -287,6 +284,25 @@ async function showLatest() {
   }
 }
 
+/** Listen while somebody looks, and a little longer. */
+let inattention = 0;
+function attend() {
+  clearTimeout(inattention);
+  if (document.hidden) {
+    inattention = setTimeout(() => {
+      live.close();
+      document.title = "trio_bridge";
+    }, INATTENTION_MS);
+    return;
+  }
+  live.open();
+  tick();
+}
+document.addEventListener("visibilitychange", attend);
+addEventListener("pageshow", attend);
+addEventListener("pagehide", () => live.close());
+
 showRange();
 load(underWay);
+attend();
 setInterval(tick, TICK_MS);

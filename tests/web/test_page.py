@@ -1,0 +1,441 @@
+"""The page in a real Chromium, on a real service: what a person sees, and that it is true."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psycopg
+import pytest
+import trio
+
+from tests.support.database import count_rows, fetch, wait_for_rows
+from tests.web.browser import ARTIFACTS
+from tests.web.support import PATIENCE_S, Watched, in_background, watched_service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.support.postgres import PostgresServer
+    from tests.web.browser import Browser
+
+SERIES = ("delta", "gamma", "vega", "theta", "underlying_price")
+LAST_GAP = "(document.querySelector('#gaps-list li')?.textContent ?? '')"
+
+SPOKEN = "return document.querySelector('#scrub').getAttribute('aria-valuetext')"
+
+# How many pixels of a chart have the colour of its line.
+INKED = """
+    const canvas = document.querySelector(`.plot[data-series="${arguments[0]}"] canvas`);
+    const probe = document.createElement('canvas').getContext('2d');
+    const style = getComputedStyle(document.documentElement);
+    probe.fillStyle = style.getPropertyValue(`--${arguments[1] ?? arguments[0]}`);
+    probe.fillRect(0, 0, 1, 1);
+    const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    let found = 0;
+    for (let i = 0; i < data.length; i += 4) {
+      found += data[i + 3] > 200 && Math.abs(data[i] - r) + Math.abs(data[i + 1] - g)
+        + Math.abs(data[i + 2] - b) < 30;
+    }
+    return found;
+"""
+
+
+def shown(value: float) -> str:
+    """As the page writes it."""
+    decimals = 1 if abs(value) >= 1000 else 2 if abs(value) >= 1 else 4
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+@pytest.fixture
+async def here(tmp_path: Path, own_postgres: PostgresServer) -> AsyncIterator[Watched]:
+    async with watched_service(
+        tmp_path, own_postgres.url, BRIDGE_POLL_INTERVAL=0.5, BRIDGE_FLUSH_INTERVAL=1
+    ) as running:
+        await running.wait_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[str]:
+    """The page's address of a service that nothing happens to."""
+    name = postgres.new_database()
+    with in_background(tmp_path_factory.mktemp("calm"), postgres.conninfo_of(name)) as url:
+        yield url
+    postgres.drop_database(name)
+
+
+async def test_draws_what_is_recorded_and_follows_it(
+    browser: Browser, here: Watched, own_postgres: PostgresServer
+) -> None:
+    await browser.reset()
+    await wait_for_rows(own_postgres.conninfo, 4)
+    await browser.open(here.url)
+    await browser.drawn()
+    await browser.until_text("#headline", "Recording")
+
+    for name in SERIES:
+        await browser.until(INKED.replace("return found", "return found > 20"), name)
+    before = await browser.text("#rows")
+    await browser.until("return document.querySelector('#rows').innerText !== arguments[0]", before)
+
+    # What is shown as current is in the database, to the last digit that is shown.
+    here.gateway.book.freeze()
+    here.gateway.tick_now()
+    await trio.sleep(1.5)
+    values = {name: await browser.text(f'[data-series="{name}"] .value') for name in SERIES}
+    (row,) = fetch(
+        own_postgres.conninfo,
+        "SELECT delta, gamma, vega, theta, underlying_price FROM portfolio_greeks"
+        " ORDER BY id DESC LIMIT 1",
+    )
+    assert values == {name: shown(value) for name, value in zip(SERIES, row, strict=True)}
+
+    assert "All 33 positions priced" in await browser.text("#rows")
+    assert "127.0.0.1" in await browser.text("#gateway")
+    assert (await browser.text("#database")).startswith("Takes every row")
+    assert (await browser.text("#spool")).startswith("Empty")
+    assert "100 %" in await browser.text("#coverage")
+    assert "connected to 127.0.0.1" in await browser.text("#events")
+    assert await browser.complaints() == []
+    asked = await browser.do(
+        "return performance.getEntriesByType('resource').map((e) => new URL(e.name).origin)"
+    )
+    assert set(asked) == {here.url.rstrip("/")}
+    await browser.keep_screenshot("page-light")
+
+
+async def test_an_outage_is_a_gap_with_its_reason_and_no_old_value_looks_current(
+    browser: Browser, here: Watched
+) -> None:
+    await browser.reset(scheme="dark")
+    await browser.open(here.url)
+    await browser.drawn()
+    here.gateway.lose_upstream()
+    await browser.until_text("#headline", "Not recording")
+    assert await browser.text("#subline") == (
+        "No rows: the gateway has lost its link to Interactive Brokers."
+    )
+    await browser.until_text('[data-series="delta"] .unit', "last ")
+    for name in SERIES:
+        assert await browser.text(f'[data-series="{name}"] .value') == "–"
+    await browser.until(f"return {LAST_GAP}.includes('No rows since')")
+    assert (await browser.text("#gateway")).startswith("Connected, no rows")
+    await trio.sleep(4)
+    await browser.keep_screenshot("page-outage-dark")
+
+    here.gateway.restore_upstream()
+    await browser.until_text("#headline", "Recording")
+    await browser.until(f"return {LAST_GAP}.includes('No rows from')")
+    # The pointer over the gap tells the reason, live and after a reload.
+    for _ in range(2):
+        tip = await point_at_gap(browser)
+        assert tip.startswith("No rows from")
+        assert "the gateway lost its link to Interactive Brokers (1100)" in tip
+        assert await browser.text('[data-series="vega"] .value') == "–"
+        await browser.open(here.url)
+        await browser.drawn()
+    coverage = await browser.until(
+        "const t = document.querySelector('#coverage').innerText; return t.includes('slots') && t"
+    )
+    assert not coverage.startswith("100 %")
+    assert await browser.complaints() == []
+
+
+async def point_at_gap(browser: Browser) -> str:
+    """Move the mouse into the only gap; what the box at the cursor says."""
+    await browser.do("document.querySelector('#gaps').open = true")
+    for _ in range(20):
+        # Gaps are hatched: the leftmost and rightmost pixel of that colour in the first chart.
+        place = await browser.do("""
+            const canvas = document.querySelector('.plot canvas');
+            const box = canvas.getBoundingClientRect();
+            const scale = canvas.width / box.width;
+            const y = Math.round(canvas.height * 0.3);
+            const data = canvas.getContext('2d').getImageData(0, y, canvas.width, 12).data;
+            const probe = document.createElement('canvas').getContext('2d');
+            probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue('--gap');
+            probe.fillRect(0, 0, 1, 1);
+            const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
+            const xs = [];
+            for (let i = 0; i < data.length; i += 4) {
+              if (data[i + 3] > 150 && Math.abs(data[i] - r) + Math.abs(data[i + 1] - g)
+                  + Math.abs(data[i + 2] - b) < 40) xs.push((i / 4) % canvas.width);
+            }
+            const middle = (Math.min(...xs) + Math.max(...xs)) / 2;
+            return xs.length ? [box.left + middle / scale, box.top + y / scale] : null;
+        """)
+        if place is not None:
+            await browser.point(place[0] - 1, place[1])
+            await browser.point(*place)
+            if told := await browser.text(".tip"):
+                return told
+        await trio.sleep(0.25)
+    raise AssertionError("no gap is drawn")
+
+
+async def test_a_database_that_is_away_leaves_no_gap(
+    browser: Browser, here: Watched, own_postgres: PostgresServer
+) -> None:
+    await browser.reset()
+    await browser.open(here.url)
+    await browser.drawn()
+    await trio.to_thread.run_sync(own_postgres.stop)
+    await browser.until_text("#headline", "Recording into the spool")
+    await browser.until_text("#spool", "waiting")
+    assert (await browser.text("#database")).startswith("Away")
+    await browser.keep_screenshot("page-database-away")
+    for _ in range(2):  # before and after a reload: the rows are known, though not stored yet
+        await browser.until_text("#coverage", "100 %")
+        assert await browser.do("return document.querySelector('#gaps').hidden")
+        await browser.until(INKED.replace("return found", "return found > 20"), "delta")
+        await browser.open(here.url)
+        await browser.drawn()
+    assert "can't be read now" in await browser.text("#readout")
+    await trio.to_thread.run_sync(own_postgres.start)
+    await browser.until_text("#database", "Takes every row")
+    await browser.until("return document.querySelector('#headline').innerText === 'Recording'")
+    await browser.until_text("#coverage", "100 %")
+
+
+async def test_a_bridge_that_is_gone_is_said_and_found_again(
+    browser: Browser, tmp_path: Path, fresh_database: str
+) -> None:
+    await browser.reset()
+    async with watched_service(tmp_path, fresh_database) as here:
+        await here.wait_ready()
+        await browser.open(here.url)
+        await browser.drawn()
+        await browser.until_text("#headline", "Recording")
+    await browser.until_text("#headline", "No contact with the bridge")
+    assert await browser.text('[data-series="delta"] .value') == "–"
+    rows = count_rows(fresh_database)
+    async with watched_service(tmp_path, fresh_database, BRIDGE_STATUS_PORT=here.port):
+        await wait_for_rows(fresh_database, rows + 2)
+        await browser.until_text("#headline", "Recording")
+        await browser.until(f"return {LAST_GAP}.includes('No rows from')")
+        told = await browser.do("return document.querySelector('#gaps-list').textContent")
+        assert "the service was not running" in told  # it was killed: there was no last word
+
+
+async def test_a_month_is_seen_at_once_and_its_spikes_too(
+    browser: Browser, here: Watched, own_postgres: PostgresServer
+) -> None:
+    with psycopg.connect(own_postgres.conninfo, autocommit=True) as connection:
+        connection.execute(MONTH)
+        connection.execute(NIGHTS)
+        connection.execute("ANALYZE portfolio_greeks")
+    await browser.reset()
+    await browser.open(f"{here.url}#month")
+    await browser.drawn()
+    await browser.until_text("#coverage", "of the last 30 days")
+    figures = await browser.do(
+        "return Object.fromEntries([...performance.getEntriesByType('paint'),"
+        "...performance.getEntriesByType('mark')].map((e) => [e.name, Math.round(e.startTime)]))"
+    )
+    ARTIFACTS.mkdir(exist_ok=True)
+    (ARTIFACTS / "page-month-ms.txt").write_text(f"{figures}\n")
+    # A third of a second and half a second on an idle machine.
+    assert figures["first-contentful-paint"] < 3_000
+    assert figures["trio-bridge-drawn"] < 10_000
+    label = await browser.do(
+        "return document.querySelector('[data-series=delta] .canvas').ariaLabel"
+    )
+    assert "highest 9,999.0" in label
+    gaps = await browser.text("#gaps-summary")
+    assert int(gaps.split()[0]) >= 29
+    await browser.keep_screenshot("page-month")
+    for choice in ("day", "quarter"):
+        await browser.do(f"document.querySelector('input[value={choice}]').click()")
+        await browser.until_text("#coverage", {"day": "24 hours", "quarter": "15 min"}[choice])
+        assert await browser.do("return location.hash") == f"#{choice}"
+    assert await browser.complaints() == []
+
+
+MONTH = """
+    INSERT INTO portfolio_greeks
+        (timestamp, delta, gamma, vega, theta, underlying_price, event_id, positions, priced)
+    SELECT at, CASE n WHEN 300000 THEN 9999 ELSE 3500 + 400 * sin(n / 3e4) + 9 * random() END,
+           11 + 2 * sin(n / 5e4), 1200 - 300 * cos(n / 9e4), -12700 + 300 * sin(n / 7e3),
+           5290 + 200 * sin(n / 2e5), gen_random_uuid(), 33, 33
+    FROM (SELECT n, date_bin('5 s', now(), 'epoch') - n * interval '5 s' AS at
+          FROM generate_series(12, 518400) AS n) AS slot
+    WHERE n % 17280 NOT BETWEEN 4000 AND 4290
+"""
+NIGHTS = """
+    INSERT INTO api_logs (timestamp, api_mode, message, status, event_id)
+    SELECT now() - (17280 * night + 4289) * interval '5 s', 'SOCKET',
+           'holding until 00:05 ET: reset window', 'info', gen_random_uuid()
+    FROM generate_series(0, 29) AS night
+"""
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"scheme": "dark"},
+    "phone-light": {"width": 390, "height": 844, "phone": True},
+    "phone-dark": {"width": 390, "height": 844, "phone": True, "scheme": "dark"},
+}
+
+
+async def test_everybody_can_read_it(browser: Browser, here: Watched) -> None:
+    """Contrast, labels, order of headings and more, as axe sees them; in good times and bad."""
+    here.gateway.lose_upstream()
+    await trio.sleep(1.5)
+    here.gateway.restore_upstream()
+    await here.wait_ready()
+    for verdict in ("Recording", "Not recording"):
+        if verdict == "Not recording":
+            here.gateway.lose_upstream()
+        for name, size in SIZES.items():
+            await browser.reset(**size)
+            await browser.open(here.url)
+            await browser.drawn()
+            await browser.until_text("#headline", verdict)
+            await browser.until("return !document.querySelector('#gaps').hidden")
+            await browser.do("document.querySelector('#gaps').open = true")
+            assert await browser.violations() == [], (name, verdict)
+            width = await browser.do("return [document.documentElement.scrollWidth, innerWidth]")
+            assert width[0] <= width[1]
+            await browser.keep_screenshot(f"page-{name}-{verdict.lower().replace(' ', '-')}")
+
+
+async def test_everything_fits_one_screen_on_a_desk(browser: Browser, calm: str) -> None:
+    for width, height in ((1440, 900), (1280, 720), (1920, 1080)):
+        await browser.reset(width, height)
+        await browser.open(calm)
+        await browser.drawn()
+        size = await browser.do(
+            "const e = document.documentElement; return [e.scrollWidth, e.scrollHeight]"
+        )
+        assert size == [width, height]
+        heights = await browser.do(
+            "return [...document.querySelectorAll('.u-over')].map((e) => e.clientHeight)"
+        )
+        assert min(heights) > 40
+
+
+async def test_the_keyboard_reaches_and_reads_everything(browser: Browser, calm: str) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    await browser.drawn()
+    await browser.until("return Number(document.querySelector('#scrub').max) >= 3")
+    reached = []
+    for _ in range(4):
+        await browser.press("Tab")
+        reached.append(
+            await browser.do("return document.activeElement.id || document.activeElement.value")
+        )
+        if reached[-1] == "scrub":
+            await browser.press("Home")
+            first = await browser.do(SPOKEN)
+            await browser.press("ArrowRight")
+            second = await browser.do(SPOKEN)
+            assert "delta" in first
+            assert "theta" in first
+            assert first != second
+            assert await browser.text("#readout")
+    assert reached[:2] == ["quarter", "scrub"]
+    assert "events" in reached
+
+
+async def test_a_phone_whose_clock_is_wrong_shows_the_bridges_time(
+    browser: Browser, calm: str
+) -> None:
+    await browser.reset()
+    script = await browser.command(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="const real = Date.now; Date.now = () => real() - 600000;",
+    )
+    try:
+        await browser.open(calm)
+        await browser.drawn()
+        await browser.until_text("#headline", "Recording")
+        await browser.until_text('[data-series="delta"] .value', ",")
+        await browser.until(
+            "const t = document.querySelector('#subline').innerText; return / [0-3] s ago/.test(t)"
+        )
+        assert await browser.do("return document.querySelector('#gaps').hidden")
+    finally:
+        await browser.command(
+            "Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"]
+        )
+
+
+async def test_nothing_foreign_runs_on_the_page(browser: Browser, calm: str) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    await browser.drawn()
+    await browser.do("""
+        const script = document.createElement('script');
+        try { script.text = 'window.intruder = 1'; document.body.append(script); } catch {}
+        const image = document.createElement('img');
+        image.src = 'https://evil.invalid/x.png';
+        document.body.append(image);
+        const style = document.createElement('style');
+        style.textContent = 'body { background: rgb(1, 2, 3) }';
+        document.head.append(style);
+    """)
+    assert await browser.do("return window.intruder") is None
+    background = await browser.do("return getComputedStyle(document.body).backgroundColor")
+    assert background != "rgb(1, 2, 3)"
+    complaints = " ".join(await browser.complaints())
+    assert "violates the following Content Security Policy" in complaints
+
+
+async def test_pages_that_nobody_looks_at_hold_no_connection(browser: Browser, calm: str) -> None:
+    """A browser has six for one server: with a seventh page in its history it would hang."""
+    await browser.reset()
+    with trio.fail_after(PATIENCE_S):
+        for number in range(9):
+            await browser.open(f"{calm}?{number}")
+            await browser.drawn()
+    async with httpx.AsyncClient(trust_env=False) as http:
+        metrics = (await http.get(f"{calm}metrics")).text
+    assert "trio_bridge_http_event_streams 1.0" in metrics
+
+
+async def test_the_token_is_asked_for_once(
+    browser: Browser, tmp_path: Path, fresh_database: str
+) -> None:
+    token = "a-token-that-nobody-guesses"
+    await browser.reset()
+    async with watched_service(tmp_path, fresh_database, BRIDGE_STATUS_TOKEN=token) as here:
+        await here.wait_ready(authorization=f"Bearer {token}")
+        await browser.open(here.url)
+        assert await browser.violations() == []
+        await browser.keep_screenshot("page-token")
+        for attempt in ("wrong", token):
+            await browser.do(
+                "const field = document.querySelector('#token'); field.value = arguments[0];"
+                "field.form.requestSubmit()",
+                attempt,
+            )
+            if attempt == "wrong":
+                await browser.until("return location.pathname === '/login'")
+        await browser.drawn()
+        await browser.until_text("#headline", "Recording")
+        assert await browser.do("return location.pathname + location.search") == "/"
+        assert await browser.do("return document.cookie") == ""
+
+        await browser.reset()
+        await browser.open(f"{here.url}?token={token}")
+        await browser.drawn()
+        assert await browser.do("return location.href") == f"{here.url}#quarter"
+
+
+async def test_first_paint_does_not_wait_for_the_history(
+    browser: Browser, here: Watched, own_postgres: PostgresServer
+) -> None:
+    await browser.reset()
+    await trio.to_thread.run_sync(own_postgres.freeze)
+    try:
+        began = time.monotonic()
+        await browser.open(here.url)
+        await browser.until_text("#headline", "Recording")
+        assert time.monotonic() - began < PATIENCE_S
+    finally:
+        await trio.to_thread.run_sync(own_postgres.thaw)
