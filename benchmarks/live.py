@@ -57,23 +57,16 @@ async def live_service(
 ) -> AsyncIterator[Live]:
     """A service in SOCKET mode; its rows go to `conninfo`."""
     home.mkdir(exist_ok=True)
-    book = make_book(options=options)
-    async with (
-        open_tws_simulator(
-            book, market_data_lines=ROOM_FOR_TESTS, tick_interval_s=tick_s, transcript_size=1_000
-        ) as sim,
-        running_service(
-            home,
-            **{
-                "IB_SOCKET_PORT": sim.port,
-                "IB_MARKET_DATA_LINES": lines,
-                "DATABASE_URL": conninfo,
-                **settings,
-            },
-        ) as service,
-    ):
+    settings = {"IB_MARKET_DATA_LINES": lines, "DATABASE_URL": conninfo, **settings}
+    async with open_tws_simulator(
+        make_book(options=options),
+        market_data_lines=ROOM_FOR_TESTS,
+        tick_interval_s=tick_s,
+        transcript_size=1_000,
+    ) as sim:
         try:
-            yield Live(sim, service, psutil.Process(service.pid), conninfo)
+            async with running_service(home, IB_SOCKET_PORT=sim.port, **settings) as service:
+                yield Live(sim, service, psutil.Process(service.pid), conninfo)
         finally:
             # It shares a thread with this program: what it reads late looks like a burst to it.
             # Whether the pace is kept is judged by the tests.

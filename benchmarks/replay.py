@@ -203,7 +203,9 @@ async def _run_service(home: Path, conninfo: str, rows: int) -> tuple[float, flo
             most = max(most, process.memory_info().rss)
             return spool.stat().st_size == 0 and time.perf_counter() - began > IDLE_S
 
+        await service.wait_for_output("connected to")
         await wait_until(done, SERVICE_TIMEOUT_S)
+        await trio.sleep(IDLE_S / 2)
         service.interrupt()
         await service.wait()
     times = query(
