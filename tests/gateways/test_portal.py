@@ -50,6 +50,7 @@ async def test_a_row_says_what_the_book_says(fast_clock: MockClock, book: Book) 
         assert row.greeks_age_s is not None
         assert row.greeks_age_s < 10
         assert row.underlying_price == book.quote(SPX_CON_ID).last
+        assert rig.sim.rules.out_of_order == 0
         assert rig.only_true_rows()
 
 

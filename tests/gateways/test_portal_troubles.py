@@ -171,7 +171,52 @@ async def test_a_session_that_expires_is_one_event_and_rows_return_after_the_log
         rig.sim.rules.person_logs_in()
         await rig.until_right()
         assert len(rig.events) == 2
+        assert rig.sim.rules.out_of_order == 0
         assert rig.only_true_rows()
+
+
+async def test_no_greeks_of_before_come_back_with_a_new_login(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        rig.sim.login.log_out()
+        await rig.until(lambda: rig.row() is None)
+        book.advance(600)
+        rig.rows.distinct.clear()
+        rig.sim.rules.person_logs_in()
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+async def test_a_gateway_that_goes_down_during_a_pause_is_noticed(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        rig.sim.rules.penalize(600)
+        await rig.until(lambda: rig.told("no requests for a while"))
+        await trio.sleep(5)
+        await rig.bridge.probe()
+        await rig.sim.stop()
+        with pytest.raises(GatewayError, match="does not take connections"):
+            await rig.bridge.probe()
+
+
+async def test_no_row_while_the_last_requests_got_no_answer(
+    fast_clock: MockClock, book: Book
+) -> None:
+    async with portal_rig(book, timing=IMPATIENT) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault("", hang=True)):
+            reasons = []
+
+            def silent() -> bool:
+                reasons.append(str(rig.bridge.not_ready_reason()))
+                return "does not answer" in reasons[-1]
+
+            await rig.until(silent)
+        assert "not connected to the gateway" not in reasons
 
 
 async def test_a_missing_brokerage_session_is_opened_without_competing(

@@ -39,7 +39,7 @@ class PortalQuirks:
     bare_positions: set[int] = field(default_factory=set)
     """Position entries whose secdef part is missing: no asset class, ticker, multiplier, strike."""
     definition_first: set[int] = field(default_factory=set)
-    """Options whose Greeks are computed only after their definition was asked for."""
+    """Options whose Greeks are computed only if their definition was asked for before."""
     zero_strike: Any = 0.0
     decimals: int = 3
     """Of the Greeks' strings."""
@@ -160,18 +160,23 @@ class Streams:
         self._quirks = quirks
         self._clock = clock
         self._started: dict[int, float] = {}
+        self._blind: set[int] = set()
+        """Streams that were started too early: they compute nothing until started anew."""
         self.defined: set[int] = set()
         """Contracts whose definition was asked for."""
 
     def stop(self) -> None:
         """All streams end; the next question for a contract is a pre-flight again."""
         self._started.clear()
+        self._blind.clear()
 
     def start(self, con_id: int) -> bool:
         """Start a contract's stream; False when it ran already."""
         if con_id in self._started:
             return False
         self._started[con_id] = self._clock()
+        if con_id in self._quirks.definition_first and con_id not in self.defined:
+            self._blind.add(con_id)
         return True
 
     def snapshot(self, con_ids: Iterable[int], fields: Iterable[str]) -> list[dict[str, Any]]:
@@ -216,7 +221,7 @@ class Streams:
 
     def _computed(self, con_id: int) -> dict[str, Any]:
         model = self._book.quote(con_id).model
-        if model is None or self._waits_for_definition(con_id):
+        if model is None or con_id in self._blind:
             return {}
         running_s = self._clock() - self._started.get(con_id, math.inf)
         overridden = dict(self._book.market.quirk(con_id).override)
@@ -231,9 +236,6 @@ class Streams:
             else:
                 known[name] = f"{getattr(model, COMPUTED[name]):,.{self._quirks.decimals}f}"
         return known
-
-    def _waits_for_definition(self, con_id: int) -> bool:
-        return con_id in self._quirks.definition_first and con_id not in self.defined
 
 
 def _description(contract: Contract) -> str:

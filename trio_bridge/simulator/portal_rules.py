@@ -105,6 +105,8 @@ class Rules:
         """Answer 411 to a POST without a JSON object, as some gateways do."""
         self.most_in_a_second = 0
         self.sent_in_penalty = 0
+        self.out_of_order = 0
+        """Requests that were refused because another one should have come first."""
         self.retry_after: str | None = None
         """The header of a 429."""
         self.asked_accounts = False
@@ -190,6 +192,7 @@ class Rules:
         if path == "/portfolio/accounts":
             self.asked_accounts = True
         elif path.startswith("/portfolio/") and not self.asked_accounts:
+            self.out_of_order += 1
             return Refusal(400, {"error": "Please query /portfolio/accounts first"})
         if path.startswith("/iserver/") and not path.startswith("/iserver/auth/"):
             if not self._login.brokerage or not self._login.connected:
@@ -197,5 +200,6 @@ class Rules:
             if path == "/iserver/accounts":
                 self.asked_brokerage_accounts = True
             elif path == "/iserver/marketdata/snapshot" and not self.asked_brokerage_accounts:
+                self.out_of_order += 1
                 return Refusal(400, {"error": "Please query /accounts first"})
         return None
