@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from ib_async import IB
+from ib_async.client import Client
 
 from tests.gateways.socket_support import (
     CURRENT_TIME,
@@ -151,6 +154,29 @@ async def test_closed_in_the_first_download(fast_clock: MockClock) -> None:
         assert rig.messages[0] == (
             "reconnect attempt 1 in 0.2 s: the gateway closed the connection"
         )
+
+
+@pytest.mark.parametrize("request_name", ["connectAsync", "reqPositionsAsync"])
+async def test_an_answer_that_comes_with_the_end_of_the_connection_is_of_no_use(
+    request_name: str, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When we hear of it the connection is gone: that is a loss, and never a bug."""
+    owner: Any = Client if request_name == "connectAsync" else IB
+    request = getattr(owner, request_name)
+
+    async def answered_and_lost(self: Any, *arguments: Any) -> Any:
+        answer = await request(self, *arguments)
+        rig.sim.drop_connections()
+        while rig.bridge._session is None or not rig.bridge._session.lost_reason:
+            await asyncio.sleep(0.01)
+        return answer
+
+    async with socket_rig(still_book(options=2), connect=False) as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, request_name, answered_and_lost)
+            assert await refusal_of(rig) == "the gateway closed the connection"
+        await rig.bridge.connect()
+        await rig.until_right()
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])

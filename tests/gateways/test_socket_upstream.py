@@ -139,6 +139,7 @@ async def test_a_connection_that_drops_in_the_reload_is_made_again(fast_clock: M
         rig.sim.lose_upstream()
         rig.sim.restore_upstream(data_kept=False)
         await rig.until_received(POSITIONS, 2)
+        assert rig.silent_because() == "the positions are still being downloaded"
         rig.sim.drop_connections()
         await rig.until_received(POSITIONS, 3)
         await rig.until_right()
