@@ -125,6 +125,17 @@ async def test_a_refusal_for_good_is_logged_without_the_secret_and_the_next_aler
     assert "the-secret" not in str(logs)
 
 
+async def test_a_redirection_is_a_refusal_and_is_not_followed(quick_clock: MockClock) -> None:
+    with capture_logs() as logs:
+        async with open_receiver() as receiver, alerting(receiver) as bench:
+            receiver.answers, receiver.headers = [302], [("Location", receiver.url("/elsewhere"))]
+            bench.alerts.notice(event("one"))
+            with trio.fail_after(LONG_S):
+                while not logs:
+                    await trio.sleep(1)
+    assert receiver.targets == ["/services/the-secret"]
+
+
 async def test_a_receiver_that_is_not_there_and_then_is_gets_it_all(
     quick_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,46 @@
+"""Numbers in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from trio_bridge.commands.text import count, duration, number, size
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (5_300_000, "5.3 MB"),
+        (83.9e9, "83.9 GB"),
+        (2e15, "2000.0 TB"),
+    ],
+)
+def test_sizes(bytes_: float, text: str) -> None:
+    assert size(bytes_) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (2.345, "2.3 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (12_000, "3 h 20 min"),
+        (187_200, "2 d 4 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_counts_and_numbers() -> None:
+    assert count(1, "row") == "1 row"
+    assert count(1234, "row") == "1,234 rows"
+    assert number(-1234.5) == "-1,234.50"
+    assert number(None) == "–"

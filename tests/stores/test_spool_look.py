@@ -1,0 +1,109 @@
+"""A spool is seen from outside as it is, and nothing of it changes by being looked at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.rows import record
+from trio_bridge.stores import spool_look
+from trio_bridge.stores.record import encode_line
+from trio_bridge.stores.spool import Spool
+from trio_bridge.stores.spool_look import Holder, holder_of, look_at_spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "buffer.jsonl"
+
+
+async def test_a_spool_that_is_not_there_yet(path: Path) -> None:
+    deep = path.parent / "not" / "made" / "yet.jsonl"
+    look = look_at_spool(deep)
+    assert (look.backlog_rows, look.backlog_bytes, look.quarantined) == (0, 0, 0)
+    assert look.holder is None
+    assert look.free_bytes > 0
+    assert list(path.parent.iterdir()) == []
+
+
+async def test_what_is_acknowledged_does_not_count(path: Path) -> None:
+    spool = await Spool.open(path)
+    await spool.append([record(number) for number in range(10)])
+    await spool.acknowledge(await spool.read(max_lines=4), 4)
+    await spool.settle()
+    spool.close()
+    look = look_at_spool(path)
+    assert look.backlog_rows == 6
+    assert look.backlog_bytes == sum(len(encode_line(record(n))) for n in range(4, 10))
+
+
+async def test_a_last_line_without_its_end_counts(path: Path) -> None:
+    path.write_bytes(encode_line(record(1)) + encode_line(record(2))[:-1])
+    assert look_at_spool(path).backlog_rows == 2
+
+
+async def test_lines_of_the_quarantine_are_counted(path: Path) -> None:
+    path.with_name("buffer.jsonl.quarantine.jsonl").write_bytes(b"{}\n" * 3)
+    assert look_at_spool(path).quarantined == 3
+
+
+@pytest.fixture(params=["kernel", "trial"])
+def other_process(
+    request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Holder]:
+    """A process that records into the spool, and how it should be called."""
+    if request.param == "trial":
+        monkeypatch.setattr(spool_look, "KERNEL_LOCKS", path.with_name("no such file"))
+    elif sys.platform != "linux":
+        pytest.skip("only Linux names the process")
+    code = (
+        "import sys, trio; from pathlib import Path; from trio_bridge.stores.spool import Spool\n"
+        "spool = trio.run(Spool.open, Path(sys.argv[1])); print(); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield Holder(process.pid if request.param == "kernel" else None)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+async def test_a_process_that_holds_it_is_known(path: Path, other_process: Holder) -> None:
+    assert holder_of(path) == other_process
+    assert look_at_spool(path).holder == other_process
+    assert str(Holder(None)) == "another process"
+
+
+async def test_nobody_holds_it_afterwards(path: Path) -> None:
+    (await Spool.open(path)).close()
+    assert holder_of(path) is None
+
+
+async def test_the_look_keeps_no_service_from_starting(path: Path) -> None:
+    spool = await Spool.open(path)
+    spool.close()
+    look_at_spool(path)
+    (await Spool.open(path)).close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_directory_that_may_not_be_written(path: Path) -> None:
+    path.parent.chmod(0o500)
+    with pytest.raises(PermissionError):
+        look_at_spool(path)
+
+
+async def test_a_directory_in_its_place(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        look_at_spool(path)
