@@ -162,23 +162,26 @@ class PortalFeed:
         Raises:
             ConfigError: as `load_accounts`.
         """
-        self._forget()
-        while not self._accounts_asked:
-            try:
-                await self.load_accounts()
-            except GatewayError:
-                await trio.sleep(self._timing.positions_s)
-        # A new login wants them asked for anew before it gives positions.
-        self._accounts_asked = False
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow_positions)
-            nursery.start_soon(self._follow_definitions)
-            nursery.start_soon(self._follow_quotes)
+        try:
+            while not self._accounts_asked:
+                try:
+                    await self.load_accounts()
+                except GatewayError:
+                    await trio.sleep(self._timing.positions_s)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow_positions)
+                nursery.start_soon(self._follow_definitions)
+                nursery.start_soon(self._follow_quotes)
+        finally:
+            # Now, while there is no session: with the next one, nothing old may show for a moment.
+            self._forget()
         raise AssertionError("the loops above never end")
 
     def _forget(self) -> None:
         self.portfolio.forget()
         self.quotes.clear()
+        # A new login wants the accounts asked for before it gives positions.
+        self._accounts_asked = False
         self._settled = False
         self._settle_at = math.inf
 

@@ -94,7 +94,10 @@ class PortalSession:
             if state in (SessionState.NO_BROKERAGE, SessionState.COMPETING) and not authenticated:
                 # Without competing this takes nothing from the owner, and it is refused or
                 # without effect as long as the owner's session lasts.
-                state, reason = await self._open(state)
+                found, (state, reason) = state, await self._open(state)
+                if found is SessionState.COMPETING and state is SessionState.NO_BROKERAGE:
+                    # The owner left meanwhile: the way is free now.
+                    state, reason = await self._open(state)
             self._set(state, reason)
             return state
 

@@ -29,6 +29,7 @@ class Fault:
         text: answer 200 with this text.
         hang: take the request and answer nothing.
         drip: answer 200 and send the body byte by byte, without an end.
+        late_s: answer as usual, but so many seconds later.
         left_out: let so many matching requests pass first.
     """
 
@@ -41,10 +42,12 @@ class Fault:
         text: str | None = None,
         hang: bool = False,
         drip: bool = False,
+        late_s: float = 0.0,
         left_out: int = 0,
     ) -> None:
         self.hits = 0
         """How many requests it struck."""
+        self.late_s = late_s
         self._path = path
         self._status = status
         self._html = html

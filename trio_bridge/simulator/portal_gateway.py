@@ -95,7 +95,9 @@ class PortalSimulator:
         if refusal is not None:
             return _response(refusal)
         if (fault := self.faults.find(path)) is not None:
-            return await fault.answer(request)
+            if not fault.late_s:
+                return await fault.answer(request)
+            await trio.sleep(fault.late_s)
         for pattern, method, handler in _ROUTES:
             match = pattern.fullmatch(path)
             if match is not None and method == request.method:
