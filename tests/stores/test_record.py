@@ -207,6 +207,10 @@ def test_its_id_follows_from_content_and_place_alone() -> None:
         (b'{"table": "t", "row": {"delta": 1}}', "no timestamp"),
         (b'{"table": "t", "row": {"timestamp": 17}}', "no timestamp"),
         (b'{"table": 1, "row": {"timestamp": "2026-01-02"}}', '"table" is not a text'),
+        (
+            b'{"table": "t", "row": {"timestamp": "x", "a": %b%b}}' % (b"[" * 900, b"]" * 900),
+            "not a row",
+        ),
         # One of ours that has lost its seal must not pass for one of the earlier system.
         (b'{"table": "t", "row": {"timestamp": "x", "event_id": "y"}}', "checksum is missing"),
         (b'{"table":"t","row":{},"crc":"00000000"}', "checksum does not match"),

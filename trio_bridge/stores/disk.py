@@ -175,6 +175,7 @@ class RealDisk:
         for part in (*reversed(path.parents), path):
             if not part.exists():
                 part.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+                self.sync_directory(part.parent)
 
     async def run(self, job: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(

@@ -123,7 +123,10 @@ def _earlier_system(line: bytes, offset: int) -> Record:
         raise DamagedLineError("the row has no timestamp")
     digest = sha256(b"%d:" % offset + line).digest()
     event_id = UUID(bytes=digest[:16], version=5)
-    return Record(_text(value["table"]), orjson.dumps({**row, "event_id": event_id}))
+    try:
+        return Record(_text(value["table"]), orjson.dumps({**row, "event_id": event_id}))
+    except orjson.JSONEncodeError as error:  # nested more deeply than it can be written again
+        raise DamagedLineError(f"not a row: {error}") from None
 
 
 def _encodable(text: str) -> str:

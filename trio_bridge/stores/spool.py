@@ -17,7 +17,7 @@ now (full disk) is written later, and until then the acknowledged place is known
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 import trio
@@ -26,17 +26,11 @@ from trio_bridge.errors import ConfigError, SpoolError
 from trio_bridge.model import utc_now
 from trio_bridge.policy.batch_size import LARGEST_BATCH
 from trio_bridge.stores.append_file import AppendFile
+from trio_bridge.stores.chunk import Chunk, decode_chunk
 from trio_bridge.stores.cursor import Cursor
 from trio_bridge.stores.disk import RealDisk
 from trio_bridge.stores.quarantine import Quarantine, Unfit
-from trio_bridge.stores.record import (
-    EVENTS_TABLE,
-    GREEKS_TABLE,
-    DamagedLineError,
-    Record,
-    decode_line,
-    encode_line,
-)
+from trio_bridge.stores.record import encode_line
 from trio_bridge.stores.spool_files import spool_files
 
 if TYPE_CHECKING:
@@ -46,6 +40,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.stores.commit import Rejected
     from trio_bridge.stores.disk import Disk
+    from trio_bridge.stores.record import Record
 
 CHUNK_BYTES = 1024 * 1024
 """The most that is read at a time, and so the longest line that is replayed."""
@@ -56,35 +51,9 @@ DISK_TIMEOUT_S = 10.0
 SET_ASIDE_BYTES = 4 * 1024 * 1024
 """The most that may wait in memory for room in the quarantine file."""
 
-TABLES = frozenset({GREEKS_TABLE, EVENTS_TABLE})
-
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-class Line(NamedTuple):
-    """A line that can be replayed; `end` is where the next one begins."""
-
-    record: Record
-    raw: bytes
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The next lines of the spool. Those in `unfit` lie between the others and are not replayed."""
-
-    lines: list[Line]
-    unfit: list[Unfit]
-    start: int
-    end: int
-    generation: int
-
-    def __bool__(self) -> bool:
-        """Whether there is anything in it."""
-        return self.end > self.start
 
 
 @dataclass
@@ -271,7 +240,7 @@ class Spool:
             parts.append(rest)  # the last line lacks its newline; it may be whole all the same
         elif not parts and rest:
             return self._too_long(chunk, offset + len(window))
-        return _decode(parts, chunk, self._file.size)
+        return decode_chunk(parts, chunk, self._file.size)
 
     def _too_long(self, chunk: Chunk, offset: int) -> Chunk:
         while piece := self._file.read(offset, CHUNK_BYTES):
@@ -345,21 +314,3 @@ class Spool:
             set_aside=[line for line in self._place.set_aside if line.raw is not None],
         )
         return True
-
-
-def _decode(parts: list[bytes], chunk: Chunk, size: int) -> Chunk:
-    lines, unfit, start = chunk.lines, chunk.unfit, chunk.start
-    for raw in parts:
-        end = min(start + len(raw) + 1, size)
-        if raw:
-            try:
-                record = decode_line(raw, offset=start)
-            except DamagedLineError as error:
-                unfit.append(Unfit(str(error), raw, start, end))
-            else:
-                if record.table in TABLES:
-                    lines.append(Line(record, raw, start, end))
-                else:
-                    unfit.append(Unfit("unknown table", raw, start, end))
-        start = end
-    return Chunk(lines, unfit, chunk.start, start, chunk.generation)

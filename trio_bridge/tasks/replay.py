@@ -14,8 +14,9 @@ from trio_bridge.errors import SpoolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_bridge.stores.chunk import Chunk
     from trio_bridge.stores.commit import Committer, Outcome
-    from trio_bridge.stores.spool import Chunk, Spool
+    from trio_bridge.stores.spool import Spool
 
 REPLAY_TIMEOUT_S = 10.0
 """For one replayed batch while no new row waits for it (they go to the spool meanwhile)."""
