@@ -9,16 +9,14 @@ what `api_logs` has to say about it comes along.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
 import psycopg
 import trio
 
 from trio_bridge.errors import OutageError, SchemaMissingError
-from trio_bridge.policy.cadence import usual_spacings
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.reader import LandedEvent
 from trio_bridge.stores.sqlstate import store_error
@@ -37,9 +35,6 @@ STATEMENT_TIMEOUT_S = 10
 MISSING = 1.75
 """Two rows further apart than so many intervals have at least one slot between them without a row.
 (A row may be half an interval late, so two neighbours are at most 1.5 apart.)"""
-
-FEWEST_TO_TELL = 4
-"""Rows in a bucket that tell what is usual between them."""
 
 MOST_GAPS = 300
 """The longest ones."""
@@ -76,27 +71,16 @@ _BUCKETS: LiteralString = """
     ) AS final
     ORDER BY bucket.last
 """
-_PAIRS: LiteralString = """
+_HOLES: LiteralString = """
+    SELECT before, after
+    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS stretch(start, "end")
     CROSS JOIN LATERAL (
         SELECT lag("timestamp") OVER (ORDER BY "timestamp") AS before, "timestamp" AS after
         FROM portfolio_greeks
         WHERE contract = 'PORTFOLIO' AND "timestamp" >= start AND "timestamp" <= "end"
     ) AS pair
-"""
-_USUAL: LiteralString = f"""
-    SELECT extract(epoch FROM percentile_disc(0.5) WITHIN GROUP (ORDER BY after - before))::float8
-    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[])
-        WITH ORDINALITY AS stretch(start, "end", number)
-    {_PAIRS}
-    GROUP BY number ORDER BY number
-"""
-_HOLES: LiteralString = f"""
-    SELECT before, after, usual
-    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[], %(usual)s::float8[])
-        AS stretch(start, "end", usual)
-    {_PAIRS}
-    WHERE extract(epoch FROM after - before) > usual * {MISSING}
-    ORDER BY after - before DESC LIMIT {MOST_GAPS}
+    WHERE after - before > %(missing)s
+    ORDER BY after - before DESC LIMIT %(most)s
 """
 # What the database itself went through is no reason: rows were taken meanwhile, and came later.
 _REASONS: LiteralString = """
@@ -155,13 +139,11 @@ class Gap:
     """No row after `start` and before `end`; `reasons` are the first events in between.
 
     `start` is a row's time and may lie before the window. `is_open`: `end` is the window's end.
-    `usual_s`: how far apart the rows around it are, seconds.
     """
 
     start: datetime
     end: datetime
     is_open: bool
-    usual_s: float
     reasons: tuple[LandedEvent, ...] = ()
 
 
@@ -258,89 +240,40 @@ async def _read_chart(connection: TrioConnection, window: Window) -> Chart:
 async def _find_gaps(
     connection: TrioConnection, window: Window, buckets: Sequence[Bucket], before: datetime | None
 ) -> list[Gap]:
-    known = await _usual_within(connection, window, buckets)
-    found = _gaps_between(window, buckets, known, before)
-    found += await _gaps_within(connection, window, buckets, known)
+    missing = timedelta(seconds=MISSING * window.interval_s)
+    found: list[Gap] = []
+    edges = [before, *(bucket.last for bucket in buckets)]
+    for edge, bucket in zip(edges, buckets, strict=False):
+        if edge is not None and bucket.first - edge > missing:
+            found.append(Gap(edge, bucket.first, is_open=False))
+    last = edges[-1]
+    if last is not None and window.end - last > missing:
+        found.append(Gap(last, window.end, is_open=True))
+    found += await _holes(connection, window, buckets, missing)
     longest = sorted(found, key=lambda gap: gap.end - gap.start)[-MOST_GAPS:]
     return await _explain(connection, sorted(longest, key=lambda gap: gap.start))
 
 
-def _is_short(bucket: Bucket, usual_s: float) -> bool:
-    """Whether it holds fewer rows than its time allows."""
-    return bucket.rows > 1 and _seconds(bucket.first, bucket.last) / usual_s > bucket.rows - 0.5
-
-
-async def _usual_within(
-    connection: TrioConnection, window: Window, buckets: Sequence[Bucket]
-) -> list[float | None]:
-    """What is usual between the rows of each bucket; None where there are too few to tell."""
-    known = [None if bucket.rows < FEWEST_TO_TELL else window.interval_s for bucket in buckets]
-    short = [
-        number
-        for number, bucket in enumerate(buckets)
-        if known[number] is not None and _is_short(bucket, window.interval_s)
-    ]
-    if short:
-        cursor = await connection.execute(_USUAL, _stretches([buckets[n] for n in short]))
-        for number, (usual_s,) in zip(short, await cursor.fetchall(), strict=True):
-            known[number] = max(usual_s, window.interval_s)
-    return known
-
-
-def _gaps_between(
-    window: Window,
-    buckets: Sequence[Bucket],
-    known: Sequence[float | None],
-    before: datetime | None,
+async def _holes(
+    connection: TrioConnection, window: Window, buckets: Sequence[Bucket], missing: timedelta
 ) -> list[Gap]:
-    if not buckets:
-        return [] if before is None else [Gap(before, window.end, True, window.interval_s)]
-    spacings = [_seconds(one.last, other.first) for one, other in pairwise(buckets)]
-    usual = usual_spacings(spacings, window.interval_s)
-    found = []
-    for number, (one, other) in enumerate(pairwise(buckets)):
-        sides = [side for side in (known[number], known[number + 1]) if side is not None]
-        usual_s = max(sides, default=usual[number])
-        if spacings[number] > MISSING * usual_s:
-            found.append(Gap(one.last, other.first, False, usual_s))
-    first_s = known[0] or (usual[0] if usual else window.interval_s)
-    if before is not None and _seconds(before, buckets[0].first) > MISSING * first_s:
-        found.append(Gap(before, buckets[0].first, False, first_s))
-    last_s = known[-1] or (usual[-1] if usual else window.interval_s)
-    if _seconds(buckets[-1].last, window.end) > MISSING * last_s:
-        found.append(Gap(buckets[-1].last, window.end, True, last_s))
-    return found
-
-
-async def _gaps_within(
-    connection: TrioConnection,
-    window: Window,
-    buckets: Sequence[Bucket],
-    known: Sequence[float | None],
-) -> list[Gap]:
-    short = [
-        (bucket, usual_s or window.interval_s)
-        for bucket, usual_s in zip(buckets, known, strict=True)
-        if _is_short(bucket, usual_s or window.interval_s)
+    """Gaps within buckets. Only those are searched that hold fewer rows than their time allows."""
+    suspects = [
+        bucket
+        for bucket in buckets
+        if bucket.rows > 1
+        and (bucket.last - bucket.first).total_seconds() / window.interval_s > bucket.rows - 0.5
     ]
-    if not short:
+    if not suspects:
         return []
-    parameters = _stretches([bucket for bucket, _ in short])
-    cursor = await connection.execute(
-        _HOLES, {**parameters, "usual": [usual for _, usual in short]}
-    )
-    return [Gap(start, end, False, usual_s) for start, end, usual_s in await cursor.fetchall()]
-
-
-def _stretches(buckets: Sequence[Bucket]) -> dict[str, list[Any]]:
-    return {
-        "starts": [bucket.first for bucket in buckets],
-        "ends": [bucket.last for bucket in buckets],
+    parameters = {
+        "starts": [bucket.first for bucket in suspects],
+        "ends": [bucket.last for bucket in suspects],
+        "missing": missing,
+        "most": MOST_GAPS,
     }
-
-
-def _seconds(start: datetime, end: datetime) -> float:
-    return (end - start).total_seconds()
+    cursor = await connection.execute(_HOLES, parameters)
+    return [Gap(start, end, is_open=False) for start, end in await cursor.fetchall()]
 
 
 async def _explain(connection: TrioConnection, gaps: Sequence[Gap]) -> list[Gap]:
@@ -354,7 +287,7 @@ async def _explain(connection: TrioConnection, gaps: Sequence[Gap]) -> list[Gap]
     }
     cursor = await connection.execute(_REASONS, parameters)
     reasons = _by_start(await cursor.fetchall())
-    return [replace(gap, reasons=tuple(reasons.get(gap.start, ()))) for gap in gaps]
+    return [Gap(gap.start, gap.end, gap.is_open, tuple(reasons.get(gap.start, ()))) for gap in gaps]
 
 
 def _by_start(rows: Iterable[Sequence[Any]]) -> dict[datetime, list[LandedEvent]]:
