@@ -372,6 +372,7 @@ async def test_after_every_kind_of_fault_in_a_row_the_rows_are_right(
         for number, fault in enumerate(faults):
             await rows_again(rig)
             fault()
+            await rig.until(lambda: not rig.bridge.is_connected() or rig.sim.upstream_lost)
             await rig.until(lambda: rig.row() is None)
             rig.rows.clear()
             book.advance(60)

@@ -127,6 +127,8 @@ class Notices:
                 f"the gateway refuses positions to a login with more than 50 sub-accounts ({code}: "
                 f"{text}); log in as one of the accounts, or as a user who sees 50 or fewer"
             )
+        elif reaction is Reaction.COMPETING_SESSION and request_id < 0:
+            self._subscriptions.owner_is_elsewhere(con_id, code)
         elif reaction is not Reaction.REMARK and self._subscriptions.is_ours(con_id, request_id):
             self._subscriptions.refused(reaction, contract, code, text)
         else:

@@ -184,7 +184,7 @@ class Subscriptions:
                 self._lines.refused(con_id, now)
                 self._tell_budget_at = now + TELL_BUDGET_S
             case Reaction.COMPETING_SESSION:
-                self._owner_is_elsewhere(con_id, now, code)
+                self.owner_is_elsewhere(con_id, code)
             case Reaction.NOT_SUBSCRIBED:
                 self._fall_back(con_id, name, code, text)
             case _:
@@ -202,9 +202,10 @@ class Subscriptions:
             self.sent(1)
         self._ask_again.pop(con_id, None)
 
-    def _owner_is_elsewhere(self, con_id: int, now: float, code: int) -> None:
+    def owner_is_elsewhere(self, con_id: int, code: int) -> None:
+        """The owner's other session has the market data now; told for a contract or for all."""
         self.feed.mark_stale()
-        if self._lines.competing_session(con_id, now):
+        if self._lines.competing_session(con_id, self._clock()):
             self._emit(
                 f"the owner uses the market data in another session ({code}): waiting for its end",
                 Status.WARNING,

@@ -143,9 +143,11 @@ class Supervisor:
                 self._bridge.suspect(True)
                 if misses > MISSES_ALLOWED:
                     return f"{misses} probes in a row went unanswered ({error})"
-                self._emit(
-                    f"the gateway is silent: {error}; no rows until it answers", Status.WARNING
-                )
+                # Not if the connection has just ended: that is about to be told.
+                if self._bridge.is_connected():
+                    self._emit(
+                        f"the gateway is silent: {error}; no rows until it answers", Status.WARNING
+                    )
             else:
                 if misses:
                     self._emit("the gateway answers again")
