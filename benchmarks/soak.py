@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import httpx
 import trio
 
 from benchmarks.database import disk_room, make_tables, query
 from benchmarks.figures import Effort, Section
 from benchmarks.live import Live, live_service
 from tests.support.postgres import PostgresFactory, PostgresServer
+from tests.support.process import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,10 +32,15 @@ class State:
     memory_mb: float
     descriptors: int
     threads: int
+    tasks: int
 
     @classmethod
-    def of(cls, live: Live) -> State:
-        return cls(live.rss_mb, live.process.num_fds(), live.process.num_threads())
+    async def of(cls, live: Live, metrics_url: str) -> State:
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(metrics_url)).text
+        (tasks,) = re.findall(r"^trio_bridge_tasks (\S+)$", text, re.MULTILINE)
+        process = live.process
+        return cls(live.rss_mb, process.num_fds(), process.num_threads(), int(float(tasks)))
 
 
 def measure(effort: Effort, *, minutes: float = 5.0) -> Section:
@@ -61,6 +69,8 @@ async def _measure(section: Section, minutes: float) -> None:
 async def _soak(section: Section, room: Path, server: PostgresServer, minutes: float) -> None:
     conninfo = server.conninfo
     await make_tables(conninfo)
+    port = free_port()
+    metrics_url = f"http://127.0.0.1:{port}/metrics"
     rng = random.Random(1)
     faults = 0
     async with live_service(
@@ -70,18 +80,19 @@ async def _soak(section: Section, room: Path, server: PostgresServer, minutes: f
         BRIDGE_POLL_INTERVAL=INTERVAL_S,
         BRIDGE_RECONNECT_BACKOFF="0.2",
         BRIDGE_FLUSH_INTERVAL=1,
+        BRIDGE_STATUS_PORT=port,
     ) as live:
         await trio.sleep(WARM_UP_S)
-        start = half = State.of(live)
+        start = half = await State.of(live, metrics_url)
         began = trio.current_time()
         while (passed := trio.current_time() - began) < minutes * 60:
             if passed < minutes * 30:
-                half = State.of(live)
+                half = await State.of(live, metrics_url)
             await _break_something(live, server, rng)
             faults += 1
             await trio.sleep(FAULT_EVERY_S - FAULT_S)
         await trio.sleep(30)
-        end = State.of(live)
+        end = await State.of(live, metrics_url)
         live.service.interrupt()
         code = await live.service.wait()
     ((rows, ids, ordered),) = query(
@@ -95,6 +106,7 @@ async def _soak(section: Section, room: Path, server: PostgresServer, minutes: f
     table.add("memory, MB", *(state.memory_mb for state in states))
     table.add("file descriptors", *(state.descriptors for state in states))
     table.add("threads", *(state.threads for state in states))
+    table.add("tasks", *(state.tasks for state in states))
     section.notes.append(
         f"{faults} faults, {rows:,} rows, {rows - ids} of them twice, "
         f"{'all' if ordered else '**not**'} in order; exit code {code}."

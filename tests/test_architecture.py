@@ -48,6 +48,8 @@ DOORS = {
     "pydantic_settings": ("config.py",),
     "typer": ("cli.py", "commands/*.py"),
     "trustme": ("simulator/portal*.py",),
+    # An extra that few install.
+    "pyarrow": ("commands/parquet.py",),
     "hypercorn": ("web/connections.py", "simulator/portal*.py"),
     "starlette": ("web/*.py", "simulator/portal*.py"),
     "prometheus_client": ("web/metrics.py",),

@@ -12,7 +12,7 @@ import sys
 from datetime import datetime  # noqa: TC003  # Typer reads the annotations
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import trio
 import typer
@@ -159,7 +159,7 @@ def _moment(text: str) -> datetime:
         raise typer.BadParameter(str(error)) from None
 
 
-@app.command(short_help="Write rows or events of a time range as CSV.")
+@app.command(short_help="Write rows or events of a time range as CSV or Parquet.")
 def export(
     since: Annotated[
         datetime,
@@ -185,18 +185,22 @@ def export(
         str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is standard output.")
     ] = "-",
     events: Annotated[bool, typer.Option("--events", help="Events instead of rows.")] = False,
+    kind: Annotated[
+        Literal["csv", "parquet"] | None,
+        typer.Option("--format", show_default="by the name of FILE, else csv", help="Of the file."),
+    ] = None,
 ) -> None:
-    """Write the rows (or events) of a time range as CSV.
+    """Write the rows (or events) of a time range as CSV or Parquet.
 
     TIME is 2026-01-31, 2026-01-31T14:30, 2026-01-31T14:30-05:00 (UTC where no offset is given), or
     so long ago: 90m, 24h, 7d, 4w. The rows are streamed, so a year is no problem; a file appears
-    when it is complete.
+    when it is complete. Parquet needs pyarrow: pip install 'trio_bridge[parquet]'.
     """
     from trio_bridge.commands.export import run_export
     from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
 
     table = EVENTS_TABLE if events else GREEKS_TABLE
-    _run(run_export, load_settings(), table, since=since, until=until, output=output)
+    _run(run_export, load_settings(), table, since=since, until=until, output=output, kind=kind)
 
 
 @app.command(short_help="Watch the bridge at work on a simulated gateway.")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import subprocess
 import sys
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import psutil
@@ -18,6 +21,8 @@ from tests.support.command import run_command
 from tests.support.process import clean_environment
 from tests.support.rows import event, snapshot
 from trio_bridge.commands.export import parse_moment
+from trio_bridge.stores import export
+from trio_bridge.stores.record import GREEKS_TABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +125,49 @@ async def test_bad_input_is_one_line(
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+async def test_batches_join_without_a_seam(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "BATCH_ROWS", 7)
+    until = AT + timedelta(days=1)
+    batches = export.export_batches(filled, GREEKS_TABLE, since=AT, until=until)
+    async with aclosing(batches):
+        found = [[row[2] for row in batch] async for batch in batches]
+    assert [len(batch) for batch in found] == [7, 7, 6]
+    assert [*chain.from_iterable(found)] == list(range(20))
+
+
+async def test_parquet_has_the_same_rows_with_their_types(tmp_path: Path, filled: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
+    for output, arguments in (("rows.parquet", []), ("events.parquet", ["--events"])):
+        done = await run_command(
+            tmp_path,
+            *("export", "--from=2026-01-02", "-o", output, *arguments),
+            DATABASE_URL=filled,
+            PYTHONPATH=os.pathsep.join(sys.path),
+        )
+        assert done.code == 0, done
+    assert "1 row of api_logs in events.parquet" in done.err
+    rows = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [row["delta"] for row in rows] == [float(number) for number in range(20)]
+    assert rows[1]["timestamp"] == AT + timedelta(seconds=5)
+    assert rows[1]["positions"] == 3
+    assert rows[1]["data_type"] == "live"
+    (one,) = parquet.read_table(tmp_path / "events.parquet").to_pylist()
+    assert one["message"] == 'a "quoted", word\nand a line'
+
+
+async def test_parquet_without_pyarrow_is_one_line_that_says_what_to_install(
+    tmp_path: Path, filled: str
+) -> None:
+    (tmp_path / "pyarrow.py").write_text("raise ImportError")
+    done = await run_command(
+        tmp_path, "export", "-o", "rows.parquet", DATABASE_URL=filled, PYTHONPATH=tmp_path
+    )
+    assert done.code == 2
+    assert "pip install 'trio_bridge[parquet]'" in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "rows.parquet").exists()
 
 
 async def test_no_file_appears_when_the_database_goes(

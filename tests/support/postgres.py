@@ -14,7 +14,6 @@ import random
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
+from tests.support.process import free_port
 from trio_bridge.stores.embedded.binaries import Installation, installations
 from trio_bridge.stores.embedded.cluster import DATABASE, ROLE, initdb_command, postgres_command
 from trio_bridge.stores.embedded.process import Account, Child, Tie, spawn
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0
 """How long a server may take to start or stop on a busy machine."""
-PORTS = range(15_000, 30_000)
-"""Below the ephemeral range: no outgoing connection takes a stopped server's port meanwhile."""
 MEMORY_NEEDED = 2_000_000_000
 """Bytes free in memory for data directories of 40 MB each."""
 OWNER = "owner"
@@ -93,7 +91,7 @@ class PostgresServer:
         self.log = room / "server.log"
         self.installation = installation
         self.account = account
-        self.port = _free_port()
+        self.port = free_port()
         self.settings: dict[str, str] = {
             "fsync": "off",
             # Within the data directory: what a killed server leaves behind goes with its files.
@@ -341,17 +339,6 @@ class PostgresFactory:
         server = PostgresServer(room, next(installations()), account)
         self._made.append(server)
         return server
-
-
-def _free_port() -> int:
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_S = 30.0
+PORTS = range(15_000, 30_000)
+"""Below the ephemeral range: no outgoing connection takes a stopped server's port meanwhile."""
 OURS = ("IB", "BRIDGE_", "DB_", "DATABASE_", "TRIO_BRIDGE")
 
 
@@ -29,6 +33,18 @@ def clean_environment(home: Path, **settings: object) -> dict[str, str]:
         "HOME": str(home),
         **{name: str(value) for name, value in settings.items()},
     }
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -13,7 +12,7 @@ import httpx
 import orjson
 import trio
 
-from tests.support.process import ServiceProcess, running_service
+from tests.support.process import ServiceProcess, free_port, running_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
 from trio_bridge.web.connections import prepare, serve
@@ -180,10 +179,3 @@ def get(path: str, *headers: str, host: str = "localhost") -> bytes:
     """A request as bytes."""
     lines = [f"GET {path} HTTP/1.1", f"Host: {host}", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

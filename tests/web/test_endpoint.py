@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from tests.support.database import count_rows, fetch, wait_for_rows
-from tests.support.process import running_service
-from tests.web.support import PATIENCE_S, Watched, following, free_port, watched_service
+from tests.support.process import free_port, running_service
+from tests.web.support import PATIENCE_S, Watched, following, watched_service
 from trio_bridge.config import load_settings
 from trio_bridge.errors import ConfigError
 from trio_bridge.status import from_json

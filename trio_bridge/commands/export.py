@@ -1,4 +1,4 @@
-"""`export`: a time range as CSV, to a file or to standard output."""
+"""`export`: a time range as CSV or Parquet, to a file or to standard output."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sys
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 from trio_bridge.commands.database import open_database
+from trio_bridge.commands.parquet import ParquetFile, import_pyarrow
 from trio_bridge.commands.text import count, size
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.export import export_csv
+from trio_bridge.stores.export import COLUMNS, export_batches, export_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 STANDARD_OUTPUT = "-"
 AGO_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+Format = Literal["csv", "parquet"]
 
 _AGO = re.compile(r"(\d+)([smhdw])")
 
@@ -48,25 +52,56 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
 
 
 async def run_export(
-    settings: Settings, table: str, *, since: datetime, until: datetime, output: str
+    settings: Settings,
+    table: str,
+    *,
+    since: datetime,
+    until: datetime,
+    output: str,
+    kind: Format | None = None,
 ) -> None:
-    """Write the CSV; a file appears when it is complete, and only then.
+    """Write the range; a file appears when it is complete, and only then.
 
     Raises:
-        ConfigError: there is no database, or the file can't be written.
+        ConfigError: there is no database, or the file can't be written, or pyarrow is missing.
         StoreError: the database can't be read, or was lost on the way.
     """
+    if kind is None:
+        kind = "parquet" if output.endswith(".parquet") else "csv"
+    write = _write_csv
+    if kind == "parquet":
+        import_pyarrow()
+        write = _write_parquet
     async with open_database(settings) as conninfo:
         with _open(output) as file:
-            lines = written = 0
-            async with aclosing(export_csv(conninfo, table, since=since, until=until)) as pieces:
-                async for piece in pieces:
-                    file.write(piece)
-                    written += len(piece)
-                    lines += 1  # COPY gives one line a piece
+            rows = await write(file, conninfo, table, since, until)
+            written = 0 if output == STANDARD_OUTPUT else file.tell()
     if output != STANDARD_OUTPUT:
-        rows = count(max(0, lines - 1), "row")
-        print(f"{rows} of {table} in {output} ({size(written)})", file=sys.stderr)
+        print(f"{count(rows, 'row')} of {table} in {output} ({size(written)})", file=sys.stderr)
+
+
+async def _write_csv(
+    file: IO[bytes], conninfo: str, table: str, since: datetime, until: datetime
+) -> int:
+    rows = -1  # the header
+    async with aclosing(export_csv(conninfo, table, since=since, until=until)) as pieces:
+        async for piece in pieces:  # COPY gives a row a piece
+            file.write(piece)
+            rows += 1
+    return rows
+
+
+async def _write_parquet(
+    file: IO[bytes], conninfo: str, table: str, since: datetime, until: datetime
+) -> int:
+    rows = 0
+    parquet = ParquetFile(file, table, COLUMNS[table])
+    async with aclosing(export_batches(conninfo, table, since=since, until=until)) as batches:
+        async for batch in batches:
+            parquet.write(batch)
+            rows += len(batch)
+    parquet.close()
+    return rows
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -104,6 +105,7 @@ class ServiceCollector(Collector):
         yield from self._storage(status)
         yield from self._gateway(status)
         yield _gauge("http_event_streams", "Open live streams", self._hub.listeners)
+        yield _gauge("tasks", "Living Trio tasks", trio.lowlevel.current_statistics().tasks_living)
 
     def _rows(self, status: BridgeStatus) -> Iterator[Metric]:
         ticker, observer = status.ticker, self._observer
