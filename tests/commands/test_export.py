@@ -137,6 +137,19 @@ async def test_batches_join_without_a_seam(filled: str, monkeypatch: pytest.Monk
     assert [*chain.from_iterable(found)] == list(range(20))
 
 
+@pytest.mark.parametrize(("piece_bytes", "most_records"), [(1, 1), (200, 4), (100_000, 21)])
+async def test_pieces_of_csv_join_without_a_seam(
+    filled: str, monkeypatch: pytest.MonkeyPatch, piece_bytes: int, most_records: int
+) -> None:
+    monkeypatch.setattr(export, "PIECE_BYTES", piece_bytes)
+    until = AT + timedelta(days=1)
+    async with aclosing(export.export_csv(filled, GREEKS_TABLE, since=AT, until=until)) as pieces:
+        found = [piece async for piece in pieces]
+    assert max(map(len, found)) == most_records
+    records = list(csv.DictReader(b"".join(chain.from_iterable(found)).decode().splitlines()))
+    assert [record["delta"] for record in records] == [str(number) for number in range(20)]
+
+
 async def test_parquet_has_the_same_rows_with_their_types(tmp_path: Path, filled: str) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
     for output, arguments in (("rows.parquet", []), ("events.parquet", ["--events"])):

@@ -85,9 +85,9 @@ async def _write_csv(
 ) -> int:
     rows = -1  # the header
     async with aclosing(export_csv(conninfo, table, since=since, until=until)) as pieces:
-        async for piece in pieces:  # COPY gives a row a piece
-            file.write(piece)
-            rows += 1
+        async for records in pieces:
+            file.writelines(records)
+            rows += len(records)
     return rows
 
 

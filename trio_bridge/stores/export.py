@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
+from psycopg import pq, sql
+from psycopg.generators import copy_from
 
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.postgres import TROUBLE
@@ -18,6 +19,8 @@ from trio_bridge.stores.sqlstate import store_error
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
     from datetime import datetime
+
+    from psycopg.abc import PQGen
 
 COLUMNS: Mapping[str, Sequence[str]] = {
     GREEKS_TABLE: (
@@ -56,6 +59,7 @@ _CURSOR = sql.SQL("""
 """)
 
 BATCH_ROWS = 20_000
+PIECE_BYTES = 64 * 1024
 
 
 async def export_batches(
@@ -82,8 +86,9 @@ async def export_batches(
 
 async def export_csv(
     conninfo: str, table: str, *, since: datetime, until: datetime
-) -> AsyncGenerator[bytes, None]:
-    """The CSV in pieces, its header first. `since` belongs to the range, `until` doesn't.
+) -> AsyncGenerator[Sequence[bytes], None]:
+    """The CSV in pieces of some hundred records; the very first record is the header. `since`
+    belongs to the range, `until` doesn't.
 
     Close it when you stop early (`contextlib.aclosing`).
 
@@ -94,10 +99,12 @@ async def export_csv(
     try:
         connection = await TrioConnection.connect(conninfo, autocommit=True)
         try:
-            async with connection.cursor().copy(statement) as copy:
+            async with connection.cursor().copy(statement):
                 try:
-                    async for piece in copy:
-                        yield bytes(piece)
+                    is_whole = False
+                    while not is_whole:
+                        piece, is_whole = await connection.wait(_next_piece(connection.pgconn))
+                        yield piece
                 except BaseException:
                     # psycopg would ask the server to stop, and by asyncio's means.
                     connection.drop()
@@ -106,6 +113,20 @@ async def export_csv(
             connection.drop()
     except TROUBLE as error:
         raise store_error(error) from error
+
+
+def _next_piece(connection: pq.abc.PGconn) -> PQGen[tuple[list[bytes], bool]]:
+    """Some records, and whether these were the last. (Waiting for each of them, as psycopg's own
+    `read` does, makes an export take four times as long.)"""
+    records: list[bytes] = []
+    size = 0
+    while size < PIECE_BYTES:
+        record = yield from copy_from(connection)
+        if not isinstance(record, memoryview):
+            return records, True
+        records.append(bytes(record))
+        size += len(record)
+    return records, False
 
 
 def _complete(template: sql.SQL, table: str, since: datetime, until: datetime) -> sql.Composed:
