@@ -56,10 +56,11 @@ class View:
         self.event_count += len(events)
 
     def __rich__(self) -> Group:
-        table = Table(title="portfolio_greeks, as it lands", box=box.SIMPLE_HEAD)
-        table.add_column("time (UTC)")
+        title = "portfolio_greeks, as it lands"
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("UTC", min_width=8)
         for name in ("delta", "gamma", "vega", "theta", "underlying", "priced", "age"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(
                 f"{row.timestamp:%H:%M:%S}",

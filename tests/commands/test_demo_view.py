@@ -1,0 +1,43 @@
+"""What the demo shows while it runs."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from trio_bridge.demo import View
+from trio_bridge.stores.reader import LandedEvent, LandedRow
+
+AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def shown() -> str:
+    view = View()
+    row = LandedRow(
+        1, AT, "U1", -3488.55, 34.89, 12348.9, -12418.68, 5330.64, 30, 30, 111.4, "live"
+    )
+    view.add([row], [LandedEvent(1, AT, "SOCKET", "connected to 127.0.0.1:4001", "info")])
+    console = Console(width=80, file=io.StringIO())
+    console.print(view)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(text, str)
+    return text
+
+
+def test_a_row_fits_a_terminal_of_80_columns_and_nothing_is_cut(shown: str) -> None:
+    assert "…" not in shown
+    (row,) = [line for line in shown.splitlines() if "14:30:05" in line and "/" in line]
+    assert row.split() == [
+        *("14:30:05", "-3,488.55", "34.89", "12,348.90", "-12,418.68", "5,330.64"),
+        *("30/30", "111.4", "s"),
+    ]
+
+
+def test_headings_are_whole_and_events_are_below(shown: str) -> None:
+    headings = "UTC delta gamma vega theta underlying priced age"
+    assert headings in [" ".join(line.split()) for line in shown.splitlines()]
+    assert "14:30:05 connected to 127.0.0.1:4001" in shown
