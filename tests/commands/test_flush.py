@@ -34,7 +34,7 @@ async def test_everything_gets_in_once_and_in_order(
     done = await run_command(tmp_path, "flush", DATABASE_URL=fresh_database)
     assert done.code == 0, done
     assert done.out.startswith("2,500 rows replayed into 127.0.0.1:")
-    assert "table or column missing: making it" in done.err
+    assert "missing" not in done.err  # a new database is no trouble
     assert spool.stat().st_size == 0
     landed = fetch(fresh_database, "SELECT delta FROM portfolio_greeks ORDER BY id")
     assert landed == [(float(number),) for number in range(ROWS)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from tests.support.rows import number_of, snapshot
 from tests.tasks.sinks import (
@@ -306,6 +307,26 @@ async def test_a_missing_table_is_made_again_and_the_row_is_in(
         assert numbers(store) == [0]
         assert store.schema_calls == 1
         assert sinks.breaker.failures == 0
+
+
+async def test_a_new_database_is_no_trouble_but_a_table_that_goes_is(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    """Nothing to worry about in a user's first minute, and a dropped table not overlooked."""
+    async with running(store, disk) as sinks:
+        for n in range(2):
+            store.drop_schema()
+            with capture_logs() as logs:
+                sinks.send(n)
+                await trio.sleep(1)
+            found = [(one["log_level"], one["event"]) for one in logs]
+            assert (
+                found
+                == [
+                    [("info", "completing the tables")],
+                    [("warning", "table or column missing: making it")],
+                ][n]
+            )
 
 
 async def test_a_table_that_stays_missing_counts_as_an_outage(

@@ -78,11 +78,18 @@ class Committer:
             try:
                 await self._store.write(batch)
             except SchemaMissingError as error:
-                log.warning("table or column missing: making it", reason=str(error))
+                self._say_missing(str(error))
                 await self._write_into_new_schema(batch)
             return
         self._batch.too_slow(len(batch))
         raise OutageError("no answer in time")
+
+    def _say_missing(self, reason: str) -> None:
+        """Before the first row a new database is the rule; later somebody has dropped a table."""
+        if self.committed == 0:
+            log.info("completing the tables", reason=reason)
+        else:
+            log.warning("table or column missing: making it", reason=reason)
 
     async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:
         await self._store.ensure_schema()
