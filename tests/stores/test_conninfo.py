@@ -79,6 +79,19 @@ def test_what_is_wrong_is_said_in_one_line(text: str, hint: str) -> None:
     assert not any(piece in message for piece in ("hunter2", "ter2", "hun@", "hun/"))
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://\r0/x", r"\r0:5432/x"),
+        ("postgresql://h/x%0Ay", r"h:5432/x\ny"),
+        ("host=h\x85 dbname=x", r"h\x85:5432/x"),
+        ("postgresql://h/dépôt", "h:5432/dépôt"),
+    ],
+)
+def test_what_is_shown_is_one_line(text: str, shown: str) -> None:
+    assert safe_target(text) == shown
+
+
 @given(
     password=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
     rest=st.sampled_from(["@h/db", "@h:5432/db", "@h:99999/db", "@h/db?x=1", "@h:5/db?sslmode=x"]),

@@ -121,7 +121,9 @@ def safe_target(conninfo: str) -> str:
         f"{host or DEFAULT_HOST}:{port}" for host, port in zip(hosts, ports, strict=True)
     )
     database = parameters.get("dbname") or parameters.get("user") or ""
-    return f"{places}/{database}"
+    target = f"{places}/{database}"
+    # Part of one line of a log, whatever somebody has percent-encoded.
+    return target if target.isprintable() else ascii(target)[1:-1]
 
 
 def with_defaults(parameters: dict[str, str]) -> dict[str, str]:
