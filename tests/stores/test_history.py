@@ -11,6 +11,7 @@ import trio
 
 from tests.support.rows import event, snapshot
 from trio_bridge.errors import OutageError, StoreError
+from trio_bridge.stores import gaps as gaps_module
 from trio_bridge.stores import history as history_module
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.history import History, Window
@@ -115,6 +116,50 @@ async def test_late_rows_are_no_gap(fresh_database: str) -> None:
     assert (await chart(fresh_database, end=40, slots_per_bucket=9)).gaps == []
 
 
+@pytest.mark.parametrize("slots_per_bucket", [1, 3, 60])
+async def test_rows_that_once_came_more_seldom_are_no_gaps_but_missing_ones_are(
+    slots_per_bucket: int, fresh_database: str
+) -> None:
+    """Every minute until slot 240, but for three of them; then every 5 s."""
+    slow = [n for n in range(0, 240, 12) if n not in (120, 132, 144)]
+    await store(fresh_database, [snapshot(n, at(n)) for n in (*slow, *range(240, 480))])
+
+    told = await chart(fresh_database, end=480, slots_per_bucket=slots_per_bucket)
+
+    long = [(gap.start, gap.end) for gap in told.gaps if gap.end - gap.start > at(13) - at(0)]
+    assert long == [(at(108), at(156))]
+    assert len(told.gaps) <= 3  # where the pace changes it can't be told
+    assert told.slowest_s == 60
+
+
+@pytest.mark.parametrize("slots_per_bucket", [1, 30, 720])
+async def test_rows_that_come_now_and_then_are_no_slow_pace(
+    slots_per_bucket: int, fresh_database: str
+) -> None:
+    """An unsteady connection: every missing row shows."""
+    steps = [5, 12, 3, 18, 6, 9, 2, 14, 4]
+    numbers = [sum((steps * 4)[:count]) for count in range(36)]
+    await store(fresh_database, [snapshot(n, at(n)) for n in numbers])
+
+    told = await chart(fresh_database, end=numbers[-1] + 1, slots_per_bucket=slots_per_bucket)
+
+    assert len(told.gaps) == 35
+    assert told.slowest_s == 5
+
+
+@pytest.mark.parametrize("slots_per_bucket", [1, 720])
+async def test_the_edges_of_a_slow_time_are_no_gaps(
+    slots_per_bucket: int, fresh_database: str
+) -> None:
+    await store(fresh_database, [snapshot(n, at(n)) for n in range(0, 240, 12)])
+
+    told = await chart(fresh_database, 100, 200, slots_per_bucket)
+
+    assert told.gaps == []
+    beyond = await chart(fresh_database, 100, 300, slots_per_bucket)
+    assert [(gap.start, gap.end, gap.is_open) for gap in beyond.gaps] == [(at(228), at(300), True)]
+
+
 async def test_a_gap_may_reach_beyond_the_window(fresh_database: str) -> None:
     await store(fresh_database, [snapshot(n, at(n)) for n in (0, 10, 11, 20)])
 
@@ -178,13 +223,13 @@ async def test_only_the_first_reasons_of_a_long_night(fresh_database: str) -> No
 
 
 async def test_of_very_many_gaps_the_longest_are_told(fresh_database: str) -> None:
-    rows = [n for n in range(0, 1_000, 2) if not 500 < n < 520]
+    rows = [n for n in range(1_000) if n % 3 != 2 and not 500 < n < 520]
     await store(fresh_database, [snapshot(n, at(n)) for n in rows])
 
     told = await chart(fresh_database, end=1_000, slots_per_bucket=50)
 
-    assert len(told.gaps) == history_module.MOST_GAPS
-    assert (at(500), at(520)) in [(gap.start, gap.end) for gap in told.gaps]
+    assert len(told.gaps) == gaps_module.MOST_GAPS
+    assert (at(499), at(520)) in [(gap.start, gap.end) for gap in told.gaps]
 
 
 async def test_rows_of_single_contracts_are_not_the_portfolios(fresh_database: str) -> None:

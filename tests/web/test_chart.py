@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from trio_bridge.stores.history import Bucket, Chart, Gap, Window
+from trio_bridge.stores.gaps import Gap
+from trio_bridge.stores.history import Bucket, Chart, Window
 from trio_bridge.web.chart import chart_json
 
 START = datetime(2026, 1, 2, 14, 0, tzinfo=UTC)
@@ -22,7 +23,7 @@ def bucket(first: int, last: int, rows: int, right_rows: int | None = None) -> B
 
 
 def coverage(buckets: list[Bucket], gaps: list[Gap], slots: int = 12) -> tuple[int, int]:
-    chart = Chart(Window(at(0), at(slots), 30, 5), buckets, gaps, at(0))
+    chart = Chart(Window(at(0), at(slots), 30, 5), buckets, gaps, at(0), 5)
     told = chart_json(chart)["coverage"]
     return told["rows"], told["slots"]
 
@@ -38,17 +39,21 @@ def test_a_row_that_has_not_come_yet_is_not_missing() -> None:
 @pytest.mark.parametrize(
     ("gap", "missing"),
     [
-        (Gap(at(3), at(5), is_open=False), 1),
-        (Gap(at(3), at(5.4), is_open=False), 1),
-        (Gap(at(3.4), at(5), is_open=False), 1),
-        (Gap(at(3), at(10), is_open=False), 6),
-        (Gap(at(-100), at(3), is_open=False), 3),
-        (Gap(at(7), at(12), is_open=True), 5),
-        (Gap(at(-9), at(12), is_open=True), 12),
+        (Gap(at(3), at(5), is_open=False, usual_s=5), 1),
+        (Gap(at(3), at(5.4), is_open=False, usual_s=5), 1),
+        (Gap(at(3.4), at(5), is_open=False, usual_s=5), 1),
+        (Gap(at(3), at(10), is_open=False, usual_s=5), 6),
+        (Gap(at(-100), at(3), is_open=False, usual_s=5), 3),
+        (Gap(at(7), at(12), is_open=True, usual_s=5), 5),
+        (Gap(at(-9), at(12), is_open=True, usual_s=5), 12),
     ],
 )
 def test_every_slot_of_a_gap_within_the_window_is_missing(gap: Gap, missing: int) -> None:
     assert coverage([bucket(0, 5, 6)], [gap]) == (6, 6 + missing)
+
+
+def test_where_rows_came_more_seldom_fewer_slots_are_missing() -> None:
+    assert coverage([bucket(0, 5, 6)], [Gap(at(-1), at(12), True, usual_s=15)]) == (6, 6 + 4)
 
 
 def test_rows_without_greeks_are_slots_that_were_not_covered() -> None:
@@ -56,8 +61,8 @@ def test_rows_without_greeks_are_slots_that_were_not_covered() -> None:
 
 
 def test_lowest_and_highest_are_told_where_a_bucket_may_hold_several_rows() -> None:
-    single = Chart(Window(at(0), at(12), 5, 5), [bucket(0, 0, 1)], [], at(0))
-    several = Chart(Window(at(0), at(12), 30, 5), [bucket(0, 5, 6)], [], at(0))
+    single = Chart(Window(at(0), at(12), 5, 5), [bucket(0, 0, 1)], [], at(0), 5)
+    several = Chart(Window(at(0), at(12), 30, 5), [bucket(0, 5, 6)], [], at(0), 5)
 
     assert chart_json(single)["series"]["delta"] == {"last": [1.0]}
     assert chart_json(several)["series"]["delta"] == {"last": [1.0], "min": [0.0], "max": [0.0]}

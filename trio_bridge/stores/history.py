@@ -18,11 +18,14 @@ import trio
 
 from trio_bridge.errors import OutageError, SchemaMissingError
 from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.gaps import find_gaps
 from trio_bridge.stores.reader import LandedEvent
 from trio_bridge.stores.sqlstate import store_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Sequence
+
+    from trio_bridge.stores.gaps import Gap
 
 CONNECTIONS = 2
 """Readers at a time: what they take from the machine, the rows do not get."""
@@ -32,14 +35,6 @@ ANSWER_TIMEOUT_S = 15.0
 STATEMENT_TIMEOUT_S = 10
 """The server's own: a reader that has gone away must not leave its query running."""
 
-MISSING = 1.75
-"""Two rows further apart than so many intervals have at least one slot between them without a row.
-(A row may be half an interval late, so two neighbours are at most 1.5 apart.)"""
-
-MOST_GAPS = 300
-"""The longest ones."""
-
-REASONS_PER_GAP = 3
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Read only within the transaction: a setting of the session could outlive us on a pooler's
@@ -70,29 +65,6 @@ _BUCKETS: LiteralString = """
         WHERE contract = 'PORTFOLIO' AND row."timestamp" = bucket.last ORDER BY id DESC LIMIT 1
     ) AS final
     ORDER BY bucket.last
-"""
-_HOLES: LiteralString = """
-    SELECT before, after
-    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS stretch(start, "end")
-    CROSS JOIN LATERAL (
-        SELECT lag("timestamp") OVER (ORDER BY "timestamp") AS before, "timestamp" AS after
-        FROM portfolio_greeks
-        WHERE contract = 'PORTFOLIO' AND "timestamp" >= start AND "timestamp" <= "end"
-    ) AS pair
-    WHERE after - before > %(missing)s
-    ORDER BY after - before DESC LIMIT %(most)s
-"""
-# What the database itself went through is no reason: rows were taken meanwhile, and came later.
-_REASONS: LiteralString = """
-    SELECT start, said.id, said."timestamp", said.api_mode, said.message, said.status
-    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS gap(start, "end")
-    CROSS JOIN LATERAL (
-        SELECT * FROM api_logs
-        WHERE "timestamp" > start AND "timestamp" <= "end"
-          AND message NOT LIKE 'database circuit%%' AND message NOT LIKE 'connected to%%'
-        ORDER BY "timestamp", id LIMIT %(most)s
-    ) AS said
-    ORDER BY start, said."timestamp", said.id
 """
 _EVENTS: LiteralString = """
     SELECT id, "timestamp", api_mode, message, status
@@ -135,27 +107,16 @@ class Bucket(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """No row after `start` and before `end`; `reasons` are the first events in between.
-
-    `start` is a row's time and may lie before the window. `is_open`: `end` is the window's end.
-    """
-
-    start: datetime
-    end: datetime
-    is_open: bool
-    reasons: tuple[LandedEvent, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Chart:
     """A window's rows, and what is missing in it. `since` is where the window or, if that is later,
-    the whole recording begins; None when there is no row at all."""
+    the whole recording begins; None when there is no row at all. `slowest_s`: rows that were so far
+    apart, more than the window's interval, came regularly and are taken for no gaps."""
 
     window: Window
     buckets: Sequence[Bucket]
     gaps: Sequence[Gap]
     since: datetime | None
+    slowest_s: float
 
 
 class History:
@@ -175,7 +136,7 @@ class History:
             async with self._reading() as connection:
                 return await _read_chart(connection, window)
         except SchemaMissingError:
-            return Chart(window, (), (), None)
+            return Chart(window, (), (), None, window.interval_s)
 
     async def events(self, limit: int) -> list[LandedEvent]:
         """The latest events, oldest first."""
@@ -232,69 +193,9 @@ async def _read_chart(connection: TrioConnection, window: Window) -> Chart:
     }
     cursor = await connection.execute(_BUCKETS, parameters)
     buckets = [Bucket(*row) for row in await cursor.fetchall()]
-    gaps = await _find_gaps(connection, window, buckets, before)
+    gaps, slowest_s = await find_gaps(connection, window, buckets, before)
     since = None if first is None else max(first, window.start)
-    return Chart(window, buckets, gaps, since)
-
-
-async def _find_gaps(
-    connection: TrioConnection, window: Window, buckets: Sequence[Bucket], before: datetime | None
-) -> list[Gap]:
-    missing = timedelta(seconds=MISSING * window.interval_s)
-    found: list[Gap] = []
-    edges = [before, *(bucket.last for bucket in buckets)]
-    for edge, bucket in zip(edges, buckets, strict=False):
-        if edge is not None and bucket.first - edge > missing:
-            found.append(Gap(edge, bucket.first, is_open=False))
-    last = edges[-1]
-    if last is not None and window.end - last > missing:
-        found.append(Gap(last, window.end, is_open=True))
-    found += await _holes(connection, window, buckets, missing)
-    longest = sorted(found, key=lambda gap: gap.end - gap.start)[-MOST_GAPS:]
-    return await _explain(connection, sorted(longest, key=lambda gap: gap.start))
-
-
-async def _holes(
-    connection: TrioConnection, window: Window, buckets: Sequence[Bucket], missing: timedelta
-) -> list[Gap]:
-    """Gaps within buckets. Only those are searched that hold fewer rows than their time allows."""
-    suspects = [
-        bucket
-        for bucket in buckets
-        if bucket.rows > 1
-        and (bucket.last - bucket.first).total_seconds() / window.interval_s > bucket.rows - 0.5
-    ]
-    if not suspects:
-        return []
-    parameters = {
-        "starts": [bucket.first for bucket in suspects],
-        "ends": [bucket.last for bucket in suspects],
-        "missing": missing,
-        "most": MOST_GAPS,
-    }
-    cursor = await connection.execute(_HOLES, parameters)
-    return [Gap(start, end, is_open=False) for start, end in await cursor.fetchall()]
-
-
-async def _explain(connection: TrioConnection, gaps: Sequence[Gap]) -> list[Gap]:
-    """Add to each gap what `api_logs` says about its time."""
-    if not gaps:
-        return []
-    parameters = {
-        "starts": [gap.start for gap in gaps],
-        "ends": [gap.end for gap in gaps],
-        "most": REASONS_PER_GAP,
-    }
-    cursor = await connection.execute(_REASONS, parameters)
-    reasons = _by_start(await cursor.fetchall())
-    return [Gap(gap.start, gap.end, gap.is_open, tuple(reasons.get(gap.start, ()))) for gap in gaps]
-
-
-def _by_start(rows: Iterable[Sequence[Any]]) -> dict[datetime, list[LandedEvent]]:
-    found: dict[datetime, list[LandedEvent]] = {}
-    for start, *event in rows:
-        found.setdefault(start, []).append(LandedEvent(*event))
-    return found
+    return Chart(window, buckets, gaps, since, slowest_s)
 
 
 async def _fetch_one(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from trio_bridge.stores.history import Chart, Gap, Window
+    from trio_bridge.stores.gaps import Gap
+    from trio_bridge.stores.history import Chart, Window
     from trio_bridge.stores.reader import LandedEvent
 
 SERIES = ("delta", "gamma", "vega", "theta", "underlying_price")
@@ -60,19 +61,23 @@ def _gap(gap: Gap) -> dict[str, Any]:
 
 
 def _coverage(chart: Chart) -> dict[str, Any]:
-    """How many slots of the window, from the first row ever on, have a row with known Greeks."""
+    """How many slots of the window, from the first row ever on, have a row with known Greeks.
+
+    `slowest_s`: rows that came so seldom, but regularly, count as full coverage of their time.
+    """
     taken = sum(bucket.rows for bucket in chart.buckets)
     missing = sum(_missing(gap, chart.window) for gap in chart.gaps)
     return {
         "since": None if chart.since is None else seconds(chart.since),
         "rows": sum(bucket.right_rows for bucket in chart.buckets),
         "slots": taken + missing,
+        "slowest_s": chart.slowest_s,
     }
 
 
 def _missing(gap: Gap, window: Window) -> int:
     """The slots between two rows, or between a row and the window's edge."""
     start, end = max(gap.start, window.start), min(gap.end, window.end)
-    intervals = (end - start).total_seconds() / window.interval_s
+    intervals = (end - start).total_seconds() / gap.usual_s
     between_rows = gap.start >= window.start and not gap.is_open
     return round(intervals) - 1 if between_rows else int(intervals)

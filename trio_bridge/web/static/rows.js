@@ -10,7 +10,7 @@ const NO_REASON = /^(database circuit|connected to)/; // As the server sees it.
 /** What /api/rows would tell of a time without rows. */
 export function nothing(interval) {
   const series = Object.fromEntries(SERIES.map((name) => [name, { last: [] }]));
-  const coverage = { since: null, rows: 0, slots: 0 };
+  const coverage = { since: null, rows: 0, slots: 0, slowest_s: interval };
   return { interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage };
 }
 
@@ -79,8 +79,11 @@ export class Rows {
     const { last, min, max } = this.series[name];
     const columns = [[], [], [], []];
     const widest = MISSING * Math.max(this.bucket, this.interval);
+    let gap = 0; // rows may also have come more seldom once: only a gap breaks a line
     for (let i = 0; i < this.t.length; i += 1) {
-      if (i > 0 && this.t[i] - this.t[i - 1] > widest) {
+      while (gap < this.gaps.length && this.gaps[gap].to <= this.t[i - 1]) gap += 1;
+      const inGap = gap < this.gaps.length && this.gaps[gap].from < this.t[i];
+      if (i > 0 && inGap && this.t[i] - this.t[i - 1] > widest) {
         columns[0].push((this.t[i] + this.t[i - 1]) / 2);
         for (const column of columns.slice(1)) column.push(null);
       }

@@ -1,0 +1,37 @@
+"""What is usual between rows, and what is a gap in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from trio_bridge.policy.cadence import usual_spacings
+
+
+def test_rows_at_todays_interval_are_usual() -> None:
+    assert usual_spacings([5.0] * 20, 5.0) == [5.0] * 20
+
+
+def test_rows_of_a_slower_time_are_usual_too() -> None:
+    assert usual_spacings([60.0] * 20, 5.0) == [60.0] * 20
+
+
+def test_rows_of_a_quicker_time_do_not_make_todays_interval_a_gap() -> None:
+    assert usual_spacings([1.0] * 20, 5.0) == [5.0] * 20
+
+
+@pytest.mark.parametrize("usual", [5.0, 60.0])
+def test_a_gap_does_not_change_what_is_usual_at_its_place(usual: float) -> None:
+    spacings = [usual] * 10 + [50 * usual] + [usual] * 10
+
+    assert usual_spacings(spacings, 5.0)[10] == usual
+
+
+def test_an_unsteady_connection_is_not_a_slow_pace() -> None:
+    unsteady = [25.0, 60.0, 15.0, 90.0, 30.0, 45.0, 10.0, 70.0, 20.0]
+
+    assert usual_spacings(unsteady, 5.0) == [5.0] * 9
+
+
+def test_a_few_rows_prove_nothing() -> None:
+    assert usual_spacings([60.0] * 4, 5.0) == [5.0] * 4
+    assert usual_spacings([], 5.0) == []
