@@ -74,9 +74,9 @@ def service(
     """
     if context.invoked_subcommand is not None:
         return
+    settings = load_settings()
     from trio_bridge.commands.serve import serve
 
-    settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     if trio.run(serve, settings) > 1:
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import run_command
+from tests.support.command import run_command, run_process
 from tests.support.process import clean_environment
 from trio_bridge import __version__
 
@@ -43,7 +43,7 @@ def on_terminal(home: Path, *arguments: str, **settings: object) -> str:
 
 
 async def test_the_version(tmp_path: Path) -> None:
-    done = await run_command(tmp_path, "--version")
+    done = await run_process(tmp_path, "--version")
     assert (done.code, done.out) == (0, f"trio_bridge {__version__}\n")
 
 

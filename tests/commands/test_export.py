@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import subprocess
 import sys
 from contextlib import aclosing
@@ -17,7 +16,7 @@ import pytest
 import trio
 
 from tests.commands.test_tail import AT, write
-from tests.support.command import run_command
+from tests.support.command import run_command, run_process
 from tests.support.process import clean_environment
 from tests.support.rows import event, snapshot
 from trio_bridge.commands.export import parse_moment
@@ -67,7 +66,7 @@ async def filled(fresh_database: str) -> str:
 
 
 async def test_the_rows_of_the_range_in_order(tmp_path: Path, filled: str) -> None:
-    done = await run_command(
+    done = await run_process(
         tmp_path,
         "export",
         "--from=2026-01-02T14:30:05",
@@ -157,7 +156,6 @@ async def test_parquet_has_the_same_rows_with_their_types(tmp_path: Path, filled
             tmp_path,
             *("export", "--from=2026-01-02", "-o", output, *arguments),
             DATABASE_URL=filled,
-            PYTHONPATH=os.pathsep.join(sys.path),
         )
         assert done.code == 0, done
     assert "1 row of api_logs in events.parquet" in done.err
@@ -171,12 +169,10 @@ async def test_parquet_has_the_same_rows_with_their_types(tmp_path: Path, filled
 
 
 async def test_parquet_without_pyarrow_is_one_line_that_says_what_to_install(
-    tmp_path: Path, filled: str
+    tmp_path: Path, filled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pyarrow.py").write_text("raise ImportError")
-    done = await run_command(
-        tmp_path, "export", "-o", "rows.parquet", DATABASE_URL=filled, PYTHONPATH=tmp_path
-    )
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # how Python notes that there is none
+    done = await run_command(tmp_path, "export", "-o", "rows.parquet", DATABASE_URL=filled)
     assert done.code == 2
     assert "pip install 'trio_bridge[parquet]'" in done.err
     assert done.err.count("\n") == 1

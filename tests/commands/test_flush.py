@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.command import run_command
+from tests.support.command import run_command, run_process
 from tests.support.database import fetch
 from tests.support.process import running_service
 from tests.support.rows import record
@@ -31,7 +31,7 @@ def spool(tmp_path: Path) -> Path:
 async def test_everything_gets_in_once_and_in_order(
     tmp_path: Path, spool: Path, fresh_database: str
 ) -> None:
-    done = await run_command(tmp_path, "flush", DATABASE_URL=fresh_database)
+    done = await run_process(tmp_path, "flush", DATABASE_URL=fresh_database)
     assert done.code == 0, done
     assert done.out.startswith("2,500 rows replayed into 127.0.0.1:")
     assert "missing" not in done.err  # a new database is no trouble

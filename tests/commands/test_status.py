@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from tests.support.command import run_command
+import trio
+
+from tests.support.command import run_command, run_process
 from tests.support.database import wait_for_rows
-from tests.support.process import running_service
+from tests.support.process import PATIENCE_S, running_service
 from tests.support.receiver import open_receiver
 from tests.support.rows import event, snapshot
 from trio_bridge.model import ApiMode, Status
@@ -86,7 +89,7 @@ async def test_from_the_database_when_there_is_nothing_else(
     tmp_path: Path, fresh_database: str
 ) -> None:
     await fill(fresh_database, last=datetime.now(UTC))
-    done = await run_command(tmp_path, "status", DATABASE_URL=fresh_database)
+    done = await run_process(tmp_path, "status", DATABASE_URL=fresh_database)
     assert done.code == 0, done
     lines = done.out.splitlines()
     assert lines[0].startswith("service   none is recording")
@@ -219,6 +222,7 @@ async def test_a_real_service_with_an_endpoint_is_asked_by_status_and_by_check(
 
 
 async def test_rows_in_the_spool_are_counted(tmp_path: Path, own_postgres: PostgresServer) -> None:
+    spool = tmp_path / ".portfolio_bridge_buffer.jsonl"
     own_postgres.stop()
     async with (
         open_tws_simulator(make_book()) as sim,
@@ -230,5 +234,10 @@ async def test_rows_in_the_spool_are_counted(tmp_path: Path, own_postgres: Postg
         ) as service,
     ):
         await service.wait_for_output("database does not take rows")
+        with trio.fail_after(PATIENCE_S):
+            while (before := len(spool.read_bytes().splitlines())) < 2:
+                await trio.sleep(0.05)
         done = await run_command(tmp_path, "status", DATABASE_URL=own_postgres.url)
-    assert "rows wait (" in done.out
+    found = re.search(r"(\d+) rows wait \(", done.out)
+    assert found is not None, done
+    assert before <= int(found[1]) <= len(spool.read_bytes().splitlines())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.support.command import run_command
+from tests.support.command import run_command, run_process
 from tests.support.process import running_service
 from tests.support.rows import event, snapshot
 from trio_bridge.stores.postgres import PostgresStore
@@ -43,7 +43,7 @@ async def filled(fresh_database: str) -> str:
 
 
 async def test_the_last_ones_in_columns_that_fit_a_terminal(tmp_path: Path, filled: str) -> None:
-    done = await run_command(tmp_path, "tail", "-n", "3", "--no-follow", DATABASE_URL=filled)
+    done = await run_process(tmp_path, "tail", "-n", "3", "--no-follow", DATABASE_URL=filled)
     assert done.code == 0, done
     lines = done.out.splitlines()
     assert lines[0] == "2026-01-02"

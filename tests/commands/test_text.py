@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trio_bridge.commands.text import count, duration, number, size
+from trio_bridge.commands.text import count, duration, number, size, waiting
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,7 @@ def test_durations(seconds: float, text: str) -> None:
 def test_counts_and_numbers() -> None:
     assert count(1, "row") == "1 row"
     assert count(1234, "row") == "1,234 rows"
+    assert waiting(1, "row") == "1 row waits"
+    assert waiting(1234, "row") == "1,234 rows wait"
     assert number(-1234.5) == "-1,234.50"
     assert number(None) == "–"

@@ -1,17 +1,25 @@
-"""A command of the bridge, run to its end as a user does: a process of its own."""
+"""A command of the bridge, run to its end as a user does."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
+import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import patch
 
+import pytest
+import structlog
 import trio
 
 from tests.support.process import clean_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PATIENCE_S = 60.0
@@ -29,16 +37,13 @@ class Done(NamedTuple):
         return json.loads(self.out)
 
 
-async def run_command(home: Path, *arguments: str, **settings: object) -> Done:
-    """Run it in `home` with nothing but these settings; its output goes into pipes."""
-    environment = clean_environment(
-        home, **{"BRIDGE_EMBEDDED_DIR": home / "embedded", "COLUMNS": 80, **settings}
-    )
+async def run_process(home: Path, *arguments: str, **settings: object) -> Done:
+    """In `home` with nothing but these settings, as a process of its own; output into pipes."""
     run = partial(
         trio.run_process,
         [sys.executable, "-m", "trio_bridge", *arguments],
         cwd=home,
-        env=environment,
+        env=_environment(home, **settings),
         stdin=b"",
         capture_stdout=True,
         capture_stderr=True,
@@ -47,3 +52,58 @@ async def run_command(home: Path, *arguments: str, **settings: object) -> Done:
     with trio.fail_after(PATIENCE_S):
         done = await run()
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+async def run_command(home: Path, *arguments: str, **settings: object) -> Done:
+    """The same within this process, in a thread: it is all of the command from its arguments to its
+    exit code, and saves the half second that Python takes to start and import it.
+
+    Not for what needs the main thread or descriptors of its own: the service, signals, a terminal,
+    a pipe that breaks, what is imported and what is not. Those are for `run_process`.
+    """
+    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+    with (
+        _as_if_alone(_environment(home, **settings), home, ["trio-bridge", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        trio.fail_after(PATIENCE_S),
+    ):
+        code = await trio.to_thread.run_sync(_main, abandon_on_cancel=True)
+    written = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    return Done(code, *written)
+
+
+def _environment(home: Path, **settings: object) -> dict[str, str]:
+    return clean_environment(
+        home, **{"BRIDGE_EMBEDDED_DIR": home / "embedded", "COLUMNS": 80, **settings}
+    )
+
+
+def _main() -> int:
+    from trio_bridge.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@contextlib.contextmanager
+def _as_if_alone(environment: dict[str, str], home: Path, arguments: list[str]) -> Iterator[None]:
+    """What a process has to itself: environment, working directory, arguments, logging."""
+    levels = {
+        logger: logger.level
+        for logger in logging.root.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger)
+    }
+    with (
+        patch.dict(os.environ, environment, clear=True),
+        patch.object(sys, "argv", arguments),
+        contextlib.chdir(home),
+    ):
+        try:
+            yield
+        finally:
+            structlog.reset_defaults()
+            for logger, level in levels.items():
+                logger.setLevel(level)

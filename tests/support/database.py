@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
@@ -24,9 +25,19 @@ def fetch(
 def count_rows(conninfo: str) -> int:
     """Rows in portfolio_greeks; 0 while there is no such table, or no database."""
     try:
-        return int(fetch(conninfo, "SELECT count(*) FROM portfolio_greeks")[0][0])
-    except (psycopg.errors.UndefinedTable, psycopg.OperationalError):
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            return _count(connection)
+    except psycopg.OperationalError:
         return 0
+
+
+def _count(connection: psycopg.Connection) -> int:
+    try:
+        found = connection.execute("SELECT count(*) FROM portfolio_greeks").fetchone()
+    except psycopg.errors.UndefinedTable:
+        return 0
+    assert found is not None
+    return int(found[0])
 
 
 def messages(conninfo: str) -> list[str]:
@@ -35,7 +46,17 @@ def messages(conninfo: str) -> list[str]:
 
 
 async def wait_for_rows(conninfo: str, rows: int, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until at least so many rows have landed."""
-    with trio.fail_after(timeout_s):
-        while count_rows(conninfo) < rows:
+    """Wait until at least so many rows have landed, through any outage."""
+    with ExitStack() as stack, trio.fail_after(timeout_s):
+        # Kept while it lives: a look over a new one costs ten times as much.
+        connection: psycopg.Connection | None = None
+        while True:
+            try:
+                if connection is None:
+                    connection = psycopg.connect(conninfo, autocommit=True)
+                    stack.callback(connection.close)
+                if _count(connection) >= rows:
+                    return
+            except psycopg.OperationalError:
+                connection = None
             await trio.sleep(0.05)

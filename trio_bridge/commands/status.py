@@ -15,7 +15,7 @@ from rich.text import Text
 
 from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
-from trio_bridge.commands.text import count, duration, moment, number, size
+from trio_bridge.commands.text import count, duration, moment, number, size, waiting
 from trio_bridge.errors import BridgeError
 from trio_bridge.model import utc_now
 from trio_bridge.stores.conninfo import safe_target
@@ -186,8 +186,8 @@ def _spool(spool: SpoolLook | str) -> str:
         return spool
     text = f"{spool.path}: empty"
     if spool.backlog_bytes:
-        rows = count(spool.backlog_rows, "row")
-        text = f"{spool.path}: {rows} wait ({size(spool.backlog_bytes)})"
+        rows = waiting(spool.backlog_rows, "row")
+        text = f"{spool.path}: {rows} ({size(spool.backlog_bytes)})"
     if spool.quarantined:
         text += f"; {count(spool.quarantined, 'line')} in {spool.quarantine_path.name}"
     return text

@@ -20,6 +20,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def waiting(number: int, noun: str) -> str:
+    """`1 row waits`, `3 rows wait`."""
+    return f"{count(number, noun)} {'waits' if number == 1 else 'wait'}"
+
+
 def size(number: float) -> str:
     """Bytes: `812 bytes`, `5.3 MB`."""
     if number < KILO:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.commands.checks.finding import Finding, failed, ok, warning
-from trio_bridge.commands.text import count, size
+from trio_bridge.commands.text import count, size, waiting
 from trio_bridge.stores.spool_look import look_at_spool
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def _judge(look: SpoolLook) -> Finding:
             if look.holder
             else "they are replayed when the service starts, or now by `trio-bridge flush`"
         )
-        rows = count(look.backlog_rows, "row")
+        rows = waiting(look.backlog_rows, "row")
         return warning(
             "spool",
-            f"{look.path}: {rows} wait for the database ({size(look.backlog_bytes)})",
+            f"{look.path}: {rows} for the database ({size(look.backlog_bytes)})",
             remedy,
         )
     return ok("spool", f"{look.path}: empty{held}, {size(look.free_bytes)} free")
