@@ -19,6 +19,7 @@ from trio_bridge.errors import ConfigError, OutageError, RowRejectedError, Schem
 from trio_bridge.model import ApiEvent, ApiMode, DataType, Snapshot, Status
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.postgres import (
+    WORTH_HOPING,
     PostgresStore,
     insert,
     log_api_event,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 START = datetime(2026, 3, 2, 14, 30, 0, 123456, tzinfo=UTC)
 AT_ONCE_S = 5.0
 PATIENCE_S = 60.0
+
+few_or_many = pytest.mark.parametrize("count", [2, 2 * WORTH_HOPING], ids=["few", "many"])
+"""Rows in a batch: many are written in the hope that all are new."""
 
 
 def snapshot(k: int = 0) -> Snapshot:
@@ -134,16 +138,35 @@ async def test_rows_of_the_earlier_system_get_what_they_lack(
     ]
 
 
+@pytest.mark.parametrize("count", [30, 3 * WORTH_HOPING])
 async def test_replaying_the_same_records_inserts_them_once(
-    store: PostgresStore, fresh_database: str
+    store: PostgresStore, fresh_database: str, count: int
 ) -> None:
-    records = mixed(30)
-    assert await store.write(records[:20]) == 20
-    assert await store.write(records) == 10
+    records = mixed(count)
+    known = count * 2 // 3
+    assert await store.write(records[:known]) == known
+    assert await store.write(records) == count - known
     assert await store.write(records + records) == 0
     again = snapshots(1)
-    assert await store.write(again * 5) == 1
-    assert query(fresh_database, "SELECT count(*) FROM portfolio_greeks") == [(21,)]
+    assert await store.write(again * count) == 1
+    for table, rows in (EVENTS_TABLE, count // 3), (GREEKS_TABLE, known + 1):
+        counted = query(fresh_database, f"SELECT count(*), count(DISTINCT event_id) FROM {table}")
+        assert counted == [(rows, rows)]
+
+
+async def test_rows_that_come_a_second_time_leave_the_new_ones_in_their_order(
+    store: PostgresStore, fresh_database: str
+) -> None:
+    records = mixed(3 * WORTH_HOPING)
+    await store.write(records[1::7])
+    known = {orjson.loads(one.row)["event_id"] for one in records[1::7]}
+    await store.write(records)
+    for table in (GREEKS_TABLE, EVENTS_TABLE):
+        given = [orjson.loads(one.row)["event_id"] for one in records if one.table == table]
+        stored = query(fresh_database, f"SELECT event_id::text FROM {table} ORDER BY id")
+        new = [event_id for (event_id,) in stored if event_id not in known]
+        assert new == [event_id for event_id in given if event_id not in known]
+        assert len(stored) == len(given)
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000])
@@ -236,11 +259,12 @@ POISON = {
 }
 
 
+@few_or_many
 @pytest.mark.parametrize(("poison", "sqlstate"), POISON.values(), ids=POISON.keys())
 async def test_a_row_that_will_never_go_in_is_named_and_takes_nothing_with_it(
-    store: PostgresStore, fresh_database: str, poison: Record, sqlstate: str
+    store: PostgresStore, fresh_database: str, poison: Record, sqlstate: str, count: int
 ) -> None:
-    neighbours = mixed(4)
+    neighbours = mixed(count + 2)
     with pytest.raises(RowRejectedError) as caught:
         await store.write([*neighbours[:2], poison, *neighbours[2:]])
     assert caught.value.sqlstate == sqlstate
@@ -249,7 +273,7 @@ async def test_a_row_that_will_never_go_in_is_named_and_takes_nothing_with_it(
     assert query(fresh_database, "SELECT count(*) FROM api_logs") == [(0,)]
     with pytest.raises(RowRejectedError):
         await store.write([poison])
-    assert await store.write(neighbours) == 4
+    assert await store.write(neighbours) == count + 2
 
 
 async def test_isolating_poison_keeps_the_connection(
@@ -277,6 +301,7 @@ async def test_a_rule_that_one_row_breaks_rejects_that_row(
 # Tables that are not as they should be
 
 
+@few_or_many
 @pytest.mark.parametrize(
     "damage",
     [
@@ -289,25 +314,26 @@ async def test_a_rule_that_one_row_breaks_rejects_that_row(
     ],
 )
 async def test_missing_parts_are_told_apart_from_outages_and_come_back(
-    store: PostgresStore, fresh_database: str, damage: str
+    store: PostgresStore, fresh_database: str, damage: str, count: int
 ) -> None:
     query(fresh_database, damage)
-    records = snapshots(2)
+    records = snapshots(count)
     with pytest.raises(SchemaMissingError):
         await store.write(records)
     await store.ensure_schema()
-    assert await store.write(records) == 2
+    assert await store.write(records) == count
 
 
+@few_or_many
 async def test_a_clash_of_ids_is_an_error_and_never_a_silent_loss(
-    store: PostgresStore, fresh_database: str
+    store: PostgresStore, fresh_database: str, count: int
 ) -> None:
-    query(fresh_database, "INSERT INTO portfolio_greeks (id) SELECT generate_series(1, 50)")
-    records = snapshots(2)
+    query(fresh_database, "INSERT INTO portfolio_greeks (id) SELECT generate_series(1, 500)")
+    records = snapshots(count)
     with pytest.raises(SchemaMissingError):
         await store.write(records)
     await store.ensure_schema()
-    assert await store.write(records) == 2
+    assert await store.write(records) == count
 
 
 @pytest.mark.parametrize(
@@ -394,9 +420,9 @@ async def test_a_write_cancelled_at_any_moment_is_whole_or_not_at_all(
     store: PostgresStore, fresh_database: str
 ) -> None:
     chance = random.Random(1)
-    records = [mixed(40) for _ in range(60)]
+    records = [mixed(120) for _ in range(60)]
     for batch in records:
-        with trio.move_on_after(chance.uniform(0, 0.01)):
+        with trio.move_on_after(chance.uniform(0, 0.02)):
             await store.write(batch)
     both = "SELECT (SELECT count(*) FROM portfolio_greeks), (SELECT count(*) FROM api_logs)"
     # A backend that was left in the middle of a commit finishes it in its own time.
@@ -408,11 +434,11 @@ async def test_a_write_cancelled_at_any_moment_is_whole_or_not_at_all(
     ) != [(0,)]:
         assert time.monotonic() < deadline
     [(greeks, events)] = query(fresh_database, both)
-    assert (greeks % 26, events % 14) == (0, 0)
-    assert greeks // 26 == events // 14
+    assert (greeks % 80, events % 40) == (0, 0)
+    assert greeks // 80 == events // 40
     for batch in records:
         await store.write(batch)
-    assert query(fresh_database, both) == [(60 * 26, 60 * 14)]
+    assert query(fresh_database, both) == [(60 * 80, 60 * 40)]
 
 
 async def test_killed_in_the_middle_of_a_replay_nothing_is_lost_or_doubled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from trio_bridge.stores.schema import EVENT_KEY, OWN_COLUMNS, TABLES, ensure_bri
 from trio_bridge.stores.sqlstate import store_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trio_bridge.model import ApiEvent, Snapshot
     from trio_bridge.stores.base import Store
@@ -26,13 +27,42 @@ TROUBLE = (psycopg.Error, OSError, trio.ClosedResourceError)
 """What a database can do to us. Anything else is a bug."""
 
 
+WORTH_HOPING = 100
+"""From so many rows on it pays to hope that all of them are new: see `hopeful_statement`."""
+
+
 @cache
 def insert_statement(table: str) -> str:
-    """The one way in: takes a JSON array of rows, the same for one row and for a thousand.
+    """Takes a JSON array of rows, the same for one row and for a thousand.
 
     The rows get their ids in the order of the array. One whose event is there already is left out.
     The conflict is named, so that any other one is an error and never a silent loss.
     """
+    return f"{_plain_insert(table)} {_leaving_out_known_events()}"
+
+
+@cache
+def hopeful_statement(table: str) -> str:
+    """As `insert_statement`, a fifth cheaper; an error when any of the rows is there already.
+
+    The guard inserts nothing. With it the server refuses the statement when the key is missing
+    that keeps rows single.
+    """
+    return f"""
+        WITH guard AS (
+            INSERT INTO {table} ({quoted(EVENT_KEY)})
+            SELECT {", ".join("NULL" for _ in EVENT_KEY)} WHERE false
+            {_leaving_out_known_events()}
+        )
+        {_plain_insert(table)}
+    """
+
+
+def _leaving_out_known_events() -> str:
+    return f"ON CONFLICT ({quoted(EVENT_KEY)}) DO NOTHING"
+
+
+def _plain_insert(table: str) -> str:
     columns = TABLES[table]
     definitions = ", ".join(f'"{name}" {column.type}' for name, column in columns.items())
     values = ", ".join(
@@ -47,7 +77,6 @@ def insert_statement(table: str) -> str:
         SELECT {values}
         FROM ROWS FROM (json_to_recordset(%s) AS ({definitions})) WITH ORDINALITY
         ORDER BY ordinality
-        ON CONFLICT ({quoted(EVENT_KEY)}) DO NOTHING
     """
 
 
@@ -63,18 +92,10 @@ async def insert(connection: TrioConnection, records: Sequence[Record]) -> int:
         raise ValueError("the connection must be in autocommit mode: nothing would be committed")
     batches = _by_table(records)
     try:
-        if len(batches) == 1:  # a statement alone is a transaction, and one round trip
-            return await _insert_batches(connection, batches)
-        # Spelled out: psycopg's transaction() says nothing when it finds the connection closed
-        # at its end, and then nothing is committed.
-        await connection.execute("BEGIN")
-        try:
-            new = await _insert_batches(connection, batches)
-            await connection.execute("COMMIT")
-        except psycopg.Error:
-            await connection.rollback()
-            raise
-        return new
+        if len(records) >= WORTH_HOPING:
+            with suppress(psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported):
+                return await _insert_together(connection, batches, hopeful_statement)
+        return await _insert_together(connection, batches, insert_statement)
     except TROUBLE as error:
         raise store_error(error, own_columns=OWN_COLUMNS) from error
 
@@ -173,10 +194,33 @@ def _by_table(records: Sequence[Record]) -> Mapping[str, list[bytes]]:
     return batches
 
 
-async def _insert_batches(connection: TrioConnection, batches: Mapping[str, list[bytes]]) -> int:
+async def _insert_together(
+    connection: TrioConnection,
+    batches: Mapping[str, list[bytes]],
+    statement: Callable[[str], str],
+) -> int:
+    if len(batches) == 1:  # a statement alone is a transaction, and one round trip
+        return await _insert_batches(connection, batches, statement)
+    # Spelled out: psycopg's transaction() says nothing when it finds the connection closed
+    # at its end, and then nothing is committed.
+    await connection.execute("BEGIN")
+    try:
+        new = await _insert_batches(connection, batches, statement)
+        await connection.execute("COMMIT")
+    except psycopg.Error:
+        await connection.rollback()
+        raise
+    return new
+
+
+async def _insert_batches(
+    connection: TrioConnection,
+    batches: Mapping[str, list[bytes]],
+    statement: Callable[[str], str],
+) -> int:
     new = 0
     for table, rows in batches.items():
         array = Json(b"[" + b",".join(rows) + b"]", dumps=bytes)
-        cursor = await connection.execute(insert_statement(table), [array])
+        cursor = await connection.execute(statement(table), [array])
         new += cursor.rowcount
     return new
