@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from trio.testing import MockClock
 
-from tests.gateways.socket_support import CLOCK_RATE
+from tests.support.patient_clock import PatientClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def fast_clock() -> MockClock:
-    """Trio's clock, ten times as fast, for what nobody should wait for in a test."""
-    return MockClock(rate=CLOCK_RATE)
+def fast_clock() -> PatientClock:
+    """Trio's clock, much faster, for what nobody should wait for in a test. The network is real;
+    bridge and simulator keep their pacing and patience by the same clock."""
+    return PatientClock()
 
 
 @pytest.fixture(autouse=True)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from inspect import isfunction
+from typing import TYPE_CHECKING, Any, Final
 
+import pytest
 import trio
-from trio.testing import MockClock
 
 from trio_bridge.config import Settings
 from trio_bridge.errors import NotReadyError
 from trio_bridge.gateways.portal import PortalBridge
 from trio_bridge.gateways.portal_pacing import Timing
+from trio_bridge.gateways.portal_positions import PortfolioBook
+from trio_bridge.gateways.portal_quotes import QuoteBoard
 from trio_bridge.model import ApiMode, Snapshot, Status
 from trio_bridge.simulator.portal import ServedPortal, open_portal_simulator
 from trio_bridge.tasks.supervisor import Supervisor
@@ -60,12 +65,16 @@ class Rig:
     """What a test holds: the simulator, the bridge, the events and all rows there were."""
 
     def __init__(
-        self, sim: ServedPortal, bridge: PortalBridge, events: list[tuple[str, Status]]
+        self,
+        sim: ServedPortal,
+        bridge: PortalBridge,
+        events: list[tuple[str, Status]],
+        changes: Changes,
     ) -> None:
         self.sim = sim
         self.bridge = bridge
         self.events = events
-        self.rows = RowsSeen(bridge)
+        self.rows = RowsSeen(bridge, changes)
 
     def row(self) -> Snapshot | None:
         try:
@@ -74,16 +83,13 @@ class Rig:
             return None
 
     async def until(self, condition: Callable[[], object], what: str = "") -> None:
-        clock = trio.lowlevel.current_clock()
-        rate = clock.rate if isinstance(clock, MockClock) else 1.0
-        with trio.move_on_after(PATIENCE_S * rate):
-            while not condition():
-                await trio.sleep(POLL_S)
-            return
-        raise AssertionError(
-            f"waited {PATIENCE_S:g} s in vain {what}: "
-            f"{self.bridge.not_ready_reason()}, {self.row()}, {self.events}"
-        )
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < give_up_at, (
+                f"waited {PATIENCE_S:g} s in vain {what}: "
+                f"{self.bridge.not_ready_reason()}, {self.row()}, {self.events}"
+            )
+            await trio.sleep(POLL_S)
 
     async def until_right(self, accounts: tuple[str, ...] | None = None) -> Snapshot:
         """Wait for a row that says what the book says now."""
@@ -106,17 +112,26 @@ class Rig:
 
 
 class RowsSeen(trio.abc.Instrument):
-    """Reads the bridge's row after every single step that any task makes: no state that a ticker
-    could ever see escapes it. Rows that say the same are kept once."""
+    """Looks at the bridge's row after every single step that any task makes: no state that a ticker
+    could ever see escapes it. Rows that say the same are kept once; a step after which nothing has
+    changed is not read again."""
 
-    def __init__(self, bridge: PortalBridge) -> None:
+    def __init__(self, bridge: PortalBridge, changes: Changes) -> None:
         self.distinct: dict[tuple[float | None, ...], Snapshot] = {}
         self.error: Exception | None = None
         self._bridge = bridge
+        self._changes = changes
+        self._seen: object = None
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         try:
-            row = self._bridge.get_portfolio_greeks()
+            bridge = self._bridge
+            readiness = (bridge.not_ready_reason(), bridge._suspect)
+            state = (readiness, self._changes.count, trio.current_time())
+            if state == self._seen:
+                return
+            self._seen = state
+            row = bridge.get_portfolio_greeks()
         except NotReadyError:
             return
         except Exception as error:  # Trio would drop an instrument that raises
@@ -124,6 +139,32 @@ class RowsSeen(trio.abc.Instrument):
             return
         said = (row.positions, row.priced, row.delta, row.gamma, row.vega, row.theta)
         self.distinct.setdefault(said, row)
+
+
+class Changes:
+    """Counts whatever may have changed the positions and quotes that rows are made of."""
+
+    READERS: Final = frozenset(
+        {"greeks", "has_greeks", "underlying_of", "undefined", "lacking", "options", "positions"}
+    )
+    """What changes nothing. Any other method counts, so a new one can't be forgotten."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        for kind in (QuoteBoard, PortfolioBook):
+            for name, method in list(vars(kind).items()):
+                if isfunction(method) and not name.startswith("_") and name not in self.READERS:
+                    patch.setattr(kind, name, self._counted(method))
+
+    def _counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return method(*args, **kwargs)
+
+        return counted
 
 
 def agrees(row: Snapshot, book: Book, accounts: tuple[str, ...] | None = None) -> bool:
@@ -163,18 +204,21 @@ async def portal_rig(
     def emit(message: str, status: Status = Status.INFO) -> None:
         events.append((message, status))
 
-    async with open_portal_simulator(book) as sim:
-        bridge = PortalBridge(make_settings(sim.url, **settings), emit=emit, timing=timing)
-        async with bridge:
-            rig = Rig(sim, bridge, events)
-            trio.lowlevel.add_instrument(rig.rows)
-            try:
-                if connect:
-                    await bridge.connect()
-                yield rig
-                await bridge.disconnect()
-            finally:
-                trio.lowlevel.remove_instrument(rig.rows)
+    changes = Changes()
+    with pytest.MonkeyPatch.context() as patch:
+        changes.watch(patch)
+        async with open_portal_simulator(book) as sim:
+            bridge = PortalBridge(make_settings(sim.url, **settings), emit=emit, timing=timing)
+            async with bridge:
+                rig = Rig(sim, bridge, events, changes)
+                trio.lowlevel.add_instrument(rig.rows)
+                try:
+                    if connect:
+                        await bridge.connect()
+                    yield rig
+                    await bridge.disconnect()
+                finally:
+                    trio.lowlevel.remove_instrument(rig.rows)
 
 
 @asynccontextmanager

@@ -22,8 +22,7 @@ from trio_bridge.simulator.portal import open_portal_simulator
 from trio_bridge.simulator.portal_faults import Fault
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
-
+    from tests.support.patient_clock import PatientClock
     from trio_bridge.simulator.book import Book
 
 
@@ -39,7 +38,7 @@ def first_option(book: Book) -> int:
     return next(held.contract.con_id for held in book.positions() if held.contract.is_option)
 
 
-async def test_a_row_says_what_the_book_says(fast_clock: MockClock, book: Book) -> None:
+async def test_a_row_says_what_the_book_says(fast_clock: PatientClock, book: Book) -> None:
     async with portal_rig(book) as rig:
         row = await rig.until_right()
         assert rig.bridge.mode is ApiMode.PORTAL
@@ -54,7 +53,9 @@ async def test_a_row_says_what_the_book_says(fast_clock: MockClock, book: Book) 
         assert rig.only_true_rows()
 
 
-async def test_no_row_before_every_option_has_answered(fast_clock: MockClock, book: Book) -> None:
+async def test_no_row_before_every_option_has_answered(
+    fast_clock: PatientClock, book: Book
+) -> None:
     async with portal_rig(book, connect=False) as rig:
         rig.sim.quirks.field_delay_s = 0.5
         assert rig.bridge.not_ready_reason() == "not connected to the gateway"
@@ -64,7 +65,7 @@ async def test_no_row_before_every_option_has_answered(fast_clock: MockClock, bo
         assert rig.only_true_rows()
 
 
-async def test_rows_follow_the_market(fast_clock: MockClock, book: Book) -> None:
+async def test_rows_follow_the_market(fast_clock: PatientClock, book: Book) -> None:
     async with portal_rig(book) as rig:
         for _ in range(3):
             row = await rig.until_right()
@@ -74,7 +75,7 @@ async def test_rows_follow_the_market(fast_clock: MockClock, book: Book) -> None
 
 
 async def test_an_option_without_greeks_is_unpriced_and_holds_up_the_first_rows_only_so_long(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     book.market.silence_greeks(first_option(book))
     async with portal_rig(book, timing=QUICK._replace(settle_s=3.0)) as rig:
@@ -87,7 +88,7 @@ async def test_an_option_without_greeks_is_unpriced_and_holds_up_the_first_rows_
 
 
 async def test_a_position_that_appears_vanishes_or_changes_shows_in_the_row(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     option = first_option(book)
     account = book.accounts[1]
@@ -103,7 +104,9 @@ async def test_a_position_that_appears_vanishes_or_changes_shows_in_the_row(
         assert row.positions == 33
 
 
-async def test_only_the_accounts_of_the_settings_count(fast_clock: MockClock, book: Book) -> None:
+async def test_only_the_accounts_of_the_settings_count(
+    fast_clock: PatientClock, book: Book
+) -> None:
     account = book.accounts[1]
     async with portal_rig(book, ib_account=(account,)) as rig:
         row = await rig.until_right((account,))
@@ -111,7 +114,7 @@ async def test_only_the_accounts_of_the_settings_count(fast_clock: MockClock, bo
         assert not any(book.accounts[0] in request.path for request in rig.sim.rules.requests)
 
 
-async def test_an_empty_account_is_zeros(fast_clock: MockClock) -> None:
+async def test_an_empty_account_is_zeros(fast_clock: PatientClock) -> None:
     book = make_book(options=0)
     for held in book.positions():
         book.set_position(held.account, held.contract.con_id, 0)
@@ -122,7 +125,7 @@ async def test_an_empty_account_is_zeros(fast_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("options", [1, 100, 230])
-async def test_any_number_of_options(fast_clock: MockClock, options: int) -> None:
+async def test_any_number_of_options(fast_clock: PatientClock, options: int) -> None:
     book = make_book(options=options)
     book.freeze(at=10)
     async with portal_rig(book) as rig:
@@ -132,7 +135,7 @@ async def test_any_number_of_options(fast_clock: MockClock, options: int) -> Non
 
 
 @pytest.mark.long
-async def test_a_thousand_options_in_two_accounts(fast_clock: MockClock) -> None:
+async def test_a_thousand_options_in_two_accounts(fast_clock: PatientClock) -> None:
     book = make_book(options=1_000, accounts=2)
     book.freeze(at=10)
     async with portal_rig(book, timing=QUICK._replace(positions_s=5.0, quotes_s=2.5)) as rig:
@@ -144,7 +147,7 @@ async def test_a_thousand_options_in_two_accounts(fast_clock: MockClock) -> None
 
 
 async def test_missing_multipliers_are_looked_up_and_never_taken_as_one(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     options = [held.contract.con_id for held in book.positions() if held.contract.is_option]
     async with portal_rig(book, connect=False) as rig:
@@ -165,7 +168,7 @@ async def test_missing_multipliers_are_looked_up_and_never_taken_as_one(
 
 
 async def test_a_multiplier_that_nobody_tells_leaves_the_option_unpriced_and_is_told(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     option = first_option(book)
     multiplier = book.market.contract(option).multiplier
@@ -181,7 +184,7 @@ async def test_a_multiplier_that_nobody_tells_leaves_the_option_unpriced_and_is_
 
 
 async def test_the_kind_of_data_shows_and_counts_only_if_allowed(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     option = first_option(book)
     book.market.set_data_type(option, int(DataType.FROZEN))
@@ -195,7 +198,9 @@ async def test_the_kind_of_data_shows_and_counts_only_if_allowed(
         assert row.data_type is DataType.LIVE
 
 
-async def test_a_prior_close_of_the_underlying_is_read(fast_clock: MockClock, book: Book) -> None:
+async def test_a_prior_close_of_the_underlying_is_read(
+    fast_clock: PatientClock, book: Book
+) -> None:
     async with portal_rig(book, connect=False) as rig:
         rig.sim.quirks.prior_close_prefix = True
         await rig.bridge.connect()
@@ -204,7 +209,7 @@ async def test_a_prior_close_of_the_underlying_is_read(fast_clock: MockClock, bo
 
 
 async def test_values_that_are_no_numbers_make_an_option_unpriced(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     options = [held.contract.con_id for held in book.positions() if held.contract.is_option]
     for con_id in options[:10]:
@@ -216,7 +221,7 @@ async def test_values_that_are_no_numbers_make_an_option_unpriced(
 
 
 async def test_an_unknown_account_is_an_error_that_names_the_known_ones(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, connect=False, ib_account=("U9", "DU1000001")) as rig:
         with pytest.raises(ConfigError) as caught:
@@ -229,7 +234,7 @@ async def test_an_unknown_account_is_an_error_that_names_the_known_ones(
 
 
 async def test_an_unknown_account_found_after_the_login_ends_the_connection(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, connect=False, ib_account=("U9",)) as rig:
         rig.sim.login.log_out()
@@ -240,7 +245,7 @@ async def test_an_unknown_account_found_after_the_login_ends_the_connection(
         assert not rig.bridge.is_connected()
 
 
-async def test_a_gateway_that_is_not_there_is_a_clear_error(fast_clock: MockClock) -> None:
+async def test_a_gateway_that_is_not_there_is_a_clear_error(fast_clock: PatientClock) -> None:
     async with open_portal_simulator(make_book()) as sim:
         url = sim.url
     async with PortalBridge(make_settings(url)) as bridge:
@@ -252,7 +257,7 @@ async def test_a_gateway_that_is_not_there_is_a_clear_error(fast_clock: MockCloc
 
 
 async def test_a_bridge_connects_again_after_a_disconnect(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -268,7 +273,7 @@ async def test_a_bridge_connects_again_after_a_disconnect(
 
 
 async def test_nothing_is_left_behind_when_the_block_is_left_connected(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with open_portal_simulator(book) as sim:
         with trio.fail_after(10):
@@ -277,7 +282,7 @@ async def test_nothing_is_left_behind_when_the_block_is_left_connected(
         assert not bridge.is_connected()
 
 
-async def test_a_connect_can_be_cancelled(fast_clock: MockClock, book: Book) -> None:
+async def test_a_connect_can_be_cancelled(fast_clock: PatientClock, book: Book) -> None:
     async with portal_rig(book, connect=False) as rig:
         with rig.sim.faults(Fault("/iserver/auth/status", hang=True)):
             with trio.move_on_after(1) as scope:
@@ -288,7 +293,7 @@ async def test_a_connect_can_be_cancelled(fast_clock: MockClock, book: Book) -> 
 
 
 async def test_the_gateway_that_goes_and_comes_back_is_found_again(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with supervised_rig(book) as rig:
         await rig.until_right()
@@ -304,7 +309,7 @@ async def test_the_gateway_that_goes_and_comes_back_is_found_again(
         assert rig.told("reconnect attempt")
 
 
-async def test_a_gateway_that_falls_silent_is_lost(fast_clock: MockClock, book: Book) -> None:
+async def test_a_gateway_that_falls_silent_is_lost(fast_clock: PatientClock, book: Book) -> None:
     async with supervised_rig(
         book, timing=QUICK._replace(answer_s=10.0, slow_answer_s=10.0)
     ) as rig:

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from trio.testing import MockClock
-
+    from tests.support.patient_clock import PatientClock
     from trio_bridge.model import Status
 
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
@@ -205,7 +204,7 @@ async def test_a_connection_that_ends_in_the_middle() -> None:
 
 
 async def test_a_request_given_up_at_any_instant_leaves_no_socket_behind(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     pacing = Pacing()
     with warnings.catch_warnings(record=True) as caught:
@@ -251,7 +250,7 @@ async def connects(url: str, ca_file: Path | None = None) -> tuple[str | None, l
 
 
 async def test_a_self_signed_certificate_is_accepted_on_loopback_and_said_once(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     async with open_portal_simulator(make_book(options=1)) as sim:
         error, events = await connects(sim.url)
@@ -260,7 +259,7 @@ async def test_a_self_signed_certificate_is_accepted_on_loopback_and_said_once(
 
 
 async def test_with_a_ca_file_the_certificate_is_checked_on_loopback_too(
-    fast_clock: MockClock, tmp_path: Path
+    fast_clock: PatientClock, tmp_path: Path
 ) -> None:
     right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
     trustme.CA().cert_pem.write_to_path(wrong)
@@ -274,7 +273,7 @@ async def test_with_a_ca_file_the_certificate_is_checked_on_loopback_too(
 
 
 async def test_any_other_host_must_have_a_valid_certificate(
-    fast_clock: MockClock, tmp_path: Path
+    fast_clock: PatientClock, tmp_path: Path
 ) -> None:
     ca_file = tmp_path / "ca.pem"
     # On this machine, but not one of the names that are known to be.

@@ -12,7 +12,7 @@ from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal_faults import Fault
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
+    from tests.support.patient_clock import PatientClock
 
 NO_POLLING = Fault("/iserver/marketdata/snapshot", status=503)
 RARE_POLLING = QUICK._replace(streamed_quotes_s=600.0)
@@ -35,7 +35,7 @@ def is_streaming(rig: Rig) -> bool:
     return wanted <= subscribed
 
 
-async def test_rows_follow_the_stream_between_polls(fast_clock: MockClock, book: Book) -> None:
+async def test_rows_follow_the_stream_between_polls(fast_clock: PatientClock, book: Book) -> None:
     async with portal_rig(book, timing=RARE_POLLING) as rig:
         await rig.until_right()
         await rig.until(lambda: is_streaming(rig))
@@ -48,7 +48,7 @@ async def test_rows_follow_the_stream_between_polls(fast_clock: MockClock, book:
 
 
 async def test_a_stream_that_is_refused_leaves_polling_and_is_told_once(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, connect=False) as rig:
         rig.sim.websocket.refused = True
@@ -63,7 +63,7 @@ async def test_a_stream_that_is_refused_leaves_polling_and_is_told_once(
         assert len(rig.told("stream")) == 2
 
 
-async def test_a_stream_that_breaks_is_opened_again(fast_clock: MockClock, book: Book) -> None:
+async def test_a_stream_that_breaks_is_opened_again(fast_clock: PatientClock, book: Book) -> None:
     async with portal_rig(book, timing=RARE_POLLING) as rig:
         await rig.until_right()
         await rig.until(lambda: is_streaming(rig))
@@ -78,7 +78,7 @@ async def test_a_stream_that_breaks_is_opened_again(fast_clock: MockClock, book:
         assert not rig.told("streaming")
 
 
-async def test_a_stream_that_falls_silent_is_given_up(fast_clock: MockClock, book: Book) -> None:
+async def test_a_stream_that_falls_silent_is_given_up(fast_clock: PatientClock, book: Book) -> None:
     async with portal_rig(book, timing=QUICK._replace(stream_silent_s=15.0)) as rig:
         await rig.until_right()
         await rig.until(lambda: is_streaming(rig))
@@ -90,7 +90,7 @@ async def test_a_stream_that_falls_silent_is_given_up(fast_clock: MockClock, boo
 
 
 async def test_subscriptions_that_bring_nothing_cost_no_truth(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, connect=False) as rig:
         rig.sim.websocket.deaf = True
@@ -101,7 +101,9 @@ async def test_subscriptions_that_bring_nothing_cost_no_truth(
         await rig.until_right()
 
 
-async def test_subscriptions_are_renewed_before_they_end(fast_clock: MockClock, book: Book) -> None:
+async def test_subscriptions_are_renewed_before_they_end(
+    fast_clock: PatientClock, book: Book
+) -> None:
     timing = RARE_POLLING._replace(resubscribe_s=8.0)
     async with portal_rig(book, timing=timing, connect=False) as rig:
         rig.sim.websocket.subscription_life_s = 20.0
@@ -123,7 +125,7 @@ async def test_the_default_renews_within_ten_minutes_and_keeps_the_socket_alive(
 
 
 async def test_the_session_is_sent_when_the_cookie_is_not_enough(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, timing=RARE_POLLING, connect=False) as rig:
         rig.sim.websocket.ignores_cookies = True
@@ -134,7 +136,7 @@ async def test_the_session_is_sent_when_the_cookie_is_not_enough(
         await rig.until_right()
 
 
-async def test_what_is_no_longer_held_is_unsubscribed(fast_clock: MockClock, book: Book) -> None:
+async def test_what_is_no_longer_held_is_unsubscribed(fast_clock: PatientClock, book: Book) -> None:
     held = next(one for one in book.positions() if one.contract.is_option)
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -146,7 +148,7 @@ async def test_what_is_no_longer_held_is_unsubscribed(fast_clock: MockClock, boo
 
 
 async def test_the_socket_is_kept_alive_and_sends_nothing_else(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, timing=QUICK._replace(stream_tic_s=5.0)) as rig:
         await rig.until(lambda: "tic" in rig.sim.websocket.messages)
@@ -156,7 +158,7 @@ async def test_the_socket_is_kept_alive_and_sends_nothing_else(
 
 
 async def test_a_login_that_ends_is_noticed_through_the_stream(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     timing = QUICK._replace(status_s=600.0, tickle_s=600.0, quotes_s=600.0, positions_s=500.0)
     async with portal_rig(book, timing=timing) as rig:

@@ -15,7 +15,7 @@ from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal_faults import Fault
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
+    from tests.support.patient_clock import PatientClock
 
 SNAPSHOT = "/iserver/marketdata/snapshot"
 POSITIONS = "/positions/"
@@ -58,7 +58,7 @@ async def live_through(rig: Rig, fault: Fault) -> None:
     ids=str,
 )
 async def test_answers_of_no_use_are_told_once(
-    fast_clock: MockClock, book: Book, path: str, kind: dict[str, Any]
+    fast_clock: PatientClock, book: Book, path: str, kind: dict[str, Any]
 ) -> None:
     async with portal_rig(book) as rig:
         await live_through(rig, Fault(path, **kind))
@@ -69,21 +69,23 @@ async def test_answers_of_no_use_are_told_once(
 @pytest.mark.parametrize("path", [SNAPSHOT, POSITIONS])
 @pytest.mark.parametrize("kind", [{"hang": True}, {"drip": True}], ids=str)
 async def test_an_endpoint_that_hangs_or_drips_is_told_once(
-    fast_clock: MockClock, book: Book, path: str, kind: dict[str, Any]
+    fast_clock: PatientClock, book: Book, path: str, kind: dict[str, Any]
 ) -> None:
     async with portal_rig(book, timing=IMPATIENT) as rig:
         await live_through(rig, Fault(path, **kind))
         assert [status for _, status in rig.events] == [Status.WARNING, Status.INFO]
 
 
-async def test_the_whole_gateway_failing_is_one_trouble(fast_clock: MockClock, book: Book) -> None:
+async def test_the_whole_gateway_failing_is_one_trouble(
+    fast_clock: PatientClock, book: Book
+) -> None:
     async with portal_rig(book) as rig:
         await live_through(rig, Fault("", status=502))
         assert [status for _, status in rig.events] == [Status.WARNING, Status.INFO]
 
 
 async def test_a_page_that_fails_yields_no_part_of_a_book(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = make_book(options=230)
     book.freeze(at=10)
@@ -98,7 +100,7 @@ async def test_a_page_that_fails_yields_no_part_of_a_book(
 
 
 async def test_positions_that_come_back_empty_once_take_nothing_away(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -111,7 +113,7 @@ async def test_positions_that_come_back_empty_once_take_nothing_away(
 
 
 async def test_positions_that_cannot_be_read_for_long_are_no_row(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, timing=QUICK._replace(positions_stale_s=5.0)) as rig:
         await rig.until_right()
@@ -122,7 +124,7 @@ async def test_positions_that_cannot_be_read_for_long_are_no_row(
 
 
 async def test_greeks_that_are_not_answered_grow_old_and_become_unpriced(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, greeks_max_age_s=8.0) as rig:
         await rig.until_right()
@@ -136,7 +138,7 @@ async def test_greeks_that_are_not_answered_grow_old_and_become_unpriced(
 
 
 async def test_nobody_logged_in_is_one_event_with_the_url_and_no_row(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, connect=False) as rig:
         rig.sim.login.log_out()
@@ -157,7 +159,7 @@ async def test_nobody_logged_in_is_one_event_with_the_url_and_no_row(
 
 
 async def test_a_session_that_expires_is_one_event_and_rows_return_after_the_login(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -176,7 +178,7 @@ async def test_a_session_that_expires_is_one_event_and_rows_return_after_the_log
 
 
 async def test_no_greeks_of_before_come_back_with_a_new_login(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -190,7 +192,7 @@ async def test_no_greeks_of_before_come_back_with_a_new_login(
 
 
 async def test_a_gateway_that_goes_down_during_a_pause_is_noticed(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -204,7 +206,7 @@ async def test_a_gateway_that_goes_down_during_a_pause_is_noticed(
 
 
 async def test_no_row_while_the_last_requests_got_no_answer(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book, timing=IMPATIENT) as rig:
         await rig.until_right()
@@ -220,7 +222,7 @@ async def test_no_row_while_the_last_requests_got_no_answer(
 
 
 async def test_a_missing_brokerage_session_is_opened_without_competing(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -231,7 +233,7 @@ async def test_a_missing_brokerage_session_is_opened_without_competing(
 
 
 async def test_a_brokerage_session_that_cannot_be_opened_is_told_once_and_tried_on(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -253,7 +255,7 @@ async def test_a_brokerage_session_that_cannot_be_opened_is_told_once_and_tried_
 
 @pytest.mark.parametrize("brokerage", [True, False])
 async def test_the_owners_competing_session_is_waited_for(
-    fast_clock: MockClock, book: Book, brokerage: bool
+    fast_clock: PatientClock, book: Book, brokerage: bool
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -271,7 +273,7 @@ async def test_the_owners_competing_session_is_waited_for(
 
 
 async def test_a_gateway_without_its_upstream_gives_no_row(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -286,7 +288,7 @@ async def test_a_gateway_without_its_upstream_gives_no_row(
 
 
 async def test_a_tickle_that_fails_now_and_then_does_not_end_the_session(
-    fast_clock: MockClock, book: Book
+    fast_clock: PatientClock, book: Book
 ) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
@@ -303,7 +305,7 @@ async def test_a_tickle_that_fails_now_and_then_does_not_end_the_session(
 
 @pytest.mark.parametrize("retry_after", [40, None])
 async def test_a_penalty_is_sat_out_without_a_single_request(
-    fast_clock: MockClock, book: Book, retry_after: int | None
+    fast_clock: PatientClock, book: Book, retry_after: int | None
 ) -> None:
     length_s = 40.0 if retry_after else 600.0
     async with portal_rig(book, timing=QUICK._replace(positions_stale_s=25.0)) as rig:
@@ -329,7 +331,9 @@ async def test_a_penalty_is_sat_out_without_a_single_request(
         assert rig.only_true_rows()
 
 
-async def test_a_reconnect_does_not_forget_the_penalty(fast_clock: MockClock, book: Book) -> None:
+async def test_a_reconnect_does_not_forget_the_penalty(
+    fast_clock: PatientClock, book: Book
+) -> None:
     async with portal_rig(book) as rig:
         await rig.until_right()
         rig.sim.rules.penalize(40, retry_after=40)
@@ -348,7 +352,7 @@ async def test_a_reconnect_does_not_forget_the_penalty(fast_clock: MockClock, bo
 
 @pytest.mark.parametrize("kind", [{"status": 500}, {"html": True}, {"text": "{}"}], ids=str)
 async def test_something_else_than_a_gateway_is_a_clear_error(
-    fast_clock: MockClock, book: Book, kind: dict[str, Any]
+    fast_clock: PatientClock, book: Book, kind: dict[str, Any]
 ) -> None:
     async with portal_rig(book, connect=False) as rig:
         with rig.sim.faults(Fault("", **kind)), pytest.raises(GatewayError, match="auth/status"):
@@ -357,7 +361,7 @@ async def test_something_else_than_a_gateway_is_a_clear_error(
         await rig.until_right()
 
 
-async def test_no_trouble_breaks_the_pacing(fast_clock: MockClock) -> None:
+async def test_no_trouble_breaks_the_pacing(fast_clock: PatientClock) -> None:
     # Simulated violations fail the rig's end; here the count itself is looked at.
     book = make_book(options=230, accounts=2)
     book.freeze(at=10)

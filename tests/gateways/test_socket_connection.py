@@ -33,7 +33,7 @@ from trio_bridge.simulator.book import make_book
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio.testing import MockClock
+    from tests.support.patient_clock import PatientClock
 
 LATE_S = 5.0
 """How late a busy machine may be, on the fast clock."""
@@ -66,7 +66,7 @@ async def rows_again(rig: Rig) -> None:
 # It cannot be reached ---------------------------------------------------------------------------
 
 
-async def test_a_refused_connection_says_what_to_look_at(fast_clock: MockClock) -> None:
+async def test_a_refused_connection_says_what_to_look_at(fast_clock: PatientClock) -> None:
     async with socket_rig(still_book(options=2), connect=False) as rig:
         rig.sim.stop_listening()
         assert await refusal_of(rig) == (
@@ -78,7 +78,7 @@ async def test_a_refused_connection_says_what_to_look_at(fast_clock: MockClock) 
         await rig.until_right()
 
 
-async def test_the_service_starts_with_the_gateway_down(fast_clock: MockClock) -> None:
+async def test_the_service_starts_with_the_gateway_down(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         rig.sim.stop_listening()
         await rig.until(lambda: len(rig.told("connection refused")) >= 3)
@@ -87,14 +87,14 @@ async def test_the_service_starts_with_the_gateway_down(fast_clock: MockClock) -
         await rows_again(rig)
 
 
-async def test_an_unknown_host_is_named(fast_clock: MockClock) -> None:
+async def test_an_unknown_host_is_named(fast_clock: PatientClock) -> None:
     for host in ("gateway.invalid", "..", "a" * 70 + ".invalid"):
         async with socket_rig(still_book(options=2), connect=False, ib_socket_host=host) as rig:
             assert (await refusal_of(rig)).startswith(f"IB_SOCKET_HOST={host}: no such host")
 
 
 async def test_every_address_of_a_host_is_tried(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway may listen on 127.0.0.1 only, while localhost is ::1 first."""
 
@@ -113,7 +113,7 @@ async def test_every_address_of_a_host_is_tried(
 # It accepts, and then ---------------------------------------------------------------------------
 
 
-async def test_accepted_then_closed(fast_clock: MockClock) -> None:
+async def test_accepted_then_closed(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         rig.sim.accept_and_close()
         await rig.until(lambda: len(rig.told("the gateway closed the connection")) >= 3)
@@ -122,7 +122,7 @@ async def test_accepted_then_closed(fast_clock: MockClock) -> None:
         await rows_again(rig)
 
 
-async def test_silent_after_accept(fast_clock: MockClock) -> None:
+async def test_silent_after_accept(fast_clock: PatientClock) -> None:
     async with socket_rig(still_book(options=2), connect=False) as rig:
         rig.sim.accept_silently()
         began = trio.current_time()
@@ -136,7 +136,7 @@ async def test_silent_after_accept(fast_clock: MockClock) -> None:
 
 
 async def test_silent_in_the_first_download(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_session, "POSITIONS_TIMEOUT_S", 6.0)
     async with socket_rig(still_book(options=2), connect=False) as rig:
@@ -146,7 +146,7 @@ async def test_silent_in_the_first_download(
         assert trio.current_time() - began <= 6.0 + LATE_S
 
 
-async def test_closed_in_the_first_download(fast_clock: MockClock) -> None:
+async def test_closed_in_the_first_download(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book()) as rig:
         rig.sim.break_next_download()
         await rows_again(rig)
@@ -158,7 +158,7 @@ async def test_closed_in_the_first_download(fast_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("request_name", ["connectAsync", "reqPositionsAsync"])
 async def test_an_answer_that_comes_with_the_end_of_the_connection_is_of_no_use(
-    request_name: str, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    request_name: str, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When we hear of it the connection is gone: that is a loss, and never a bug."""
     owner: Any = Client if request_name == "connectAsync" else IB
@@ -180,7 +180,7 @@ async def test_an_answer_that_comes_with_the_end_of_the_connection_is_of_no_use(
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-async def test_dropped_in_mid_session(reset: bool, fast_clock: MockClock) -> None:
+async def test_dropped_in_mid_session(reset: bool, fast_clock: PatientClock) -> None:
     book = still_book(options=6)
     async with supervised_rig(book) as rig:
         await rows_again(rig)
@@ -196,7 +196,7 @@ async def test_dropped_in_mid_session(reset: bool, fast_clock: MockClock) -> Non
         assert "the gateway closed the connection" in event[0]
 
 
-async def test_a_client_id_in_use_is_said_at_once_with_the_remedy(fast_clock: MockClock) -> None:
+async def test_a_client_id_in_use_is_said_at_once_with_the_remedy(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         rig.sim.occupy_client_id(10)
         began = trio.current_time()
@@ -210,7 +210,7 @@ async def test_a_client_id_in_use_is_said_at_once_with_the_remedy(fast_clock: Mo
         await rows_again(rig)
 
 
-async def test_a_moved_port_ends_the_connection(fast_clock: MockClock) -> None:
+async def test_a_moved_port_ends_the_connection(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         await rows_again(rig)
         rig.sim.move_port(4005)
@@ -222,7 +222,7 @@ async def test_a_moved_port_ends_the_connection(fast_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("code", [502, 504])
 async def test_a_gateway_that_calls_us_unconnected_is_left(
-    code: int, fast_clock: MockClock
+    code: int, fast_clock: PatientClock
 ) -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         await rows_again(rig)
@@ -233,7 +233,7 @@ async def test_a_gateway_that_calls_us_unconnected_is_left(
 
 
 async def test_more_than_fifty_sub_accounts_are_refused_with_a_remedy(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = make_book(options=2, accounts=51)
     async with supervised_rig(book) as rig:
@@ -251,7 +251,7 @@ async def test_more_than_fifty_sub_accounts_are_refused_with_a_remedy(
 # It stands, and says nothing --------------------------------------------------------------------
 
 
-async def test_half_open_in_mid_session(fast_clock: MockClock) -> None:
+async def test_half_open_in_mid_session(fast_clock: PatientClock) -> None:
     """The socket looks well, nothing comes: no row from the first missed probe, lost at the
     second, right again after it wakes up."""
     book = still_book(options=6)
@@ -279,7 +279,7 @@ async def test_half_open_in_mid_session(fast_clock: MockClock) -> None:
         ]
 
 
-async def test_one_missed_probe_is_forgiven(fast_clock: MockClock) -> None:
+async def test_one_missed_probe_is_forgiven(fast_clock: PatientClock) -> None:
     book = still_book(options=6)
     async with supervised_rig(book, heartbeat_s=2.0) as rig:
         await rows_again(rig)
@@ -292,7 +292,7 @@ async def test_one_missed_probe_is_forgiven(fast_clock: MockClock) -> None:
 
 
 async def test_a_gateway_that_ticks_but_answers_no_probe_is_given_up(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     async with supervised_rig(still_book(options=6)) as rig:
         await rows_again(rig)
@@ -302,7 +302,7 @@ async def test_a_gateway_that_ticks_but_answers_no_probe_is_given_up(
         await rows_again(rig)
 
 
-async def test_probes_are_never_closer_than_a_second(fast_clock: MockClock) -> None:
+async def test_probes_are_never_closer_than_a_second(fast_clock: PatientClock) -> None:
     """The real gateway may let the second of two in a second hang; so does the simulated one."""
     async with supervised_rig(still_book(options=2), heartbeat_s=1.0) as rig:
         await rows_again(rig)
@@ -312,7 +312,7 @@ async def test_probes_are_never_closer_than_a_second(fast_clock: MockClock) -> N
         assert rig.told("silent") == []
 
 
-async def test_only_one_probe_is_on_its_way(fast_clock: MockClock) -> None:
+async def test_only_one_probe_is_on_its_way(fast_clock: PatientClock) -> None:
     async with socket_rig(still_book(options=2)) as rig:
         rig.sim.hang()
         failures: list[str] = []
@@ -336,7 +336,7 @@ async def test_only_one_probe_is_on_its_way(fast_clock: MockClock) -> None:
             await rig.bridge.probe()
 
 
-async def test_a_late_answer_is_a_sign_of_life_for_the_next_probe(fast_clock: MockClock) -> None:
+async def test_a_late_answer_is_a_sign_of_life_for_the_next_probe(fast_clock: PatientClock) -> None:
     """Asked again on the heels of it, the gateway might leave the second question unanswered."""
     async with socket_rig(still_book(options=2)) as rig:
         rig.sim.hang()
@@ -356,7 +356,7 @@ async def test_a_late_answer_is_a_sign_of_life_for_the_next_probe(fast_clock: Mo
 
 
 async def test_after_every_kind_of_fault_in_a_row_the_rows_are_right(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=8, accounts=2)
     account, option = book.accounts[0], options_of(book)[0]

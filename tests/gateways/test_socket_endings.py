@@ -33,7 +33,7 @@ from trio_bridge.gateways.socket_session import Session
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trio.testing import MockClock
+    from tests.support.patient_clock import PatientClock
 
 QUICK_S = 2.0
 """An end that takes longer is not quick. Real time; most take a few milliseconds."""
@@ -310,7 +310,7 @@ async def rotate(rig: Rig, subscriptions: int) -> dict[str, int]:
 
 
 async def test_rotating_for_ever_remembers_no_more_than_rotating_a_little(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=30)
     async with socket_rig(book, ib_market_data_lines=5) as rig:
@@ -320,7 +320,7 @@ async def test_rotating_for_ever_remembers_no_more_than_rotating_a_little(
         assert {name: size for name, size in late.items() if size > early[name] + 5} == {}
 
 
-async def test_options_that_come_and_go_are_forgotten(fast_clock: MockClock) -> None:
+async def test_options_that_come_and_go_are_forgotten(fast_clock: PatientClock) -> None:
     book = still_book(options=20)
     account, options = book.accounts[0], options_of(book)
     async with socket_rig(book) as rig:
@@ -336,7 +336,7 @@ async def test_options_that_come_and_go_are_forgotten(fast_clock: MockClock) -> 
 
 
 async def test_reconnecting_again_and_again_leaves_nothing_of_the_old_connections(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=6)
     async with supervised_rig(book, delays_s=(0.05,)) as rig:

@@ -27,8 +27,7 @@ from trio_bridge.errors import GatewayError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio.testing import MockClock
-
+    from tests.support.patient_clock import PatientClock
     from trio_bridge.model import Snapshot
     from trio_bridge.simulator.book import Book
 
@@ -79,7 +78,9 @@ async def dropped_at_random(rig: Rig, rng: random.Random, *, reset: bool) -> Non
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-async def test_no_false_row_when_the_connection_drops(reset: bool, fast_clock: MockClock) -> None:
+async def test_no_false_row_when_the_connection_drops(
+    reset: bool, fast_clock: PatientClock
+) -> None:
     book = still_book(options=8)
     async with supervised_rig(book, delays_s=(0.05,)) as rig:
         judge = rows_of_living_connections(rig, true_rows(book))
@@ -92,7 +93,7 @@ async def test_no_false_row_when_the_connection_drops(reset: bool, fast_clock: M
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 async def test_no_false_row_when_it_drops_while_everything_moves(
-    reset: bool, fast_clock: MockClock
+    reset: bool, fast_clock: PatientClock
 ) -> None:
     book = still_book(options=8)
     async with supervised_rig(book, delays_s=(0.05,), simulator={"tick_interval_s": 0.01}) as rig:
@@ -111,7 +112,7 @@ async def test_no_false_row_when_it_drops_while_everything_moves(
         assert watch.rows > ROUNDS
 
 
-async def test_no_row_before_the_first_download_has_ended(fast_clock: MockClock) -> None:
+async def test_no_row_before_the_first_download_has_ended(fast_clock: PatientClock) -> None:
     book = still_book(options=8)
     async with supervised_rig(book) as rig:
         await rig.until(lambda: rig.row() is not None)
@@ -127,7 +128,7 @@ async def test_no_row_before_the_first_download_has_ended(fast_clock: MockClock)
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 async def test_no_row_from_downloads_that_break_at_random(
-    reset: bool, fast_clock: MockClock
+    reset: bool, fast_clock: PatientClock
 ) -> None:
     rng = random.Random(3)
     book = still_book(options=8)
@@ -142,7 +143,7 @@ async def test_no_row_from_downloads_that_break_at_random(
         assert watch.false_rows == []
 
 
-async def test_no_row_of_a_download_that_ends_with_the_connection(fast_clock: MockClock) -> None:
+async def test_no_row_of_a_download_that_ends_with_the_connection(fast_clock: PatientClock) -> None:
     """The last word of the download and the end of the connection come together."""
     book = still_book(options=8)
     async with supervised_rig(book, delays_s=(0.05,)) as rig:
@@ -157,7 +158,7 @@ async def test_no_row_of_a_download_that_ends_with_the_connection(fast_clock: Mo
         assert watch.false_rows == []
 
 
-async def test_no_false_row_when_we_end_it_ourselves(fast_clock: MockClock) -> None:
+async def test_no_false_row_when_we_end_it_ourselves(fast_clock: PatientClock) -> None:
     rng = random.Random(4)
     reasons: set[str] = set()
     book = still_book(options=8)
@@ -182,7 +183,7 @@ async def test_no_false_row_when_we_end_it_ourselves(fast_clock: MockClock) -> N
         assert reasons <= {"disconnected"}
 
 
-async def test_no_row_from_the_instant_in_which_the_link_is_lost(fast_clock: MockClock) -> None:
+async def test_no_row_from_the_instant_in_which_the_link_is_lost(fast_clock: PatientClock) -> None:
     book = still_book(options=8)
     async with socket_rig(book) as rig:
 
@@ -201,7 +202,9 @@ async def test_no_row_from_the_instant_in_which_the_link_is_lost(fast_clock: Moc
         assert watch.false_rows == []
 
 
-async def test_no_half_row_after_the_gateway_lost_all_subscriptions(fast_clock: MockClock) -> None:
+async def test_no_half_row_after_the_gateway_lost_all_subscriptions(
+    fast_clock: PatientClock,
+) -> None:
     book = still_book(options=8)
     async with socket_rig(book) as rig:
         rig.sim.download_delay_s = 0.05
@@ -216,7 +219,7 @@ async def test_no_half_row_after_the_gateway_lost_all_subscriptions(fast_clock: 
 
 
 async def test_a_position_that_cannot_be_read_ends_the_connection(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ib_async logs what it cannot read and goes on; a row without that position would be false."""
     book = still_book(options=4)

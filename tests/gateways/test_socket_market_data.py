@@ -25,8 +25,7 @@ from trio_bridge.model import DataType, Status
 from trio_bridge.policy import market_lines
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
-
+    from tests.support.patient_clock import PatientClock
     from trio_bridge.simulator.book import Book
     from trio_bridge.simulator.tws_session import Session
 
@@ -60,7 +59,7 @@ def unpriced(rig: Rig) -> int:
 
 
 async def test_200_gives_the_contract_up_for_good_and_says_so_once(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 5.0)
     book = still_book(options=6)
@@ -90,7 +89,7 @@ NOT_SUBSCRIBED = (354, 10089, 10091, 10168, 10186)
 @pytest.mark.parametrize("code", NOT_SUBSCRIBED)
 @pytest.mark.parametrize("setting", [DataType.LIVE, DataType.FROZEN])
 async def test_without_live_data_an_option_is_unpriced_where_delayed_is_not_allowed(
-    code: int, setting: DataType, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    code: int, setting: DataType, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_subscriptions, "ASK_REFUSED_S", 3.0)
     book = still_book(options=6)
@@ -117,7 +116,7 @@ async def test_without_live_data_an_option_is_unpriced_where_delayed_is_not_allo
 @pytest.mark.parametrize("code", [354, 10089, 10091, 10168])
 @pytest.mark.parametrize("setting", [DataType.DELAYED, DataType.DELAYED_FROZEN])
 async def test_with_delayed_data_allowed_the_row_has_them_and_says_so(
-    code: int, setting: DataType, fast_clock: MockClock
+    code: int, setting: DataType, fast_clock: PatientClock
 ) -> None:
     book = still_book(options=6)
     refused = options_of(book)[0].con_id
@@ -131,7 +130,7 @@ async def test_with_delayed_data_allowed_the_row_has_them_and_says_so(
 
 @pytest.mark.parametrize("code", [354, 10089, 10091, 10168])
 async def test_live_data_that_end_in_mid_session_are_followed_by_delayed_ones(
-    code: int, fast_clock: MockClock
+    code: int, fast_clock: PatientClock
 ) -> None:
     book = still_book(options=6)
     refused = options_of(book)[0].con_id
@@ -146,7 +145,7 @@ async def test_live_data_that_end_in_mid_session_are_followed_by_delayed_ones(
 
 
 async def test_data_that_are_not_even_delayed_leave_the_option_unpriced(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=6)
     refused = options_of(book)[0].con_id
@@ -162,7 +161,7 @@ async def test_data_that_are_not_even_delayed_leave_the_option_unpriced(
 
 @pytest.mark.parametrize(("code", "data_type"), [(10090, DataType.LIVE), (10167, DataType.DELAYED)])
 async def test_remarks_on_data_that_go_on_cancel_nothing(
-    code: int, data_type: DataType, fast_clock: MockClock
+    code: int, data_type: DataType, fast_clock: PatientClock
 ) -> None:
     book = still_book(options=6)
     marked = {option.con_id for option in options_of(book)[:3]}
@@ -184,7 +183,7 @@ async def test_remarks_on_data_that_go_on_cancel_nothing(
 
 @pytest.mark.parametrize("data_return", [False, True], ids=["dead", "revived"])
 async def test_10197_is_waited_out_said_once_and_the_data_come_back(
-    data_return: bool, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    data_return: bool, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
     book = still_book(options=6)
@@ -214,7 +213,7 @@ async def test_10197_is_waited_out_said_once_and_the_data_come_back(
 
 
 async def test_10197_for_nothing_in_particular_is_for_everything(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
     book = still_book(options=6)
@@ -229,7 +228,7 @@ async def test_10197_for_nothing_in_particular_is_for_everything(
 
 
 async def test_a_competing_session_when_we_connect(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
     book = still_book(options=6)
@@ -245,7 +244,7 @@ async def test_a_competing_session_when_we_connect(
 
 
 async def test_competing_sessions_come_again(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
     book = still_book(options=6)
@@ -266,7 +265,7 @@ async def test_competing_sessions_come_again(
 
 @pytest.mark.parametrize("code", [321, 10999])
 async def test_a_request_that_is_not_accepted_is_logged_with_its_contract(
-    code: int, fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    code: int, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_subscriptions, "ASK_INVALID_S", 2.0)
     book = still_book(options=6)
@@ -286,7 +285,7 @@ async def test_a_request_that_is_not_accepted_is_logged_with_its_contract(
         assert rig.sim.lines_in_use == 6, "no line was left behind"
 
 
-async def test_a_warning_nobody_has_heard_of_ends_nothing(fast_clock: MockClock) -> None:
+async def test_a_warning_nobody_has_heard_of_ends_nothing(fast_clock: PatientClock) -> None:
     book = still_book(options=6)
     option = options_of(book)[0]
     async with socket_rig(book) as rig:
@@ -302,7 +301,7 @@ async def test_a_warning_nobody_has_heard_of_ends_nothing(fast_clock: MockClock)
 
 @pytest.mark.parametrize("code", [100, 321, 10999])
 async def test_complaints_about_nothing_in_particular_are_told_and_change_nothing(
-    code: int, fast_clock: MockClock
+    code: int, fast_clock: PatientClock
 ) -> None:
     book = still_book(options=6)
     async with supervised_rig(book) as rig:
@@ -317,7 +316,7 @@ async def test_complaints_about_nothing_in_particular_are_told_and_change_nothin
 
 
 async def test_an_option_that_keeps_silent_is_asked_for_anew_once_in_a_while(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 4.0)
     book = still_book(options=6)
@@ -364,7 +363,7 @@ def units(book: Book, con_id: int) -> float:
     )
 
 
-async def test_more_options_than_lines_take_turns(fast_clock: MockClock) -> None:
+async def test_more_options_than_lines_take_turns(fast_clock: PatientClock) -> None:
     book = still_book(options=12)
     largest = max(options_of(book), key=lambda option: abs(units(book, option.con_id)))
     async with supervised_rig(book, ib_market_data_lines=4) as rig:
@@ -389,7 +388,7 @@ async def test_more_options_than_lines_take_turns(fast_clock: MockClock) -> None
 
 
 async def test_the_owners_lines_shrink_the_budget_once_and_it_grows_back(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(market_lines, "GROWTH_WAIT_S", 1.0)
     book = still_book(options=12)
@@ -410,7 +409,7 @@ async def test_the_owners_lines_shrink_the_budget_once_and_it_grows_back(
 
 
 async def test_a_budget_that_is_whole_again_is_told(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(market_lines, "GROWTH_WAIT_S", 1.0)
     book = still_book(options=8)
@@ -424,7 +423,7 @@ async def test_a_budget_that_is_whole_again_is_told(
         await rig.until_right()
 
 
-async def test_the_owner_takes_lines_while_the_bridge_rotates(fast_clock: MockClock) -> None:
+async def test_the_owner_takes_lines_while_the_bridge_rotates(fast_clock: PatientClock) -> None:
     book = still_book(options=12)
     async with supervised_rig(
         book, ib_market_data_lines=8, simulator={"market_data_lines": 10}
@@ -444,7 +443,7 @@ async def test_the_owner_takes_lines_while_the_bridge_rotates(fast_clock: MockCl
 
 
 async def test_240_options_on_100_lines_are_all_priced_within_30_seconds(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=240)
     async with supervised_rig(book, heartbeat_s=10.0) as rig:

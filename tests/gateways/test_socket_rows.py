@@ -27,12 +27,12 @@ from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.contracts import AAPL_CON_ID
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
+    from tests.support.patient_clock import PatientClock
 
 DBL_MAX = 1.7976931348623157e308
 
 
-async def test_a_row_says_what_the_book_says(fast_clock: MockClock) -> None:
+async def test_a_row_says_what_the_book_says(fast_clock: PatientClock) -> None:
     book = still_book()
     async with socket_rig(book) as rig:
         row = await rig.until_right()
@@ -44,7 +44,7 @@ async def test_a_row_says_what_the_book_says(fast_clock: MockClock) -> None:
         assert len(rig.sim.received(POSITIONS)) == 1, "positions are asked for once"
 
 
-async def test_rows_follow_a_moving_book(fast_clock: MockClock) -> None:
+async def test_rows_follow_a_moving_book(fast_clock: PatientClock) -> None:
     book = still_book()
     async with socket_rig(book) as rig:
         for _ in range(5):
@@ -63,14 +63,14 @@ async def test_a_running_book_is_right_whenever_it_is_held() -> None:
             await rig.until_right()
 
 
-async def test_all_accounts_of_the_login_are_summed(fast_clock: MockClock) -> None:
+async def test_all_accounts_of_the_login_are_summed(fast_clock: PatientClock) -> None:
     book = still_book(accounts=3)
     async with socket_rig(book) as rig:
         row = await rig.until_right()
         assert row.account == ",".join(book.accounts)
 
 
-async def test_only_the_accounts_of_ib_account_are_summed(fast_clock: MockClock) -> None:
+async def test_only_the_accounts_of_ib_account_are_summed(fast_clock: PatientClock) -> None:
     book = still_book(accounts=3)
     first, _, third = book.accounts
     async with socket_rig(book, ib_account=(third, first)) as rig:
@@ -84,7 +84,7 @@ async def test_only_the_accounts_of_ib_account_are_summed(fast_clock: MockClock)
 
 
 async def test_an_unknown_account_is_one_clear_line_that_names_the_known_ones(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(accounts=2)
     async with socket_rig(book, connect=False, ib_account=("DU7", book.accounts[0])) as rig:
@@ -108,7 +108,7 @@ async def test_an_unknown_account_is_one_clear_line_that_names_the_known_ones(
     ),
 )
 async def test_what_was_not_computed_reaches_no_sum(
-    field: str, value: float, fast_clock: MockClock
+    field: str, value: float, fast_clock: PatientClock
 ) -> None:
     book = still_book(options=4)
     broken = options_of(book)[1]
@@ -123,7 +123,7 @@ async def test_what_was_not_computed_reaches_no_sum(
 
 
 async def test_an_option_that_never_had_greeks_is_unpriced_and_the_first_rows_wait_for_it(
-    monkeypatch: pytest.MonkeyPatch, fast_clock: MockClock
+    monkeypatch: pytest.MonkeyPatch, fast_clock: PatientClock
 ) -> None:
     monkeypatch.setattr("trio_bridge.gateways.socket_session.SETTLE_TIMEOUT_S", 0.5)
     book = still_book(options=4)
@@ -139,7 +139,7 @@ async def test_an_option_that_never_had_greeks_is_unpriced_and_the_first_rows_wa
 
 
 async def test_without_one_priced_option_the_greeks_are_unknown_not_zero(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=2)
     for option in options_of(book):
@@ -152,7 +152,9 @@ async def test_without_one_priced_option_the_greeks_are_unknown_not_zero(
         assert (row.positions, row.priced) == (6, 4)
 
 
-async def test_an_underlying_price_that_was_not_computed_is_unknown(fast_clock: MockClock) -> None:
+async def test_an_underlying_price_that_was_not_computed_is_unknown(
+    fast_clock: PatientClock,
+) -> None:
     book = still_book(options=3)
     for option in options_of(book):
         book.market.override(option.con_id, underlying_price=-1.0)
@@ -160,7 +162,9 @@ async def test_an_underlying_price_that_was_not_computed_is_unknown(fast_clock: 
         assert (await rig.until_right()).underlying_price is None
 
 
-async def test_computations_of_bid_ask_and_last_are_not_the_models(fast_clock: MockClock) -> None:
+async def test_computations_of_bid_ask_and_last_are_not_the_models(
+    fast_clock: PatientClock,
+) -> None:
     """The simulator sends them with every tick, each different: a row that took one differs."""
     book = still_book(options=5)
     async with socket_rig(book) as rig:
@@ -181,7 +185,7 @@ async def test_computations_of_bid_ask_and_last_are_not_the_models(fast_clock: M
 
 
 async def test_positions_that_appear_change_and_close_are_followed_at_once(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=6)
     account, option = book.accounts[0], options_of(book)[0]
@@ -204,7 +208,7 @@ async def test_positions_that_appear_change_and_close_are_followed_at_once(
     assert asked.count(str(option.con_id)) == 2, "a changed quantity needs no new subscription"
 
 
-async def test_the_last_position_that_closes_leaves_true_zeros(fast_clock: MockClock) -> None:
+async def test_the_last_position_that_closes_leaves_true_zeros(fast_clock: PatientClock) -> None:
     book = still_book(options=2)
     async with socket_rig(book) as rig:
         await rig.until_right()
@@ -214,7 +218,7 @@ async def test_the_last_position_that_closes_leaves_true_zeros(fast_clock: MockC
         assert (row.positions, row.delta, row.greeks_age_s, row.data_type) == (0, 0.0, None, None)
 
 
-async def test_an_empty_account_is_a_row_of_zeros(fast_clock: MockClock) -> None:
+async def test_an_empty_account_is_a_row_of_zeros(fast_clock: PatientClock) -> None:
     book = still_book(options=0)
     for held in book.positions():
         book.set_position(held.account, held.contract.con_id, 0)
@@ -223,7 +227,7 @@ async def test_an_empty_account_is_a_row_of_zeros(fast_clock: MockClock) -> None
 
 
 async def test_a_change_on_the_heels_of_the_download_is_not_lost(
-    monkeypatch: pytest.MonkeyPatch, fast_clock: MockClock
+    monkeypatch: pytest.MonkeyPatch, fast_clock: PatientClock
 ) -> None:
     """It comes in the same packet as the download's end, before anybody could act upon that."""
     book = still_book(options=4)
@@ -241,7 +245,7 @@ async def test_a_change_on_the_heels_of_the_download_is_not_lost(
 
 
 async def test_one_option_in_two_accounts_is_one_subscription_and_two_positions(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=4, accounts=2)
     option = options_of(book)[0]
@@ -257,7 +261,7 @@ async def test_one_option_in_two_accounts_is_one_subscription_and_two_positions(
 
 
 async def test_an_option_that_is_bought_is_unpriced_until_its_greeks_come(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=6)
     account, option = book.accounts[0], options_of(book)[2]
@@ -276,7 +280,7 @@ async def test_an_option_that_is_bought_is_unpriced_until_its_greeks_come(
 
 @pytest.mark.parametrize("lacking", [{"exchange"}, {"multiplier"}, {"exchange", "multiplier"}])
 async def test_what_positions_leave_out_is_asked_for(
-    lacking: set[str], fast_clock: MockClock
+    lacking: set[str], fast_clock: PatientClock
 ) -> None:
     book = still_book(options=10)
     async with socket_rig(book, connect=False) as rig:
@@ -295,7 +299,7 @@ async def test_what_positions_leave_out_is_asked_for(
 
 
 async def test_no_row_is_taken_before_the_details_of_the_first_positions_are_known(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=10)
     async with socket_rig(book, connect=False) as rig:
@@ -308,7 +312,7 @@ async def test_no_row_is_taken_before_the_details_of_the_first_positions_are_kno
 
 
 async def test_an_option_without_any_multiplier_is_unpriced_never_taken_as_one(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=4)
     option = options_of(book)[0]
@@ -319,7 +323,7 @@ async def test_an_option_without_any_multiplier_is_unpriced_never_taken_as_one(
 
 
 async def test_a_contract_that_the_gateway_cannot_describe_is_unpriced_and_said_once(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=4)
     option = options_of(book)[0]
@@ -340,7 +344,7 @@ async def test_a_contract_that_the_gateway_cannot_describe_is_unpriced_and_said_
 
 
 async def test_types_that_are_not_known_count_and_add_nothing_and_are_said_once(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=2)
     book.market.change_contract(AAPL_CON_ID, sec_type="ICU")
@@ -368,7 +372,7 @@ async def test_types_that_are_not_known_count_and_add_nothing_and_are_said_once(
     ],
 )
 async def test_the_row_tells_the_worst_kind_of_data_that_counted(
-    best: DataType, setting: DataType, data_type: DataType, fast_clock: MockClock
+    best: DataType, setting: DataType, data_type: DataType, fast_clock: PatientClock
 ) -> None:
     book = still_book(options=4)
     book.market.set_data_type(options_of(book)[2].con_id, int(best))

@@ -27,7 +27,7 @@ from trio_bridge.gateways.socket_subscriptions import ASK_AFTER_INCIDENT_S
 from trio_bridge.model import Status
 
 if TYPE_CHECKING:
-    from trio.testing import MockClock
+    from tests.support.patient_clock import PatientClock
 
 NO_ROWS = "the gateway has lost its link to Interactive Brokers"
 LATE_S = 3.0
@@ -50,7 +50,9 @@ def silence(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("code", [1100, 2110])
-async def test_a_lost_link_means_no_rows_until_it_is_back(code: int, fast_clock: MockClock) -> None:
+async def test_a_lost_link_means_no_rows_until_it_is_back(
+    code: int, fast_clock: PatientClock
+) -> None:
     book = still_book(options=6)
     async with supervised_rig(book) as rig:
         await rig.until_right()
@@ -74,7 +76,7 @@ async def test_a_lost_link_means_no_rows_until_it_is_back(code: int, fast_clock:
     ]
 
 
-async def test_the_nightly_reset_may_leave_the_socket_standing(fast_clock: MockClock) -> None:
+async def test_the_nightly_reset_may_leave_the_socket_standing(fast_clock: PatientClock) -> None:
     """1100 again and again, then 1102 some seconds later: one loss, one event, right rows after."""
     book = still_book(options=6)
     async with supervised_rig(book) as rig:
@@ -92,7 +94,7 @@ async def test_the_nightly_reset_may_leave_the_socket_standing(fast_clock: MockC
 
 
 async def test_a_link_that_is_back_without_data_gets_everything_again(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=6)
     account, option = book.accounts[0], options_of(book)[0]
@@ -116,7 +118,7 @@ async def test_a_link_that_is_back_without_data_gets_everything_again(
 
 
 async def test_a_download_that_is_interrupted_by_1101_ends_in_a_new_connection(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     """Two downloads at once cannot be told apart, and half a download must never become a row."""
     book = still_book(options=6)
@@ -131,7 +133,9 @@ async def test_a_download_that_is_interrupted_by_1101_ends_in_a_new_connection(
         assert rig.only_true_rows()
 
 
-async def test_a_connection_that_drops_in_the_reload_is_made_again(fast_clock: MockClock) -> None:
+async def test_a_connection_that_drops_in_the_reload_is_made_again(
+    fast_clock: PatientClock,
+) -> None:
     book = still_book(options=6)
     async with supervised_rig(book) as rig:
         await rig.until_right()
@@ -147,7 +151,7 @@ async def test_a_connection_that_drops_in_the_reload_is_made_again(fast_clock: M
 
 
 async def test_a_gateway_that_is_cut_off_when_we_connect_is_waited_for(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     """It tells so with 2110. The wait for the first Greeks begins when the link is there."""
     book = still_book(options=6)
@@ -162,7 +166,7 @@ async def test_a_gateway_that_is_cut_off_when_we_connect_is_waited_for(
         assert rig.only_true_rows()
 
 
-async def test_2110_ends_with_the_farms_too(fast_clock: MockClock) -> None:
+async def test_2110_ends_with_the_farms_too(fast_clock: PatientClock) -> None:
     """ "It will be restored automatically": some gateways say no more than that farms are OK."""
     book = still_book(options=6)
     async with socket_rig(book) as rig:
@@ -181,7 +185,7 @@ async def test_2110_ends_with_the_farms_too(fast_clock: MockClock) -> None:
 
 
 async def test_positions_that_change_during_the_outage_are_in_the_first_row_after(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=6)
     account, option = book.accounts[0], options_of(book)[0]
@@ -198,7 +202,7 @@ async def test_positions_that_change_during_the_outage_are_in_the_first_row_afte
 
 
 async def test_greeks_are_current_while_subscribed_however_rarely_they_tick(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     async with socket_rig(still_book(options=6), greeks_max_age_s=3.0) as rig:
         await rig.until_right()
@@ -208,7 +212,7 @@ async def test_greeks_are_current_while_subscribed_however_rarely_they_tick(
         assert len(rig.sim.received(SUBSCRIBE)) == 6
 
 
-async def test_after_1102_the_age_counts_on_until_new_data(fast_clock: MockClock) -> None:
+async def test_after_1102_the_age_counts_on_until_new_data(fast_clock: PatientClock) -> None:
     book = still_book(options=6)
     async with socket_rig(book) as rig:
         await rig.until_right()
@@ -226,7 +230,7 @@ async def test_after_1102_the_age_counts_on_until_new_data(fast_clock: MockClock
         assert len(rig.sim.received(SUBSCRIBE)) == 6, "they ticked: no need to ask again"
 
 
-async def test_after_1102_quiet_options_are_asked_for_again(fast_clock: MockClock) -> None:
+async def test_after_1102_quiet_options_are_asked_for_again(fast_clock: PatientClock) -> None:
     """They have nothing to say by themselves; old values must not pass for current ones."""
     book = still_book(options=6)
     quiet = options_of(book)[2]
@@ -249,7 +253,7 @@ async def test_after_1102_quiet_options_are_asked_for_again(fast_clock: MockCloc
         assert [one.fields[3] for one in rig.sim.received(SUBSCRIBE)[6:]] == [str(quiet.con_id)]
 
 
-async def test_greeks_that_are_too_old_are_unpriced(fast_clock: MockClock) -> None:
+async def test_greeks_that_are_too_old_are_unpriced(fast_clock: PatientClock) -> None:
     book = still_book(options=6)
     async with socket_rig(book, greeks_max_age_s=8.0) as rig:
         await rig.until_right()
@@ -270,7 +274,9 @@ async def test_greeks_that_are_too_old_are_unpriced(fast_clock: MockClock) -> No
 # Data farms -------------------------------------------------------------------------------------
 
 
-async def test_a_broken_farm_tears_nothing_down_and_its_greeks_age(fast_clock: MockClock) -> None:
+async def test_a_broken_farm_tears_nothing_down_and_its_greeks_age(
+    fast_clock: PatientClock,
+) -> None:
     book = still_book(options=10)
     index = {option.con_id for option in options_of(book) if option.sec_type == "OPT"}
     async with supervised_rig(book) as rig:
@@ -296,7 +302,7 @@ async def test_a_broken_farm_tears_nothing_down_and_its_greeks_age(fast_clock: M
 
 
 async def test_the_other_farms_options_are_current_again_with_their_next_tick(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=10)
     index = {option.con_id for option in options_of(book) if option.sec_type == "OPT"}
@@ -312,7 +318,7 @@ async def test_the_other_farms_options_are_current_again_with_their_next_tick(
 
 
 async def test_quiet_options_of_a_farm_that_works_are_asked_for_again_meanwhile(
-    fast_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which options a farm serves is not known: all are doubted, none for longer than it takes."""
     monkeypatch.setattr(socket_notices, "ASK_BROKEN_FARM_S", 9.0)
@@ -331,7 +337,7 @@ async def test_quiet_options_of_a_farm_that_works_are_asked_for_again_meanwhile(
 
 @pytest.mark.parametrize(("code", "farm"), [(2105, "ushmds"), (2157, "secdefil")])
 async def test_farms_that_bring_no_greeks_are_noted_and_nothing_ages(
-    code: int, farm: str, fast_clock: MockClock
+    code: int, farm: str, fast_clock: PatientClock
 ) -> None:
     async with socket_rig(still_book(options=4)) as rig:
         await rig.until_right()
@@ -346,7 +352,7 @@ async def test_farms_that_bring_no_greeks_are_noted_and_nothing_ages(
 
 
 @pytest.mark.parametrize("code", [2104, 2106, 2107, 2108, 2119, 2158])
-async def test_good_news_of_farms_changes_nothing(code: int, fast_clock: MockClock) -> None:
+async def test_good_news_of_farms_changes_nothing(code: int, fast_clock: PatientClock) -> None:
     async with socket_rig(still_book(options=4)) as rig:
         await rig.until_right()
         before = list(rig.messages)
@@ -359,7 +365,7 @@ async def test_good_news_of_farms_changes_nothing(code: int, fast_clock: MockClo
 
 
 async def test_a_farm_that_is_broken_when_we_connect_delays_the_first_rows_by_ten_seconds(
-    fast_clock: MockClock,
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=10)
     index = {option.con_id for option in options_of(book) if option.sec_type == "OPT"}

@@ -1,0 +1,59 @@
+"""A fast clock for tests with real sockets, which waits for whoever has something to do."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Final
+
+import trio
+
+RATE: Final = 50.0
+"""Trio's seconds in one real second of idleness."""
+
+GRACE_S: Final = 0.001
+"""Real time at the start of each wait that does not count: what was sent may arrive in it."""
+
+
+LATE_S: Final = 1e-6
+"""Of Trio's: nobody ever wakes at the very instant of a deadline, where sums of floats decide."""
+
+
+class PatientClock(trio.abc.Clock, trio.abc.Instrument):
+    """Trio's clock, on which time passes only while every task waits.
+
+    Bridge and simulator share a test's event loop. On a clock that merely runs faster than the
+    real one, each millisecond of work, or of standing still on a busy machine, makes everybody
+    late, and limits are broken that nobody broke. Here work takes no time, and no wait takes longer
+    than until the next deadline: what has arrived meanwhile is seen no later than that deadline.
+
+    So a busy machine makes a test slower, but shows it no other order of things. What can't be
+    tested with it is how long work takes.
+    """
+
+    def __init__(self, rate: float = RATE) -> None:
+        self.rate = rate
+        self._now = 0.0
+        self._next_deadline = math.inf
+        self._waiting_since: float | None = None
+
+    def start_clock(self) -> None:
+        trio.lowlevel.add_instrument(self)
+
+    def current_time(self) -> float:
+        return self._now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        self._next_deadline = deadline
+        return GRACE_S + (deadline - self._now) / self.rate if deadline > self._now else 0.0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._waiting_since = time.perf_counter() if timeout > 0 else None
+
+    def after_io_wait(self, timeout: float) -> None:
+        if self._waiting_since is None:
+            return
+        idle_s = time.perf_counter() - self._waiting_since - GRACE_S
+        if idle_s > 0:
+            latest = max(self._now, self._next_deadline + LATE_S)
+            self._now = min(self._now + idle_s * self.rate, latest)
