@@ -158,6 +158,7 @@ class PortfolioBook:
         self._held: dict[HeldKey, Held] | None = None
         self._missing: frozenset[HeldKey] | None = None
         self._definitions: dict[int, Definition] = {}
+        self._by_con_id: dict[int, Held] = {}
         self._positions: tuple[Position, ...] | None = None
 
     @property
@@ -181,12 +182,14 @@ class PortfolioBook:
             return False
         self._missing = None
         self._held = {key: item for key, item in named.items() if item.quantity != 0}
+        self._by_con_id = {key.con_id: item for key, item in self._held.items()}
         self._positions = None
         return True
 
     def forget(self) -> None:
         """The session has ended: the next download starts anew. Definitions stay."""
         self._held = self._missing = self._positions = None
+        self._by_con_id = {}
 
     def learn(self, definitions: dict[int, Definition]) -> None:
         """Add what a look-up told; earlier knowledge stays where the new one is silent."""
@@ -203,7 +206,7 @@ class PortfolioBook:
         """
         return [
             con_id
-            for con_id, held in self._by_con_id().items()
+            for con_id, held in self._by_con_id.items()
             if con_id not in self._definitions
             and (not held.sec_type or held.sec_type in DERIVATIVES)
         ]
@@ -230,7 +233,7 @@ class PortfolioBook:
 
     def underlying_of(self, con_id: int) -> int | None:
         """The contract id of an option's underlying, if positions or definitions tell it."""
-        held = self._by_con_id().get(con_id)
+        held = self._by_con_id.get(con_id)
         definition = self._definitions.get(con_id, Definition())
         return (held.underlying_con_id if held else None) or definition.underlying_con_id
 
@@ -239,9 +242,6 @@ class PortfolioBook:
         if self._positions is None:
             self._positions = tuple(map(self._position, (self._held or {}).values()))
         return self._positions
-
-    def _by_con_id(self) -> dict[int, Held]:
-        return {key.con_id: held for key, held in (self._held or {}).items()}
 
     def _position(self, held: Held) -> Position:
         definition = self._definitions.get(held.key.con_id, Definition())
