@@ -1,10 +1,11 @@
 """ib_async on a short lead: what an observer needs of it, and nothing that it does unnoticed.
 
-Four of its habits are broken here:
+Five of its habits are broken here:
 
 - it asks for account figures by itself (after a 1102);
 - it logs what it cannot read and goes on: a position that is missing makes every row a lie;
 - it gives the answer to every question for the time to whoever asked last;
+- it takes any answer that carries a request's number for the answer to that request;
 - through eventkit it swallows what our handlers raise: `bug` keeps that loud.
 """
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_S = 1.0
 POSITION_MESSAGE = 61
 CURRENT_TIME_MESSAGE = 49
+
+READ_MESSAGES = frozenset({4, 9, 10, 15, 18, 21, 52, 58, POSITION_MESSAGE, 62})
+"""Errors, next request id, contract details (of bonds too), accounts, option computations, end of
+details, market data type, positions, end of positions: what an observer's questions lead to."""
 
 
 class Listener(Protocol):
@@ -63,6 +68,8 @@ class GatewayClient:
         self._digest = client.conn.data_received
         client.conn.data_received = self._receive  # type: ignore[method-assign]
         handlers: dict[int, Callable[[list[str]], None]] = client.decoder.handlers
+        for kind in handlers.keys() - READ_MESSAGES:
+            handlers[kind] = _ignore
         handlers[POSITION_MESSAGE] = self._loudly(handlers[POSITION_MESSAGE])
         handlers[CURRENT_TIME_MESSAGE] = lambda fields: listener.current_time()
 
@@ -122,3 +129,7 @@ class GatewayClient:
 
     def _on_bug(self, _event: Any, error: Exception) -> None:
         self._listener.bug(error)
+
+
+def _ignore(fields: list[str]) -> None:
+    """Nobody has asked for it."""

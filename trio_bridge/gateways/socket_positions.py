@@ -66,7 +66,7 @@ class Holdings:
     def __init__(self, accounts: Sequence[str], details: dict[int, Details]) -> None:
         self.accounts = tuple(accounts)
         self.details = details
-        self._held: dict[tuple[str, int], Any] = {}
+        self._held: dict[tuple[str, int | str], Any] = {}
         self._positions: tuple[Position, ...] | None = None
 
     def forget(self) -> None:
@@ -78,7 +78,9 @@ class Holdings:
         """One `position` message: new, changed, or closed (quantity 0)."""
         if position.account not in self.accounts:
             return
-        key = (position.account, position.contract.conId)
+        contract = position.contract
+        # Two holdings without an id (0) must not pass for one.
+        key = (position.account, contract.conId or str(contract))
         if position.position == 0:
             self._held.pop(key, None)
         else:
@@ -95,8 +97,9 @@ class Holdings:
         return self._positions
 
     def contracts(self) -> dict[int, Contract]:
-        """Every contract held, by contract id."""
-        return {con_id: held.contract for (_, con_id), held in self._held.items()}
+        """Every contract held that can be asked about, by contract id."""
+        contracts = (held.contract for held in self._held.values())
+        return {contract.conId: contract for contract in contracts if contract.conId}
 
     def options(self) -> dict[int, Contract]:
         """Contracts that need market data and can be asked for it: with an exchange."""
@@ -129,10 +132,11 @@ class Holdings:
         return [one for one in self.contracts().items() if one[0] not in self.details]
 
     def exposures(self) -> dict[int, float]:
-        """Every option held, with its absolute units (quantity × multiplier) over all accounts."""
+        """Every option that can be asked about, with its absolute units (quantity × multiplier)
+        over all accounts."""
         found: dict[int, float] = {}
         for position in self.positions():
-            if position.sec_type in OPTION_TYPES:
+            if position.sec_type in OPTION_TYPES and position.con_id:
                 units = abs(position.quantity * (position.multiplier or 1.0))
                 known = units if math.isfinite(units) else 0.0
                 found[position.con_id] = found.get(position.con_id, 0.0) + known

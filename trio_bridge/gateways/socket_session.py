@@ -291,10 +291,10 @@ class Session:
         self.subscriptions.sent(1)
         request = functools.partial(self.client.ib.reqContractDetailsAsync, Contract(conId=con_id))
         with trio.move_on_after(DETAILS_TIMEOUT_S), suppress(OSError):  # OSError: the socket fell
-            answers = await trio_asyncio.aio_as_trio(request)()
-            if answers:
-                self.holdings.learn(con_id, details_from(answers[0]))
-                self._wake.set()
+            for answer in await trio_asyncio.aio_as_trio(request)():
+                if answer.contract.conId == con_id:
+                    self.holdings.learn(con_id, details_from(answer))
+                    self._wake.set()
 
     # What the gateway says (`socket_client.Listener`)
 

@@ -1,0 +1,106 @@
+"""Messages that no gateway should send: they cost a row or a connection, never the service."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.gateways.scripted_gateway import BOOK, VERSION, framed, run_session
+from trio_bridge.errors import NotReadyError
+from trio_bridge.simulator import tws_wire as wire
+from trio_bridge.simulator.tws_contracts import contract_details, contract_details_end
+
+if TYPE_CHECKING:
+    from trio_bridge.gateways.socket import SocketBridge
+    from trio_bridge.model import Snapshot
+
+OPTIONS = [held for held in BOOK.positions() if held.contract.is_option]
+SUBSCRIBE, DETAILS = "1", "9"
+NOTHING = framed(["49", "1", "1"])
+
+
+class Rows:
+    """The rows that could have been taken."""
+
+    def __init__(self) -> None:
+        self.taken: list[Snapshot] = []
+        self.multipliers: set[float | None] = set()
+
+    def __call__(self, bridge: SocketBridge) -> None:
+        try:
+            self.taken.append(bridge.get_portfolio_greeks())
+        except NotReadyError:
+            return
+        self.multipliers |= {position.multiplier for position in bridge.book().positions}
+
+
+def test_options_without_a_contract_id_are_unpriced_each_for_itself() -> None:
+    """Nothing can be asked about them; ib_async refuses to even look one up."""
+    rows = Rows()
+    nameless = [replace(held.contract, con_id=0) for held in OPTIONS]
+    download = [
+        wire.position(held._replace(contract=contract))
+        for held, contract in zip(OPTIONS, nameless, strict=True)
+    ]
+    sent = run_session([*download, wire.position_end()], [(15.0, NOTHING)] * 2, rows)
+    assert {(row.positions, row.priced, row.delta) for row in rows.taken} == {
+        (len(OPTIONS), 0, None)
+    }
+    assert len(OPTIONS) > 1
+    assert not [fields for fields in sent if fields[0] in (SUBSCRIBE, DETAILS)]
+
+
+def test_a_position_without_a_contract_id_can_be_closed() -> None:
+    rows = Rows()
+    nameless = OPTIONS[0]._replace(contract=replace(OPTIONS[0].contract, con_id=0))
+    closed = wire.position(nameless._replace(quantity=0.0))
+    run_session([wire.position(nameless), wire.position_end()], [(15.0, closed)], rows)
+    assert rows.taken[-1].positions == 0
+
+
+def _without_multiplier() -> bytes:
+    held = OPTIONS[0]
+    return wire.position(held._replace(contract=replace(held.contract, multiplier=None)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["51", "1", "{}", "<fundamentals/>"],
+        ["79", "{}", "1", "1", "A", "STK", "N", "USD", "1", "OPT", "", ""],
+        ["83", "{}", "0", "news"],
+        ["88", "{}", "no time"],
+        ["89", "{}", "1", "1.0", "2"],
+        ["104", "{}", "{}"],
+    ],
+    ids=["fundamentals", "symbols", "news", "head timestamp", "histogram", "calendar"],
+)
+def test_an_answer_of_another_kind_is_none(answer: list[str]) -> None:
+    """ib_async would take it for the contract details that were asked for."""
+    rows = Rows()
+    strange = b"".join(framed([one.format(request) for one in answer]) for request in range(1, 9))
+    run_session(
+        [_without_multiplier(), wire.position_end()], [(1.0, strange), (15.0, strange)], rows
+    )
+    assert (rows.taken[-1].positions, rows.taken[-1].priced) == (1, 0)
+
+
+def test_the_details_of_another_contract_are_not_believed() -> None:
+    rows = Rows()
+    wrong = next(one for one in BOOK.contracts.values() if one.multiplier == 50)
+    right = OPTIONS[0].contract
+    answers = [
+        b"".join(
+            contract_details(VERSION, request, contract, "") + contract_details_end(request)
+            for request in range(1, 9)
+        )
+        for contract in (wrong, right)
+    ]
+    run_session(
+        [_without_multiplier(), wire.position_end()],
+        [(1.0, NOTHING), (11.0, answers[0]), (51.0, NOTHING), (1.0, answers[1])],
+        rows,
+    )
+    assert rows.multipliers == {None, 100.0}
