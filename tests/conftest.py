@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("trio_bridge")
     group.addoption("--trio", action="store_true", help="run the async tests on Trio (required)")
     group.addoption("--long", action="store_true", help="also run the tests that take minutes")
+    group.addoption(
+        "--fuzz-minutes", type=float, default=0.5, help="for each test in tests/fuzz (0.5)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
