@@ -317,20 +317,20 @@ async def test_what_a_replay_could_not_note_down_is_noted_without_any_new_row(
 async def test_a_replay_that_is_cut_off_is_repeated_by_a_few_chunks_only(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
-    backlog(disk, 35_000)
+    backlog(disk, 75_000)
     store.latency_s = 1.0
     sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
-    with trio.move_on_after(30.5):
+    with trio.move_on_after(70.5):
         await sinks.delivery.flush()
     disk.crash()
     disk.restart()
-    assert numbers(store) == list(range(30_000))
+    assert numbers(store) == list(range(70_000))
     store.batches.clear()
     async with running(store, disk):
-        await trio.sleep(60)
-    again = sum(number_of(row) in range(30_000) for batch in store.batches for row in batch)
+        await trio.sleep(120)
+    again = sum(number_of(row) in range(70_000) for batch in store.batches for row in batch)
     assert 0 < again <= (DURABLE_EVERY + 1) * 1_000
-    assert numbers(store) == list(range(35_000))
+    assert numbers(store) == list(range(75_000))
 
 
 async def test_damaged_lines_that_find_no_room_anywhere_stop_the_replay_and_are_not_lost(

@@ -10,7 +10,9 @@ own reaction to a cancellation is to ask the server to cancel and then wait for 
 from __future__ import annotations
 
 import math
+import os
 import select
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -47,6 +49,9 @@ CLIENT_OPTIONS = {
     "keepalives_count": "3",
 }
 """libpq options of ours; the conninfo may say otherwise."""
+
+SEND_BUFFER_BYTES = 1024 * 1024
+"""A large batch and more, where the system allows it."""
 
 PREPARE_SESSION = """
     SELECT set_config('TimeZone', 'UTC', false),
@@ -129,6 +134,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         try:
             await _finish_connecting(pgconn)
             pgconn.nonblocking = 1
+            _let_batches_leave_at_once(pgconn.socket)
             connection = cls(pgconn)
             # Prepared statements gain nothing at this pace and are lost on poolers.
             connection.prepare_threshold = None
@@ -195,6 +201,16 @@ async def _drive(gen: PQGen[Result], fileno: int) -> Result:
     except StopIteration as end:
         result: Result = end.value
         return result
+
+
+def _let_batches_leave_at_once(fileno: int) -> None:
+    """Else the server waits for the end of one while we are busy with the next.
+
+    TCP finds the size of its buffers itself; that of a Unix socket is small (on macOS 8 KiB).
+    """
+    with socket.socket(fileno=os.dup(fileno)) as unix, suppress(OSError):
+        if unix.family == socket.AF_UNIX:
+            unix.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 async def _finish_connecting(pgconn: Any) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REPLAY_TIMEOUT_S = 10.0
 """For one replayed batch while no new row waits for it (they go to the spool meanwhile)."""
 
-DURABLE_EVERY = 10
+DURABLE_EVERY = 30
 """In a long replay so many chunks share one durable acknowledgement: the database has to wait for
 the same disk, and what a crash lets come twice is there once."""
 
