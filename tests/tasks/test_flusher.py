@@ -27,8 +27,9 @@ from trio_bridge.stores.fake import FakeStore, Trouble
 from trio_bridge.stores.fake_disk import FakeDisk
 from trio_bridge.stores.record import encode_line, record_of
 from trio_bridge.stores.spool import Spool
+from trio_bridge.tasks import replay
 from trio_bridge.tasks.flusher import run_flusher
-from trio_bridge.tasks.replay import DURABLE_EVERY, REPLAY_TIMEOUT_S
+from trio_bridge.tasks.replay import REPLAY_TIMEOUT_S
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -315,22 +316,23 @@ async def test_what_a_replay_could_not_note_down_is_noted_without_any_new_row(
 
 
 async def test_a_replay_that_is_cut_off_is_repeated_by_a_few_chunks_only(
-    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backlog(disk, 75_000)
+    monkeypatch.setattr(replay, "DURABLE_EVERY", 5)
+    backlog(disk, 20_000)
     store.latency_s = 1.0
     sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
-    with trio.move_on_after(70.5):
+    with trio.move_on_after(15.5):
         await sinks.delivery.flush()
     disk.crash()
     disk.restart()
-    assert numbers(store) == list(range(70_000))
+    assert numbers(store) == list(range(15_000))
     store.batches.clear()
     async with running(store, disk):
-        await trio.sleep(120)
-    again = sum(number_of(row) in range(70_000) for batch in store.batches for row in batch)
-    assert 0 < again <= (DURABLE_EVERY + 1) * 1_000
-    assert numbers(store) == list(range(75_000))
+        await trio.sleep(60)
+    again = sum(number_of(row) in range(15_000) for batch in store.batches for row in batch)
+    assert 0 < again <= 6_000
+    assert numbers(store) == list(range(20_000))
 
 
 async def test_damaged_lines_that_find_no_room_anywhere_stop_the_replay_and_are_not_lost(
