@@ -13,9 +13,10 @@ import orjson
 import pytest
 import trio
 
-from tests.faults.ledger import Run, bridge, check
-from tests.faults.test_database import BUFFER, in_thread, say_goodbye, wait_until_replayed
+from tests.faults.ledger import BUFFER, Run, bridge, check, more_rows
+from tests.faults.test_database import in_thread, say_goodbye, wait_until_replayed
 from tests.support.database import fetch, messages, wait_for_rows
+from tests.support.process import PATIENCE_S
 from tests.support.rows import record, snapshot
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
@@ -38,7 +39,7 @@ async def replay(home: Path, conninfo: str, gateway: TwsSimulator) -> Run:
     async with bridge(home, IB_SOCKET_PORT=gateway.port, DATABASE_URL=conninfo) as service:
         await service.wait_for_output('"row"')
         await wait_until_replayed(home)
-        await trio.sleep(0.5)
+        await more_rows(service, 3)
         return await say_goodbye(service)
 
 
@@ -135,7 +136,7 @@ async def test_an_empty_spool_is_nothing_special(
 ) -> None:
     (tmp_path / BUFFER).touch()
     run = await replay(tmp_path, fresh_database, gateway)
-    check(fresh_database, [run])
+    await check(tmp_path / BUFFER, fresh_database, [run])
 
 
 @contextmanager
@@ -161,17 +162,18 @@ async def test_database_down_and_disk_full_then_both_recover(
             BRIDGE_BUFFER_PATH=tiny / BUFFER,
         ) as service:
             await wait_for_rows(own_postgres.conninfo, 5)
-            (tiny / "ballast").write_bytes(b"x" * 40_000)
+            (tiny / "ballast").write_bytes(b"x" * 52_000)
             await in_thread(own_postgres.stop, "immediate")
             await service.wait_for_output("spool can't be written")
-            await trio.sleep(2)
+            await more_rows(service, 15)
             (tiny / "ballast").unlink()
-            await trio.sleep(2)
+            await service.wait_for_output("all rows are safe again")
+            await more_rows(service, 10)
             await in_thread(own_postgres.start)
             await wait_until_replayed(tiny)
-            await trio.sleep(0.5)
+            await more_rows(service, 5)
             run = await say_goodbye(service)
-    check(own_postgres.conninfo, [run], at_least=60)
+        await check(tiny / BUFFER, own_postgres.conninfo, [run], at_least=40)
     said = messages(own_postgres.conninfo)
     assert any(text.startswith("spool can't be written") for text in said)
     assert "all rows are safe again" in said
@@ -195,13 +197,19 @@ async def test_fsync_fails_under_the_real_service(
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            await trio.sleep(0.5)
+            await wait_until_traced(service.pid)
             await in_thread(own_postgres.stop, "immediate")
-            await trio.sleep(3)
+            await more_rows(service, 20)
             await in_thread(own_postgres.start)
             await wait_until_replayed(tmp_path)
         finally:
             tracer.terminate()
             await tracer.wait()
         run = await say_goodbye(service)
-    check(own_postgres.conninfo, [run], at_least=30)
+    await check(tmp_path / BUFFER, own_postgres.conninfo, [run], at_least=25)
+
+
+async def wait_until_traced(pid: int) -> None:
+    with trio.fail_after(PATIENCE_S):
+        while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
+            await trio.sleep(0.02)

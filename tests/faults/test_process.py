@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.faults.ledger import Run, bridge, check
+from tests.faults.ledger import BUFFER, ROWS_UNTIL_SAFE, Run, bridge, check, more_rows
 from tests.support.database import count_rows, fetch, wait_for_rows
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import open_tws_simulator
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
     from tests.support.postgres import PostgresServer
 
-BUFFER = ".portfolio_bridge_buffer.jsonl"
 in_thread = trio.to_thread.run_sync
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.long)])
 async def test_killed_at_random_instants(
     kills: int, tmp_path: Path, own_postgres: PostgresServer
 ) -> None:
@@ -35,8 +34,8 @@ async def test_killed_at_random_instants(
         settings = {"IB_SOCKET_PORT": gateway.port, "DATABASE_URL": own_postgres.url}
         for _ in range(kills):
             async with bridge(tmp_path, **settings) as service:
-                await service.wait_for_output('"row"')
-                await trio.sleep(rng.uniform(0, 3))
+                await more_rows(service, rng.randint(1, 2 * ROWS_UNTIL_SAFE))
+                await trio.sleep(rng.uniform(0, 0.1))
                 # Counted from before the kill: what is younger may be lost, what is older not.
                 killed_at = datetime.now(UTC)
                 service.process.kill()
@@ -53,7 +52,7 @@ async def test_killed_at_random_instants(
             service.interrupt()
             assert await service.wait() == 0
         runs.append(Run(service.output))
-    check(own_postgres.conninfo, runs, at_least=10)
+    await check(tmp_path / BUFFER, own_postgres.conninfo, runs, at_least=10)
 
 
 async def come_and_go(server: PostgresServer, rng: random.Random) -> None:
@@ -81,7 +80,7 @@ async def test_a_second_ctrl_c_leaves_at_once_with_the_spool_intact(
         async with bridge(tmp_path, **settings) as service:
             await wait_for_rows(own_postgres.conninfo, 5)
             own_postgres.freeze()
-            await trio.sleep(1)
+            await more_rows(service, 5)
             service.interrupt()
             await service.wait_for_output("ending")
             service.interrupt()
@@ -92,7 +91,8 @@ async def test_a_second_ctrl_c_leaves_at_once_with_the_spool_intact(
             await wait_for_rows(own_postgres.conninfo, len(first.rows) + 5)
             service.interrupt()
             assert await service.wait() == 0
-    check(own_postgres.conninfo, [first, Run(service.output)], at_least=15)
+    second = Run(service.output)
+    await check(tmp_path / BUFFER, own_postgres.conninfo, [first, second], at_least=15)
 
 
 async def test_a_crash_among_the_sources_keeps_what_the_writer_holds(
@@ -123,7 +123,8 @@ async def test_a_crash_among_the_sources_keeps_what_the_writer_holds(
             await wait_for_rows(own_postgres.conninfo, len(first.rows) + 3)
             service.interrupt()
             assert await service.wait() == 0
-    check(own_postgres.conninfo, [first, Run(service.output)], at_least=20)
+    second = Run(service.output)
+    await check(tmp_path / BUFFER, own_postgres.conninfo, [first, second], at_least=20)
     assert fetch(own_postgres.conninfo, "SELECT count(*) > 0 FROM api_logs") == [(True,)]
 
 

@@ -298,7 +298,7 @@ async def test_a_frozen_database_holds_nobody_longer_than_agreed(
     began = trio.current_time()
     with pytest.raises(OutageError, match=r"did not answer within 0\.5 s"):
         await reader.events(1)
-    assert trio.current_time() - began < 5
+    assert trio.current_time() - began < 20  # generous for a busy machine; frozen is for ever
     own_postgres.thaw()
     assert await reader.events(1) == []
     reader.close()

@@ -16,13 +16,11 @@ import pytest
 import structlog
 import trio
 
-from tests.support.process import clean_environment
+from tests.support.process import PATIENCE_S, clean_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-PATIENCE_S = 60.0
 
 
 class Done(NamedTuple):

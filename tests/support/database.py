@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import psycopg
 import trio
 
+from tests.support.process import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-PATIENCE_S = 30.0
 
 
 def fetch(

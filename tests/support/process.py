@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
+"""For what takes a second on an idle machine. Only a failure waits so long."""
 PORTS = range(15_000, 30_000)
 """Below the ephemeral range: no outgoing connection takes a stopped server's port meanwhile."""
 OURS = ("IB", "BRIDGE_", "DB_", "DATABASE_", "TRIO_BRIDGE")

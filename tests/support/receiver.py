@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import h11
 import trio
 
+from tests.support.process import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-PATIENCE_S = 30.0
 
 
 @dataclass

@@ -12,6 +12,7 @@ import httpx
 import orjson
 import trio
 
+from tests.support.process import PATIENCE_S as START_PATIENCE_S
 from tests.support.process import ServiceProcess, free_port, running_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-PATIENCE_S = 20.0
+PATIENCE_S = 25.0
+"""For an answer or a page: less than the endpoint waits for a database (ANSWER_TIMEOUT_S)."""
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Watched:
     async def wait_ready(self, **headers: str) -> None:
         """Until a right row is safe."""
         async with self.client(**headers) as http:
-            with trio.fail_after(PATIENCE_S):
+            with trio.fail_after(START_PATIENCE_S):
                 while True:
                     with suppress(httpx.TransportError):
                         if (await http.get("/readyz")).status_code == httpx.codes.OK:
@@ -89,7 +91,7 @@ def in_background(home: Path, database: str, **settings: object) -> Iterator[str
 
     thread = Thread(target=trio.run, args=(main,))
     thread.start()
-    url, token, scope = started.get(timeout=2 * PATIENCE_S)
+    url, token, scope = started.get(timeout=2 * START_PATIENCE_S)
     try:
         yield url
     finally:
