@@ -27,7 +27,7 @@ LISTENERS = (
 )
 STREAMS = {
     "90 options, 5,000 messages/s": Recording(90, rounds=17, rate=5_000),
-    "90 options, 450 messages/s": Recording(90, rounds=2, rate=450),
+    "90 options, 450 messages/s": Recording(90, rounds=6, rate=450),
     "90 options, flood": Recording(90, rounds=150, rate=0),
     "1,000 options, 5,000 messages/s": Recording(1_000, rounds=2, rate=5_000),
     "1,000 options, flood": Recording(1_000, rounds=14, rate=0),
