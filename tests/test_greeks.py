@@ -312,12 +312,13 @@ def test_the_underlying_with_most_option_positions_gives_the_price() -> None:
     assert row(positions, greeks).underlying_price == 6000
 
 
-def test_a_tie_goes_to_the_largest_absolute_net_delta() -> None:
+@pytest.mark.parametrize(("larger", "smaller"), [("AAPL", "SPX"), ("SPX", "AAPL")])
+def test_a_tie_goes_to_the_largest_absolute_net_delta(larger: str, smaller: str) -> None:
     positions = [
-        held(1, quantity=50, underlying="AAPL"),
-        held(2, quantity=-49, underlying="AAPL"),
-        held(3, quantity=-1, underlying="SPX"),
-        held(4, quantity=-1, underlying="SPX"),
+        held(1, quantity=50, underlying=smaller),
+        held(2, quantity=-49, underlying=smaller),
+        held(3, quantity=-1, underlying=larger),
+        held(4, quantity=-1, underlying=larger),
     ]
     greeks = {
         **dict.fromkeys((1, 2), priced_at(230.0, gamma=0.9, vega=9.0, theta=-9.0)),
