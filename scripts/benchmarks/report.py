@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from benchmarks.figures import Cell, Section, Table
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 REPORT = PROJECT / "docs" / "benchmarks.md"
 
 HEAD = """\
@@ -66,7 +66,7 @@ def machine() -> str:
         except ModuleNotFoundError:  # PackageNotFoundError is one
             continue
     return (
-        f"{os.cpu_count()} × {_processor()}, Linux {platform.release()}, "
+        f"{os.cpu_count()} × {_processor()}, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, {', '.join(installed)}"
     )
 
