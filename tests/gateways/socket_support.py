@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from tests.support.patient_clock import PatientClock
 from trio_bridge.config import Settings
-from trio_bridge.errors import NotReadyError
+from trio_bridge.errors import GatewayError, NotReadyError
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.socket import SocketBridge
 from trio_bridge.model import Snapshot, Status
@@ -31,7 +32,9 @@ PATIENCE_S = 30.0
 """Of real time, until a test gives up: far more than anything takes."""
 
 POLL_S = 0.02
-TICK_S = 0.05
+"""On the real clock; five times that on the patient one, where a look costs more than the time."""
+
+TICK_S = 0.25
 """How often the simulator looks whether the book has moved."""
 
 INTERVAL_S = 0.5
@@ -147,13 +150,14 @@ class Rig:
 
     async def until(self, condition: Callable[[], object], what: str = "") -> None:
         """Wait until it holds; bounded in real time, whatever clock the test uses."""
+        patient = isinstance(trio.lowlevel.current_clock(), PatientClock)
         give_up_at = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < give_up_at, (
                 f"waited {PATIENCE_S:g} s in vain {what}: {self.silent_because()}, {self.row()}, "
                 f"{self.messages[-20:]}"
             )
-            await trio.sleep(POLL_S)
+            await trio.sleep(5 * POLL_S if patient else POLL_S)
 
     async def until_right(
         self, accounts: Collection[str] | None = None, *, without: Collection[int] = ()
@@ -193,6 +197,33 @@ class Rig:
 
     def rows_between(self, begin: float, end: float = math.inf) -> list[Snapshot]:
         return [row for at, row in self.rows if begin <= at <= end]
+
+
+async def steps(number: int) -> None:
+    """Let every task that can go on do so, this many times. On the patient clock no time passes
+    meanwhile, so this leads into the middle of what happens in one instant."""
+    for _ in range(number):
+        await trio.lowlevel.checkpoint()
+
+
+CONNECTED_AFTER = 60
+"""Steps: by then a connection is made and the first subscriptions are on their way (40)."""
+
+
+@asynccontextmanager
+async def connecting(rig: Rig) -> AsyncGenerator[set[str]]:
+    """Let the bridge connect while the block runs; wait for the outcome, and yield refusals."""
+    refusals: set[str] = set()
+
+    async def connect() -> None:
+        try:
+            await rig.bridge.connect()
+        except GatewayError as refusal:
+            refusals.add(str(refusal))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        yield refusals
 
 
 @asynccontextmanager

@@ -14,11 +14,14 @@ import pytest
 import trio
 
 from tests.gateways.socket_support import (
+    CONNECTED_AFTER,
     POSITIONS,
     EveryStep,
     Rig,
     agrees,
+    connecting,
     socket_rig,
+    steps,
     still_book,
     supervised_rig,
 )
@@ -68,11 +71,18 @@ def rows_of_living_connections(
     return judge_both
 
 
-async def dropped_at_random(rig: Rig, rng: random.Random, *, reset: bool) -> None:
-    """Break each connection some time after its first row, until `ROUNDS` have been broken."""
+async def dropped_at_random(
+    rig: Rig, rng: random.Random, *, reset: bool, moving: bool = False
+) -> None:
+    """Break each connection some time after its first row, until `ROUNDS` have been broken; while
+    everything moves, in the middle of new values."""
     for _ in range(ROUNDS):
         await rig.until(lambda: rig.row() is not None)
         await trio.sleep(rng.expovariate(1 / 0.05))
+        if moving:
+            rig.book.advance(1)
+            rig.sim.tick_now()
+            await steps(rng.randrange(12))
         rig.sim.drop_connections(reset=reset)
         await rig.until(lambda: rig.row() is None)
 
@@ -96,17 +106,17 @@ async def test_no_false_row_when_it_drops_while_everything_moves(
     reset: bool, fast_clock: PatientClock
 ) -> None:
     book = still_book(options=8)
-    async with supervised_rig(book, delays_s=(0.05,), simulator={"tick_interval_s": 0.01}) as rig:
+    async with supervised_rig(book, delays_s=(0.05,), simulator={"tick_interval_s": 0.05}) as rig:
 
         async def move() -> None:
             while True:
                 book.advance(1)
-                await trio.sleep(0.01)
+                await trio.sleep(0.05)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(move)
             with EveryStep(rig.bridge, whole_rows(book)) as watch:
-                await dropped_at_random(rig, random.Random(2), reset=reset)
+                await dropped_at_random(rig, random.Random(2), reset=reset, moving=True)
             nursery.cancel_scope.cancel()
         assert watch.false_rows == []
         assert watch.rows > ROUNDS
@@ -127,33 +137,57 @@ async def test_no_row_before_the_first_download_has_ended(fast_clock: PatientClo
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-async def test_no_row_from_downloads_that_break_at_random(
+async def test_no_row_from_slow_downloads_that_break_at_random(
     reset: bool, fast_clock: PatientClock
 ) -> None:
     rng = random.Random(3)
     book = still_book(options=8)
     async with supervised_rig(book, delays_s=(0.05,)) as rig:
-        rig.sim.download_delay_s = 0.02
+        rig.sim.download_delay_s = 0.1
         with EveryStep(rig.bridge, true_rows(book)) as watch:
             for number in range(ROUNDS):
                 await rig.until_received(POSITIONS, number + 1)
-                await trio.sleep(rng.uniform(0, 12 * 0.02))
+                await trio.sleep(rng.uniform(0, 12 * 0.1))
                 rig.sim.drop_connections(reset=reset)
             await rig.until_right()
         assert watch.false_rows == []
 
 
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+async def test_no_row_from_connections_that_break_at_any_step(
+    reset: bool, fast_clock: PatientClock
+) -> None:
+    book = still_book(options=8)
+    outcomes: set[bool] = set()
+    async with socket_rig(book, connect=False) as rig:
+        with EveryStep(rig.bridge, true_rows(book)) as watch:
+            for number in range(0, CONNECTED_AFTER, 2):
+                async with connecting(rig) as refusals:
+                    await steps(number)
+                    rig.sim.drop_connections(reset=reset)
+                outcomes.add(not refusals)
+                await rig.bridge.disconnect()
+            await rig.bridge.connect()
+            await rig.until_right()
+        assert watch.false_rows == []
+    assert outcomes == {True, False}
+
+
 async def test_no_row_of_a_download_that_ends_with_the_connection(fast_clock: PatientClock) -> None:
     """The last word of the download and the end of the connection come together."""
     book = still_book(options=8)
-    async with supervised_rig(book, delays_s=(0.05,)) as rig:
+    async with socket_rig(book, connect=False) as rig:
         with EveryStep(rig.bridge, true_rows(book)) as watch:
-            for _ in range(ROUNDS):
-                await rig.until(lambda: rig.sim.received(POSITIONS) and rig.sim.sessions)
-                for session in rig.sim.sessions:
-                    session.finish()
-                await rig.until(lambda: not rig.sim.sessions)
+            for number in range(ROUNDS):
+                async with connecting(rig):
+                    while not rig.sim.received(POSITIONS):
+                        await steps(1)
+                    await steps(number)
+                    for session in rig.sim.sessions:
+                        session.finish()
+                await rig.bridge.disconnect()
                 rig.sim.transcript.clear()
+            await rig.bridge.connect()
             await rig.until_right()
         assert watch.false_rows == []
 
@@ -164,23 +198,19 @@ async def test_no_false_row_when_we_end_it_ourselves(fast_clock: PatientClock) -
     book = still_book(options=8)
     async with socket_rig(book, connect=False) as rig:
         with EveryStep(rig.bridge, true_rows(book)) as watch:
-            for number in range(ROUNDS):
-                async with trio.open_nursery() as nursery:
-
-                    async def connect() -> None:
-                        try:
-                            await rig.bridge.connect()
-                        except GatewayError as refusal:
-                            reasons.add(str(refusal))
-
-                    nursery.start_soon(connect)
-                    await trio.sleep(rng.uniform(0, 0.1) if number % 2 else rng.uniform(0, 2))
+            for number in range(2 * ROUNDS):
+                async with connecting(rig) as refusals:
+                    if number % 2:
+                        await steps(rng.randrange(CONNECTED_AFTER))
+                    else:
+                        await trio.sleep(rng.uniform(0, 2))
                     await rig.bridge.disconnect()
                     assert rig.row() is None
                     assert not rig.bridge.is_connected()
+                reasons |= refusals
         assert watch.false_rows == []
         assert watch.rows
-        assert reasons <= {"disconnected"}
+        assert reasons == {"disconnected"}
 
 
 async def test_no_row_from_the_instant_in_which_the_link_is_lost(fast_clock: PatientClock) -> None:

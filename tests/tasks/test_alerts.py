@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -12,32 +13,26 @@ import pytest
 import trio
 from pydantic import SecretStr
 from structlog.testing import capture_logs
-from trio.testing import MockClock
 
+from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from trio_bridge.model import ApiEvent, ApiMode, Status
-from trio_bridge.tasks import alerts, webhook
-from trio_bridge.tasks.alerts import Alerts
+from trio_bridge.tasks.alerts import LAST_WORD_S, Alerts
 from trio_bridge.tasks.supervisor import ConnectionStatus, State
 from trio_bridge.tasks.ticker import TickerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
-SPEED = 25.0
-
-
-LONG_S = 10 * SPEED
-"""Ten real seconds: a busy machine needs no more for what is done in milliseconds."""
+PATIENCE_S = 30.0
+"""Of real time."""
 
 
 @pytest.fixture
-def quick_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
-    """Real I/O, but a second of waiting takes 40 ms; limits that real I/O must keep are longer."""
-    monkeypatch.setattr(webhook, "POST_TIMEOUT_S", LONG_S)
-    monkeypatch.setattr(alerts, "LAST_WORD_S", LONG_S)
-    return MockClock(rate=SPEED)
+def quick_clock() -> PatientClock:
+    """Real I/O, but nobody waits for the seconds between."""
+    return PatientClock()
 
 
 def event(message: str, status: Status = Status.WARNING) -> ApiEvent:
@@ -53,6 +48,18 @@ class Bench:
         self.connection = ConnectionStatus(State.CONNECTED)
         self.ended: str | None = None
 
+    async def until_posted(self, receiver: Receiver, text: str) -> None:
+        """Wait until the receiver has it, and the bridge knows that."""
+        await until(lambda: text in receiver.text, f"{text!r} is not in {receiver.posts}")
+        await until(lambda: self.alerts._in_hand is None, "it is posted again and again")
+
+
+async def until(condition: Callable[[], object], complaint: str) -> None:
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up_at, complaint
+        await trio.sleep(0.5)
+
 
 @asynccontextmanager
 async def alerting(receiver: Receiver, *, after_s: float = 1e6) -> AsyncIterator[Bench]:
@@ -64,12 +71,12 @@ async def alerting(receiver: Receiver, *, after_s: float = 1e6) -> AsyncIterator
         nursery.cancel_scope.cancel()
 
 
-async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: MockClock) -> None:
+async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver, alerting(receiver) as bench:
         bench.alerts.notice(event("all is well", Status.INFO))
         bench.alerts.notice(event("database circuit CLOSED → OPEN"))
         bench.alerts.notice(event("spool can't be written", Status.ERROR))
-        await receiver.wait_for("spool")
+        await bench.until_posted(receiver, "spool")
     (post,) = receiver.posts
     assert receiver.targets == ["/services/the-secret"]
     assert post["status"] == "error"
@@ -87,35 +94,35 @@ async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: Moc
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503])
-async def test_a_receiver_in_trouble_is_asked_again(trouble: int, quick_clock: MockClock) -> None:
+async def test_a_receiver_in_trouble_is_asked_again(
+    trouble: int, quick_clock: PatientClock
+) -> None:
     async with open_receiver() as receiver, alerting(receiver) as bench:
         receiver.answers = [trouble, trouble]
         bench.alerts.notice(event("disconnected"))
-        await receiver.wait_for("disconnected")
-    assert len(receiver.targets) >= 3  # the end may have come before the answer
+        await bench.until_posted(receiver, "disconnected")
+    assert len(receiver.targets) == 3
 
 
-async def test_a_receiver_says_how_long_to_leave_it_alone(quick_clock: MockClock) -> None:
+async def test_a_receiver_says_how_long_to_leave_it_alone(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver, alerting(receiver) as bench:
         receiver.answers, receiver.headers = [429], [("Retry-After", "30")]
         bench.alerts.notice(event("disconnected"))
         began = trio.current_time()
-        await receiver.wait_for("disconnected")
+        await bench.until_posted(receiver, "disconnected")
         assert trio.current_time() - began >= 30
 
 
 async def test_a_refusal_for_good_is_logged_without_the_secret_and_the_next_alert_goes_on(
-    quick_clock: MockClock,
+    quick_clock: PatientClock,
 ) -> None:
     with capture_logs() as logs:
         async with open_receiver() as receiver, alerting(receiver) as bench:
             receiver.answers, receiver.body = [404], b"no_service"
             bench.alerts.notice(event("one"))
-            with trio.fail_after(SPEED * 30):
-                while not logs:
-                    await trio.sleep(1)
+            await until(lambda: logs, "nothing is logged")
             bench.alerts.notice(event("another"))
-            await receiver.wait_for("another")
+            await bench.until_posted(receiver, "another")
     assert "one" not in receiver.text.replace("another", "")
     (line,) = logs
     assert line["log_level"] == "error"
@@ -125,67 +132,62 @@ async def test_a_refusal_for_good_is_logged_without_the_secret_and_the_next_aler
     assert "the-secret" not in str(logs)
 
 
-async def test_a_redirection_is_a_refusal_and_is_not_followed(quick_clock: MockClock) -> None:
+async def test_a_redirection_is_a_refusal_and_is_not_followed(quick_clock: PatientClock) -> None:
     with capture_logs() as logs:
         async with open_receiver() as receiver, alerting(receiver) as bench:
             receiver.answers, receiver.headers = [302], [("Location", receiver.url("/elsewhere"))]
             bench.alerts.notice(event("one"))
-            with trio.fail_after(LONG_S):
-                while not logs:
-                    await trio.sleep(1)
+            await until(lambda: logs, "nothing is logged")
     assert receiver.targets == ["/services/the-secret"]
 
 
 async def test_a_receiver_that_is_not_there_and_then_is_gets_it_all(
-    quick_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    quick_clock: PatientClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(webhook, "POST_TIMEOUT_S", 10.0)
     caplog.set_level(logging.WARNING)
     with capture_logs() as logs:
         async with open_receiver() as receiver:
             receiver.silent = True
             async with alerting(receiver) as bench:
                 bench.alerts.notice(event("attempt 1"))
-                with trio.fail_after(SPEED * 30):
-                    while not logs:
-                        await trio.sleep(1)
+                await until(lambda: logs, "nothing is logged")
                 for number in range(2, 1000):
                     bench.alerts.notice(event(f"attempt {number}"))
                 receiver.silent = False
-                await receiver.wait_for("attempt 999")
+                await bench.until_posted(receiver, "attempt 999")
     assert receiver.posts[0]["events"][0]["message"] == "attempt 1"
     assert receiver.posts[-1]["events"][0]["count"] == 998
     assert "the-secret" not in str(logs) + caplog.text
 
 
 async def test_no_right_row_is_an_alert_with_its_reason_and_so_is_the_end_of_that(
-    quick_clock: MockClock,
+    quick_clock: PatientClock,
 ) -> None:
     async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
         bench.ticker.silent_because = "not connected to the gateway"
-        await receiver.wait_for("no right row for 1")
+        await bench.until_posted(receiver, "no right row for 1")
         assert "not connected to the gateway" in receiver.text
         assert receiver.posts[0]["status"] == "error"
         bench.ticker.last_right_s = trio.current_time()
-        await receiver.wait_for("right rows again")
+        await bench.until_posted(receiver, "right rows again")
 
 
-async def test_rows_without_one_known_greek_are_no_right_rows(quick_clock: MockClock) -> None:
+async def test_rows_without_one_known_greek_are_no_right_rows(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
         bench.ticker.rows = 12
-        await receiver.wait_for("not one option has Greeks")
+        await bench.until_posted(receiver, "not one option has Greeks")
 
 
-async def test_a_reset_window_raises_no_alarm(quick_clock: MockClock) -> None:
+async def test_a_reset_window_raises_no_alarm(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
         bench.connection.state = State.HOLDING
         await trio.sleep(30)
         assert receiver.posts == []
         bench.connection.state = State.CONNECTING
-        await receiver.wait_for("no right row")
+        await bench.until_posted(receiver, "no right row")
 
 
-async def test_what_was_noted_last_is_posted_at_the_end(quick_clock: MockClock) -> None:
+async def test_what_was_noted_last_is_posted_at_the_end(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver:
         async with alerting(receiver) as bench:
             await trio.sleep(1)
@@ -195,32 +197,29 @@ async def test_what_was_noted_last_is_posted_at_the_end(quick_clock: MockClock) 
         assert "without being asked to" in receiver.text
 
 
-async def test_what_was_being_posted_at_the_end_is_not_lost(quick_clock: MockClock) -> None:
+async def test_what_was_being_posted_at_the_end_is_not_lost(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver:
         async with alerting(receiver) as bench:
             receiver.answers = [503]
             bench.alerts.notice(event("first"))
-            with trio.fail_after(SPEED * 30):
-                while not receiver.targets:
-                    await trio.sleep(1)
+            await until(lambda: receiver.targets, "nothing is posted")
             bench.alerts.notice(event("second"))
         assert [one["message"] for one in receiver.posts[0]["events"]] == ["first", "second"]
 
 
 async def test_a_silent_receiver_does_not_hold_up_the_end(
-    quick_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    quick_clock: PatientClock,
 ) -> None:
-    monkeypatch.setattr(alerts, "LAST_WORD_S", 3.0)
     async with open_receiver() as receiver:
         receiver.silent = True
         async with alerting(receiver) as bench:
             await trio.sleep(1)
             bench.alerts.notice(event("nobody hears this"))
             began = trio.current_time()
-        assert trio.current_time() - began < LONG_S / 2
+        assert trio.current_time() - began < LAST_WORD_S + 0.5
 
 
-async def test_a_quiet_end_posts_nothing(quick_clock: MockClock) -> None:
+async def test_a_quiet_end_posts_nothing(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver:
         async with alerting(receiver):
             await trio.sleep(5)
