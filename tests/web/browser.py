@@ -18,10 +18,14 @@ from selenium.webdriver.chrome.service import Service
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Scheme = Literal["light", "dark"]
+
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 """Screenshots, to be looked at; not part of the repository."""
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+SHORTEST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.25
 MISSING = "no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)"
 
 
@@ -68,13 +72,24 @@ class Browser:
         width: int = 1440,
         height: int = 900,
         *,
-        scheme: Literal["light", "dark"] = "light",
+        scheme: Scheme = "light",
         phone: bool = False,
     ) -> None:
         """An empty window of this size, without memory of what it showed before."""
         await self._run(self._driver.get, "about:blank")
         await self._run(self._driver.delete_all_cookies)
         await self.complaints()
+        await self.become(width, height, scheme=scheme, phone=phone)
+
+    async def become(
+        self,
+        width: int = 1440,
+        height: int = 900,
+        *,
+        scheme: Scheme = "light",
+        phone: bool = False,
+    ) -> None:
+        """Another window with the same page: turned, made smaller, changed to dark."""
         await self.command(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -85,6 +100,14 @@ class Browser:
         await self.command(
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Until what has changed is drawn: two frames."""
+        await self._run(
+            self._driver.execute_async_script,
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))",
         )
 
     async def open(self, url: str) -> None:
@@ -110,10 +133,11 @@ class Browser:
 
     async def until(self, script: str, *arguments: Any) -> Any:
         """Wait until the script returns something true; return that."""
-        found = None
+        found, pause_s = None, SHORTEST_PAUSE_S
         with trio.move_on_after(PATIENCE_S):
             while not (found := await self.do(script, *arguments)):
-                await trio.sleep(0.05)
+                await trio.sleep(pause_s)
+                pause_s = min(1.3 * pause_s, LONGEST_PAUSE_S)
             return found
         raise AssertionError(f"never true: {script}\n{await self.text('body')}")
 

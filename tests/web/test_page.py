@@ -21,13 +21,20 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
     from tests.web.browser import Browser
 
+pytestmark = pytest.mark.xdist_group("chromium")
+
 SERIES = ("delta", "gamma", "vega", "theta", "underlying_price")
 LAST_GAP = "(document.querySelector('#gaps-list li')?.textContent ?? '')"
 
 BUSY = 2
 """Slots that a busy machine may have missed: fewer than any outage here lasts."""
 
-OUTAGE_S = 3.0
+OUTAGE_ROWS = 6
+
+# The service's own count.
+ROWS_TAKEN = r"""
+    return Number(/([\d,]+) rows? since/.exec(document.querySelector('#rows').innerText)[1]
+      .replaceAll(',', ''))"""
 
 SPOKEN = "return document.querySelector('#scrub').getAttribute('aria-valuetext')"
 
@@ -99,14 +106,18 @@ async def test_draws_what_is_recorded_and_follows_it(
     # What is shown as current is in the database, to the last digit that is shown.
     here.gateway.book.freeze()
     here.gateway.tick_now()
-    await trio.sleep(1.5)
-    values = {name: await browser.text(f'[data-series="{name}"] .value') for name in SERIES}
+    await wait_for_rows(own_postgres.conninfo, count_rows(own_postgres.conninfo) + 3)
     (row,) = fetch(
         own_postgres.conninfo,
         "SELECT delta, gamma, vega, theta, underlying_price FROM portfolio_greeks"
         " ORDER BY id DESC LIMIT 1",
     )
-    assert values == {name: shown(value) for name, value in zip(SERIES, row, strict=True)}
+    for name, value in zip(SERIES, row, strict=True):
+        await browser.until(
+            "return document.querySelector(arguments[0]).innerText === arguments[1]",
+            f'[data-series="{name}"] .value',
+            shown(value),
+        )
 
     assert "All 33 positions priced" in await browser.text("#rows")
     assert "127.0.0.1" in await browser.text("#gateway")
@@ -138,7 +149,12 @@ async def test_an_outage_is_a_gap_with_its_reason_and_no_old_value_looks_current
         assert await browser.text(f'[data-series="{name}"] .value') == "–"
     await browser.until(f"return {LAST_GAP}.includes('No rows since')")
     assert (await browser.text("#gateway")).startswith("Connected, no rows")
-    await trio.sleep(4)
+    # What it has cost so far is counted already, live and after a reload.
+    lived = await missing_slots(browser)
+    assert lived > BUSY
+    await browser.open(here.url)
+    await browser.drawn()
+    assert lived <= await missing_slots(browser)
     await browser.keep_screenshot("page-outage-dark")
 
     here.gateway.restore_upstream()
@@ -199,8 +215,8 @@ async def test_a_database_that_is_away_leaves_no_gap(
     await browser.drawn()
     await trio.to_thread.run_sync(own_postgres.stop)
     await browser.until_text("#headline", "Recording into the spool")
-    await browser.until_text("#spool", "waiting")
-    await trio.sleep(OUTAGE_S)
+    taken = await browser.until(ROWS_TAKEN)
+    await browser.until(f"{ROWS_TAKEN} >= arguments[0]", taken + OUTAGE_ROWS)
     assert (await browser.text("#database")).startswith("Away")
     await browser.keep_screenshot("page-database-away")
     for _ in range(2):  # before and after a reload: the rows are known, though not stored yet
@@ -271,10 +287,10 @@ async def test_a_month_is_seen_at_once_and_its_spikes_too(
 
 MONTH = """
     INSERT INTO portfolio_greeks
-        (timestamp, delta, gamma, vega, theta, underlying_price, event_id, positions, priced)
+        (timestamp, delta, gamma, vega, theta, underlying_price, positions, priced)
     SELECT at, CASE n WHEN 300000 THEN 9999 ELSE 3500 + 400 * sin(n / 3e4) + 9 * random() END,
            11 + 2 * sin(n / 5e4), 1200 - 300 * cos(n / 9e4), -12700 + 300 * sin(n / 7e3),
-           5290 + 200 * sin(n / 2e5), gen_random_uuid(), 33, 33
+           5290 + 200 * sin(n / 2e5), 33, 33
     FROM (SELECT n, date_bin('5 s', now(), 'epoch') - n * interval '5 s' AS at
           FROM generate_series(12, 518400) AS n) AS slot
     WHERE n % 17280 NOT BETWEEN 4000 AND 4290
@@ -297,20 +313,19 @@ SIZES: dict[str, dict[str, Any]] = {
 
 async def test_everybody_can_read_it(browser: Browser, here: Watched) -> None:
     """Contrast, labels, order of headings and more, as axe sees them; in good times and bad."""
-    here.gateway.lose_upstream()
-    await trio.sleep(1.5)
-    here.gateway.restore_upstream()
-    await here.wait_ready()
-    for verdict in ("Recording", "Not recording"):
+    await browser.reset()
+    await browser.open(here.url)
+    await browser.drawn()
+    for verdict in ("Not recording", "Recording"):
         if verdict == "Not recording":
             here.gateway.lose_upstream()
+        else:
+            here.gateway.restore_upstream()
+        await browser.until_text("#headline", verdict)
+        await browser.until("return !document.querySelector('#gaps').hidden")
+        await browser.do("document.querySelector('#gaps').open = true")
         for name, size in SIZES.items():
-            await browser.reset(**size)
-            await browser.open(here.url)
-            await browser.drawn()
-            await browser.until_text("#headline", verdict)
-            await browser.until("return !document.querySelector('#gaps').hidden")
-            await browser.do("document.querySelector('#gaps').open = true")
+            await browser.become(**size)
             assert await browser.violations() == [], (name, verdict)
             width = await browser.do("return [document.documentElement.scrollWidth, innerWidth]")
             assert width[0] <= width[1]
@@ -318,10 +333,11 @@ async def test_everybody_can_read_it(browser: Browser, here: Watched) -> None:
 
 
 async def test_everything_fits_one_screen_on_a_desk(browser: Browser, calm: str) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    await browser.drawn()
     for width, height in ((1440, 900), (1280, 720), (1920, 1080)):
-        await browser.reset(width, height)
-        await browser.open(calm)
-        await browser.drawn()
+        await browser.become(width, height)
         size = await browser.do(
             "const e = document.documentElement; return [e.scrollWidth, e.scrollHeight]"
         )

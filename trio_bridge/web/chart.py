@@ -33,7 +33,7 @@ def chart_json(chart: Chart) -> dict[str, Any]:
         "bucket_s": window.bucket_s,
         "t": [seconds(bucket.last) for bucket in buckets],
         "series": series,
-        "gaps": [_gap(gap) for gap in chart.gaps],
+        "gaps": [_gap(gap, window) for gap in chart.gaps],
         "coverage": _coverage(chart),
     }
 
@@ -51,11 +51,12 @@ def seconds(at: datetime) -> float:
     return round(at.timestamp(), 3)
 
 
-def _gap(gap: Gap) -> dict[str, Any]:
+def _gap(gap: Gap, window: Window) -> dict[str, Any]:
     return {
         "from": seconds(gap.start),
         "to": seconds(gap.end),
         "open": gap.is_open,
+        "slots": _missing(gap, window),
         "reasons": [event_json(event) for event in gap.reasons],
     }
 

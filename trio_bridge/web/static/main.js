@@ -77,7 +77,7 @@ async function load(answer = ask()) {
     page.fetchAt = now() + RETRY_S;
   }
   const waiting = trouble || page.status?.storage.spool_bytes ? await recentOrNone() : [];
-  if (told === null && page.rows === null) told = nothing(await intervalOrGuess());
+  if (told === null && page.rows === null) told = nothing(await intervalOrGuess(), now() - RANGES[page.range].span);
   if (asked !== page.asked) return;
   page.trouble = trouble;
   if (told !== null) page.rows = new Rows(told, page.events);
@@ -118,7 +118,7 @@ function render() {
   scrub.max = Math.max(0, page.rows.t.length - 1);
   if (document.activeElement !== scrub) scrub.value = scrub.max;
   scrub.disabled = page.rows.t.length === 0;
-  showCoverage(page.rows.coverage, page.rows.interval, name, end - span, page.gaps.map(explain));
+  showCoverage(page.rows.coverageUntil(end), page.rows.interval, name, end - span, page.gaps.map(explain));
   if (page.pointed) showPoint();
   else restReadout();
 }

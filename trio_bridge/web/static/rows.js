@@ -8,10 +8,10 @@ const REASONS = 3;
 const NO_REASON = /^(database circuit|connected to)/; // As the server sees it.
 
 /** What /api/rows would tell of a time without rows. */
-export function nothing(interval) {
+export function nothing(interval, start) {
   const series = Object.fromEntries(SERIES.map((name) => [name, { last: [] }]));
   const coverage = { since: null, rows: 0, slots: 0, slowest_s: interval };
-  return { interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage };
+  return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage };
 }
 
 export class Rows {
@@ -28,7 +28,9 @@ export class Rows {
     }
     this.gaps = told.gaps.filter((gap) => !gap.open);
     this.openGap = told.gaps.find((gap) => gap.open) ?? null;
-    this.coverage = told.coverage;
+    this.start = told.from;
+    // Without the open gap: it grows, see coverageUntil.
+    this.coverage = { ...told.coverage, slots: told.coverage.slots - (this.openGap?.slots ?? 0) };
     this.storedTo = this.openGap?.from ?? this.last; // the database's last row
   }
 
@@ -74,6 +76,14 @@ export class Rows {
     return [...this.gaps, { from, to: now, open: true, reasons }];
   }
 
+  /** The coverage until `now`: what a gap that still lasts has cost so far counts too. */
+  coverageUntil(now) {
+    const gap = this.gapsUntil(now).find((one) => one.open);
+    if (!gap) return this.coverage;
+    const missing = Math.floor((now - Math.max(gap.from, this.start)) / this.interval);
+    return { ...this.coverage, slots: this.coverage.slots + missing };
+  }
+
   /** Columns for a chart: [t, max, min, last], broken where buckets without a row lie between. */
   columns(name) {
     const { last, min, max } = this.series[name];
@@ -115,7 +125,9 @@ export class Rows {
     const told = this.openGap?.from === from ? this.openGap.reasons : [];
     const reasons = told.length ? told : this.#reasons(from, to);
     this.gaps.push({ from, to, open: false, reasons });
-    this.coverage.slots += Math.round((to - from) / this.interval) - 1;
+    const missing = from >= this.start
+      ? Math.round((to - from) / this.interval) - 1 : Math.floor((to - this.start) / this.interval);
+    this.coverage.slots += missing;
   }
 
   #reasons(from, to) {
