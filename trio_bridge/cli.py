@@ -194,7 +194,7 @@ def export(
 
     TIME is 2026-01-31, 2026-01-31T14:30, 2026-01-31T14:30-05:00 (UTC where no offset is given), or
     so long ago: 90m, 24h, 7d, 4w. The rows are streamed, so a year is no problem; a file appears
-    when it is complete. Parquet needs pyarrow: pip install 'trio_bridge[parquet]'.
+    when it is complete. Parquet needs pyarrow, which is not installed unasked: pip install pyarrow.
     """
     from trio_bridge.commands.export import run_export
     from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE

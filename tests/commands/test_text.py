@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trio_bridge.commands.text import count, duration, number, size, waiting
+from trio_bridge.commands.text import count, duration, number, percent, size, waiting
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,10 @@ def test_counts_and_numbers() -> None:
     assert waiting(1234, "row") == "1,234 rows wait"
     assert number(-1234.5) == "-1,234.50"
     assert number(None) == "–"
+
+
+def test_what_is_missing_is_not_rounded_away() -> None:
+    assert percent(1.0) == "100.0%"
+    assert percent(0.99999) == "99.9%"
+    assert percent(0.0004) == "0.0%"
+    assert percent(0.5) == "50.0%"

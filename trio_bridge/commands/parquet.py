@@ -5,6 +5,7 @@ pyarrow is 170 MB, ten times the rest of the bridge; so it is an extra, not a de
 
 from __future__ import annotations
 
+import sys
 from typing import IO, TYPE_CHECKING, Any
 
 from trio_bridge.errors import ConfigError
@@ -21,7 +22,7 @@ def import_pyarrow() -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise ConfigError(
-            "--format parquet needs pyarrow: pip install 'trio_bridge[parquet]', or export CSV"
+            f"Parquet needs pyarrow: {sys.executable} -m pip install pyarrow; or export as CSV"
         ) from None
     found: ModuleType = pyarrow
     return found

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
-from trio_bridge.commands.text import count, duration, moment, number, size, waiting
+from trio_bridge.commands.text import count, duration, moment, number, percent, size, waiting
 from trio_bridge.errors import BridgeError
 from trio_bridge.model import utc_now
 from trio_bridge.stores.conninfo import safe_target
@@ -136,10 +136,10 @@ def _service_lines(overview: Overview) -> list[tuple[str, str]]:
         ("gateway", f"{gateway.state} {gateway.endpoint}{since}{reason}"),
         (
             "rows",
-            f"{count(service.ticker.rows, 'row')} taken, {storage.committed:,} in the database, "
+            f"{count(service.ticker.rows, 'row')} taken, "
             f"{count(service.ticker.skipped, 'slot')} skipped",
         ),
-        ("circuit", f"{storage.breaker}"),
+        ("circuit", f"{storage.breaker}; {storage.committed:,} rows and events committed"),
     ]
     if service.ticker.silent_because is not None:
         lines.append(("no rows", service.ticker.silent_because))
@@ -177,7 +177,7 @@ def _coverage(summary: Summary, overview: Overview) -> str:
     assert summary.first_at is not None
     span = duration((overview.at - summary.first_at).total_seconds())
     partial = summary.right - summary.complete
-    text = f"{coverage:.1%} of the last {span} have a right row"
+    text = f"{percent(coverage)} of the last {span} have a right row"
     return f"{text}; {count(partial, 'row')} without all positions" if partial > 0 else text
 
 

@@ -46,6 +46,11 @@ def duration(seconds: float) -> str:
     return f"{seconds // DAY_S:.0f} d {seconds % DAY_S // HOUR_S:.0f} h"
 
 
+def percent(share: float) -> str:
+    """`99.9%` of everything; `100.0%` only when nothing is missing."""
+    return f"{math.floor(share * KILO) / KILO:.1%}"
+
+
 def number(value: float | None) -> str:
     """Two decimals and thousands; a dash where there is no number."""
     return "–" if value is None else f"{value:,.2f}"
