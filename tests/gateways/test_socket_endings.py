@@ -7,8 +7,12 @@ closed or a coroutine that nobody awaited fails these tests too.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
+import threading
+from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -17,11 +21,13 @@ import trio
 from ib_async import IB
 
 from tests.gateways.socket_support import (
+    CONNECTED_AFTER,
     POSITIONS,
     SUBSCRIBE,
     Rig,
     options_of,
     socket_rig,
+    steps,
     still_book,
     supervised_rig,
 )
@@ -77,18 +83,65 @@ async def connects_within(rig: Rig, patience_s: float) -> bool:
     return not scope.cancelled_caught
 
 
-async def test_an_attempt_can_be_cancelled_at_any_moment() -> None:
-    rng = random.Random(5)
+async def end_in_the_middle(rig: Rig, end: str, number: int) -> None:
+    """Begin a connection, and let it end in this way after so many steps."""
+    scope = trio.CancelScope()
+
+    async def connect() -> None:
+        with scope, suppress(GatewayError):
+            await rig.bridge.connect()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        await steps(number)
+        match end:
+            case "cancelled":
+                scope.cancel()
+            case "disconnected":
+                await end_in_time(rig)
+            case "closed":
+                for session in tuple(rig.sim.sessions):
+                    session.finish()
+            case "reset":
+                rig.sim.drop_connections(reset=True)
+            case "hanging":
+                rig.sim.hang()
+                await steps(3)
+                scope.cancel()
+    await end_in_time(rig)
+    rig.sim.unhang()
+
+
+def census() -> Counter[str]:
+    """What this process holds that a connection may have left behind."""
+    gc.collect()
+    kinds = (IB, Session, asyncio.AbstractEventLoop, asyncio.Future, asyncio.BaseTransport)
+    found = Counter(type(one).__name__ for one in gc.get_objects() if issubclass(type(one), kinds))
+    threads = [one for one in threading.enumerate() if not one.name.startswith("Trio thread")]
+    return found + Counter(descriptors=psutil.Process().num_fds(), threads=len(threads))
+
+
+@pytest.mark.parametrize("end", ["cancelled", "disconnected", "closed", "reset", "hanging"])
+async def test_whenever_and_however_an_attempt_ends_nothing_is_left_of_it(
+    end: str, fast_clock: PatientClock
+) -> None:
     async with socket_rig(still_book(options=6), connect=False) as rig:
-        rig.sim.download_delay_s = 0.001
-        outcomes = set()
-        for _ in range(40):
-            outcomes.add(await connects_within(rig, rng.uniform(0, 0.02)))
+
+        async def once_in_full() -> Counter[str]:
+            """What is there after a whole connection."""
+            await rig.bridge.connect()
+            await rig.until_right()
             await end_in_time(rig)
-        rig.sim.download_delay_s = 0.0
-        outcomes.add(await connects_within(rig, 10))
-        await rig.until_right()
-        assert outcomes == {False, True}
+            await rig.until(lambda: not rig.sim.sessions)
+            return census()
+
+        before = await once_in_full()
+        for number in range(0, CONNECTED_AFTER, 4):
+            await end_in_the_middle(rig, end, number)
+        after = await once_in_full()
+        # The bridge remembers its last connection, and that more or less of the library's objects.
+        assert {name: count for name, count in after.items() if count > before[name] + 1} == {}
+        assert after["descriptors"] == before["descriptors"]
 
 
 @pytest.mark.parametrize("stage", ["silent", "hanging", "downloading"])
