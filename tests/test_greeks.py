@@ -197,6 +197,22 @@ def test_gateways_and_sums_agree_on_what_is_a_greek(value: float | None) -> None
         assert (contribution(held(), model_with(name, value)) is not None) == expected
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_first_number_that_is_too_large_is_the_same_for_all(sign: int) -> None:
+    """Greeks, quantities, multipliers and prices alike: 1e15 is no such thing, just below is."""
+    limit, below = sign * 1e15, sign * math.nextafter(1e15, 0)
+
+    for name in THE_FOUR:
+        assert contribution(held(), model_with(name, limit)) is None
+        assert contribution(held(), model_with(name, below)) is not None
+    assert contribution(held(sec_type="STK", quantity=limit), None) is None
+    assert contribution(held(sec_type="STK", quantity=below), None) == (below, 0, 0, 0)
+    assert contribution(held(sec_type="FUT", multiplier=abs(limit)), None) is None
+    assert contribution(held(sec_type="FUT", multiplier=abs(below)), None) is not None
+    assert valid_price(limit) is None
+    assert valid_price(below) == below
+
+
 @pytest.mark.parametrize("sec_type", ["OPT", "FOP", "WAR", "IOPT", "FUT", "CONTFUT"])
 @pytest.mark.parametrize("multiplier", [None, 0.0, -100.0, math.nan, math.inf])
 def test_a_multiplier_that_is_not_known_is_never_guessed(

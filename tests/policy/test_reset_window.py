@@ -165,6 +165,12 @@ def test_windows_that_overlap_or_touch_are_one_hold() -> None:
     assert hold_until(utc("2026-01-16 04:40"), windows) == utc("2026-01-16 06:00")
 
 
+def test_windows_that_can_be_read_only_once_are_enough() -> None:
+    windows = iter(parse_reset_windows("00:05-00:30, 23:40-00:05"))
+
+    assert hold_until(utc("2026-01-15 04:40"), windows) == utc("2026-01-15 05:30")
+
+
 def test_a_weekend_window_is_one_hold_across_midnight() -> None:
     windows = parse_reset_windows("Fri 23:00-Sat 03:00")
     held = ["2026-01-17 04:00", "2026-01-17 05:00", "2026-01-17 07:59:59"]
@@ -205,6 +211,12 @@ def test_a_window_that_would_end_before_it_starts_keeps_its_length() -> None:
     windows = parse_reset_windows("02:30-03:15")
 
     assert hold_until(utc("2026-03-08 07:30"), windows) == utc("2026-03-08 08:15")
+
+
+def test_a_window_that_would_end_as_it_starts_keeps_its_length() -> None:
+    windows = parse_reset_windows("02:30-03:30")
+
+    assert hold_until(utc("2026-03-08 07:30"), windows) == utc("2026-03-08 08:30")
 
 
 def test_a_time_the_autumn_change_repeats_means_the_first() -> None:
