@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,11 @@ import trio
 from tests.support.command import run_command, run_process
 from tests.support.process import running_service
 from tests.support.rows import event, snapshot
+from trio_bridge.commands import tail as tail_module
+from trio_bridge.commands.tail import Screen, run_tail
+from trio_bridge.config import load_settings
 from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.reader import LandedEvent, LandedRow
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
@@ -101,3 +106,60 @@ async def test_without_a_database_the_remedy_is_named(tmp_path: Path) -> None:
     done = await run_command(tmp_path, "tail")
     assert done.code == 2
     assert "does not run: start the service" in done.err
+
+
+def a_row(at: datetime, positions: int | None = 3) -> LandedRow:
+    return LandedRow(1, at, "U1", 1.0, 0.5, None, 12.0, 100.25, positions, positions, 0.0, "live")
+
+
+def test_each_day_is_named_once_with_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(events=True, as_json=False)
+    for days in (0, 0, 1):
+        at = AT + timedelta(days=days)
+        screen.show([a_row(at)], [LandedEvent(1, at + timedelta(seconds=1), None, "x", "info")])
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        *("2026-01-02", "UTC", "14:30:00", "14:30:01", "14:30:00", "14:30:01"),
+        *("2026-01-03", "UTC", "14:30:00", "14:30:01"),
+    ]
+
+
+def test_what_is_not_known_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    """A row without vega; and one of an earlier system, which did not count positions."""
+    Screen(events=True, as_json=False).show([a_row(AT, positions=None)], [])
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.split()[3:] == ["–", "12.00", "100.25", "–"]
+
+
+async def test_a_frozen_database_is_said_and_waited_out(
+    own_postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    await write(own_postgres.conninfo, snapshot(1, AT))
+    monkeypatch.setattr(tail_module, "RETRY_S", 0.1)
+    settings = load_settings(database_url=own_postgres.url)
+    said = ""
+
+    async def until(text: str) -> None:
+        nonlocal said
+        with trio.fail_after(30):
+            while text not in said:
+                await trio.sleep(0.05)
+                read = capsys.readouterr()
+                said += read.out + read.err
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(run_tail, settings, lines=5, follow=True, events=True, as_json=False)
+        )
+        await until(" 1.00 ")
+        monkeypatch.setattr(tail_module, "LOOK_TIMEOUT_S", 0.5)
+        await trio.to_thread.run_sync(own_postgres.freeze)
+        await until("no answer from the database; trying again")
+        await trio.to_thread.run_sync(own_postgres.thaw)
+        monkeypatch.setattr(tail_module, "LOOK_TIMEOUT_S", 30.0)
+        await write(own_postgres.conninfo, snapshot(77, AT + timedelta(seconds=5)))
+        await until(" 77.00 ")
+        nursery.cancel_scope.cancel()
+    assert said.count(" 1.00 ") == 1

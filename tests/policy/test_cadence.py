@@ -32,6 +32,16 @@ def test_an_unsteady_connection_is_not_a_slow_pace() -> None:
     assert usual_spacings(unsteady, 5.0) == [5.0] * 9
 
 
+@pytest.mark.parametrize(("others", "usual"), [(2, 60.0), (3, 5.0)])
+def test_three_quarters_must_be_regular(others: int, usual: float) -> None:
+    spacings = [*[60.0] * (8 - others), *[700.0] * others]
+    assert usual_spacings([*spacings[:4], 999.0, *spacings[4:]], 5.0)[4] == usual
+
+
+def test_of_paces_that_vary_a_little_the_middle_one_is_usual() -> None:
+    assert usual_spacings([57, 58, 59, 60, 999, 61, 62, 63, 64], 5.0)[4] == 61
+
+
 def test_a_few_rows_prove_nothing() -> None:
     assert usual_spacings([60.0] * 4, 5.0) == [5.0] * 4
     assert usual_spacings([], 5.0) == []
