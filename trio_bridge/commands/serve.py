@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.service import run_service
-from trio_bridge.tasks.alerts import Alerts
 from trio_bridge.tasks.notify import Notifier, keep_informed
 
 if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.service import Service, Stopper
+    from trio_bridge.tasks.alerts import Alerts
     from trio_bridge.web.endpoint import Endpoint
 
 
@@ -35,6 +35,8 @@ async def _serve(settings: Settings, endpoint: Endpoint | None) -> int:
             if endpoint is not None:
                 nursery.start_soon(endpoint.run, service)
             if settings.alert_url is not None:
+                from trio_bridge.tasks.alerts import Alerts
+
                 alerts = Alerts(settings.alert_url, after_s=settings.alert_after_s)
                 service.watchers.append(alerts.notice)
                 nursery.start_soon(_alert, alerts, service, stopper)
