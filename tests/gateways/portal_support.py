@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from trio_bridge.simulator.book import Book, NetGreeks
 
 QUICK = Timing(
-    tickle_s=1.5,
+    tickle_s=3.0,
     tickle_retry_s=1.0,
-    status_s=0.5,
-    login_retry_s=0.5,
-    positions_s=1.0,
-    quotes_s=0.5,
-    streamed_quotes_s=0.5,
+    status_s=1.0,
+    login_retry_s=1.0,
+    positions_s=2.0,
+    quotes_s=1.0,
+    streamed_quotes_s=1.0,
     first_quotes_s=0.3,
     definitions_retry_s=1.0,
     longest_backoff_s=1.0,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
 
 NO_POLLING = Fault("/iserver/marketdata/snapshot", status=503)
-RARE_POLLING = QUICK._replace(streamed_quotes_s=600.0)
+RARE_POLLING = QUICK._replace(streamed_quotes_s=600.0, positions_s=10.0, status_s=10.0)
 
 
 @pytest.fixture
