@@ -74,8 +74,9 @@ def _without_multiplier() -> bytes:
         ["88", "{}", "no time"],
         ["89", "{}", "1", "1.0", "2"],
         ["104", "{}", "{}"],
+        ["21", "{}", "13", "0", "0.2", "0.5", "9.5", "0", "0.01", "0.2", "-0.3", "5300"],
     ],
-    ids=["fundamentals", "symbols", "news", "head timestamp", "histogram", "calendar"],
+    ids=["fundamentals", "symbols", "news", "head timestamp", "histogram", "calendar", "Greeks"],
 )
 def test_an_answer_of_another_kind_is_none(answer: list[str]) -> None:
     """ib_async would take it for the contract details that were asked for."""

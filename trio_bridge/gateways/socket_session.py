@@ -291,7 +291,9 @@ class Session:
         self.subscriptions.sent(1)
         request = functools.partial(self.client.ib.reqContractDetailsAsync, Contract(conId=con_id))
         with trio.move_on_after(DETAILS_TIMEOUT_S), suppress(OSError):  # OSError: the socket fell
-            for answer in await trio_asyncio.aio_as_trio(request)():
+            answers = await trio_asyncio.aio_as_trio(request)()
+            # ib_async takes an option computation for an answer, too.
+            for answer in answers if isinstance(answers, list) else ():
                 if answer.contract.conId == con_id:
                     self.holdings.learn(con_id, details_from(answer))
                     self._wake.set()
