@@ -100,7 +100,7 @@ def hold_until(now_utc: datetime, windows: Iterable[ResetWindow]) -> datetime | 
     Raises:
         ValueError: `now_utc` has no time zone.
     """
-    if now_utc.tzinfo is None or now_utc.utcoffset() is None:
+    if now_utc.utcoffset() is None:
         raise ValueError("hold_until needs a time with its zone")
     windows = tuple(windows)
     now = until = now_utc.astimezone(UTC)
