@@ -15,7 +15,13 @@ import trio
 import trio.testing
 from psycopg.conninfo import conninfo_to_dict
 
-from trio_bridge.errors import ConfigError, OutageError, RowRejectedError, SchemaMissingError
+from trio_bridge.errors import (
+    ConfigError,
+    OutageError,
+    RowRejectedError,
+    SchemaMissingError,
+    StoreError,
+)
 from trio_bridge.model import ApiEvent, ApiMode, DataType, Snapshot, Status
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.postgres import (
@@ -366,6 +372,64 @@ async def test_a_missing_partition_is_no_fault_of_the_rows(fresh_database: str) 
     with pytest.raises(OutageError, match="make the missing partition"):
         await store.write(snapshots(1))
     await store.aclose()
+
+
+# Words of extensions, said here by a trigger
+
+
+def say_instead(conninfo: str, sqlstate: str, message: str, *, when: str = "true") -> None:
+    """Refuse the statements that insert into portfolio_greeks, as an extension does."""
+    query(
+        conninfo,
+        f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF {when} THEN
+                RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = '{message}';
+            END IF;
+            RETURN NULL;
+        END $$
+        """,
+    )
+    query(
+        conninfo,
+        "CREATE TRIGGER refuse BEFORE INSERT ON portfolio_greeks EXECUTE FUNCTION refuse()",
+    )
+
+
+@few_or_many
+@pytest.mark.parametrize(
+    ("sqlstate", "message", "expected"),
+    [
+        ("23502", 'NULL value in column "timestamp" violates not-null', RowRejectedError),
+        ("23502", 'null value in column "host" of relation "greeks_102029"', OutageError),
+        ("23502", 'null value in column "id" of relation "greeks_102029"', SchemaMissingError),
+        ("23514", 'new row violates check constraint "mine_102023"', RowRejectedError),
+    ],
+)
+async def test_a_column_or_rule_that_is_named_in_the_text_only_is_found_there(
+    store: PostgresStore,
+    fresh_database: str,
+    sqlstate: str,
+    message: str,
+    expected: type[StoreError],
+    count: int,
+) -> None:
+    """TimescaleDB does so, and Citus when it hands on what one of its workers said."""
+    say_instead(fresh_database, sqlstate, message)
+    with pytest.raises(expected):
+        await store.write(snapshots(count))
+
+
+async def test_a_known_row_that_a_distributed_server_has_no_code_for_is_left_out(
+    store: PostgresStore, fresh_database: str
+) -> None:
+    """Citus answers XX000 where the plain INSERT meets a row that a worker has already."""
+    records = snapshots(2 * WORTH_HOPING)
+    assert await store.write(records[:WORTH_HOPING]) == WORTH_HOPING
+    message = "duplicate key value violates unique constraint"
+    say_instead(fresh_database, "XX000", message, when="current_query() ~ 'guard'")
+    assert await store.write(records) == WORTH_HOPING
 
 
 # Outages

@@ -14,7 +14,8 @@ class Store(Protocol):
     """A database that takes records exactly once, told apart by their `event_id`."""
 
     async def write(self, records: Sequence[Record]) -> int:
-        """Commit all records in one transaction, in order; return how many were new.
+        """Commit all records in one transaction, in order; return how many were new (Citus
+        counts the ones that were there already as well).
 
         The caller bounds it with a cancel scope. Cancelled or timed out, the outcome is unknown
         and the connection is dropped at once; writing the same records again is harmless.

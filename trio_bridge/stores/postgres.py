@@ -30,6 +30,13 @@ TROUBLE = (psycopg.Error, OSError, trio.ClosedResourceError)
 WORTH_HOPING = 100
 """From so many rows on it pays to hope that all of them are new: see `hopeful_statement`."""
 
+IN_VAIN = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.InternalError_,  # a unique violation on a worker, in Citus' words
+)
+"""Answers after which the careful statement says what really is the matter."""
+
 
 @cache
 def insert_statement(table: str) -> str:
@@ -93,7 +100,7 @@ async def insert(connection: TrioConnection, records: Sequence[Record]) -> int:
     batches = _by_table(records)
     try:
         if len(records) >= WORTH_HOPING:
-            with suppress(psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported):
+            with suppress(*IN_VAIN):
                 return await _insert_together(connection, batches, hopeful_statement)
         return await _insert_together(connection, batches, insert_statement)
     except TROUBLE as error:

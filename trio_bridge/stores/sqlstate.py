@@ -96,16 +96,31 @@ def _constraint(error: psycopg.Error, code: str, own_columns: frozenset[str]) ->
     diagnostic = error.diag
     if code == "23505" and "(id)=" in (diagnostic.message_detail or ""):
         return SCHEMA  # the sequence is behind the rows: completing the schema advances it
-    if code == "23502" and diagnostic.column_name == "id":
-        return SCHEMA
-    if code == "23502" and diagnostic.column_name not in own_columns:
+    if code == "23502" and (column := _column(diagnostic)) not in own_columns:
+        if column == "id":
+            return SCHEMA
         return Meaning(
             OutageError,
             "the bridge does not know this column: give it a default or let it be empty",
         )
-    if code == "23514" and diagnostic.constraint_name is None:
+    if code == "23514" and _is_without_partition(diagnostic):
         return Meaning(OutageError, "the table is partitioned: make the missing partition")
     return REJECTED
+
+
+def _column(diagnostic: psycopg.errors.Diagnostic) -> str | None:
+    """TimescaleDB, and Citus for its workers, name the column in the text only."""
+    if diagnostic.column_name is not None:
+        return diagnostic.column_name
+    found = re.search(r'column "([^"]+)"', diagnostic.message_primary or "")
+    return found[1] if found else None
+
+
+def _is_without_partition(diagnostic: psycopg.errors.Diagnostic) -> bool:
+    """PostgreSQL has no SQLSTATE of its own for it; Citus names a worker's constraint in the text
+    only."""
+    named = diagnostic.constraint_name or " check constraint " in (diagnostic.message_primary or "")
+    return not named
 
 
 def _connecting(text: str) -> Meaning:
