@@ -26,6 +26,7 @@ def test_without_a_row_nothing_can_be_said() -> None:
         (100, 21, 1.0),  # the row of this very moment is there already
         (1, 1, 1.0),  # the first row has just come
         (1, 0, 0.0),
+        (0, 1, 1.0),
     ],
 )
 def test_slots_count_from_the_first_row_on(ago_s: float, right: int, coverage: float) -> None:

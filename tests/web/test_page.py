@@ -395,6 +395,44 @@ async def test_a_phone_whose_clock_is_wrong_shows_the_bridges_time(
         )
 
 
+async def test_a_gap_counts_once_while_it_lasts_and_when_it_has_ended(
+    browser: Browser, calm: str
+) -> None:
+    """One row, nothing for 65 s, and the next: that is 2 of 14 slots."""
+    await browser.reset()
+    await browser.open(calm)
+    found = await browser.import_and_do(
+        "rows.js",
+        """
+        const gap = { from: 100, to: 150, open: true, slots: 10, reasons: [] };
+        const series = Object.fromEntries(m.SERIES.map((name) => [name, { last: [1] }]));
+        const coverage = { since: 100, rows: 1, slots: 11, slowest_s: 5 };
+        const grid = { from: 0, interval_s: 5, bucket_s: 5 };
+        const told = { ...grid, t: [100], gaps: [gap], series, coverage };
+        const rows = new m.Rows(told, []);
+        const during = rows.coverageUntil(160);
+        rows.add({ timestamp: new Date(165000).toISOString(), delta: 1 });
+        const after = rows.coverageUntil(166);
+        return [during.rows, during.slots, after.rows, after.slots];
+        """,
+    )
+    assert found == [1, 13, 2, 14]
+
+
+async def test_a_time_of_slower_rows_is_told_beside_the_coverage(
+    browser: Browser, calm: str
+) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    for slowest_s, told in ((5, ""), (60, " In part of it a row came every 60 s only.")):
+        text = await browser.import_and_do(
+            "words.js",
+            "return m.coverage({ rows: 9, slots: 10, since: 0, slowest_s: a[0] }, 'a day', 0, 5)",
+            slowest_s,
+        )
+        assert text == f"90.00 % of a day: 9 of 10 slots.{told}"
+
+
 async def test_nothing_foreign_runs_on_the_page(browser: Browser, calm: str) -> None:
     await browser.reset()
     await browser.open(calm)
