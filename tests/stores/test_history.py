@@ -160,6 +160,16 @@ async def test_the_edges_of_a_slow_time_are_no_gaps(
     assert [(gap.start, gap.end, gap.is_open) for gap in beyond.gaps] == [(at(228), at(300), True)]
 
 
+async def test_the_end_of_the_window_is_judged_by_the_pace_there(fresh_database: str) -> None:
+    """Every minute, then every 5 s: with those half a minute is a gap."""
+    numbers = [*range(0, 240, 12), *range(240, 290)]
+    await store(fresh_database, [snapshot(n, at(n)) for n in numbers])
+
+    told = await chart(fresh_database, 100, 296)
+
+    assert [(gap.start, gap.is_open) for gap in told.gaps if gap.is_open] == [(at(289), True)]
+
+
 async def test_a_gap_may_reach_beyond_the_window(fresh_database: str) -> None:
     await store(fresh_database, [snapshot(n, at(n)) for n in (0, 10, 11, 20)])
 
