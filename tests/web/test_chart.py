@@ -52,6 +52,15 @@ def test_every_slot_of_a_gap_within_the_window_is_missing(gap: Gap, missing: int
     assert coverage([bucket(0, 5, 6)], [gap]) == (6, 6 + missing)
 
 
+def test_the_page_is_told_what_each_gap_costs_and_how_seldom_rows_came() -> None:
+    gaps = [Gap(at(1), at(5), False, usual_s=5), Gap(at(9), at(12), True, usual_s=5)]
+    chart = Chart(Window(at(0), at(12), 30, 5), [bucket(0, 9, 6)], gaps, at(0), 60)
+    told = chart_json(chart)
+    assert [gap["slots"] for gap in told["gaps"]] == [3, 3]
+    assert told["coverage"]["slots"] == 6 + 3 + 3
+    assert told["coverage"]["slowest_s"] == 60
+
+
 def test_where_rows_came_more_seldom_fewer_slots_are_missing() -> None:
     assert coverage([bucket(0, 5, 6)], [Gap(at(-1), at(12), True, usual_s=15)]) == (6, 6 + 4)
 
