@@ -57,6 +57,7 @@ def test_every_form_of_libpq_is_understood(text: str, expected: dict[str, str]) 
         ("postgresql://u:hunter2@h/db?connect_timeout=soon", "whole number of seconds"),
         ("postgresql://u:hun ter2@h/db", "holds a space"),
         ("postgresql://u:hunter2%@h/db", "not followed by two hexadecimal digits"),
+        ("postgresql://u:hunter2%E4@h/db", "not UTF-8"),
         ("postgresql://u:hunter2%zz@h/db", "not followed by two hexadecimal digits"),
         ("postgresql://u:hun@ter2@h/db", "percent-encode"),
         ("postgresql://u:hun/ter2@h/db", 'a "/" before the "@"'),

@@ -72,6 +72,8 @@ def parse_conninfo(text: str, *, name: str = "DATABASE_URL") -> dict[str, str]:
         _refuse(name, f"neither a URL nor key=value pairs: {FORMS}")
     try:
         pairs = conninfo_to_dict(text)
+    except UnicodeDecodeError:
+        _refuse(name, f'what stands behind a "%" is not UTF-8: {ENCODE}, ä as %C3%A4')
     except (ProgrammingError, OperationalError, UnicodeEncodeError) as error:
         _explain(name, text, str(error), is_url=url is not None)
     parameters = {key: str(value) for key, value in pairs.items()}
