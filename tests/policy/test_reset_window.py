@@ -323,6 +323,10 @@ def test_a_bad_part_is_named_in_one_line_with_what_is_accepted(text: str, named:
     assert "HH:MM-HH:MM" in message or "no time to connect" in message
 
 
+def test_minutes_beyond_sunday_are_monday_s_once_more() -> None:
+    assert len(parse_reset_windows("00:00-23:59, Sun 23:58-Mon 00:30")) == 2
+
+
 def test_one_free_minute_a_week_is_enough() -> None:
     windows = parse_reset_windows("Mon 00:00-Thu 12:00, Thu 12:01-Mon 00:00")
 
