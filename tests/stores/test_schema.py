@@ -239,6 +239,10 @@ EARLIER = {
         "CREATE TABLE portfolio_greeks (timestamp timestamptz NOT NULL, delta float) "
         "PARTITION BY RANGE (timestamp); CREATE TABLE every PARTITION OF portfolio_greeks DEFAULT"
     ),
+    "a time in the primary key, as hypertables want it": (
+        "CREATE TABLE portfolio_greeks (id bigserial, timestamp timestamptz, delta float, "
+        "PRIMARY KEY (id, timestamp))"
+    ),
     "another schema": (
         "CREATE SCHEMA risk; CREATE TABLE risk.portfolio_greeks (id serial PRIMARY KEY, "
         "timestamp timestamptz, delta float)"
