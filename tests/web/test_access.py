@@ -97,6 +97,8 @@ def test_the_cookie_that_is_given_for_it_opens_too_and_does_not_tell_it() -> Non
     assert TOKEN not in CLOSED.set_cookie
     assert "HttpOnly" in CLOSED.set_cookie
     assert "SameSite=Strict" in CLOSED.set_cookie
+    assert "; Path=/;" in CLOSED.set_cookie  # also for /api and /events
+    assert "; Max-Age=7776000" in CLOSED.set_cookie  # three months without asking again
 
 
 def test_a_new_token_makes_old_cookies_useless() -> None:
