@@ -333,6 +333,11 @@ def test_one_free_minute_a_week_is_enough() -> None:
     assert hold_until(utc("2026-01-16 00:00"), windows) == utc("2026-01-22 17:00")
 
 
+def test_windows_that_fill_the_day_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="no time to connect"):
+        parse_reset_windows("00:00-18:00, 18:00-00:00")
+
+
 @given(certain_windows())
 def test_a_window_prints_as_it_is_written(window: ResetWindow) -> None:
     assert parse_reset_windows(str(window)) == (window,)
