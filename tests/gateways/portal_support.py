@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import asynccontextmanager
 from functools import wraps
 from inspect import isfunction
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import trio
 
+from tests.support.patient_clock import until
 from trio_bridge.config import Settings
 from trio_bridge.errors import NotReadyError
 from trio_bridge.gateways.portal import PortalBridge
@@ -45,9 +45,6 @@ QUICK = Timing(
     positions_stale_s=600.0,
 )
 """Everything sooner, patience longer, nothing beyond the pacing."""
-
-PATIENCE_S = 40.0
-"""Of real time, until a test gives up: far more than anything takes."""
 
 POLL_S = 0.2
 
@@ -83,13 +80,13 @@ class Rig:
             return None
 
     async def until(self, condition: Callable[[], object], what: str = "") -> None:
-        give_up_at = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < give_up_at, (
-                f"waited {PATIENCE_S:g} s in vain {what}: "
-                f"{self.bridge.not_ready_reason()}, {self.row()}, {self.events}"
-            )
-            await trio.sleep(POLL_S)
+        await until(
+            condition,
+            every_s=POLL_S,
+            complaint=lambda: (
+                f"{what}: {self.bridge.not_ready_reason()}, {self.row()}, {self.events}"
+            ),
+        )
 
     async def until_right(self, accounts: tuple[str, ...] | None = None) -> Snapshot:
         """Wait for a row that says what the book says now."""

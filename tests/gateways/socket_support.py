@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from tests.support.patient_clock import PatientClock
+from tests.support.patient_clock import PatientClock, until
 from trio_bridge.config import Settings
 from trio_bridge.errors import GatewayError, NotReadyError
 from trio_bridge.gateways.base import discard_event
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 SUBSCRIBE, CANCEL, DETAILS, CURRENT_TIME, DATA_TYPE, POSITIONS, START = 1, 2, 9, 49, 59, 61, 71
 """The numbers of all messages that a bridge sends."""
-
-PATIENCE_S = 30.0
-"""Of real time, until a test gives up: far more than anything takes."""
 
 POLL_S = 0.02
 """On the real clock; five times that on the patient one, where a look costs more than the time."""
@@ -149,15 +145,15 @@ class Rig:
         return None
 
     async def until(self, condition: Callable[[], object], what: str = "") -> None:
-        """Wait until it holds; bounded in real time, whatever clock the test uses."""
+        """Wait until it holds."""
         patient = isinstance(trio.lowlevel.current_clock(), PatientClock)
-        give_up_at = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < give_up_at, (
-                f"waited {PATIENCE_S:g} s in vain {what}: {self.silent_because()}, {self.row()}, "
-                f"{self.messages[-20:]}"
-            )
-            await trio.sleep(5 * POLL_S if patient else POLL_S)
+        await until(
+            condition,
+            every_s=5 * POLL_S if patient else POLL_S,
+            complaint=lambda: (
+                f"{what}: {self.silent_because()}, {self.row()}, {self.messages[-20:]}"
+            ),
+        )
 
     async def until_right(
         self, accounts: Collection[str] | None = None, *, without: Collection[int] = ()

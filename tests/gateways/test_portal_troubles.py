@@ -363,9 +363,10 @@ async def test_something_else_than_a_gateway_is_a_clear_error(
 
 async def test_no_trouble_breaks_the_pacing(fast_clock: PatientClock) -> None:
     # Simulated violations fail the rig's end; here the count itself is looked at.
-    book = make_book(options=230, accounts=2)
+    book = make_book(options=130, accounts=2)
     book.freeze(at=10)
-    async with portal_rig(book, timing=IMPATIENT) as rig:
+    timing = IMPATIENT._replace(positions_s=0.5, quotes_s=0.2, streamed_quotes_s=0.2)
+    async with portal_rig(book, timing=timing) as rig:
         await rig.until_right()
         for fault in (
             Fault("", status=500),
@@ -376,6 +377,6 @@ async def test_no_trouble_breaks_the_pacing(fast_clock: PatientClock) -> None:
             with rig.sim.faults(fault):
                 await trio.sleep(6)
         await rig.until_right()
-        assert rig.sim.rules.most_in_a_second <= 10
+        assert 8 <= rig.sim.rules.most_in_a_second <= 10, "it would have liked to ask more"
         assert not rig.sim.rules.violations
         assert rig.only_true_rows()

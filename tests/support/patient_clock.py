@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RATE: Final = 50.0
 """Trio's seconds in one real second of idleness."""
@@ -57,3 +60,22 @@ class PatientClock(trio.abc.Clock, trio.abc.Instrument):
         if idle_s > 0:
             latest = max(self._now, self._next_deadline + LATE_S)
             self._now = min(self._now + idle_s * self.rate, latest)
+
+
+GIVE_UP_AFTER_S: Final = 300.0
+
+
+async def until(
+    condition: Callable[[], object], *, every_s: float, complaint: Callable[[], str]
+) -> None:
+    """Wait until it holds, looking now and then; fail with the complaint if it never does.
+
+    "Never" is a time on Trio's clock. On the patient one that is time in which everybody waited, so
+    a busy machine does not use it up; real time ends the wait only where none passes any more.
+    """
+    give_up_at = trio.current_time() + GIVE_UP_AFTER_S
+    really_give_up_at = time.monotonic() + GIVE_UP_AFTER_S
+    while not condition():
+        waiting = trio.current_time() < give_up_at and time.monotonic() < really_give_up_at
+        assert waiting, f"waited in vain {complaint()}"
+        await trio.sleep(every_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +13,7 @@ import trio
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from tests.support import patient_clock
 from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from trio_bridge.model import ApiEvent, ApiMode, Status
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
-PATIENCE_S = 30.0
-"""Of real time."""
 
 
 @pytest.fixture
@@ -55,10 +53,7 @@ class Bench:
 
 
 async def until(condition: Callable[[], object], complaint: str) -> None:
-    give_up_at = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < give_up_at, complaint
-        await trio.sleep(0.5)
+    await patient_clock.until(condition, every_s=0.5, complaint=lambda: complaint)
 
 
 @asynccontextmanager
