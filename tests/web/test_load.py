@@ -90,7 +90,7 @@ async def test_rows_keep_their_grid_whatever_is_asked(
         here.client() as http,
     ):
         await here.wait_ready()
-        with trio.fail_after(seconds + PATIENCE_S):
+        with trio.fail_after(seconds + 3 * PATIENCE_S):
             async with trio.open_nursery() as background:
                 for number in range(STREAMS):
                     background.start_soon(listen, here.port, number, load)

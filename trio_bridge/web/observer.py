@@ -118,7 +118,8 @@ class Observer:
             detail = f": {gateway.reason}" if gateway.reason else ""
             return f"no rows: {gateway.state}{detail}"
         if delivery.waiting:
-            return f"{delivery.waiting} rows are not safe: neither database nor disk takes them"
+            rows = "1 row is" if delivery.waiting == 1 else f"{delivery.waiting} rows are"
+            return f"{rows} not safe: neither database nor disk takes them"
         if ticker.last is not None and ticker.last.delta is None:
             return "rows without Greeks: not one option is priced"
         if ticker.rows == 0:
