@@ -159,6 +159,19 @@ async def test_a_running_service_is_asked_itself(tmp_path: Path) -> None:
     assert "warning: something happened" in done.out
 
 
+async def test_only_so_many_events_as_asked_for_and_the_latest(tmp_path: Path) -> None:
+    status = a_status()
+    events = tuple(EventStatus(status.at, Status.INFO, f"number {n}") for n in range(4))
+    async with open_receiver() as receiver:
+        receiver.body = to_json(replace(status, events=events))
+        for wanted in (0, 2):
+            done = await run_command(
+                tmp_path, "status", f"--events={wanted}", BRIDGE_STATUS_PORT=receiver.port
+            )
+            shown = [line[-8:] for line in done.out.splitlines() if "number" in line]
+            assert shown == ["number 2", "number 3"][2 - wanted :]
+
+
 async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
         receiver.body = to_json(a_status(120.0, "the positions are still being downloaded"))

@@ -119,12 +119,13 @@ async def test_draws_what_is_recorded_and_follows_it(
             shown(value),
         )
 
-    assert "All 33 positions priced" in await browser.text("#rows")
-    assert "127.0.0.1" in await browser.text("#gateway")
-    assert (await browser.text("#database")).startswith("Takes every row")
-    assert (await browser.text("#spool")).startswith("Empty")
+    for part, word in (
+        *(("#rows", "All 33 positions priced"), ("#gateway", "127.0.0.1")),
+        *(("#database", "Takes every row"), ("#spool", "Empty")),
+    ):
+        await browser.until_text(part, word)
     assert await missing_slots(browser) <= BUSY
-    assert "connected to 127.0.0.1" in await browser.text("#events")
+    await browser.until_text("#events", "connected to 127.0.0.1")
     assert await browser.complaints() == []
     asked = await browser.do(
         "return performance.getEntriesByType('resource').map((e) => new URL(e.name).origin)"
@@ -148,7 +149,7 @@ async def test_an_outage_is_a_gap_with_its_reason_and_no_old_value_looks_current
     for name in SERIES:
         assert await browser.text(f'[data-series="{name}"] .value') == "–"
     await browser.until(f"return {LAST_GAP}.includes('No rows since')")
-    assert (await browser.text("#gateway")).startswith("Connected, no rows")
+    await browser.until_text("#gateway", "Connected, no rows")
     # What it has cost so far is counted already, live and after a reload.
     lived = await missing_slots(browser)
     assert lived > BUSY
@@ -217,14 +218,14 @@ async def test_a_database_that_is_away_leaves_no_gap(
     await browser.until_text("#headline", "Recording into the spool")
     taken = await browser.until(ROWS_TAKEN)
     await browser.until(f"{ROWS_TAKEN} >= arguments[0]", taken + OUTAGE_ROWS)
-    assert (await browser.text("#database")).startswith("Away")
+    await browser.until_text("#database", "Away")  # but for the moments of a new attempt
     await browser.keep_screenshot("page-database-away")
     for _ in range(2):  # before and after a reload: the rows are known, though not stored yet
         assert await missing_slots(browser) <= BUSY
         await browser.until(INKED.replace("return found", "return found > 20"), "delta")
         await browser.open(here.url)
         await browser.drawn()
-    assert "can't be read now" in await browser.text("#readout")
+    await browser.until_text("#readout", "can't be read now")
     await trio.to_thread.run_sync(own_postgres.start)
     await browser.until_text("#database", "Takes every row")
     await browser.until("return document.querySelector('#headline').innerText === 'Recording'")
