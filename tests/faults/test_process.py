@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.faults.ledger import BUFFER, ROWS_UNTIL_SAFE, Run, bridge, check, more_rows
-from tests.support.database import count_rows, fetch, wait_for_rows
+from tests.support.database import fetch, wait_for_rows
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import open_tws_simulator
 
@@ -32,9 +32,11 @@ async def test_killed_at_random_instants(
     async with open_tws_simulator(make_book()) as gateway, trio.open_nursery() as nursery:
         nursery.start_soon(come_and_go, own_postgres, random.Random(1))
         settings = {"IB_SOCKET_PORT": gateway.port, "DATABASE_URL": own_postgres.url}
-        for _ in range(kills):
+        for kill in range(kills):
+            # The first one has some rows behind it that are promised for certain.
+            rows = rng.randint(1, 2 * ROWS_UNTIL_SAFE) if kill else 2 * ROWS_UNTIL_SAFE
             async with bridge(tmp_path, **settings) as service:
-                await more_rows(service, rng.randint(1, 2 * ROWS_UNTIL_SAFE))
+                await more_rows(service, rows)
                 await trio.sleep(rng.uniform(0, 0.1))
                 # Counted from before the kill: what is younger may be lost, what is older not.
                 killed_at = datetime.now(UTC)
@@ -48,7 +50,7 @@ async def test_killed_at_random_instants(
         async with bridge(
             tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
         ) as service:
-            await wait_for_rows(own_postgres.conninfo, count_rows(own_postgres.conninfo) + 5)
+            await more_rows(service, 10)
             service.interrupt()
             assert await service.wait() == 0
         runs.append(Run(service.output))
