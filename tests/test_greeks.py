@@ -376,6 +376,12 @@ def test_the_median_of_the_freshest_prices_stands_for_their_underlying() -> None
     assert row([held(con_id) for con_id in greeks], greeks).underlying_price == 230.1
 
 
+def test_the_median_is_the_middle_one_of_many() -> None:
+    greeks = {number: priced_at(230.0 + number % 5) for number in range(5)}
+
+    assert row([held(con_id) for con_id in greeks], greeks).underlying_price == 232
+
+
 def test_a_majority_on_unknown_underlyings_leaves_the_price_open() -> None:
     positions = [held(1, underlying=""), held(2, underlying=""), held(3)]
     greeks = {1: priced_at(6000.0), 2: priced_at(80.0), 3: priced_at(230.0)}

@@ -333,9 +333,10 @@ def test_one_free_minute_a_week_is_enough() -> None:
     assert hold_until(utc("2026-01-16 00:00"), windows) == utc("2026-01-22 17:00")
 
 
-def test_windows_that_fill_the_day_together_are_refused() -> None:
+@pytest.mark.parametrize("between", ["18:00", "18:01"])
+def test_windows_that_fill_the_day_together_are_refused(between: str) -> None:
     with pytest.raises(ValueError, match="no time to connect"):
-        parse_reset_windows("00:00-18:00, 18:00-00:00")
+        parse_reset_windows(f"00:00-{between}, {between}-00:00")
 
 
 @given(certain_windows())
