@@ -86,6 +86,7 @@ def test_what_is_wrong_is_said_in_one_line(text: str, hint: str) -> None:
         ("postgresql://\r0/x", r"\r0:5432/x"),
         ("postgresql://h/x%0Ay", r"h:5432/x\ny"),
         ("host=h\x85 dbname=x", r"h\x85:5432/x"),
+        ("service=a\x85b", r"service a\x85b"),
         ("postgresql://h/dépôt", "h:5432/dépôt"),
     ],
 )

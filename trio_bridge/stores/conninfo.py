@@ -117,14 +117,17 @@ def safe_target(conninfo: str) -> str:
     """`host:port/database` for logs and messages; several hosts are joined by commas."""
     parameters = with_defaults(parse_conninfo(conninfo))
     if service := parameters.get("service"):
-        return f"service {service}"
+        return _one_line(f"service {service}")
     hosts, ports = split_hosts(parameters), split_ports(parameters)
     places = ",".join(
         f"{host or DEFAULT_HOST}:{port}" for host, port in zip(hosts, ports, strict=True)
     )
     database = parameters.get("dbname") or parameters.get("user") or ""
-    target = f"{places}/{database}"
-    # Part of one line of a log, whatever somebody has percent-encoded.
+    return _one_line(f"{places}/{database}")
+
+
+def _one_line(target: str) -> str:
+    """Fit for a line of a log, whatever somebody has percent-encoded."""
     return target if target.isprintable() else ascii(target)[1:-1]
 
 
