@@ -86,7 +86,7 @@ def settings_or_one_line(environment: dict[str, str], file: bytes) -> None:
             assert told.strip()
             assert len(told.splitlines()) == 1, repr(told)
             for name in environment.keys() | set(NAMES):
-                # In a DATABASE_URL it may stand where no password does (tests/stores/test_conninfo).
+                # A DATABASE_URL may hold it where no password stands: its own tests judge that.
                 if name == "DATABASE_URL":
                     continue
                 if name.lower() in SECRETS and SECRET in usable.get(name, ""):
