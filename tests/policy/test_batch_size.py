@@ -63,3 +63,25 @@ def test_after_a_slow_batch_half_of_it_is_tried_and_at_least_one_row(
     size = BatchSize()
     size.too_slow(slow)
     assert size.rows == next_rows
+
+
+def test_what_was_suspect_is_forgotten_with_its_reason() -> None:
+    """A search that something else has ended must not go on with the rows behind it."""
+    taken_whole = BatchSize()
+    taken_whole.refused(4)
+    taken_whole.taken(4)
+    assert taken_whole.rows == 4
+    taken_whole.taken(2)
+    assert taken_whole.rows == 8
+
+    slow = BatchSize()
+    slow.refused(8)
+    slow.too_slow(4)
+    slow.taken(2)
+    assert slow.rows == 4
+
+    found = BatchSize()
+    found.refused(2)
+    assert found.refused(1)
+    found.taken(1)
+    assert found.rows == 2
