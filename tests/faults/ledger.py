@@ -33,6 +33,9 @@ POLL_INTERVAL_S = 0.1
 ROWS_UNTIL_SAFE = round(SAFE_WITHIN_S / POLL_INTERVAL_S)
 """That time in rows: a machine that is too busy for the promise is so for the ticker as well."""
 
+KNOWN_ALREADY = "23505"
+"""The SQLSTATE of a unique violation."""
+
 BUFFER = ".portfolio_bridge_buffer.jsonl"
 
 SETTINGS: dict[str, Any] = {
@@ -102,6 +105,8 @@ async def check(spool: Path, conninfo: str, runs: list[Run], *, at_least: int = 
     assert len(unknown) <= sum(run.killed_at is not None for run in runs)
     assert stored == sorted(stored), "rows overtook one another"
     _check_suffixes(runs, set(stored))
+    refused = [entry for entry in quarantined(spool) if entry.get("sqlstate") == KNOWN_ALREADY]
+    assert refused == [], "rows that were there already were taken for poison"
     events = fetch(
         conninfo,
         "SELECT count(*), count(DISTINCT event_id),"
@@ -111,6 +116,12 @@ async def check(spool: Path, conninfo: str, runs: list[Run], *, at_least: int = 
     total, distinct, in_order = events[0]
     assert total == distinct, "events came twice"
     assert in_order is not False, "events overtook one another"
+
+
+def quarantined(spool: Path) -> list[dict[str, Any]]:
+    """The entries beside this spool."""
+    path = spool.with_name(f"{spool.name}.quarantine.jsonl")
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def _check_suffixes(runs: list[Run], stored: set[datetime]) -> None:

@@ -13,7 +13,7 @@ import orjson
 import pytest
 import trio
 
-from tests.faults.ledger import BUFFER, Run, bridge, check, more_rows
+from tests.faults.ledger import BUFFER, Run, bridge, check, more_rows, quarantined
 from tests.faults.test_database import in_thread, say_goodbye, wait_until_replayed
 from tests.support.database import fetch, messages, wait_for_rows
 from tests.support.process import PATIENCE_S
@@ -43,11 +43,6 @@ async def replay(home: Path, conninfo: str, gateway: TwsSimulator) -> Run:
         return await say_goodbye(service)
 
 
-def quarantined(home: Path) -> list[dict[str, object]]:
-    path = home / f"{BUFFER}.quarantine.jsonl"
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
-
-
 def deltas(conninfo: str) -> list[float]:
     """The rows of a backlog made of `tests.support.rows`, in order."""
     rows = fetch(conninfo, "SELECT delta FROM portfolio_greeks WHERE account = 'U1' ORDER BY id")
@@ -66,7 +61,7 @@ async def test_poison_rows_are_isolated_wherever_they_are(
     (tmp_path / BUFFER).write_bytes(b"".join(lines))
     await replay(tmp_path, fresh_database, gateway)
     assert deltas(fresh_database) == [float(n) for n in range(3_000) if n not in places]
-    entries = quarantined(tmp_path)
+    entries = quarantined(tmp_path / BUFFER)
     assert len(entries) == len(places)
     assert all("22P05" in str(entry) for entry in entries)
 
@@ -83,7 +78,7 @@ async def test_a_damaged_spool_gives_all_that_is_whole(
     (tmp_path / BUFFER).write_bytes(b"".join(lines))
     await replay(tmp_path, fresh_database, gateway)
     assert deltas(fresh_database) == [float(n) for n in range(300) if n not in (7, 100, 150)]
-    assert len(quarantined(tmp_path)) >= 5
+    assert len(quarantined(tmp_path / BUFFER)) >= 5
 
 
 async def test_lines_of_the_earlier_system_go_in_once(
