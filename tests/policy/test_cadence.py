@@ -42,6 +42,22 @@ def test_of_paces_that_vary_a_little_the_middle_one_is_usual() -> None:
     assert usual_spacings([57, 58, 59, 60, 999, 61, 62, 63, 64], 5.0)[4] == 61
 
 
+def test_only_four_neighbours_on_each_side_are_asked() -> None:
+    side = [60.0, 60.0, 60.0, 700.0]
+    spacings = [700.0, 700.0, *side, 999.0, *side, 700.0, 700.0]
+    assert usual_spacings(spacings, 5.0)[6] == 60.0
+
+
+def test_near_the_beginning_what_came_before_has_its_say() -> None:
+    assert usual_spacings([60.0, 60.0, 60.0, 999.0, 60.0], 5.0)[3] == 60.0
+
+
+@pytest.mark.parametrize(("next_pace", "usual"), [(66.0, 60.0), (66.1, 5.0)])
+def test_a_tenth_from_the_middle_is_regular_and_more_is_not(next_pace: float, usual: float) -> None:
+    spacings = [60.0, 60.0, 60.0, 60.0, 999.0, 60.0, *[next_pace] * 3]
+    assert usual_spacings(spacings, 5.0)[4] == usual
+
+
 def test_a_few_rows_prove_nothing() -> None:
     assert usual_spacings([60.0] * 4, 5.0) == [5.0] * 4
     assert usual_spacings([], 5.0) == []
