@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 import psutil
@@ -26,9 +26,11 @@ from trio_bridge.stores.record import encode_line, record_of
 from trio_bridge.stores.spool import CHUNK_BYTES, Spool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from trio_bridge.stores.record import Record
+
+T = TypeVar("T")
 
 FAKE = Path("/state/buffer.jsonl")
 
@@ -332,6 +334,27 @@ async def test_a_chunk_of_a_file_that_was_replaced_acknowledges_nothing(
     assert [number_of(row) for row in await replay(spool)] == [2]
 
 
+async def test_a_replaced_file_begins_anew_once(spool: Spool, path: Path) -> None:
+    await spool.append([record(1)])
+    path.unlink()
+    await spool.append([record(n) for n in range(10, 14)])
+    await spool.acknowledge(await spool.read(2), 2)
+    await spool.append([record(14)])
+    assert [number_of(row) for row in await replay(spool)] == [12, 13, 14]
+
+
+async def test_rows_of_a_shorter_file_in_its_place_are_held_at_once(
+    spool: Spool, path: Path
+) -> None:
+    await spool.append([record(n) for n in range(3)])
+    chunk = await spool.read(2)
+    path.unlink()
+    path.write_bytes(encode_line(record(7)))
+    await spool.acknowledge(chunk, 2)
+    assert spool.holds_rows()
+    assert [number_of(row) for row in await replay(spool)] == [7]
+
+
 async def test_reading_ahead_of_a_file_that_was_replaced_begins_anew(
     spool: Spool, path: Path
 ) -> None:
@@ -474,6 +497,74 @@ async def test_a_row_on_its_way_counts_as_held(
         assert spool.holds_rows()
 
 
+class LateDisk(FakeDisk):
+    """Tells how a job ended a moment after it has, as threads do."""
+
+    async def run(self, job: Callable[[], T]) -> T:
+        try:
+            return await super().run(job)
+        finally:
+            await trio.sleep(1.0)
+
+
+async def test_a_row_counts_as_held_until_its_owner_knows_that_it_was_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = LateDisk()
+    spool = await Spool.open(FAKE, disk=disk)
+    disk.failing = {"pwrite": errno.EIO}
+
+    async def append() -> None:
+        with pytest.raises(SpoolError):
+            await spool.append([record(1)])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(append)
+        await trio.testing.wait_all_tasks_blocked()
+        assert "pwrite" in disk.calls
+        assert not disk.busy
+        assert spool.holds_rows()
+    assert not spool.holds_rows()
+
+
+async def test_settling_writes_cursor_and_quarantine_once_there_is_room(disk: FakeDisk) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(n) for n in range(4)])
+    disk.capacity = 0
+    await spool.acknowledge(await spool.read(2), 2, [Rejected(0, "22003", "poison")])
+    unsettled = [spool.unsettled]
+    await spool.settle()
+    unsettled.append(spool.unsettled)
+    disk.capacity = None
+    await spool.settle()
+    unsettled.append(spool.unsettled)
+    assert unsettled == [True, True, False]
+    assert b"22003" in disk.durable(spool.quarantine_path)
+    disk.kill()
+    disk.restart()
+    again = await Spool.open(FAKE, disk=disk)
+    assert [number_of(row) for row in await replay(again)] == [2, 3]
+
+
+async def test_a_closed_spool_leaves_no_file_open(path: Path) -> None:
+    spool = await Spool.open(path)
+    await spool.quarantine(record(1), sqlstate="22003", reason="poison")
+
+    def open_files() -> set[str]:
+        files = [Path(file.path) for file in psutil.Process().open_files()]
+        return {file.name for file in files if file.parent == path.parent.resolve()}
+
+    assert open_files() == {path.name, path.name + ".lock", spool.quarantine_path.name}
+    spool.close()
+    assert open_files() == set()
+
+
+async def test_closing_twice_closes_nobody_elses_file(disk: FakeDisk) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    spool.close()
+    spool.close()  # the disk raises for a descriptor that is not open
+
+
 async def test_a_slow_disk_does_not_hold_up_the_event_loop(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -593,4 +684,15 @@ async def test_a_chunk_read_ahead_of_a_replaced_file_begins_anew(path: Path) -> 
     assert [number_of(line.record) for line in ahead.lines] == [7, 8]
     await spool.acknowledge(first, 2)
     assert [number_of(row) for row in await replay(spool)] == [7, 8]
+    spool.close()
+
+
+async def test_what_is_read_of_a_file_just_replaced_can_be_acknowledged(path: Path) -> None:
+    spool = await Spool.open(path)
+    await spool.append([record(number) for number in range(4)])
+    await spool.acknowledge(await spool.read(2), 2)
+    path.unlink()
+    path.write_bytes(encode_line(record(7)) + encode_line(record(8)))
+    await spool.acknowledge(await spool.read(), 1)
+    assert [number_of(row) for row in await replay(spool)] == [8]
     spool.close()
