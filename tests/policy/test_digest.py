@@ -18,6 +18,7 @@ from trio_bridge.policy.digest import (
     MOST_KINDS,
     Bulletin,
     Digest,
+    Line,
     Silence,
     SilenceWatch,
 )
@@ -84,6 +85,18 @@ def test_a_night_of_warnings_is_a_handful_of_alerts() -> None:
     assert counted + sum(line.times for line in digest.take(1e6).lines) == 8 * 3600 // 20
 
 
+def test_what_goes_on_is_told_after_one_two_four_minutes_up_to_an_hour() -> None:
+    digest = Digest()
+    told: list[float] = []
+    for _ in range(9):
+        add(digest, "disconnected", told[-1] + 1.0 if told else 0.0)
+        told.append(digest.due_at)
+        add(digest, "disconnected", told[-1])
+        digest.take(told[-1])
+    waits = [(b - a) / 60.0 for a, b in pairwise(told)]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
 def test_a_new_kind_does_not_wait_for_the_repetitions() -> None:
     digest = Digest()
     add(digest, "attempt 1", 0.0)
@@ -114,6 +127,14 @@ def test_what_nobody_took_for_hours_is_still_told() -> None:
     add(digest, "early", 0.0)
     add(digest, "late", 10_000.0)
     assert [line.message for line in digest.take(10_002.0).lines] == ["early", "late"]
+
+
+def test_where_nothing_is_left_out_nothing_is_said_to_be() -> None:
+    digest = Digest()
+    add(digest, "disconnected", 0.0)
+    told = digest.take(2.0)
+    assert told == Bulletin((Line(AT, Status.WARNING, "disconnected", 1),))
+    assert (told.left_out, digest.take(20.0)) == (0, Bulletin((), 0))
 
 
 def test_kinds_beyond_the_limit_are_counted() -> None:

@@ -409,6 +409,7 @@ async def test_an_empty_file_is_an_empty_spool(path: Path) -> None:
     path.touch()
     spool = await Spool.open(path)
     assert not spool.holds_rows()
+    assert not spool.unsettled
     spool.close()
 
 
@@ -546,17 +547,41 @@ async def test_settling_writes_cursor_and_quarantine_once_there_is_room(disk: Fa
     assert [number_of(row) for row in await replay(again)] == [2, 3]
 
 
+def open_files(directory: Path) -> set[str]:
+    """Which files there this process has open."""
+    files = [Path(file.path) for file in psutil.Process().open_files()]
+    return {file.name for file in files if file.parent == directory.resolve()}
+
+
 async def test_a_closed_spool_leaves_no_file_open(path: Path) -> None:
     spool = await Spool.open(path)
     await spool.quarantine(record(1), sqlstate="22003", reason="poison")
-
-    def open_files() -> set[str]:
-        files = [Path(file.path) for file in psutil.Process().open_files()]
-        return {file.name for file in files if file.parent == path.parent.resolve()}
-
-    assert open_files() == {path.name, path.name + ".lock", spool.quarantine_path.name}
+    assert open_files(path.parent) == {path.name, path.name + ".lock", spool.quarantine_path.name}
     spool.close()
-    assert open_files() == set()
+    assert open_files(path.parent) == set()
+
+
+async def test_what_could_not_be_opened_leaves_no_file_open_and_no_lock(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(ConfigError):
+        await Spool.open(path)
+    assert open_files(path.parent) == set()
+    path.rmdir()
+    spool = await Spool.open(path)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="another process"):
+            await Spool.open(path)
+    spool.close()
+    assert open_files(path.parent) == set()
+
+
+async def test_a_disk_that_hangs_at_the_start_is_one_clear_line(
+    disk: FakeDisk, autojump_clock: trio.testing.MockClock
+) -> None:
+    disk.delay_s = 3600.0
+    with pytest.raises(ConfigError, match=f"BRIDGE_BUFFER_PATH={FAKE}: the disk does not answer"):
+        await Spool.open(FAKE, disk=disk)
+    assert trio.current_time() < 60.0
 
 
 async def test_closing_twice_closes_nobody_elses_file(disk: FakeDisk) -> None:
