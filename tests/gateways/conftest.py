@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.patient_clock import PatientClock
+from trio_bridge.policy import sleep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def fast_clock() -> PatientClock:
+def fast_clock(monkeypatch: pytest.MonkeyPatch) -> PatientClock:
     """Trio's clock, much faster, for what nobody should wait for in a test. The network is real;
     bridge and simulator keep their pacing and patience by the same clock."""
+    # It stands still while the real one goes on: a busy machine must not pass for one that slept.
+    monkeypatch.setattr(sleep, "SHORTEST_SLEEP_S", math.inf)
     return PatientClock()
 
 

@@ -17,9 +17,12 @@ from trio_bridge.gateways.fake import FakeBridge
 from trio_bridge.model import Status
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
 from trio_bridge.tasks.supervisor import State, Supervisor
+from trio_bridge.tasks.ticker import Ticker
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
+
+    from trio_bridge.model import Snapshot
 
 NOON = eastern(2026, 3, 2, 12, 0, 0)
 
@@ -211,6 +214,64 @@ async def test_probes_keep_their_distance(autojump_clock: MockClock) -> None:
     gaps = [b - a for a, b in zip(rig.bridge.probes, rig.bridge.probes[1:], strict=False)]
     assert len(gaps) > 500
     assert min(gaps) >= 1.0
+
+
+def sleepy_rig() -> Rig:
+    """Connects between two slots."""
+    return Rig(NOON + timedelta(seconds=2), delays_s=(4.0,))
+
+
+async def rows_around(rig: Rig, jump: timedelta) -> tuple[list[Snapshot], list[Snapshot]]:
+    """The rows of the minute before the wall clock jumps, and of the minute after."""
+    rows: list[Snapshot] = []
+    ticker = Ticker(rig.bridge, rows.append, interval_s=5.0, emit=rig.emit, now=rig.wall)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        nursery.start_soon(ticker.run)
+        await trio.sleep(62)
+        before = len(rows)
+        rig.wall.jump(jump)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    return rows[:before], rows[before:]
+
+
+async def test_no_row_of_what_was_known_before_the_machine_slept(
+    autojump_clock: MockClock,
+) -> None:
+    """Trio's clock stands still meanwhile (Linux, macOS): nothing else has changed."""
+    rig = sleepy_rig()
+    before, after = await rows_around(rig, timedelta(hours=1))
+    assert len(before) == 12
+    assert len(rig.bridge.attempts) == 2
+    assert after[0].timestamp >= rig.bridge.attempts[1]
+    assert len(after) == 11  # one slot found it out
+    assert "disconnected from fake:4001: the machine was asleep for 3600 s" in rig.messages
+
+
+@pytest.mark.parametrize("seconds", [9.0, -3600.0], ids=["a little forward", "back"])
+async def test_a_corrected_wall_clock_is_no_sleep(
+    seconds: float, autojump_clock: MockClock
+) -> None:
+    rig = sleepy_rig()
+    before, after = await rows_around(rig, timedelta(seconds=seconds))
+    assert (len(before), len(after)) == (12, 12)
+    assert len(rig.bridge.attempts) == 1
+
+
+async def test_a_sleep_while_nothing_is_connected_disturbs_no_new_connection(
+    autojump_clock: MockClock,
+) -> None:
+    rig = sleepy_rig()
+    rig.bridge.refusal = "refused"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rows_around, rig, timedelta(hours=1))
+        await trio.sleep(70)
+        rig.bridge.refusal = None
+        await trio.sleep(50)
+        assert rig.bridge.is_connected()
+        nursery.cancel_scope.cancel()
+    assert sum(message.startswith("connected") for message in rig.messages) == 1
 
 
 async def test_an_unknown_account_ends_the_service_at_first_but_not_later(

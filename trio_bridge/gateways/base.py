@@ -10,6 +10,7 @@ import trio
 from trio_bridge.errors import NotReadyError
 from trio_bridge.greeks import KNOWN_TYPES, aggregate
 from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, Status, utc_now
+from trio_bridge.policy.sleep import SleepWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +77,9 @@ class IBridgeBase(ABC):
         self.emit = emit
         self._now = now
         self._suspect = False
+        self._sleep = SleepWatch()
+        self._woken = trio.Event()
+        self._woken_reason = ""
         self._unknown_types: set[str] = set()
         self._scope: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
@@ -155,8 +159,18 @@ class IBridgeBase(ABC):
         return Usage()
 
     def suspect(self, suspect: bool) -> None:
-        """Set while a probe is overdue: the connection may be dead, so nothing it says is a row."""
+        """Set while a probe is overdue: the connection may be dead, so nothing it says is a row.
+
+        A machine that was asleep sets it, too; whoever connects anew takes it back.
+        """
         self._suspect = suspect
+
+    async def wait_woken(self) -> str:
+        """Wait until the machine is found to have slept while connected; return the reason to
+        connect anew: what is in memory is as old as the sleep was long, and does not know it."""
+        self._woken = trio.Event()
+        await self._woken.wait()
+        return self._woken_reason
 
     def get_portfolio_greeks(self) -> Snapshot:
         """The portfolio's net Greeks now, from memory alone.
@@ -164,7 +178,13 @@ class IBridgeBase(ABC):
         Raises:
             NotReadyError: no true row can be given; the text says why.
         """
+        now = self._now()
         reason = self.not_ready_reason()
+        slept_s = self._sleep.slept_s(now, trio.current_time())
+        if slept_s and self.is_connected():
+            reason = self._woken_reason = f"the machine was asleep for {slept_s:.0f} s"
+            self._suspect = True
+            self._woken.set()
         if reason is None and self._suspect:
             reason = "the gateway did not answer the last probe"
         if reason is not None:
@@ -174,7 +194,7 @@ class IBridgeBase(ABC):
         return aggregate(
             book.positions,
             book.greeks,
-            timestamp=self._now(),
+            timestamp=now,
             now=trio.current_time(),
             max_age_s=self.settings.greeks_max_age_s,
             account=",".join(book.accounts),

@@ -5,6 +5,7 @@ Inside a reset window it holds until the window's end and then connects at once.
 5, 10, 20, 20, … s before each attempt; a connection that stood for a minute starts that sequence
 anew. While connected it probes: after the first unanswered probe no row is written, after the
 second in a row the connection is given up, because a dead peer may leave a socket that looks well.
+It is given up, too, when the machine has slept: nothing it brought is current then.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ class Supervisor:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first, self._bridge.wait_lost)
+            nursery.start_soon(first, self._bridge.wait_woken)
             nursery.start_soon(first, self._miss_probes)
         await self._bridge.disconnect()
         self._backoff = self._backoff.lost(up_s=trio.current_time() - began)
