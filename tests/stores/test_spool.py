@@ -513,6 +513,9 @@ async def test_a_row_counts_as_held_until_its_owner_knows_that_it_was_refused(
 ) -> None:
     disk = LateDisk()
     spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(0)])
+    await replay(spool)
+    disk.calls.clear()
     disk.failing = {"pwrite": errno.EIO}
 
     async def append() -> None:
