@@ -41,7 +41,10 @@ class Line:
     cached: Greeks | None = None
     cached_for: Any = None
     cached_kind: int = 0
-    """The model computation and the market data type that `cached` was made of."""
+    """The model computation and the market data type that `cached` was made of.
+
+    A better type is told before its first computation comes: the one at hand stays what it was.
+    """
 
     @property
     def model(self) -> Any:
@@ -73,6 +76,9 @@ class Line:
             or self.current_until is not None
         ):
             self.refresh()
+            data_type = DATA_TYPES.get(kind, DataType.DELAYED_FROZEN)
+            if model is self.cached_for and self.cached is not None:
+                data_type = max(data_type, self.cached.data_type)
             self.cached_for, self.cached_kind = model, kind
             self.cached = Greeks(
                 model.delta,
@@ -80,7 +86,7 @@ class Line:
                 model.vega,
                 model.theta,
                 model.undPrice,
-                DATA_TYPES.get(kind, DataType.DELAYED_FROZEN),
+                data_type,
                 self.current_until,
             )
         return self.cached

@@ -1,0 +1,56 @@
+"""What kind of data a Greek came from is told with it, and not with what comes after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.gateways.scripted_gateway import BOOK, framed, run_session
+from trio_bridge.errors import NotReadyError
+from trio_bridge.model import DataType
+from trio_bridge.simulator import tws_wire as wire
+
+if TYPE_CHECKING:
+    from trio_bridge.gateways.socket import SocketBridge
+
+OPTION = next(held for held in BOOK.positions() if held.contract.is_option)
+DOWNLOAD = [wire.position(OPTION), wire.position_end()]
+REQUESTS = range(1, 5)
+"""One of these numbers is the subscription's."""
+
+
+def kinds_told(*messages: bytes) -> list[DataType | None]:
+    """The kind in the row after each message."""
+    told: list[DataType | None] = []
+
+    def judge(bridge: SocketBridge) -> None:
+        try:
+            told.append(bridge.get_portfolio_greeks().data_type)
+        except NotReadyError:
+            told.append(None)
+
+    run_session(DOWNLOAD, [(1.0, b""), *((1.0, message) for message in messages)], judge)
+    return told[5::3]
+
+
+def kind(data_type: DataType) -> bytes:
+    return b"".join(wire.market_data_type(request, int(data_type)) for request in REQUESTS)
+
+
+def model(delta: float, tick: int = 13) -> bytes:
+    values = ["0.2", str(delta), "9.5", "0", "0.01", "0.2", "-0.3", "5300"]
+    return b"".join(framed(["21", request, tick, "0", *values]) for request in REQUESTS)
+
+
+@pytest.mark.parametrize("worse", [DataType.FROZEN, DataType.DELAYED])
+def test_yesterdays_greeks_are_not_live_because_the_market_opens(worse: DataType) -> None:
+    """TWS tells that it switches to live data before the first live computation comes."""
+    opening = [kind(worse), model(0.5), kind(DataType.LIVE), b"", model(0.6)]
+    assert kinds_told(*opening) == [None, worse, worse, worse, DataType.LIVE]
+
+
+def test_greeks_freeze_at_once_when_the_market_closes() -> None:
+    closing = [kind(DataType.LIVE), model(0.5), kind(DataType.FROZEN), kind(DataType.LIVE)]
+    live, frozen = DataType.LIVE, DataType.FROZEN
+    assert kinds_told(*closing) == [None, live, frozen, frozen]
