@@ -30,11 +30,16 @@ OURS = ("IB", "BRIDGE_", "DB_", "DATABASE_", "TRIO_BRIDGE")
 
 
 def clean_environment(home: Path, **settings: object) -> dict[str, str]:
-    """The tests' own environment without any setting of ours, with an empty home."""
+    """The tests' own environment without any setting of ours, with an empty home.
+
+    There is no reset window unless `settings` has one: at 23:40 in New York a service that has lost
+    its gateway would wait, and so would its test.
+    """
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(OURS)}
     return {
         **inherited,
         "HOME": str(home),
+        "BRIDGE_RESET_WINDOWS": "none",
         **{name: str(value) for name, value in settings.items()},
     }
 
