@@ -16,6 +16,7 @@ import orjson
 import psutil
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from tests.support.rows import event, number_of, record
 from trio_bridge.errors import ConfigError, SpoolError
@@ -548,6 +549,48 @@ async def test_settling_writes_cursor_and_quarantine_once_there_is_room(disk: Fa
     disk.restart()
     again = await Spool.open(FAKE, disk=disk)
     assert [number_of(row) for row in await replay(again)] == [2, 3]
+
+
+async def test_trouble_with_cursor_and_quarantine_is_told_once(disk: FakeDisk) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(n) for n in range(6)])
+    disk.capacity = 0
+    with capture_logs() as told:
+        for _ in range(2):
+            await spool.acknowledge(await spool.read(2), 2)
+    assert [entry["log_level"] for entry in told] == ["warning"]
+
+
+async def test_a_row_costs_one_write_and_one_fsync(disk: FakeDisk) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(n) for n in range(4)])
+    await spool.acknowledge(await spool.read(2), 2)
+    disk.calls.clear()
+    await spool.append([record(4)])
+    assert disk.calls == ["pwrite", "fsync"]
+    disk.put(FAKE, b"")  # someone else's, from now on
+    await spool.append([record(5)])
+    disk.calls.clear()
+    await spool.append([record(6)])
+    assert disk.calls == ["pwrite", "fsync"]
+
+
+async def test_of_what_waits_for_the_quarantine_what_memory_holds_outlives_the_file(
+    disk: FakeDisk,
+) -> None:
+    disk.put(FAKE, encode_line(record(1)) + b"x" * (CHUNK_BYTES + 10) + b"\n")
+    spool = await Spool.open(FAKE, disk=disk)
+    disk.capacity = 0
+    await spool.acknowledge(await spool.read(1), 1, [Rejected(0, "22003", "poison")])
+    await spool.acknowledge(await spool.read(1), 0)  # too long for memory: it is read once more
+    disk.put(FAKE, encode_line(record(2)) * 10_000)
+    with capture_logs() as told:
+        await spool.read(1)
+    assert [entry["log_level"] for entry in told] == ["error"]
+    disk.capacity = None
+    await spool.settle()
+    entries = (disk.content(spool.quarantine_path) or b"").splitlines()
+    assert [orjson.loads(entry)["reason"] for entry in entries] == ["poison"]
 
 
 def open_files(directory: Path) -> set[str]:
