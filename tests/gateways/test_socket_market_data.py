@@ -58,7 +58,7 @@ def unpriced(rig: Rig) -> int:
 # No such contract -------------------------------------------------------------------------------
 
 
-async def test_200_gives_the_contract_up_for_good_and_says_so_once(
+async def test_200_gives_the_contract_up_for_long_and_says_so_once(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 5.0)
@@ -79,6 +79,23 @@ async def test_200_gives_the_contract_up_for_good_and_says_so_once(
         assert [event for event in rig.events if "(200)" in event[0]] == [
             (f"{lost.local_symbol} is unknown to the gateway (200): unpriced", Status.WARNING)
         ]
+
+
+async def test_a_contract_that_was_unknown_during_a_reset_is_priced_again_without_a_restart(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "ASK_UNKNOWN_S", 5.0)
+    book = still_book(options=6)
+    lost, *_ = options_of(book)
+    async with socket_rig(book, connect=False) as rig:
+        rig.sim.refuse_market_data([lost.con_id], 200)
+        await rig.bridge.connect()
+        await rig.until_right(without={lost.con_id})
+        await trio.sleep(12)
+        assert 2 <= asked_for(rig, lost.con_id) <= 4
+        assert len(rig.told("(200)")) == 1
+        rig.sim.allow_market_data()
+        await rig.until_right()
 
 
 # Not subscribed ---------------------------------------------------------------------------------

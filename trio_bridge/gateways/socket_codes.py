@@ -36,7 +36,7 @@ class Reaction(Enum):
     TOO_MANY_LINES = auto()
     """Fewer market-data lines than we thought: take back a few."""
     UNKNOWN_CONTRACT = auto()
-    """Give this contract up."""
+    """Give this contract up, for a good while."""
     NOT_SUBSCRIBED = auto()
     """No live data for this contract: delayed if the settings allow, else unpriced."""
     DATA_GOES_ON = auto()

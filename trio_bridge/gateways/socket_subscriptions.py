@@ -36,6 +36,10 @@ ASK_BROKEN_FARM_S = 30.0
 ASK_REFUSED_S = 300.0
 ASK_INVALID_S = 60.0
 
+ASK_UNKNOWN_S = 3600.0
+"""Mostly it has expired; but gateways without an upstream have said 200 of contracts that live.
+https://github.com/erdewit/ib_insync/issues/330"""
+
 
 class Subscriptions:
     """The market data of one connection. Must be used where asyncio's loop is current."""
@@ -177,8 +181,9 @@ class Subscriptions:
         self._unanswered.discard(con_id)
         match reaction:
             case Reaction.UNKNOWN_CONTRACT:
-                self._forget(con_id, code, until=math.inf)
-                self._emit(f"{name} is unknown to the gateway ({code}): unpriced", Status.WARNING)
+                self._forget(con_id, code, until=now + ASK_UNKNOWN_S)
+                message = f"{name} is unknown to the gateway ({code}): unpriced"
+                self._say_once((code, con_id), message, Status.WARNING)
             case Reaction.TOO_MANY_LINES:
                 self._give_line_back(con_id, code)
                 self._lines.refused(con_id, now)
