@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,6 +121,23 @@ def test_what_comes_back_after_a_quiet_hour_is_new() -> None:
     digest.take(digest.due_at)
     add(digest, "disconnected", later + 10)
     assert digest.due_at == later + GATHER_S + FIRST_REPEAT_S  # not an hour, as before
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "wait_s"), [(3599.0, LONGEST_REPEAT_S), (3600.0, FIRST_REPEAT_S)]
+)
+def test_an_hour_of_silence_makes_a_kind_new_again(silent_s: float, wait_s: float) -> None:
+    digest, now = Digest(), 0.0
+    for _ in range(9):
+        add(digest, "disconnected", now)
+        now = digest.due_at
+        add(digest, "disconnected", now)
+        digest.take(now)
+    add(digest, "disconnected", now + silent_s)
+    told = digest.due_at
+    digest.take(told)
+    add(digest, "disconnected", told + 1.0)
+    assert digest.due_at == told + wait_s
 
 
 def test_what_nobody_took_for_hours_is_still_told() -> None:
