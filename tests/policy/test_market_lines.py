@@ -240,6 +240,17 @@ def test_101_shrinks_the_budget_at_once_to_what_the_gateway_takes() -> None:
     assert len(gateway.refusals) <= 3
 
 
+def test_what_was_subscribed_before_the_last_101_is_the_same_news() -> None:
+    lines = MarketLines(3)
+    lines.want(options(3))
+    lines.decide(0.0)
+
+    assert lines.refused(3, 0.1)
+    assert not lines.refused(2, 0.2)
+    assert Subscribe(3) in lines.decide(0.2 + GROWTH_WAIT_S).actions  # a line more is tried
+    assert lines.refused(3, 0.3 + GROWTH_WAIT_S)
+
+
 def test_the_refused_contract_is_put_back_and_served_later() -> None:
     gateway = gateway_with(240)
     gateway.owner_uses = 40
@@ -505,6 +516,19 @@ def test_a_contract_that_has_nothing_to_say_does_not_prolong_it() -> None:
     assert not lines.competing
 
 
+def test_what_one_competing_session_said_does_not_count_in_the_next() -> None:
+    lines = MarketLines(2)
+    lines.want(options(2))
+    lines.decide(0.0)
+    lines.competing_session(1, 1.0)
+    lines.answered(1, 10.0)
+    assert not lines.competing
+    lines.competing_session(2, 100.0)
+    lines.answered(1, 102.0)  # this time it was not told
+
+    assert lines.competing
+
+
 # The connection, and answers out of turn
 
 
@@ -519,6 +543,28 @@ def test_after_a_lost_connection_the_largest_exposures_come_first_again() -> Non
     first = [action for _, action in gateway.sent[already_sent : already_sent + LINES]]
     assert first == [Subscribe(i) for i in range(240, 240 - LINES, -1)]
     assert max(gateway.age(con_id) for con_id in options(240)) <= 11
+
+
+def test_a_lost_connection_leaves_nothing_to_cancel() -> None:
+    lines = MarketLines(3)
+    lines.want(options(3))
+    lines.decide(0.0)
+    lines.want(options(1))
+    lines.connection_lost(1.0)
+
+    assert lines.lines_used == 0
+    assert lines.decide(2.0).actions == (Subscribe(1),)
+
+
+def test_a_new_connection_does_not_wait_for_the_end_of_a_competing_session() -> None:
+    lines = MarketLines(3)
+    lines.want(options(3))
+    lines.decide(0.0)
+    lines.competing_session(1, 1.0)
+    lines.connection_lost(2.0)
+
+    assert not lines.competing
+    assert lines.decide(3.0).actions == (Subscribe(3), Subscribe(2), Subscribe(1))
 
 
 def test_what_was_learned_about_the_budget_outlives_the_connection() -> None:
