@@ -11,6 +11,7 @@ from trio_bridge.gateways.portal_positions import (
     Held,
     PortfolioBook,
     ShapeError,
+    is_last_page,
     read_accounts,
     read_contract_info,
     read_definitions,
@@ -35,6 +36,24 @@ def entry(con_id: int = 1, quantity: Any = 2.0, **changes: Any) -> dict[str, Any
 
 def held(*entries: dict[str, Any], account: str = ACCOUNT) -> list[Held]:
     return read_page(list(entries), account)
+
+
+@pytest.mark.parametrize(
+    ("entries", "told", "is_last"),
+    [
+        (0, None, True),
+        (99, 100, True),
+        (100, 100, False),
+        (30, 30, False),
+        (29, None, True),
+        (30, None, False),  # better one request too many than half a book
+        (30, 0, False),
+        (100, "100", False),
+    ],
+)
+def test_the_last_page_is_one_that_is_not_full(entries: int, told: Any, is_last: bool) -> None:
+    page = [entry(number + 1, pageSize=told) for number in range(entries)]
+    assert is_last_page(page) is is_last
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import trio
 from tests.gateways.portal_support import QUICK, Rig, portal_rig
 from trio_bridge.errors import GatewayError
 from trio_bridge.model import Status
+from trio_bridge.simulator import portal_answers
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal_faults import Fault
 
@@ -95,6 +96,17 @@ async def test_a_page_that_fails_yields_no_part_of_a_book(
             await rig.bridge.connect()
             await rig.until(lambda: fault.hits > 2)
             assert rig.row() is None
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+async def test_a_gateway_with_smaller_pages_gives_a_whole_book(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portal_answers, "PAGE_SIZE", 30)
+    book = make_book(options=70)
+    book.freeze(at=10)
+    async with portal_rig(book) as rig:
         await rig.until_right()
         assert rig.only_true_rows()
 

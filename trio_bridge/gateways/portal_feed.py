@@ -27,11 +27,11 @@ from trio_bridge.gateways.portal_pacing import (
     SNAPSHOT_CON_IDS,
 )
 from trio_bridge.gateways.portal_positions import (
-    PAGE_SIZE,
     Definition,
     Held,
     PortfolioBook,
     ShapeError,
+    is_last_page,
     read_accounts,
     read_contract_info,
     read_definitions,
@@ -229,13 +229,14 @@ class PortalFeed:
             self._requests += 1
             answer = await self._client.ask(
                 POSITIONS,
-                read=lambda payload: read_page(payload, account),
+                read=lambda payload: (read_page(payload, account), is_last_page(payload)),
                 slow=True,
                 account=account,
                 page=page,
             )
-            held += answer.value
-            if len(answer.value) < PAGE_SIZE:
+            found, is_last = answer.value
+            held += found
+            if is_last:
                 break
             if page >= MOST_PAGES:
                 raise AnswerError(f"account {account} has more than {MOST_PAGES} pages")

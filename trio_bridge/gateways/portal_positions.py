@@ -17,7 +17,10 @@ from trio_bridge.model import Position
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-PAGE_SIZE: Final = 100
+SMALLEST_PAGE: Final = 30
+"""What counts when entries don't tell their page's size. Pages were of 30 in the API's first
+specification and are of 100 in today's, where each entry says so."""
+
 DERIVATIVES: Final = OPTION_TYPES | FUTURE_TYPES
 UNKNOWN_KIND: Final = "OPT"
 """A holding whose kind nobody has told yet counts as an option without a multiplier: unpriced."""
@@ -77,6 +80,12 @@ def read_page(payload: object, account: str) -> list[Held]:
         ShapeError: any entry cannot be read: a position left out would be a false row.
     """
     return [_read_held(entry, account) for entry in _objects(payload, "positions")]
+
+
+def is_last_page(payload: Sequence[dict[str, Any]]) -> bool:
+    """Whether a page that could be read is shorter than full, so that none follows."""
+    told = [read_positive(entry.get("pageSize")) or SMALLEST_PAGE for entry in payload]
+    return len(payload) < min(told, default=SMALLEST_PAGE)
 
 
 def _read_held(entry: dict[str, Any], account: str) -> Held:
