@@ -249,6 +249,38 @@ async def test_no_row_of_what_was_known_before_the_machine_slept(
     assert "disconnected from fake:4001: the machine was asleep for 3600 s" in rig.messages
 
 
+async def test_no_row_of_what_was_known_before_the_process_stood_still(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paused container: Trio's clock went on. The gateway's answer follows all it said before."""
+    rig = Rig()
+    answer = trio.Event()
+
+    async def probe() -> None:
+        await answer.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.supervisor.run)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.bridge.get_portfolio_greeks()
+        monkeypatch.setattr(rig.bridge, "probe", probe)
+        mock_clock.jump(10.1)  # a busy machine's probe
+        await trio.testing.wait_all_tasks_blocked()
+        rig.bridge.get_portfolio_greeks()
+        answer.set()
+        await trio.testing.wait_all_tasks_blocked()
+        answer = trio.Event()
+        mock_clock.jump(3600)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(NotReadyError):
+            rig.bridge.get_portfolio_greeks()
+        answer.set()
+        await trio.testing.wait_all_tasks_blocked()
+        rig.bridge.get_portfolio_greeks()
+        nursery.cancel_scope.cancel()
+    assert len(rig.bridge.attempts) == 1
+
+
 @pytest.mark.parametrize("seconds", [9.0, -3600.0], ids=["a little forward", "back"])
 async def test_a_corrected_wall_clock_is_no_sleep(
     seconds: float, autojump_clock: MockClock

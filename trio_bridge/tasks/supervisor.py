@@ -33,6 +33,10 @@ LONGEST_NAP_S = 30.0
 
 MISSES_ALLOWED = 1
 
+STOOD_STILL_S = 5.0
+"""A probe that is so late is one of a process that was stopped: what the gateway said meanwhile, if
+anything, is still to be read."""
+
 
 class State(StrEnum):
     DISCONNECTED = "disconnected"
@@ -136,8 +140,11 @@ class Supervisor:
         asked = trio.current_time()
         while True:
             # Counted from the last question, however long its answer took or failed to come.
-            await trio.sleep_until(asked + self._heartbeat_s)
+            due = asked + self._heartbeat_s
+            await trio.sleep_until(due)
             asked = trio.current_time()
+            if asked - due > STOOD_STILL_S:
+                self._bridge.suspect(True)
             try:
                 await self._bridge.probe()
             except GatewayError as error:
