@@ -184,6 +184,15 @@ def test_a_sold_option_gives_its_line_up_and_a_bought_one_gets_it() -> None:
     assert 500 in gateway.current
 
 
+def test_an_option_sold_while_it_waits_gets_no_line() -> None:
+    lines = MarketLines(1)
+    lines.want({1: 1.0, 2: 2.0})
+    lines.decide(0.0)
+    lines.want({2: 2.0})
+
+    assert lines.decide(100.0) == ((), None)
+
+
 def test_a_bought_option_is_priced_at_once_however_many_wait() -> None:
     gateway = gateway_with(1000)
     gateway.run(100)
@@ -308,6 +317,22 @@ def test_a_growth_that_stood_is_followed_by_the_next_after_a_minute_again() -> N
     assert gateway.lines.budget == 6
 
 
+def test_after_a_growth_that_stood_the_next_refusal_costs_two_minutes_again() -> None:
+    gateway = LinesGateway(MarketLines(9), limit=10)
+    gateway.want(options(11))
+    gateway.owner_uses = 7
+    gateway.run(500)  # the next try is 8 minutes away
+    gateway.owner_uses = 0
+    gateway.run(970)
+    assert gateway.lines.budget == 5
+    refusals = len(gateway.refusals)
+    gateway.owner_uses = 5
+    gateway.run(1030)
+    assert len(gateway.refusals) == refusals + 1
+    gateway.run(1030 + 2 * GROWTH_WAIT_S)
+    assert len(gateway.refusals) == refusals + 2
+
+
 def test_the_budget_does_not_grow_while_nobody_waits_for_a_line() -> None:
     gateway = gateway_with(70)
     gateway.owner_uses = 40
@@ -389,6 +414,17 @@ def test_a_contract_given_up_while_it_waits_gets_no_line() -> None:
     assert lines.decide(100.0) == ((), None)
 
 
+def test_a_contract_given_up_after_it_was_sold_needs_no_cancel() -> None:
+    lines = MarketLines(2)
+    lines.want({1: 1.0, 2: 2.0})
+    lines.decide(0.0)
+    lines.want({2: 2.0})
+    lines.given_up(1)
+
+    assert lines.lines_used == 1
+    assert lines.decide(1.0).actions == ()
+
+
 def test_a_contract_given_up_is_postponed_and_one_that_rests_is_not() -> None:
     gateway = gateway_with(100)
     gateway.unknown = {1}
@@ -408,6 +444,16 @@ def test_a_subscription_that_should_have_spoken_is_made_anew_unless_it_speaks() 
 
     assert [action for _, action in gateway.sent[3:]] == [Cancel(1), Subscribe(1)]
     assert 1 in gateway.current
+
+
+def test_the_answer_to_a_renewal_is_news_although_it_had_answered_before() -> None:
+    lines = MarketLines(1)
+    lines.want({1: 1.0})
+    lines.decide(0.0)
+    assert lines.answered(1, 0.1)
+    lines.renew(1)
+
+    assert lines.answered(1, 100.0)
 
 
 def test_ninety_renewals_keep_the_pace() -> None:
@@ -487,6 +533,19 @@ def test_an_answer_that_was_under_way_does_not_end_the_wait() -> None:
 
     assert lines.competing
     assert lines.decide(1.3).actions == ()
+
+
+def test_the_answer_that_ends_it_is_news_whatever_came_before() -> None:
+    lines = MarketLines(2)
+    lines.want({1: 1.0, 2: 2.0})
+    lines.decide(0.0)
+    lines.answered(2, 0.5)
+    lines.competing_session(1, 1.0)
+    assert lines.answered(2, 1.5)  # it counted as stopped
+    lines.competing_session(2, 2.0)
+
+    assert lines.answered(2, 5.0)
+    assert not lines.competing
 
 
 def test_data_that_never_stopped_does_not_end_it_either() -> None:
@@ -575,7 +634,7 @@ def test_what_was_learned_about_the_budget_outlives_the_connection() -> None:
     gateway.lose_connection()
     gateway.run(59)
 
-    assert gateway.lines.budget == 60
+    assert (gateway.lines.budget, gateway.lines.ceiling) == (60, LINES)
     assert len(gateway.refusals) == refusals
 
 
