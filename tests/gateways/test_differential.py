@@ -244,6 +244,17 @@ async def test_both_modes_give_the_same_row_for_minutes(seed: int) -> None:
         await live_together(pair, rng, rounds=4 * len(EVENTS))
 
 
+async def test_both_modes_price_a_theta_that_rounds_to_minus_2(fast_clock: PatientClock) -> None:
+    book = moving_book(options=60, accounts=2, seed=0)
+    book.freeze(at=112.0)
+    options = [held.contract.con_id for held in book.positions() if held.contract.is_option]
+    thetas = [book.moment.true_value(con_id).theta for con_id in options]
+    assert "-2.000" in [f"{theta:.3f}" for theta in thetas], "the book no longer has such an option"
+    async with pair_of(book, decimals=3, timing=QUICK._replace(settle_s=5.0)) as pair:
+        _, portal = await pair.agree()
+        assert portal.priced == portal.positions
+
+
 async def test_both_modes_leave_out_the_same_options(fast_clock: PatientClock) -> None:
     book = moving_book(options=30, accounts=2)
     market = book.market

@@ -3,10 +3,13 @@ oldest part."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from trio_bridge.gateways.portal_quotes import QuoteBoard
-from trio_bridge.model import DataType, Greeks
+from trio_bridge.greeks import aggregate
+from trio_bridge.model import DataType, Greeks, Position, Snapshot
 
 OPTION, UNDERLYING = 1, 2
 FULL = {"7308": "0.5", "7309": "0.01", "7310": "-0.2", "7311": "0.3", "6509": "R"}
@@ -19,6 +22,27 @@ def board() -> QuoteBoard:
 
 def greeks(board: QuoteBoard, *, price_since: float = 0.0) -> Greeks | None:
     return board.greeks(OPTION, UNDERLYING, price_since=price_since)
+
+
+def row_of(board: QuoteBoard) -> Snapshot:
+    """The row of one such option."""
+    held = Position(
+        account="U1",
+        con_id=OPTION,
+        sec_type="OPT",
+        symbol="SPX",
+        quantity=1.0,
+        multiplier=100.0,
+        underlying="SPX:USD",
+    )
+    told = greeks(board)
+    return aggregate(
+        [held],
+        {} if told is None else {OPTION: told},
+        timestamp=datetime.now(UTC),
+        now=10.0,
+        max_age_s=60.0,
+    )
 
 
 def test_a_full_answer_is_a_full_set_of_greeks(board: QuoteBoard) -> None:
@@ -66,6 +90,25 @@ def test_an_answer_that_says_no_number_takes_the_old_one_away(
     found = greeks(board)
     assert found is not None
     assert found.vega is None
+
+
+@pytest.mark.parametrize("said", ["-2.000", "-2.00", "-2", -2.0])
+def test_a_theta_of_2_a_day_is_a_theta(board: QuoteBoard, said: object) -> None:
+    """Options on large indices have it, and the portal's rounding makes it exact."""
+    board.merge(OPTION, FULL | {"7310": said}, at=10.0)
+    assert board.has_greeks(OPTION)
+    row = row_of(board)
+    assert row.priced == 1
+    assert row.theta == pytest.approx(-200.0)
+
+
+@pytest.mark.parametrize("others", [("7308",), ("7309",), ("7311",), ("7308", "7309", "7311")])
+def test_minus_2_in_any_other_greek_is_no_number_whatever_the_theta(
+    board: QuoteBoard, others: tuple[str, ...]
+) -> None:
+    board.merge(OPTION, FULL | dict.fromkeys((*others, "7310"), "-2.000"), at=10.0)
+    assert not board.has_greeks(OPTION)
+    assert row_of(board).priced == 0
 
 
 def test_an_answer_that_the_stream_has_overtaken_changes_nothing(board: QuoteBoard) -> None:

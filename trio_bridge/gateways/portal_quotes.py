@@ -7,8 +7,9 @@ of the last answer that held it, and a Greek is as old as the oldest of the four
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trio_bridge.gateways.portal_values import (
     ASK,
@@ -29,11 +30,20 @@ from trio_bridge.gateways.portal_values import (
     read_con_id,
     read_number,
 )
-from trio_bridge.greeks import valid_greek, valid_price
+from trio_bridge.greeks import NOT_COMPUTED, valid_greek, valid_price
 from trio_bridge.model import DataType, Greeks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+THETA_OF_MINUS_2: Final = math.nextafter(NOT_COMPUTED, 0.0)
+"""What a theta written `-2.000` is taken for: the number beside the one that says "not computed".
+
+The portal rounds Greeks to few decimals, so every theta from -2.0005 to -1.9995 a day is written
+so. Options on large indices have such ones, and must not drop out of a row on the way. Should the
+portal write -2 for "not computed", as the TWS API does, the other three tell: none of them can be
+-2, and an option counts with all four or not at all.
+"""
 
 
 class _Said(NamedTuple):
@@ -78,7 +88,11 @@ class _Quote:
 
     def greek(self, name: str) -> float | None:
         found = self.said(name)
-        return found.value if found is not None and valid_greek(found.value) else None
+        if found is None:
+            return None
+        if name == THETA and found.value == NOT_COMPUTED:
+            return THETA_OF_MINUS_2
+        return found.value if valid_greek(found.value) else None
 
 
 class QuoteBoard:

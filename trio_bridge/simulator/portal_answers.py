@@ -26,6 +26,9 @@ COMPUTED: Final = {"7308": "delta", "7309": "gamma", "7310": "theta", "7311": "v
 COMPUTED_ORDER: Final = ("7308", "7309", "7311", "7310")
 NOT_A_NUMBER_SPELLINGS: Final = (None, "", "N/A", "-2.000", "1.7976931348623157E308")
 """How a value that was not computed may look; None for a field that is not there."""
+THETA: Final = "7310"
+THETA_SPELLINGS: Final = tuple(text for text in NOT_A_NUMBER_SPELLINGS if text != "-2.000")
+"""The same of a theta: `-2.000` is how one of -1.9998 is written."""
 
 
 @dataclass
@@ -230,7 +233,8 @@ class Streams:
             if running_s < place * self._quirks.field_delay_s:
                 continue
             if COMPUTED[name] in overridden:
-                spelling = NOT_A_NUMBER_SPELLINGS[con_id % len(NOT_A_NUMBER_SPELLINGS)]
+                spellings = THETA_SPELLINGS if name == THETA else NOT_A_NUMBER_SPELLINGS
+                spelling = spellings[con_id % len(spellings)]
                 if spelling is not None:
                     known[name] = spelling
             else:
