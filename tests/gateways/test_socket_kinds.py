@@ -1,4 +1,5 @@
-"""What kind of data a Greek came from is told with it, and not with what comes after."""
+"""What a Greek came from is told with it, and not what comes after: live data or frozen, a gateway
+with a link to Interactive Brokers or without."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.gateways.scripted_gateway import BOOK, framed, run_session
+from tests.gateways.scripted_gateway import BOOK, VERSION, framed, run_session
 from trio_bridge.errors import NotReadyError
 from trio_bridge.model import DataType
 from trio_bridge.simulator import tws_wire as wire
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 OPTION = next(held for held in BOOK.positions() if held.contract.is_option)
 DOWNLOAD = [wire.position(OPTION), wire.position_end()]
+SUBSCRIBE = "1"
 REQUESTS = range(1, 5)
 """One of these numbers is the subscription's."""
 
@@ -54,3 +56,21 @@ def test_greeks_freeze_at_once_when_the_market_closes() -> None:
     closing = [kind(DataType.LIVE), model(0.5), kind(DataType.FROZEN), kind(DataType.LIVE)]
     live, frozen = DataType.LIVE, DataType.FROZEN
     assert kinds_told(*closing) == [None, live, frozen, frozen]
+
+
+def test_greeks_of_a_gateway_that_was_cut_off_are_asked_for_again() -> None:
+    """It may compute from what it still has; when the link is back, that is not current."""
+    ages: list[float | None] = []
+
+    def judge(bridge: SocketBridge) -> None:
+        try:
+            ages.append(bridge.get_portfolio_greeks().greeks_age_s)
+        except NotReadyError:
+            ages.append(None)
+
+    lost, back = (wire.error(VERSION, -1, code, "") for code in (1100, 1102))
+    serving = [b"", model(0.5), lost, model(0.7), back, b""]
+    sent = run_session(DOWNLOAD, [(5.0, message) for message in serving], judge)
+    assert [fields[0] for fields in sent].count(SUBSCRIBE) == 2
+    assert ages[11] is None
+    assert [round(age or 0.0) for age in ages[13:]] == [0, 5, 5, 5, 10]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from trio_bridge.gateways.socket_codes import Reaction, reaction_to
-from trio_bridge.gateways.socket_subscriptions import ASK_BROKEN_FARM_S
+from trio_bridge.gateways.socket_subscriptions import ASK_AFTER_INCIDENT_S, ASK_BROKEN_FARM_S
 from trio_bridge.model import Status
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ class Notices:
             self._start_over()
             self._emit(f"the gateway's link is back ({code}): subscribing everything again")
         else:
-            self._subscriptions.ask_silent_again()
+            # What has ticked meanwhile was computed without a link.
+            self._subscriptions.data_stopped(ask_again_after_s=ASK_AFTER_INCIDENT_S)
             self._emit(f"the gateway's link is back ({code}): carrying on")
 
     def _on_request_refused(
