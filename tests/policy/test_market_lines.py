@@ -333,12 +333,14 @@ def test_after_a_growth_that_stood_the_next_refusal_costs_two_minutes_again() ->
     assert len(gateway.refusals) == refusals + 2
 
 
-def test_the_budget_does_not_grow_while_nobody_waits_for_a_line() -> None:
+@pytest.mark.parametrize("wanted", [50, 60])
+def test_the_budget_does_not_grow_while_nobody_waits_for_a_line(wanted: int) -> None:
     gateway = gateway_with(70)
     gateway.owner_uses = 40
     gateway.run(30)
-    gateway.want(options(50))
+    gateway.want(options(wanted))
     gateway.run(3600)
+    gateway.lines.decide(gateway.now)
 
     assert gateway.lines.budget == 60
 
@@ -434,6 +436,16 @@ def test_a_contract_given_up_is_postponed_and_one_that_rests_is_not() -> None:
     assert [con_id for con_id in options(100) if lines.postponed(con_id, gateway.now)] == [1]
 
 
+def test_a_contract_that_has_just_given_up_its_line_is_not_postponed() -> None:
+    lines = MarketLines(1)
+    lines.want({1: 1.0, 2: 2.0})
+    lines.decide(0.0)
+    lines.answered(2, 0.5)
+
+    assert lines.decide(1.0).actions == (Cancel(2), Subscribe(1))
+    assert not lines.postponed(2, 1.0)
+
+
 def test_a_subscription_that_should_have_spoken_is_made_anew_unless_it_speaks() -> None:
     gateway = gateway_with(3)
     gateway.run(100)
@@ -521,6 +533,15 @@ def test_data_that_come_back_by_themselves_are_not_subscribed_again() -> None:
 
     assert len(gateway.messages) == already_sent
     assert not gateway.lines.competing
+
+
+def test_the_largest_exposure_is_tried_first() -> None:
+    lines = MarketLines(3)
+    lines.want(options(3))
+    lines.decide(0.0)
+    lines.competing_session(2, 1.0)
+
+    assert lines.decide(16.0).actions == (Cancel(3), Subscribe(3))
 
 
 def test_an_answer_that_was_under_way_does_not_end_the_wait() -> None:
@@ -671,6 +692,14 @@ def test_a_silent_contract_is_held_until_it_has_dwelt() -> None:
     assert again_at == DWELL_S
     assert lines.decide(DWELL_S - 0.001).actions == ()
     assert lines.decide(DWELL_S).actions == (Cancel(2), Subscribe(1))
+
+
+def test_a_silent_contract_that_nobody_waits_for_is_no_reason_to_decide_again() -> None:
+    lines = MarketLines(1)
+    lines.want({1: 1.0})
+    lines.decide(0.0)
+
+    assert lines.decide(0.5) == ((), None)
 
 
 def test_no_lines_at_all_is_no_budget() -> None:
