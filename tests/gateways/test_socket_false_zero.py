@@ -136,6 +136,21 @@ async def test_no_row_before_the_first_download_has_ended(fast_clock: PatientClo
         assert watch.false_rows == []
 
 
+async def test_no_zeros_from_a_gateway_that_knows_of_no_positions_yet(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = still_book(options=4)
+    positions, none_yet = book.positions, [True]
+    monkeypatch.setattr(
+        book, "positions", lambda *of: [] if none_yet and none_yet.pop() else positions(*of)
+    )
+    async with supervised_rig(book) as rig:
+        with EveryStep(rig.bridge, true_rows(book)) as watch:
+            await rig.until(lambda: watch.rows)
+        assert watch.false_rows == []
+        assert len(rig.sim.received(POSITIONS)) == 2
+
+
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 async def test_no_row_from_slow_downloads_that_break_at_random(
     reset: bool, fast_clock: PatientClock

@@ -40,6 +40,10 @@ T = TypeVar("T")
 
 HANDSHAKE_TIMEOUT_S = 10.0
 POSITIONS_TIMEOUT_S = 30.0
+CONFIRM_EMPTY_S = 1.0
+"""A gateway that has just logged in may know of no positions yet, and a false row of zeros is the
+worst there is: none counts only when it was told twice, so far apart."""
+
 DETAILS_TIMEOUT_S = 10.0
 SETTLE_TIMEOUT_S = 10.0
 """How long the first rows wait for the Greeks of every option."""
@@ -236,14 +240,21 @@ class Session:
         self._downloading = True
         self.holdings.forget()
         self.subscriptions.open()
-        self.subscriptions.sent(1)
-        await self._bounded(
-            self.client.ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
-        )
+        await self._ask_positions()
+        if not self.holdings.positions():
+            with trio.move_on_after(CONFIRM_EMPTY_S):
+                await self._lost.wait()
+            await self._ask_positions()
         self._downloading = False
         self.subscriptions.expect(self.holdings.exposures())
         self._settle_until = trio.current_time() + SETTLE_TIMEOUT_S
         self.downloaded = True
+
+    async def _ask_positions(self) -> None:
+        self.subscriptions.sent(1)
+        await self._bounded(
+            self.client.ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
+        )
 
     # Serving
 
