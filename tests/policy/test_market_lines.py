@@ -362,6 +362,22 @@ def test_an_owner_who_takes_every_line_set_free_costs_one_refusal_a_line() -> No
     assert max(gateway.age(con_id) for con_id in options(240)) <= 200 / SWAPS_PER_S + 12
 
 
+def test_a_budget_that_is_whole_again_is_no_reason_to_decide() -> None:
+    lines = MarketLines(2)
+    lines.want(options(2))
+    lines.decide(0.0)
+    lines.refused(1, 0.1)
+    lines.decide(10.1)
+    lines.decide(0.1 + GROWTH_WAIT_S)
+    assert lines.budget == 2
+    lines.want(options(3))
+    lines.decide(118.0)
+    lines.decide(119.0)
+
+    # The next growth would be due at 120.1 s.
+    assert lines.decide(120.0) == ((), 118.0 + DWELL_S)
+
+
 def test_without_any_line_it_asks_again_once_in_a_while() -> None:
     gateway = gateway_with(240)
     gateway.owner_uses = 100
@@ -607,6 +623,17 @@ def test_what_one_competing_session_said_does_not_count_in_the_next() -> None:
     lines.answered(1, 102.0)  # this time it was not told
 
     assert lines.competing
+
+
+def test_one_contract_that_is_not_told_so_again_ends_it_for_all() -> None:
+    lines = MarketLines(2)
+    lines.want(options(2))
+    lines.decide(0.0)
+    lines.competing_session(1, 1.0)
+    assert lines.decide(16.0).actions == (Cancel(2), Subscribe(2))
+    lines.decide(31.0)  # the other one was told once and not tried since
+
+    assert not lines.competing
 
 
 # The connection, and answers out of turn
