@@ -553,11 +553,12 @@ async def test_settling_writes_cursor_and_quarantine_once_there_is_room(disk: Fa
 
 async def test_trouble_with_cursor_and_quarantine_is_told_once(disk: FakeDisk) -> None:
     spool = await Spool.open(FAKE, disk=disk)
-    await spool.append([record(n) for n in range(6)])
+    await spool.append([record(n) for n in range(8)])
     disk.capacity = 0
     with capture_logs() as told:
-        for _ in range(2):
+        for _ in range(3):
             await spool.acknowledge(await spool.read(2), 2)
+            assert len(told) == 1
     assert [entry["log_level"] for entry in told] == ["warning"]
 
 
