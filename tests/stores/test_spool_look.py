@@ -66,7 +66,7 @@ def other_process(
         pytest.skip("only Linux names the process")
     code = (
         "import sys, trio; from pathlib import Path; from trio_bridge.stores.spool import Spool\n"
-        "spool = trio.run(Spool.open, Path(sys.argv[1])); print(); sys.stdin.read()"
+        "spool = trio.run(Spool.open, Path(sys.argv[1])); print(flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
