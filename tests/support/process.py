@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 90.0
 """For what takes a second on an idle machine. Only a failure waits so long."""
-MEASURING = "COVERAGE_PROCESS_CONFIG"
-"""Set while coverage is measured: a process that is killed can't tell which lines it ran."""
-GOODBYE_S = 10.0
 PORTS = range(15_000, 30_000)
 """Below the ephemeral range: no outgoing connection takes a stopped server's port meanwhile."""
 OURS = ("IB", "BRIDGE_", "DB_", "DATABASE_", "TRIO_BRIDGE")
@@ -107,13 +104,9 @@ async def running_service(
     try:
         yield ServiceProcess(process, output_path)
     finally:
-        with trio.CancelScope(shield=True):
-            if process.returncode is None and MEASURING in os.environ:
-                process.send_signal(signal.SIGINT)
-                with trio.move_on_after(GOODBYE_S):
-                    await process.wait()
-            if process.returncode is None:
-                process.kill()
+        if process.returncode is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
                 await process.wait()
 
 
