@@ -155,7 +155,8 @@ async def test_an_outage_is_a_gap_with_its_reason_and_no_old_value_looks_current
     assert lived > BUSY
     await browser.open(here.url)
     await browser.drawn()
-    assert lived <= await missing_slots(browser)
+    # The slot under way may be counted by the page that watched it, and not yet by a new one.
+    assert lived - 1 <= await missing_slots(browser)
     await browser.keep_screenshot("page-outage-dark")
 
     here.gateway.restore_upstream()
