@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import trio
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import Generator
 
     from starlette.requests import Request
 
@@ -76,7 +77,7 @@ class Fault:
             await self._lifted.wait()
             return JSONResponse({"error": "too late"}, 503)
         if self._drip:
-            return StreamingResponse(self._dripping(), media_type="application/json")
+            return StreamingResponse(_Drip(self._lifted), media_type="application/json")
         if self._html:
             return HTMLResponse(HTML)
         if self._text is not None:
@@ -84,12 +85,22 @@ class Fault:
         status = self._status or 500
         return JSONResponse({"error": f"simulated {status}", "statusCode": status}, status)
 
-    async def _dripping(self) -> AsyncGenerator[bytes]:
-        yield b"["
-        while not self._lifted.is_set():
-            yield b" "
-            with trio.move_on_after(DRIP_S):
-                await self._lifted.wait()
+
+class _Drip:
+    """A body byte by byte. No generator: a response that is cut off would leave it unfinished."""
+
+    def __init__(self, end: trio.Event) -> None:
+        self._end = end
+        self._pieces = itertools.chain([b"["], itertools.repeat(b" "))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with trio.move_on_after(DRIP_S):
+            await self._end.wait()
+            raise StopAsyncIteration
+        return next(self._pieces)
 
 
 class Faults:
