@@ -9,21 +9,15 @@ import psycopg
 import pytest
 import trio
 
+from tests.support.database import store
 from tests.support.rows import event, snapshot
 from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.stores import gaps as gaps_module
 from trio_bridge.stores import history as history_module
-from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.history import History, Window
-from trio_bridge.stores.postgres import insert
-from trio_bridge.stores.record import record_of
-from trio_bridge.stores.schema import ensure_bridge_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tests.support.postgres import PostgresServer
-    from trio_bridge.model import ApiEvent, Snapshot
     from trio_bridge.stores.history import Chart
 
 START = datetime(2026, 1, 2, 14, 0, tzinfo=UTC)
@@ -32,15 +26,6 @@ MONTH_SLOTS = 30 * 17_280
 
 def at(slot: float) -> datetime:
     return START + timedelta(seconds=5 * slot)
-
-
-async def store(conninfo: str, items: Iterable[Snapshot | ApiEvent] = ()) -> None:
-    connection = await TrioConnection.connect(conninfo, autocommit=True)
-    await ensure_bridge_schema(connection)
-    records = [record_of(item) for item in items]
-    if records:
-        await insert(connection, records)
-    connection.drop()
 
 
 async def chart(
@@ -168,6 +153,20 @@ async def test_the_end_of_the_window_is_judged_by_the_pace_there(fresh_database:
     told = await chart(fresh_database, 100, 296)
 
     assert [(gap.start, gap.is_open) for gap in told.gaps if gap.is_open] == [(at(289), True)]
+
+
+async def test_a_row_that_may_still_be_on_its_way_makes_no_gap(fresh_database: str) -> None:
+    await store(fresh_database, [snapshot(n, at(n)) for n in range(3)])
+    reader = History(fresh_database)
+
+    gaps = {
+        late: (await reader.chart(Window(at(0), at(late), 5, 5, now=at(late)))).gaps
+        for late in (4.54, 4.56)
+    }
+
+    assert gaps[4.54] == []
+    assert [(gap.start, gap.end, gap.is_open) for gap in gaps[4.56]] == [(at(2), at(4.56), True)]
+    reader.close()
 
 
 async def test_a_gap_may_reach_beyond_the_window(fresh_database: str) -> None:

@@ -1,4 +1,4 @@
-"""Looks into a test's database, plainly and blocking: the queries take a millisecond."""
+"""A test's database. It is looked into plainly and blocking: the queries take a millisecond."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import psycopg
 import trio
 
 from tests.support.process import PATIENCE_S
+from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.postgres import insert
+from trio_bridge.stores.record import record_of
+from trio_bridge.stores.schema import ensure_bridge_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from trio_bridge.model import ApiEvent, Snapshot
 
 
 def fetch(
@@ -60,3 +66,13 @@ async def wait_for_rows(conninfo: str, rows: int, timeout_s: float = PATIENCE_S)
             except psycopg.OperationalError:
                 connection = None
             await trio.sleep(0.05)
+
+
+async def store(conninfo: str, items: Iterable[Snapshot | ApiEvent] = ()) -> None:
+    """Put them into the tables, which are made."""
+    connection = await TrioConnection.connect(conninfo, autocommit=True)
+    await ensure_bridge_schema(connection)
+    records = [record_of(item) for item in items]
+    if records:
+        await insert(connection, records)
+    connection.drop()

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 Scheme = Literal["light", "dark"]
 
@@ -113,6 +114,16 @@ class Browser:
     async def open(self, url: str) -> None:
         """Go there; `drawn` waits for the charts."""
         await self._run(self._driver.get, url)
+
+    @asynccontextmanager
+    async def before_each_page(self, script: str) -> AsyncIterator[None]:
+        """Run JavaScript on every page that is opened meanwhile, before its own."""
+        added = await self.command("Page.addScriptToEvaluateOnNewDocument", source=script)
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.command("Page.removeScriptToEvaluateOnNewDocument", **added)
 
     async def drawn(self) -> None:
         await self.until("return performance.getEntriesByName('trio-bridge-drawn').length > 0")

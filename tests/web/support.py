@@ -149,7 +149,7 @@ class Told(NamedTuple):
     """One message of `/events`."""
 
     kind: str
-    data: dict[str, Any]
+    data: Any
 
 
 @asynccontextmanager

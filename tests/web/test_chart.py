@@ -52,6 +52,19 @@ def test_every_slot_of_a_gap_within_the_window_is_missing(gap: Gap, missing: int
     assert coverage([bucket(0, 5, 6)], [gap]) == (6, 6 + missing)
 
 
+def test_a_slot_whose_row_may_still_be_on_its_way_is_not_missing() -> None:
+    """It may be taken half an interval late, and be safe three seconds later."""
+    for late, missing in ((2.54, 0), (2.56, 1), (3.54, 1), (3.56, 2), (12.54, 10)):
+        window = Window(at(-3), at(late), 30, 5, now=at(late))
+        assert Gap(at(0), at(late), is_open=True, usual_s=5).slots_within(window) == missing
+        assert Gap(at(-99), at(late), is_open=True, usual_s=5).slots_within(window) == missing + 3
+
+
+def test_nothing_is_missing_in_the_future() -> None:
+    window = Window(at(0), at(100), 30, 5, now=at(6))
+    assert Gap(at(3), at(100), is_open=True, usual_s=5).slots_within(window) == 1
+
+
 def test_the_page_is_told_what_each_gap_costs_and_how_seldom_rows_came() -> None:
     gaps = [Gap(at(1), at(5), False, usual_s=5), Gap(at(9), at(12), True, usual_s=5)]
     chart = Chart(Window(at(0), at(12), 30, 5), [bucket(0, 9, 6)], gaps, at(0), 60)

@@ -128,13 +128,35 @@ async def test_live_rows_are_those_that_are_stored(tmp_path: Path, fresh_databas
                         here.gateway.restore_upstream()
                     if kind == "event" and data["message"].startswith("rows again"):
                         break
-        assert kinds == {"status", "row", "event"}
+        assert kinds == {"status", "recent", "row", "event"}
         await wait_for_rows(fresh_database, len(told))
         stored = fetch(
             fresh_database, "SELECT delta FROM portfolio_greeks WHERE event_id = %s",
             [told[0]["event_id"]],
         )  # fmt: skip
         assert stored == [(told[0]["delta"],)]
+
+
+async def test_a_stream_begins_with_the_rows_before_it(tmp_path: Path, fresh_database: str) -> None:
+    """Who has asked for the history earlier misses none in between."""
+    async with watched_service(tmp_path, fresh_database) as here:
+        await wait_for_rows(fresh_database, 3)
+        told: list[str] = []
+        with trio.fail_after(PATIENCE_S):
+            async with following(here.port) as stream:
+                async for kind, data in stream:
+                    if kind == "recent":
+                        told += [row["event_id"] for row in data]
+                        assert len(told) >= 3
+                    if kind == "row":
+                        told.append(data["event_id"])
+                        break
+        await wait_for_rows(fresh_database, len(told))
+        stored = fetch(
+            fresh_database, "SELECT event_id::text FROM portfolio_greeks ORDER BY id LIMIT %s",
+            [len(told)],
+        )  # fmt: skip
+        assert [event_id for (event_id,) in stored] == told
 
 
 async def test_ready_says_why_not(tmp_path: Path, own_postgres: PostgresServer) -> None:

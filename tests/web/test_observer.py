@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -154,6 +155,16 @@ async def test_the_last_rows_are_kept_in_memory_and_not_too_many(bench: Bench) -
         bench.row(snapshot(number))
     assert len(bench.observer.recent) == 2_000
     assert b'"delta":2099.0' in bench.observer.recent[-1]
+
+
+async def test_of_the_last_rows_as_many_are_told_as_fit_into_a_time(bench: Bench) -> None:
+    assert bench.observer.recent_json(12) == b"[]"
+    for number in range(9):
+        bench.row(snapshot(number))
+        whole = orjson.loads(bench.observer.recent_json())
+        assert [row["delta"] for row in whole] == list(range(number + 1))
+        last = orjson.loads(bench.observer.recent_json(12))  # every 5 s
+        assert last == whole[-3:]
 
 
 # Metrics

@@ -7,6 +7,7 @@ there: the interval may have been another one once (`policy/cadence.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -26,6 +27,9 @@ MISSING = 1.75
 
 FEWEST_TO_TELL = 4
 """Rows in a bucket that tell what is usual between them."""
+
+IN_THE_DARK_S = 4.0
+"""A row may take three seconds until it is safe. (The page's `rows.js` has the same numbers.)"""
 
 MOST_GAPS = 300
 """The longest ones."""
@@ -89,6 +93,18 @@ class Gap:
     is_open: bool
     usual_s: float
     reasons: tuple[LandedEvent, ...] = ()
+
+    def slots_within(self, window: Window) -> int:
+        """How many slots of the window have no row. One whose row may still come is none of them,
+        so the number of an open gap only grows until the gap is closed, and not even then shrinks.
+        """
+        start, end = max(self.start, window.start), self.end
+        if self.is_open:
+            still_come_s = IN_THE_DARK_S + (MISSING - 1) * self.usual_s
+            end = min(end, window.now - timedelta(seconds=still_come_s))
+        intervals = _seconds(start, end) / self.usual_s
+        between_rows = self.start >= window.start and not self.is_open
+        return round(intervals) - 1 if between_rows else max(0, int(intervals))
 
 
 async def find_gaps(
@@ -159,7 +175,8 @@ def _gaps_at_edges(
     if buckets and before is not None and _is_gap(before, buckets[0].first, known[0]):
         found.append(Gap(before, buckets[0].first, False, known[0]))
     last = buckets[-1].last if buckets else before
-    if last is not None and _is_gap(last, window.end, known[-1]):
+    told = min(window.end, window.now - timedelta(seconds=IN_THE_DARK_S))
+    if last is not None and _is_gap(last, told, known[-1]):
         found.append(Gap(last, window.end, True, known[-1]))
     return found
 

@@ -74,12 +74,14 @@ _EVENTS: LiteralString = """
 
 class Window(NamedTuple):
     """What to read: from `start` to before `end`, in buckets of `bucket_s`. `interval_s` is the
-    grid of the rows; a bucket as wide as that (or less) holds single rows."""
+    grid of the rows; a bucket as wide as that (or less) holds single rows. `now` is when it is
+    asked: by default long after."""
 
     start: datetime
     end: datetime
     bucket_s: float
     interval_s: float
+    now: datetime = datetime.max.replace(tzinfo=UTC)
 
 
 class Bucket(NamedTuple):

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from trio_bridge.web.streams import Hub
 
 STREAM_LIFETIME_S = 3_600.0
+RECENT_S = 30.0
+"""More than a page may wait for its stream (and that is as long as for its history: 20 s)."""
+
 RETRY_AFTER_S = "5"
 HOME = "index.html"
 LOGIN = "login.html"
@@ -88,11 +91,12 @@ class Site:
             now=self.observer.service.now(),
             interval_s=self.observer.interval_s,
         )
-        return Json(chart_json(await self.history.chart(window)))
+        spooled = self.observer.service.delivery.backlog_bytes > 0
+        return Json(chart_json(await self.history.chart(window)) | {"spooled": spooled})
 
     async def recent(self, request: Request) -> Response:
         """The last rows from memory: they may still be on their way into the database."""
-        content = b"[%s]" % b",".join(self.observer.recent)
+        content = self.observer.recent_json()
         headers = {"cache-control": "no-store"}
         return Response(content, headers=headers, media_type="application/json")
 
@@ -172,7 +176,11 @@ class Site:
 
 
 class Stream:
-    """`/events`: the status at once, then whatever happens. An ASGI application."""
+    """`/events`, an ASGI application: the status and the latest rows at once, then what happens.
+
+    A page asks for its history and for its stream at the same time, and either may come first: rows
+    that become safe in between would be in neither.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -180,15 +188,19 @@ class Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with self._site.hub.listen() as messages:
-                await self._send_all(messages, send)
+                recent = self._site.observer.recent_json(RECENT_S)  # of this moment
+                await self._send_all(encode("recent", recent), messages, send)
         except TooManyStreamsError:
             answer = Json({"error": "too many live streams"}, 503, **{"retry-after": RETRY_AFTER_S})
             await answer(scope, receive, send)
 
-    async def _send_all(self, messages: trio.MemoryReceiveChannel[bytes], send: Send) -> None:
+    async def _send_all(
+        self, recent: bytes, messages: trio.MemoryReceiveChannel[bytes], send: Send
+    ) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        message = OPENING + encode("status", orjson.dumps(await self._site.status_json()))
+        status = encode("status", orjson.dumps(await self._site.status_json()))
+        message = OPENING + status + recent
         ends_s = trio.current_time() + STREAM_LIFETIME_S
         more = True
         while more:

@@ -56,7 +56,8 @@ def _gap(gap: Gap, window: Window) -> dict[str, Any]:
         "from": seconds(gap.start),
         "to": seconds(gap.end),
         "open": gap.is_open,
-        "slots": _missing(gap, window),
+        "slots": gap.slots_within(window),
+        "usual_s": gap.usual_s,
         "reasons": [event_json(event) for event in gap.reasons],
     }
 
@@ -67,18 +68,10 @@ def _coverage(chart: Chart) -> dict[str, Any]:
     `slowest_s`: rows that came so seldom, but regularly, count as full coverage of their time.
     """
     taken = sum(bucket.rows for bucket in chart.buckets)
-    missing = sum(_missing(gap, chart.window) for gap in chart.gaps)
+    missing = sum(gap.slots_within(chart.window) for gap in chart.gaps)
     return {
         "since": None if chart.since is None else seconds(chart.since),
         "rows": sum(bucket.right_rows for bucket in chart.buckets),
         "slots": taken + missing,
         "slowest_s": chart.slowest_s,
     }
-
-
-def _missing(gap: Gap, window: Window) -> int:
-    """The slots between two rows, or between a row and the window's edge."""
-    start, end = max(gap.start, window.start), min(gap.end, window.end)
-    intervals = (end - start).total_seconds() / gap.usual_s
-    between_rows = gap.start >= window.start and not gap.is_open
-    return round(intervals) - 1 if between_rows else int(intervals)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
@@ -94,6 +95,11 @@ class Observer:
             self.audience.tell("row", record.row)
         else:
             self.audience.tell("event", record.row)
+
+    def recent_json(self, seconds: float = math.inf) -> bytes:
+        """Rows that became safe of late, as a JSON list: as many as fit into so many seconds."""
+        rows = min(len(self.recent), seconds // self.interval_s + 1)
+        return b"[%s]" % b",".join(islice(self.recent, len(self.recent) - int(rows), None))
 
     def status(self) -> BridgeStatus:
         return status_of(self.service)

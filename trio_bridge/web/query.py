@@ -52,7 +52,7 @@ def window_of(query: Mapping[str, str], *, now: datetime, interval_s: float) -> 
     slots = (end - start).total_seconds() / interval_s
     # The buckets are laid over the clock, not over the window, which may so touch one more.
     per_bucket = max(1, math.ceil(slots / max(1, points - 1)))
-    return Window(start, end, per_bucket * interval_s, interval_s)
+    return Window(start, end, per_bucket * interval_s, interval_s, now)
 
 
 def events_wanted(query: Mapping[str, str]) -> int:

@@ -32,8 +32,8 @@ async function fetchJson(url) {
 }
 
 /**
- * The live stream. `on` has status, row and event, each called with what was told, opened(again)
- * when a stream begins, and lost() when it ends. A browser holds six connections to one server, for
+ * The live stream. `on` has status, recent, row and event, each called with what was told,
+ * opened(again) when a stream begins, and lost() when it ends. A browser holds six connections to one server, for
  * all its tabs and for the pages that "back" leads to: who does not look must not hold one.
  */
 export class Live {
@@ -54,7 +54,7 @@ export class Live {
       this.on.opened(this.opened);
       this.opened = true;
     };
-    for (const kind of ["status", "row", "event"]) {
+    for (const kind of ["status", "recent", "row", "event"]) {
       this.source.addEventListener(kind, (message) => this.on[kind](JSON.parse(message.data)));
     }
     this.source.onerror = () => {

@@ -28,8 +28,9 @@ const page = {
   range: RANGES[location.hash.slice(1)] ? location.hash.slice(1) : "quarter",
   rows: null,
   gaps: [],
-  recent: [], // rows told since the question that `rows` answers
+  recent: [], // rows told since the question that `rows` answers: it may not know of them
   events: [],
+  told: [], // events told since the latest ones were asked for
   status: null,
   trouble: "", // why there is no history
   fetchAt: 0,
@@ -76,7 +77,7 @@ async function load(answer = ask()) {
     trouble = `The history can't be read now: ${error.message}`;
     page.fetchAt = now() + RETRY_S;
   }
-  const waiting = trouble || page.status?.storage.spool_bytes ? await recentOrNone() : [];
+  const waiting = trouble || told.spooled ? await recentOrNone() : [];
   if (told === null && page.rows === null) told = nothing(await intervalOrGuess(), now() - RANGES[page.range].span);
   if (asked !== page.asked) return;
   page.trouble = trouble;
@@ -243,16 +244,17 @@ const live = new Live({
     showState(status);
     showNow();
   },
+  recent(rows) {
+    addRows(rows);
+  },
   row(row) {
     page.heard = page.safeAt = now();
-    page.rows?.add(row);
-    page.recent.push(row);
-    page.dirty = true;
-    requestAnimationFrame(render);
+    addRows([row]);
     showNow();
   },
   event(event) {
     page.heard = now();
+    page.told.push(event);
     remember([event]);
     addEvent(event);
   },
@@ -267,6 +269,13 @@ const live = new Live({
   },
 });
 
+function addRows(rows) {
+  for (const row of rows) page.rows?.add(row);
+  page.recent.push(...rows);
+  page.dirty = true;
+  requestAnimationFrame(render);
+}
+
 /** Events explain the gaps that open while we look. */
 function remember(events) {
   page.events.push(...events);
@@ -274,8 +283,11 @@ function remember(events) {
 }
 
 async function showLatest() {
+  page.told = [];
   try {
     const { events } = await fetchEvents(EVENTS);
+    const known = new Set(events.map((event) => event.timestamp + event.message));
+    events.push(...page.told.filter((event) => !known.has(event.timestamp + event.message)));
     page.events.length = 0;
     remember(events);
     showEvents(events);

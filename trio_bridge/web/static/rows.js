@@ -43,7 +43,7 @@ export class Rows {
     const at = Date.parse(row.timestamp) / 1000;
     const last = this.last ?? this.openGap?.from ?? null;
     if (last !== null && at <= last) return; // told already
-    if (last !== null && at - last > MISSING * this.interval) this.#close(last, at);
+    if (last !== null && at - last > MISSING * this.#usual(last)) this.#close(last, at);
     this.openGap = null;
     this.coverage.since ??= at;
     this.coverage.slots += 1;
@@ -70,17 +70,20 @@ export class Rows {
   /** Every gap until `now`, the one that lasts included. */
   gapsUntil(now) {
     const from = this.last ?? this.openGap?.from ?? null;
-    if (from === null || now - from <= MISSING * this.interval + IN_THE_DARK_S) return this.gaps;
-    const told = this.openGap?.from === from ? this.openGap.reasons : [];
-    const reasons = told.length ? told : this.#reasons(from, now);
-    return [...this.gaps, { from, to: now, open: true, reasons }];
+    if (from === null || now - from <= MISSING * this.#usual(from) + IN_THE_DARK_S) return this.gaps;
+    return [...this.gaps, { from, to: now, open: true, reasons: this.#reasons(from, now) }];
   }
 
-  /** The coverage until `now`: what a gap that still lasts has cost so far counts too. */
+  /**
+   * The coverage until `now`. A gap that still lasts counts too, without the slots whose row may be
+   * on its way: the number is the same before and after a reload, and never shrinks.
+   */
   coverageUntil(now) {
     const gap = this.gapsUntil(now).find((one) => one.open);
     if (!gap) return this.coverage;
-    const missing = Math.floor((now - Math.max(gap.from, this.start)) / this.interval);
+    const usual = this.#usual(gap.from);
+    const known = now - IN_THE_DARK_S - (MISSING - 1) * usual;
+    const missing = Math.max(0, Math.floor((known - Math.max(gap.from, this.start)) / usual));
     return { ...this.coverage, slots: this.coverage.slots + missing };
   }
 
@@ -122,15 +125,20 @@ export class Rows {
   }
 
   #close(from, to) {
-    const told = this.openGap?.from === from ? this.openGap.reasons : [];
-    const reasons = told.length ? told : this.#reasons(from, to);
-    this.gaps.push({ from, to, open: false, reasons });
+    this.gaps.push({ from, to, open: false, reasons: this.#reasons(from, to) });
+    const usual = this.#usual(from);
     const missing = from >= this.start
-      ? Math.round((to - from) / this.interval) - 1 : Math.floor((to - this.start) / this.interval);
+      ? Math.round((to - from) / usual) - 1 : Math.floor((to - this.start) / usual);
     this.coverage.slots += missing;
   }
 
+  /** How far apart rows were before `from`, the last one. */
+  #usual(from) {
+    return this.openGap?.from === from ? this.openGap.usual_s : this.interval;
+  }
+
   #reasons(from, to) {
+    if (this.openGap?.from === from && this.openGap.reasons.length) return this.openGap.reasons;
     return this.events.filter((event) => {
       const at = Date.parse(event.timestamp) / 1000;
       return at > from && at <= to && !NO_REASON.test(event.message);
