@@ -120,7 +120,7 @@ def _bridge_with(size: int) -> tuple[SocketBridge, Session]:
     session = Session(settings, discard_event, lines=MarketLines(size), details={})
     bridge._session = session
     session._open = session.downloaded = session.settled = True
-    session.holdings.accounts = ("U1",)
+    session.accounts.managed(["U1"])
     rng = random.Random(1)
     for number in range(size):
         contract = Contract(

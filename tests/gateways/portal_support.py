@@ -25,7 +25,7 @@ from trio_bridge.tasks.supervisor import Supervisor
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from trio_bridge.simulator.book import Book, NetGreeks
+    from trio_bridge.simulator.book import Book
 
 QUICK = Timing(
     tickle_s=3.0,
@@ -33,6 +33,7 @@ QUICK = Timing(
     status_s=1.0,
     login_retry_s=1.0,
     positions_s=2.0,
+    accounts_s=3.0,
     quotes_s=1.0,
     streamed_quotes_s=1.0,
     first_quotes_s=0.3,
@@ -114,7 +115,7 @@ class RowsSeen(trio.abc.Instrument):
     changed is not read again."""
 
     def __init__(self, bridge: PortalBridge, changes: Changes) -> None:
-        self.distinct: dict[tuple[float | None, ...], Snapshot] = {}
+        self.distinct: dict[tuple[str | float | None, ...], Snapshot] = {}
         self.error: Exception | None = None
         self._bridge = bridge
         self._changes = changes
@@ -134,7 +135,7 @@ class RowsSeen(trio.abc.Instrument):
         except Exception as error:  # Trio would drop an instrument that raises
             self.error = error
             return
-        said = (row.positions, row.priced, row.delta, row.gamma, row.vega, row.theta)
+        said = (row.account, row.positions, row.priced, *greeks_of(row))
         self.distinct.setdefault(said, row)
 
 
@@ -172,13 +173,15 @@ def agrees(row: Snapshot, book: Book, accounts: tuple[str, ...] | None = None) -
     return all(
         value is not None and math.isclose(value, true, rel_tol=0, abs_tol=tolerance(book))
         for value, true in zip(
-            (row.delta, row.gamma, row.vega, row.theta), greeks_of(truth), strict=True
+            greeks_of(row),
+            (truth.delta, truth.gamma, truth.vega, truth.theta),
+            strict=True,
         )
     )
 
 
-def greeks_of(truth: NetGreeks) -> tuple[float, float, float, float]:
-    return truth.delta, truth.gamma, truth.vega, truth.theta
+def greeks_of(row: Snapshot) -> tuple[float | None, ...]:
+    return row.delta, row.gamma, row.vega, row.theta
 
 
 def tolerance(book: Book, decimals: int = 3) -> float:

@@ -114,6 +114,57 @@ async def test_only_the_accounts_of_the_settings_count(
         assert not any(book.accounts[0] in request.path for request in rig.sim.rules.requests)
 
 
+async def test_an_account_that_appears_counts_and_is_told(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    new, option = "DU0000009", first_option(book)
+    async with portal_rig(book) as rig:
+        before = await rig.until_right()
+        book.accounts = (*book.accounts, new)
+        book.set_position(new, option, 5)
+        with rig.sim.faults(Fault("/positions/0", late_s=1.0)):
+            row = await rig.until_right()
+        assert row.account == f"{new},{before.account}"
+        assert len(rig.told(f"account {new} has appeared")) == 1
+        # None names the account without its position, or counts it without the name.
+        assert {(one.account, one.positions) for one in rig.rows.distinct.values()} == {
+            (before.account, 33),
+            (row.account, 34),
+        }
+
+
+async def test_an_account_that_goes_is_told_and_rows_go_on_without_it(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    gone, left = book.accounts
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault("/portfolio/accounts", text=f'[{{"id": "{left}"}}]')) as once:
+            await rig.until(lambda: once.hits == 1)
+        await trio.sleep(20)
+        assert not rig.told("no longer among")
+        assert rig.only_true_rows()
+        for held in book.positions(gone):
+            book.set_position(gone, held.contract.con_id, 0)
+        book.accounts = (left,)
+        row = await rig.until_right()
+        await rig.until(lambda: (row := rig.row()) is not None and row.account == left)
+        assert row.positions == len(book.positions(left))
+        assert len(rig.told(f"account {gone} is no longer among")) == 1
+
+
+async def test_rows_go_on_while_the_accounts_cannot_be_asked_for_again(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book, timing=QUICK._replace(positions_stale_s=25.0)) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault("/portfolio/accounts", status=500)) as fault:
+            await rig.until(lambda: fault.hits >= 8)
+            assert rig.is_right(rig.row())
+            book.set_position(book.accounts[0], first_option(book), 77)
+            await rig.until_right()
+
+
 async def test_an_empty_account_is_zeros(fast_clock: PatientClock) -> None:
     book = make_book(options=0)
     for held in book.positions():

@@ -145,7 +145,7 @@ async def test_greeks_that_are_not_answered_grow_old_and_become_unpriced(
             row = rig.row()
             assert row is not None
             assert (row.delta, row.gamma, row.underlying_price) == (None, None, None)
-            assert (row.positions, 7, None, None, None, None) in rig.rows.distinct
+            assert (row.account, row.positions, 7, None, None, None, None) in rig.rows.distinct
         await rig.until_right()
 
 

@@ -32,7 +32,7 @@ from tests.gateways.socket_support import (
     supervised_rig,
 )
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways import socket_session
+from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.socket import DISCONNECT_TIMEOUT_S
 from trio_bridge.gateways.socket_session import Session
 
@@ -306,7 +306,7 @@ async def test_a_bug_while_serving_is_loud(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_a_bug_while_connecting_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     async with socket_rig(still_book(options=2), connect=False) as rig:
         with monkeypatch.context() as patch:
-            patch.setattr(socket_session, "select_accounts", failing)
+            patch.setattr(Accounts, "managed", failing)
             with pytest.raises(ZeroDivisionError):
                 await rig.bridge.connect()
         await rig.bridge.connect()

@@ -83,6 +83,25 @@ async def test_only_the_accounts_of_ib_account_are_summed(fast_clock: PatientClo
         assert not rig.sim.subscribed() & second_only, "nobody pays for data of other accounts"
 
 
+@pytest.mark.parametrize("named", [False, True])
+async def test_an_account_that_appears_counts_unless_the_settings_name_others(
+    fast_clock: PatientClock, named: bool
+) -> None:
+    book = still_book(accounts=2)
+    before = ",".join(book.accounts)
+    new, option = "DU0000009", options_of(book)[0].con_id
+    async with socket_rig(book, ib_account=book.accounts if named else ()) as rig:
+        await rig.until_right()
+        book.accounts = (*book.accounts, new)
+        book.set_position(new, option, 5)
+        await rig.settle()
+        row = await rig.until_right(before.split(",") if named else book.accounts)
+        assert row.account == (before if named else f"{new},{before}")
+        book.set_position(new, option, 6)
+        await rig.until_right(before.split(",") if named else book.accounts)
+        assert len(rig.told(f"account {new} has appeared")) == (0 if named else 1)
+
+
 async def test_an_unknown_account_is_one_clear_line_that_names_the_known_ones(
     fast_clock: PatientClock,
 ) -> None:

@@ -56,6 +56,7 @@ class PortalBridge(IBridgeBase):
         context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
         connection = Connection(
             self.settings,
+            self.emit,
             context,
             self._pacing,
             self._troubles,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.errors import BridgeError
+    from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.portal_health import Answers, Troubles
     from trio_bridge.gateways.portal_pacing import Endpoint, Pacing
 
@@ -51,6 +52,7 @@ class Connection:
     def __init__(
         self,
         settings: Settings,
+        emit: EventSink,
         context: ssl.SSLContext,
         pacing: Pacing,
         troubles: Troubles,
@@ -76,7 +78,7 @@ class Connection:
             now=now,
         )
         self._session = PortalSession(self._client, troubles, url, timing)
-        self.feed = PortalFeed(self._client, settings, troubles, timing)
+        self.feed = PortalFeed(self._client, settings, emit, troubles, timing)
         self._stream = QuoteStream(url, context, pacing, self._session, self.feed, troubles, timing)
 
     @property

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
-from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.portal_errors import AnswerError
 from trio_bridge.gateways.portal_pacing import (
     ACCOUNTS,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.portal_client import PortalClient
     from trio_bridge.gateways.portal_health import Troubles
     from trio_bridge.gateways.portal_pacing import Timing
@@ -66,9 +68,16 @@ class PortalFeed:
     """What one connection knows of the portfolio; `run` it while the session is well."""
 
     def __init__(
-        self, client: PortalClient, settings: Settings, troubles: Troubles, timing: Timing
+        self,
+        client: PortalClient,
+        settings: Settings,
+        emit: EventSink,
+        troubles: Troubles,
+        timing: Timing,
     ) -> None:
         self.accounts: tuple[str, ...] = ()
+        """Those that the positions are of: one that has just appeared isn't named without its
+        positions."""
         self.portfolio = PortfolioBook()
         self.quotes = QuoteBoard(settings.ib_market_data_type)
         self.streaming = False
@@ -77,7 +86,8 @@ class PortalFeed:
         self._settings = settings
         self._troubles = troubles
         self._timing = timing
-        self._accounts_asked = False
+        self._accounts = Accounts(settings.ib_account, emit)
+        self._accounts_asked_at = -math.inf
         self._read_at = -math.inf
         self._requests = 0
         """Made by the last download."""
@@ -146,15 +156,9 @@ class PortalFeed:
             ConfigError: IB_ACCOUNT names one that the gateway does not know.
             GatewayError: no usable answer.
         """
-        known = (await self._client.ask(ACCOUNTS, read=read_accounts)).value
-        wanted = self._settings.ib_account
-        if unknown := [account for account in wanted if account not in known]:
-            raise ConfigError(
-                f"IB_ACCOUNT={','.join(wanted)}: this login does not manage {', '.join(unknown)}; "
-                f"it manages {', '.join(sorted(known))}"
-            )
-        self.accounts = wanted or tuple(sorted(known))
-        self._accounts_asked = True
+        answer = await self._client.ask(ACCOUNTS, read=read_accounts)
+        self._accounts.managed(answer.value)
+        self._accounts_asked_at = answer.asked_at
 
     async def run(self) -> NoReturn:
         """Follow the portfolio until cancelled, from an empty memory on.
@@ -163,7 +167,7 @@ class PortalFeed:
             ConfigError: as `load_accounts`.
         """
         try:
-            while not self._accounts_asked:
+            while self._accounts_asked_at == -math.inf:
                 try:
                     await self.load_accounts()
                 except GatewayError:
@@ -181,7 +185,7 @@ class PortalFeed:
         self.portfolio.forget()
         self.quotes.clear()
         # A new login wants the accounts asked for before it gives positions.
-        self._accounts_asked = False
+        self._accounts_asked_at = -math.inf
         self._settled = False
         self._settle_at = math.inf
 
@@ -192,12 +196,15 @@ class PortalFeed:
             try:
                 if failures >= ASK_AGAIN_AFTER:
                     await self.load_accounts()
-                accepted = self.portfolio.offer(await self._download())
+                await self._look_for_accounts()
+                accounts = self._accounts.chosen
+                accepted = self.portfolio.offer(await self._download(accounts))
             except GatewayError:
                 failures += 1
                 await trio.sleep(self._backoff_s(failures))
                 continue
             failures = 0
+            self.accounts = accounts if accepted else self.accounts
             if not accepted:
                 await trio.sleep(CONFIRM_S)
                 continue
@@ -211,11 +218,19 @@ class PortalFeed:
             pause_s = max(self._timing.positions_s, self._requests * POSITIONS_SHARE_S)
             await trio.sleep_until(max(began + pause_s, now + CONFIRM_S))
 
-    async def _download(self) -> list[Held]:
-        """All positions of the selected accounts, page by page."""
+    async def _look_for_accounts(self) -> None:
+        """See now and then whether the login has come to manage another account."""
+        due = self._accounts_asked_at + self._timing.accounts_s
+        if not self._accounts.are_named and trio.current_time() >= due:
+            # The positions of those that are known count meanwhile.
+            with suppress(GatewayError):
+                await self.load_accounts()
+
+    async def _download(self, accounts: Sequence[str]) -> list[Held]:
+        """All positions of these accounts, page by page."""
         held: list[Held] = []
         self._requests = 0
-        for account in self.accounts:
+        for account in accounts:
             self._requests += 1
             # Its failure is told by the client's bookkeeping; the pages may still be fresh.
             with suppress(AnswerError):

@@ -29,6 +29,8 @@ class Timing(NamedTuple):
     """While the session is not well: a person may need hours to log in."""
     positions_s: float = 5.0
     """With the gateway's cache invalidated each time: it would hide trades for minutes."""
+    accounts_s: float = 60.0
+    """So soon an account that the login has come to manage counts."""
     quotes_s: float = 2.5
     streamed_quotes_s: float = 10.0
     """While the WebSocket brings the changes: only to see that it does."""

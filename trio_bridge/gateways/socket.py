@@ -93,7 +93,9 @@ class SocketBridge(IBridgeBase):
 
     def book(self) -> Book:
         assert self._session is not None
-        holdings = self._session.holdings
+        session = self._session
         return Book(
-            holdings.accounts, holdings.positions(), self._session.subscriptions.feed.greeks()
+            session.accounts.chosen,
+            session.holdings.positions(),
+            session.subscriptions.feed.greeks(),
         )

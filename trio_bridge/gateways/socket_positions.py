@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trio_bridge.errors import ConfigError
 from trio_bridge.greeks import FUTURE_TYPES, OPTION_TYPES
 from trio_bridge.model import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ib_async import Contract
+
+    from trio_bridge.gateways.accounts import Accounts
 
 FUTURES_OPTION = "FOP"
 DEFAULT_EXCHANGE = "SMART"
@@ -45,26 +44,11 @@ def details_from(answer: Any) -> Details:
     )
 
 
-def select_accounts(wanted: tuple[str, ...], managed: Sequence[str]) -> tuple[str, ...]:
-    """The accounts to watch: those of IB_ACCOUNT, or all that the login manages.
-
-    Raises:
-        ConfigError: it does not manage one of them.
-    """
-    unknown = [account for account in wanted if account not in managed]
-    if unknown:
-        raise ConfigError(
-            f"IB_ACCOUNT={','.join(wanted)}: this login does not manage {', '.join(unknown)}; "
-            f"it manages {', '.join(sorted(managed))}"
-        )
-    return wanted or tuple(sorted(managed))
-
-
 class Holdings:
     """The positions of the selected accounts, kept up to date by `position` messages."""
 
-    def __init__(self, accounts: Sequence[str], details: dict[int, Details]) -> None:
-        self.accounts = tuple(accounts)
+    def __init__(self, accounts: Accounts, details: dict[int, Details]) -> None:
+        self._accounts = accounts
         self.details = details
         self._held: dict[tuple[str, int | str], Any] = {}
         self._positions: tuple[Position, ...] | None = None
@@ -76,14 +60,12 @@ class Holdings:
 
     def update(self, position: Any) -> None:
         """One `position` message: new, changed, or closed (quantity 0)."""
-        if position.account not in self.accounts:
-            return
         contract = position.contract
         # Two holdings without an id (0) must not pass for one.
         key = (position.account, contract.conId or str(contract))
         if position.position == 0:
             self._held.pop(key, None)
-        else:
+        elif self._accounts.counts(position.account):
             self._held[key] = position
         self._positions = None
 

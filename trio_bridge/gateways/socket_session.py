@@ -20,12 +20,13 @@ import trio_asyncio
 from ib_async import Contract
 
 from trio_bridge.errors import BridgeError, GatewayError
+from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.socket_address import explain, resolve
 from trio_bridge.gateways.socket_client import GatewayClient
 from trio_bridge.gateways.socket_details import learn_details
 from trio_bridge.gateways.socket_heartbeat import Heartbeat
 from trio_bridge.gateways.socket_notices import Notices, OnlyOnce
-from trio_bridge.gateways.socket_positions import Holdings, details_from, select_accounts
+from trio_bridge.gateways.socket_positions import Holdings, details_from
 from trio_bridge.gateways.socket_subscriptions import POLL_S, Subscriptions
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class Session:
         self.settled = False
         self.client = GatewayClient(self)
         self.heartbeat = Heartbeat(self._ask_time)
-        self.holdings = Holdings((), details)
+        self.accounts = Accounts(settings.ib_account, emit)
+        self.holdings = Holdings(self.accounts, details)
         say_once = OnlyOnce(emit)
         self.subscriptions = Subscriptions(
             self.client.ib,
@@ -216,7 +218,7 @@ class Session:
             settings.ib_socket_host, settings.ib_socket_port, timeout_s=HANDSHAKE_TIMEOUT_S
         )
         await self._shake_hands(addresses)
-        self.holdings.accounts = select_accounts(settings.ib_account, ib.client.getAccounts())
+        self.accounts.managed(ib.client.getAccounts())
         await self._download()
 
     async def _shake_hands(self, addresses: list[str]) -> None:
