@@ -133,7 +133,7 @@ def _bridge_with(size: int) -> tuple[SocketBridge, Session]:
         )
         quantity = float(rng.choice((-1, 1)) * rng.randint(1, 20))
         session.holdings.update(Position("U1", contract, quantity, 1.0))
-    session.subscriptions.feed.follow(session.holdings.options())
+    session.subscriptions.feed.follow(session.holdings.view.options)
     for number, line in enumerate(session.subscriptions.feed.lines.values()):
         line.request_id = number
         line.ticker = Ticker(modelGreeks=_computation(number), marketDataType=1)

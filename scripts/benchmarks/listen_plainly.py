@@ -47,6 +47,8 @@ async def listen_plainly(port: int, watch: Stopwatch) -> None:
     tickers = [ib.reqMktData(contract) for contract in options]
     ended = asyncio.Event()
     ib.client.conn.disconnected.connect(lambda _: ended.set())
+    while not all(ticker.modelGreeks for ticker in tickers):
+        await asyncio.sleep(0.02)
     await asyncio.sleep(QUIET_S / 2)
     watch.start()
     await ended.wait()

@@ -18,8 +18,10 @@ from benchmarks.listen_plainly import Stopwatch, listen_plainly
 from benchmarks.stream import QUIET_S
 from trio_bridge.config import Settings
 from trio_bridge.gateways.socket import SocketBridge
+from trio_bridge.gateways.socket_positions import Details
 from trio_bridge.gateways.socket_ticks import TickFilter
 from trio_bridge.policy.market_lines import MarketLines
+from trio_bridge.simulator.book import make_book
 
 SUBSCRIPTIONS_PER_S = 100_000
 """Those before the stream may come at once."""
@@ -34,12 +36,17 @@ async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> No
     settings = Settings(_env_file=None, ib_socket_port=port)  # type: ignore[call-arg]
     bridge = SocketBridge(settings)
     bridge._lines = MarketLines(10_000, messages_per_s=SUBSCRIPTIONS_PER_S)
+    # Asked for once in a contract's life.
+    bridge._details = {
+        one.con_id: Details("SMART", 100.0, "")
+        for one in make_book(options=options).market.options()
+    }
     async with bridge:
         await bridge.connect()
         session = bridge._session
         assert session is not None
         session.client.ib.client.MaxRequests = 0
-        while session.subscriptions.feed.held < options:
+        while session.subscriptions.feed.held < options or bridge.not_ready_reason():
             await trio.sleep(0.02)
         await trio.sleep(QUIET_S / 2)
         watch.start()

@@ -2,7 +2,8 @@
 
 It answers what a client needs to start, takes the subscriptions of all options of the book, and
 then sends so many rounds of what the simulated gateway sends for each: three prices, three sizes
-and four computations, the model's last. Then it hangs up.
+and four computations, the model's last. A round to warm up and a silence go before. Then it hangs
+up.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws_ticks import TickFeed
 
 VERSION = 178
-QUIET_S = 1.0
-"""Between the last subscription and the first tick: the client looks at its clock there."""
+QUIET_S = 2.0
+"""Between the first round and the others: the client looks at its clock there."""
 PIECE = 64 * 1024
 """Bytes sent at a time in a flood."""
 MESSAGES_AN_UPDATE = 10
@@ -66,6 +67,7 @@ class Player:
                 b"".join(tick.to(request) for tick in feed.update(con_id, 1))
                 for request, con_id in requests.items()
             ]
+            client.sendall(b"".join(updates))
             time.sleep(QUIET_S)
             self._play(client, updates)
             client.shutdown(socket.SHUT_WR)

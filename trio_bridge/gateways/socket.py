@@ -96,6 +96,6 @@ class SocketBridge(IBridgeBase):
         session = self._session
         return Book(
             session.accounts.chosen,
-            session.holdings.positions(),
+            session.holdings.view.positions,
             session.subscriptions.feed.greeks(),
         )

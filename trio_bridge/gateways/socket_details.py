@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 AGAIN_S = 60.0
 """How long until a request without an answer is made again."""
 
+LOOK_AGAIN_S = 5.0
+"""How often that is looked after while nothing changes."""
+
 GAP_S = 0.05
 UNDERLYINGS_GAP_S = 0.25
 """Between two requests: what is left of the gateway's message rate is for market data, and most of
@@ -31,12 +34,15 @@ async def learn_details(holdings: Holdings, ask: Callable[[int], Awaitable[None]
 
     async with trio.open_nursery() as nursery:
         while True:
-            gap_s = GAP_S
-            con_id = due(holdings.lacking_details())
+            gap_s, changed = GAP_S, holdings.changed
+            con_id = due(holdings.view.lacking_details)
             if con_id is None:
                 gap_s = UNDERLYINGS_GAP_S
-                con_id = due(holdings.lacking_underlyings())
-            if con_id is not None:
-                asked[con_id] = trio.current_time()
-                nursery.start_soon(ask, con_id)
+                con_id = due(holdings.view.lacking_underlyings)
+            if con_id is None:
+                with trio.move_on_after(LOOK_AGAIN_S):
+                    await changed.wait()
+                continue
+            asked[con_id] = trio.current_time()
+            nursery.start_soon(ask, con_id)
             await trio.sleep(gap_s)

@@ -121,9 +121,8 @@ class MarketDataFeed:
             if self.lines[con_id].request_id is None:
                 gone = self.lines.pop(con_id)
                 self._ib.wrapper.tickers.pop(hash(gone.contract), None)
-        for con_id, contract in contracts.items():
-            if con_id not in self.lines:
-                self.lines[con_id] = Line(contract)
+        for con_id in contracts.keys() - self.lines.keys():
+            self.lines[con_id] = Line(contracts[con_id])
 
     def subscribe(self, con_id: int) -> None:
         line = self.lines[con_id]

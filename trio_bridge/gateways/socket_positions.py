@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
 
 from trio_bridge.greeks import FUTURE_TYPES, OPTION_TYPES
 from trio_bridge.model import Position
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from ib_async import Contract
 
     from trio_bridge.gateways.accounts import Accounts
@@ -51,12 +56,14 @@ class Holdings:
         self._accounts = accounts
         self.details = details
         self._held: dict[tuple[str, int | str], Any] = {}
-        self._positions: tuple[Position, ...] | None = None
+        self._view: HoldingsView | None = None
+        self.changed = trio.Event()
+        """Set at the next change; there is another one then."""
 
     def forget(self) -> None:
         """A new download begins. Every message counts from now on, also those behind its end."""
         self._held.clear()
-        self._positions = None
+        self._look_anew()
 
     def update(self, position: Any) -> None:
         """One `position` message: new, changed, or closed (quantity 0)."""
@@ -67,66 +74,94 @@ class Holdings:
             self._held.pop(key, None)
         elif self._accounts.counts(position.account):
             self._held[key] = position
-        self._positions = None
+        self._look_anew()
 
     def learn(self, con_id: int, details: Details) -> None:
         self.details[con_id] = details
-        self._positions = None
+        self._look_anew()
 
+    def _look_anew(self) -> None:
+        self._view = None
+        self.changed.set()
+        self.changed = trio.Event()
+
+    @property
+    def view(self) -> HoldingsView:
+        """The same object until something changes."""
+        if self._view is None:
+            self._view = HoldingsView(self._held.values(), self.details)
+        return self._view
+
+
+class HoldingsView:
+    """What is held between two changes; all that follows from it is computed once, when needed.
+
+    It is looked at many times a second, and changes a few times a day.
+    """
+
+    def __init__(self, held: Iterable[Any], details: Mapping[int, Details]) -> None:
+        self._held = tuple(held)
+        self._details = details
+
+    @cached_property
     def positions(self) -> tuple[Position, ...]:
-        if self._positions is None:
-            self._positions = tuple(self._position(held) for held in self._held.values())
-        return self._positions
+        return tuple(map(self._position, self._held))
 
-    def contracts(self) -> dict[int, Contract]:
-        """Every contract held that can be asked about, by contract id."""
-        contracts = (held.contract for held in self._held.values())
-        return {contract.conId: contract for contract in contracts if contract.conId}
-
+    @cached_property
     def options(self) -> dict[int, Contract]:
         """Contracts that need market data and can be asked for it: with an exchange."""
         found = {}
-        for con_id, contract in self.contracts().items():
+        for con_id, contract in self._contracts.items():
             if contract.secType not in OPTION_TYPES:
                 continue
             if not contract.exchange:
                 # "Please enter exchange" (error 321) is what a request without one earns.
-                details = self.details.get(con_id)
+                details = self._details.get(con_id)
                 if details is None:
                     continue
                 contract.exchange = details.exchange
             found[con_id] = contract
         return found
 
-    def lacking_details(self) -> list[int]:
-        """Contracts that cannot be priced before a details request has told more of them."""
-        return [con_id for con_id, contract in self._undetailed() if _lacks(contract)]
-
-    def lacking_underlyings(self) -> list[int]:
-        """Contracts that only lack the name of their underlying."""
-        return [
-            con_id
-            for con_id, contract in self._undetailed()
-            if contract.secType == FUTURES_OPTION and not _lacks(contract)
-        ]
-
-    def _undetailed(self) -> list[tuple[int, Contract]]:
-        return [one for one in self.contracts().items() if one[0] not in self.details]
-
+    @cached_property
     def exposures(self) -> dict[int, float]:
         """Every option that can be asked about, with its absolute units (quantity × multiplier)
         over all accounts."""
         found: dict[int, float] = {}
-        for position in self.positions():
+        for position in self.positions:
             if position.sec_type in OPTION_TYPES and position.con_id:
                 units = abs(position.quantity * (position.multiplier or 1.0))
                 known = units if math.isfinite(units) else 0.0
                 found[position.con_id] = found.get(position.con_id, 0.0) + known
         return found
 
+    @cached_property
+    def lacking_details(self) -> list[int]:
+        """Contracts that cannot be priced before a details request has told more of them."""
+        return [con_id for con_id, contract in self._undetailed if _lacks(contract)]
+
+    @cached_property
+    def lacking_underlyings(self) -> list[int]:
+        """Contracts that only lack the name of their underlying."""
+        return [
+            con_id
+            for con_id, contract in self._undetailed
+            if contract.secType == FUTURES_OPTION and not _lacks(contract)
+        ]
+
+    @cached_property
+    def _contracts(self) -> dict[int, Contract]:
+        """Every contract held that can be asked about, by contract id."""
+        contracts = (held.contract for held in self._held)
+        return {contract.conId: contract for contract in contracts if contract.conId}
+
+    @cached_property
+    def _undetailed(self) -> list[tuple[int, Contract]]:
+        return [one for one in self._contracts.items() if one[0] not in self._details]
+
     def _position(self, held: Any) -> Position:
         contract = held.contract
-        details = self.details.get(contract.conId)
+        details = self._details.get(contract.conId)
         multiplier = parse_multiplier(contract.multiplier)
         if multiplier is None and details is not None:
             multiplier = details.multiplier

@@ -243,12 +243,12 @@ class Session:
         self.holdings.forget()
         self.subscriptions.open()
         await self._ask_positions()
-        if not self.holdings.positions():
+        if not self.holdings.view.positions:
             with trio.move_on_after(CONFIRM_EMPTY_S):
                 await self._lost.wait()
             await self._ask_positions()
         self._downloading = False
-        self.subscriptions.expect(self.holdings.exposures())
+        self.subscriptions.expect(self.holdings.view.exposures)
         self._settle_until = trio.current_time() + SETTLE_TIMEOUT_S
         self.downloaded = True
 
@@ -286,7 +286,7 @@ class Session:
         if self.upstream_lost:
             self._settle_until = now + SETTLE_TIMEOUT_S
         else:
-            due = self.subscriptions.step(self.holdings.options(), self.holdings.exposures())
+            due = self.subscriptions.step(self.holdings.view)
             again_at = max(now + POLL_S, min(again_at, due))
             if not self.settled:
                 again_at = now + POLL_S

@@ -12,11 +12,12 @@ from trio_bridge.model import DataType, Status
 from trio_bridge.policy.market_lines import Subscribe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
-    from ib_async import IB, Contract
+    from ib_async import IB
 
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.socket_positions import HoldingsView
     from trio_bridge.policy.market_lines import MarketLines
 
 POLL_S = 0.05
@@ -63,6 +64,7 @@ class Subscriptions:
         self._ask_again: dict[int, float] = {}
         self._tried_delayed: set[int] = set()
         self._unanswered: set[int] = set()
+        self._followed: HoldingsView | None = None
         self._told_budget = lines.budget
         self._tell_budget_at = math.inf
         self.feed = MarketDataFeed(ib, clock)
@@ -87,17 +89,15 @@ class Subscriptions:
         """Something else was sent to the gateway, which counts all messages against one limit."""
         self._lines.sent(messages, self._clock())
 
-    def step(self, contracts: Mapping[int, Contract], exposures: Mapping[int, float]) -> float:
-        """Follow what is held now, and send what is due; return when to be called again.
-
-        Args:
-            contracts: the options that can be asked for.
-            exposures: all options, with the size of each.
-        """
+    def step(self, held: HoldingsView) -> float:
+        """Follow what is held now, and send what is due; return when to be called again."""
         now = self._clock()
-        self.feed.follow(contracts)
-        self._lines.want({con_id: exposures.get(con_id, 0.0) for con_id in contracts})
-        self._unanswered &= exposures.keys()
+        self.feed.follow(held.options)
+        if held is not self._followed:
+            self._followed = held
+            exposures = held.exposures
+            self._lines.want({con_id: exposures.get(con_id, 0.0) for con_id in held.options})
+            self._unanswered &= exposures.keys()
         self._notice_answers(now)
         if not self._lines.competing:
             self._renew_silent(now)
@@ -110,7 +110,7 @@ class Subscriptions:
             else:
                 self.feed.unsubscribe(action.con_id)
                 self._ask_again.pop(action.con_id, None)
-        rotating = len(contracts) > self._lines.budget
+        rotating = len(held.options) > self._lines.budget
         return min(
             now + POLL_S if rotating else math.inf,
             turn.again_at if turn.again_at is not None else math.inf,
