@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +14,7 @@ import trio
 
 from tests.support.database import fetch, wait_for_rows
 from tests.support.process import PATIENCE_S
+from tests.web.browser import ARTIFACTS
 from tests.web.support import following, get, watched_service
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ async def test_rows_keep_their_grid_whatever_is_asked(
                         workers.start_soon(ask_steadily, here.port, worker, seconds, load)
                 background.cancel_scope.cancel()
         status = (await http.get("/api/status")).json()
+        metrics = (await http.get("/metrics")).text
         await wait_for_rows(fresh_database, status["ticker"]["rows"])
 
     assert load.statuses == {"200": REQUESTS_PER_S * seconds}
@@ -114,6 +117,13 @@ async def test_rows_keep_their_grid_whatever_is_asked(
     assert all(later > earlier for earlier, later in pairwise(slots)), slots
     # On a machine busy with other things as well some are skipped, elsewhere none.
     assert len(slots) > (slots[-1] - slots[0]) / 2, slots
+    ARTIFACTS.mkdir(exist_ok=True)
+    (ARTIFACTS / f"load-{seconds}-s.txt").write_text(
+        f"{load.statuses.total()} answers, the slowest after {load.slowest_s:.3f} s\n"
+        f"{len(slots)} rows in {slots[-1] - slots[0] + 1} slots\n"
+        + "\n".join(re.findall(r"^trio_bridge_row_.*seconds_(?:sum|count) .*$", metrics, re.M))
+        + "\n"
+    )
     in_order = [event_id for event_id, _ in stored]
     assert len(load.told) == STREAMS
     for told in load.told.values():
