@@ -90,6 +90,9 @@ STREAM: Final = Endpoint("GET", "/ws")
 OVERALL: Final = Rate(8, 1.0)
 """Two of the gateway's ten a second stay free for the owner's own use of it."""
 
+MARGIN_S: Final = 0.01
+"""On top of each period: the gateway's clock may run a little slower, and sums of floats round."""
+
 SNAPSHOT_CON_IDS: Final = 100
 DEFINITION_CON_IDS: Final = 100
 
@@ -97,9 +100,9 @@ DEFINITION_CON_IDS: Final = 100
 class Pace:
     """Keeps a rate as the gateway sees it, first come, first served.
 
-    A request counts from before it is sent until a period after its answer. Whenever it really
-    arrived, it was in between: so however the network delays and bunches requests, the gateway
-    never sees more than allowed within any period.
+    A request counts from before it is sent until a period (and a little) after its answer. Whenever
+    it really arrived, it was in between: so however the network delays and bunches requests, the
+    gateway never sees more than allowed within any period.
     """
 
     def __init__(self, rate: Rate) -> None:
@@ -121,7 +124,7 @@ class Pace:
             yield
         finally:
             self._under_way -= 1
-            self._expiries.append(trio.current_time() + self._rate.period_s)
+            self._expiries.append(trio.current_time() + self._rate.period_s + MARGIN_S)
             self._ended.set()
             self._ended = trio.Event()
 
