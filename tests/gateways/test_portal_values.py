@@ -71,8 +71,8 @@ def test_numbers_as_the_portal_writes_them(raw: object, reading: Reading) -> Non
     [
         None, "", " ", "N/A", "NaN", "nan", "inf", "-Infinity", "1,30", "1,3000", "1.2.3", "--1",
         "C", "H", "K", "%", ".", "-", "1.7976931348623157E308", "-1.7976931348623157E308", "1e999",
-        "1 2", "0x10", "1_000", "٣", "CH1", "1KK", True, False, [], {}, ["1"], math.nan, math.inf,
-        1.7976931348623157e308, 10**400, "9" * 100,
+        "1 2", "0x10", "1_000", "٣", "CH1", "1KK", "0,271", "-0,271", "C0,271", "00,271", True,
+        False, [], {}, ["1"], math.nan, math.inf, 1.7976931348623157e308, 10**400, "9" * 100,
     ],
 )  # fmt: skip
 def test_what_is_not_plainly_a_number_is_none(raw: object) -> None:

@@ -32,7 +32,7 @@ REQUESTED_FIELDS: Final = (*NUMBER_FIELDS, UNDERLYING_CON_ID, AVAILABILITY)
 
 _NUMBER = re.compile(
     r"""(?P<prefix>[CH])?\s*
-        (?P<number>[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:E[+-]?\d{1,3})?)
+        (?P<number>[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:E[+-]?\d{1,3})?)
         (?P<suffix>[KMB%])?""",
     re.VERBOSE | re.ASCII | re.IGNORECASE,
 )
@@ -54,7 +54,7 @@ def read_number(raw: object) -> Reading | None:
     """Read one value of the portal; None for everything that is not plainly a finite number.
 
     Taken: numbers, and text such as `0.271`, `1,300`, `10.2K`, `0.54%`, `C193.18` (prior close) and
-    `H12.5` (trading halted).
+    `H12.5` (trading halted). Not `0,271`: that comma could only be a decimal one.
     """
     if isinstance(raw, bool):
         return None
