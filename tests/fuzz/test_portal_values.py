@@ -141,7 +141,7 @@ def rows_hold_only_numbers(
     greeks = {}
     for con_id in book.options():
         under = book.underlying_of(con_id)
-        if (told := quotes.greeks(con_id, under, price_since=0.0)) is not None:
+        if (told := quotes.greeks(con_id, under, since=0.0)) is not None:
             greeks[con_id] = told
             assert NOT_COMPUTED not in told[:4]
     assert len(book.lacking()) + len(book.undefined()) <= 2 * len(book.positions())

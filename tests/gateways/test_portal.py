@@ -234,6 +234,21 @@ async def test_a_multiplier_that_nobody_tells_leaves_the_option_unpriced_and_is_
         assert len(rig.told("multiplier")) == 2
 
 
+async def test_multipliers_are_looked_up_although_definitions_do_not_come(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    known, unknown = [held.contract.con_id for held in book.positions()][-2:]
+    async with portal_rig(book, connect=False, timing=QUICK._replace(settle_s=3.0)) as rig:
+        rig.sim.quirks.multiplier_in_positions.update({known: None, unknown: None})
+        rig.sim.quirks.multiplier_in_info[unknown] = None
+        with rig.sim.faults(Fault("/trsrv/secdef", status=500)):
+            await rig.bridge.connect()
+            await rig.until(lambda: (row := rig.row()) is not None and row.priced == 32)
+            await rig.until(lambda: rig.told(f"multiplier of 1 positions (conid {unknown})"))
+        await rig.until_right()
+        await rig.until(lambda: rig.told("every multiplier is known"))
+
+
 async def test_the_kind_of_data_shows_and_counts_only_if_allowed(
     fast_clock: PatientClock, book: Book
 ) -> None:

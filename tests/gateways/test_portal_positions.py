@@ -61,12 +61,17 @@ def book() -> PortfolioBook:
     return PortfolioBook()
 
 
+def load(book: PortfolioBook, download: list[Held]) -> bool:
+    """The first download, and what confirms it."""
+    return not book.offer(download) and book.offer(download)
+
+
 def quantities(book: PortfolioBook) -> dict[int, float]:
     return {position.con_id: position.quantity for position in book.positions()}
 
 
 def test_an_entry_becomes_a_position(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(7, -3)))
+    assert load(book, held(entry(7, -3)))
     (position,) = book.positions()
     assert position.account == ACCOUNT
     assert (position.con_id, position.quantity) == (7, -3.0)
@@ -88,12 +93,12 @@ def test_something_else_than_a_list_of_positions_is_refused(payload: object) -> 
 
 
 def test_quantities_may_be_text(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1, "-1,200")))
+    assert load(book, held(entry(1, "-1,200")))
     assert quantities(book) == {1: -1200.0}
 
 
 def test_a_position_that_vanishes_is_gone_after_two_downloads(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1), entry(2)))
+    assert load(book, held(entry(1), entry(2)))
     assert not book.offer(held(entry(1)))
     assert quantities(book) == {1: 2.0, 2: 2.0}
     assert book.offer(held(entry(1)))
@@ -101,7 +106,7 @@ def test_a_position_that_vanishes_is_gone_after_two_downloads(book: PortfolioBoo
 
 
 def test_a_page_that_was_short_once_takes_nothing_away(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1), entry(2)))
+    assert load(book, held(entry(1), entry(2)))
     assert not book.offer([])
     assert book.offer(held(entry(1, 5.0), entry(2)))
     assert quantities(book) == {1: 5.0, 2: 2.0}
@@ -109,7 +114,7 @@ def test_a_page_that_was_short_once_takes_nothing_away(book: PortfolioBook) -> N
 
 
 def test_another_position_missing_starts_the_doubt_anew(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1), entry(2)))
+    assert load(book, held(entry(1), entry(2)))
     assert not book.offer(held(entry(1)))
     assert not book.offer(held(entry(2)))
     assert not book.offer([])
@@ -118,32 +123,42 @@ def test_another_position_missing_starts_the_doubt_anew(book: PortfolioBook) -> 
 
 
 def test_a_position_named_with_quantity_zero_is_gone_at_once(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1), entry(2)))
+    assert load(book, held(entry(1), entry(2)))
     assert book.offer(held(entry(1), entry(2, 0.0)))
     assert quantities(book) == {1: 2.0}
 
 
-def test_an_empty_first_download_must_be_confirmed(book: PortfolioBook) -> None:
-    steps = []
-    for _ in range(2):
-        steps.append((book.offer([]), book.is_loaded))
-    assert steps == [(False, False), (True, True)]
-    assert book.positions() == ()
+@pytest.mark.parametrize("numbers", [(), (1, 2)])
+def test_the_first_download_must_be_confirmed(book: PortfolioBook, numbers: tuple[int]) -> None:
+    entries = list(map(entry, numbers))
+    assert [(book.offer(held(*entries)), book.is_loaded) for _ in range(2)] == [
+        (False, False),
+        (True, True),
+    ]
+    assert len(book.positions()) == len(numbers)
+
+
+def test_half_a_book_is_no_first_download(book: PortfolioBook) -> None:
+    # Its pages come to the gateway one after the other.
+    for numbers in ([], [1], [1, 2], [1], [1, 2, 3]):
+        assert not book.offer(held(*map(entry, numbers)))
+    assert book.offer(held(entry(1), entry(2), entry(3, 4.0)))
+    assert quantities(book) == {1: 2.0, 2: 2.0, 3: 4.0}
 
 
 def test_a_new_position_and_a_new_quantity_count_at_once(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1)))
+    assert load(book, held(entry(1)))
     assert book.offer(held(entry(1, 3.0), entry(2)))
     assert quantities(book) == {1: 3.0, 2: 2.0}
 
 
 def test_an_entry_seen_on_two_pages_counts_once(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1), entry(1, 4.0)))
+    assert load(book, held(entry(1), entry(1, 4.0)))
     assert quantities(book) == {1: 4.0}
 
 
 def test_the_same_contract_in_two_accounts_or_models_counts_each_time(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1), entry(1, model="growth")) + held(entry(1), account="DU2"))
+    assert load(book, held(entry(1), entry(1, model="growth")) + held(entry(1), account="DU2"))
     assert len(book.positions()) == 3
 
 
@@ -151,10 +166,12 @@ def test_the_same_contract_in_two_accounts_or_models_counts_each_time(book: Port
 def test_a_missing_multiplier_is_taken_from_the_definition_never_as_one(
     book: PortfolioBook, missing: object
 ) -> None:
-    assert book.offer(held(entry(1, multiplier=missing, strike="0")))
+    assert load(book, held(entry(1, multiplier=missing, strike="0")))
     assert book.positions()[0].multiplier is None
     assert (book.undefined(), book.lacking()) == ([1], [1])
     book.learn({1: Definition()})
+    assert (book.undefined(), book.lacking()) == ([1], [1])
+    book.define([1], {})
     assert (book.undefined(), book.lacking()) == ([], [1])
     book.learn({1: Definition(multiplier=50.0)})
     assert book.positions()[0].multiplier == 50.0
@@ -164,7 +181,7 @@ def test_a_missing_multiplier_is_taken_from_the_definition_never_as_one(
 def test_a_definition_known_does_not_forget_when_the_next_one_is_silent(
     book: PortfolioBook,
 ) -> None:
-    assert book.offer(held(entry(1, multiplier=None, undConid=None)))
+    assert load(book, held(entry(1, multiplier=None, undConid=None)))
     book.learn({1: Definition(multiplier=50.0, underlying_con_id=9)})
     book.learn({1: Definition(symbol="ES")})
     assert book.positions()[0].multiplier == 50.0
@@ -175,7 +192,7 @@ def test_an_entry_without_its_secdef_part_is_unpriced_until_it_is_defined(
     book: PortfolioBook,
 ) -> None:
     bare = {"conid": 1, "position": 5.0, "currency": "USD", "multiplier": 100.0}
-    assert book.offer(held(bare))
+    assert load(book, held(bare))
     (position,) = book.positions()
     assert (position.sec_type, position.multiplier) == ("OPT", None)
     assert book.undefined() == [1]
@@ -186,25 +203,26 @@ def test_an_entry_without_its_secdef_part_is_unpriced_until_it_is_defined(
 
 
 def test_shares_need_neither_definition_nor_multiplier(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1, assetClass="STK", multiplier=None)))
+    assert load(book, held(entry(1, assetClass="STK", multiplier=None)))
     assert (book.undefined(), book.lacking(), book.options()) == ([], [], [])
 
 
 def test_futures_options_are_told_apart_by_their_future(book: PortfolioBook) -> None:
-    assert book.offer(
+    assert load(
+        book,
         held(
             entry(1, assetClass="FOP", ticker="ES", undConid=10),
             entry(2, assetClass="FOP", ticker="ES", undConid=11),
-        )
+        ),
     )
     assert [position.underlying for position in book.positions()] == ["conid:10", "conid:11"]
 
 
 def test_a_new_session_starts_with_nothing(book: PortfolioBook) -> None:
-    assert book.offer(held(entry(1)))
+    assert load(book, held(entry(1)))
     book.forget()
     assert not book.is_loaded
-    assert book.offer(held(entry(2)))
+    assert load(book, held(entry(2)))
     assert quantities(book) == {2: 2.0}
 
 

@@ -20,8 +20,8 @@ def board() -> QuoteBoard:
     return QuoteBoard(DataType.FROZEN)
 
 
-def greeks(board: QuoteBoard, *, price_since: float = 0.0) -> Greeks | None:
-    return board.greeks(OPTION, UNDERLYING, price_since=price_since)
+def greeks(board: QuoteBoard, *, since: float = 0.0) -> Greeks | None:
+    return board.greeks(OPTION, UNDERLYING, since=since)
 
 
 def row_of(board: QuoteBoard) -> Snapshot:
@@ -147,6 +147,13 @@ def test_greeks_of_a_kind_not_told_yet_do_not_count(board: QuoteBoard) -> None:
     assert greeks(board) is None
 
 
+def test_greeks_of_a_kind_told_too_long_ago_do_not_count(board: QuoteBoard) -> None:
+    board.merge(OPTION, FULL, at=1.0)
+    board.merge(OPTION, {name: value for name, value in FULL.items() if name != "6509"}, at=9.0)
+    assert greeks(board, since=1.0) is not None
+    assert greeks(board, since=5.0) is None
+
+
 def test_greeks_of_the_previous_day_are_never_called_live(board: QuoteBoard) -> None:
     board.merge(OPTION, FULL | {"7308": "C0.5"}, at=1.0)
     found = greeks(board)
@@ -179,7 +186,7 @@ def test_the_underlyings_price_is_its_mark_its_last_or_its_middle(
 def test_an_old_price_of_the_underlying_is_left_out(board: QuoteBoard) -> None:
     board.merge(UNDERLYING, {"31": "100"}, at=1.0)
     board.merge(OPTION, FULL, at=9.0)
-    found = greeks(board, price_since=5.0)
+    found = greeks(board, since=5.0)
     assert found is not None
     assert found.underlying_price is None
 
@@ -188,7 +195,7 @@ def test_the_market_data_names_the_underlying_when_nothing_else_does(board: Quot
     board.merge(OPTION, FULL | {"6457": str(UNDERLYING)}, at=1.0)
     board.merge(UNDERLYING, {"31": "100"}, at=1.0)
     assert board.underlying_of(OPTION) == UNDERLYING
-    found = board.greeks(OPTION, None, price_since=0.0)
+    found = board.greeks(OPTION, None, since=0.0)
     assert found is not None
     assert found.underlying_price == 100.0
 

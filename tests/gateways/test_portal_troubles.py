@@ -124,6 +124,45 @@ async def test_positions_that_come_back_empty_once_take_nothing_away(
         assert rig.only_true_rows()
 
 
+async def test_half_a_book_at_the_beginning_is_no_row(fast_clock: PatientClock) -> None:
+    book = make_book(options=130)
+    book.freeze(at=10)
+    async with portal_rig(book, connect=False) as rig:
+        with rig.sim.faults(Fault("/positions/1", text="[]")) as fault:
+            rig.bridge.nursery.start_soon(rig.bridge.connect)
+            await rig.until(lambda: fault.hits == 1)
+        await rig.until_right()
+        await trio.sleep(5)
+        assert rig.only_true_rows()
+
+
+@pytest.mark.parametrize("status", [500, 403])
+async def test_positions_out_of_a_cache_that_cannot_be_renewed_become_no_row(
+    fast_clock: PatientClock, book: Book, status: int
+) -> None:
+    option = book.positions()[-1]
+    async with portal_rig(book, timing=QUICK._replace(positions_stale_s=8.0)) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault("/positions/invalidate", status=status)):
+            book.set_position(option.account, option.contract.con_id, 99)
+            await rig.until(lambda: rig.row() is None)
+            assert "could not be read again" in str(rig.bridge.not_ready_reason())
+            await trio.sleep(10)
+            assert rig.row() is None
+        await rig.until_right()
+        assert len(rig.told("answers are of no use: POST /portfolio/")) == 1
+
+
+async def test_a_gateway_whose_cache_cannot_be_told_to_renew_gives_rows(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book, connect=False) as rig:
+        with rig.sim.faults(Fault("/positions/invalidate", status=404)):
+            await rig.bridge.connect()
+            await rig.until_right()
+            assert rig.only_true_rows()
+
+
 async def test_positions_that_cannot_be_read_for_long_are_no_row(
     fast_clock: PatientClock, book: Book
 ) -> None:

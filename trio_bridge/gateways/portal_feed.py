@@ -28,7 +28,6 @@ from trio_bridge.gateways.portal_pacing import (
     SNAPSHOT_CON_IDS,
 )
 from trio_bridge.gateways.portal_positions import (
-    Definition,
     Held,
     PortfolioBook,
     ShapeError,
@@ -58,6 +57,8 @@ POSITIONS_SHARE_S: Final = 0.5
 """Positions take no more than one request in so many seconds, on average."""
 
 MOST_PAGES: Final = 1_000
+
+NO_SUCH_ENDPOINT: Final = frozenset({404, 405, 501})
 
 ASK_AGAIN_AFTER: Final = 2
 """After so many failures what the gateway wants to be asked first is asked for again: its session
@@ -117,7 +118,7 @@ class PortalFeed:
         found = {}
         for con_id in self.portfolio.options():
             underlying = self.portfolio.underlying_of(con_id)
-            greeks = self.quotes.greeks(con_id, underlying, price_since=since)
+            greeks = self.quotes.greeks(con_id, underlying, since=since)
             if greeks is not None:
                 found[con_id] = greeks
         return found
@@ -231,12 +232,19 @@ class PortalFeed:
         held: list[Held] = []
         self._requests = 0
         for account in accounts:
-            self._requests += 1
-            # Its failure is told by the client's bookkeeping; the pages may still be fresh.
-            with suppress(AnswerError):
-                await self._client.ask(INVALIDATE, slow=True, account=account)
+            await self._invalidate(account)
             held += await self._download_account(account)
         return held
+
+    async def _invalidate(self, account: str) -> None:
+        """Have the gateway read the account's positions anew, where it can be told to."""
+        self._requests += 1
+        try:
+            await self._client.ask(INVALIDATE, slow=True, account=account)
+        except AnswerError as error:
+            # Pages out of a cache that stays are as old as the cache, whatever they look like.
+            if error.status not in NO_SUCH_ENDPOINT:
+                raise
 
     async def _download_account(self, account: str) -> list[Held]:
         held: list[Held] = []
@@ -258,26 +266,31 @@ class PortalFeed:
         return held
 
     async def _follow_definitions(self) -> NoReturn:
+        failures = 0
         while True:
             with trio.move_on_after(self._timing.definitions_retry_s):
                 await self._definitions_due.wait()
             self._definitions_due = trio.Event()
             try:
                 await self._define(self.portfolio.undefined())
-                self._definitions_failed = False
-                await self._look_up(self.portfolio.lacking())
+                failures = 0
             except GatewayError:
-                self._definitions_failed = True
-                await trio.sleep(self._timing.positions_s)
-                self._definitions_due.set()
+                failures += 1
+            self._definitions_failed = failures > 0
+            if failures != 1:
+                # Definitions that do not come must not keep multipliers from being asked for.
+                with suppress(GatewayError):
+                    await self._look_up(self.portfolio.lacking())
             self._tell_unknown_multipliers()
+            if failures:
+                await trio.sleep(self._backoff_s(failures))
+                self._definitions_due.set()
 
     async def _define(self, con_ids: Sequence[int]) -> None:
         for batch in _batches(con_ids, DEFINITION_CON_IDS):
             query = {"conids": ",".join(map(str, batch))}
             answer = await self._client.ask(DEFINITIONS, read=read_definitions, query=query)
-            # What was asked for and not told is known to be unknown: other ways are tried.
-            self.portfolio.learn({con_id: Definition() for con_id in batch} | answer.value)
+            self.portfolio.define(batch, answer.value)
 
     async def _look_up(self, con_ids: Sequence[int]) -> None:
         """Ask for contracts one by one whose definition did not tell the multiplier."""

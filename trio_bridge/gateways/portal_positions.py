@@ -1,8 +1,8 @@
 """Positions as the portal's pages tell them, completed by contract definitions. Pure.
 
-A download counts only when it is whole, and what it no longer names is gone only when a second
-download in a row says so: the gateway reloads its cache page by page, and half a book, or an empty
-one, must never look like risk.
+A download counts only when it is whole, what it no longer names is gone only when a second
+download in a row says so, and the first one counts only when a second names the same: the gateway
+loads its cache page by page, and half a book, or an empty one, must never look like risk.
 """
 
 from __future__ import annotations
@@ -165,8 +165,12 @@ class PortfolioBook:
 
     def __init__(self) -> None:
         self._held: dict[HeldKey, Held] | None = None
-        self._missing: frozenset[HeldKey] | None = None
+        self._first: frozenset[HeldKey] | None = None
+        """What the last download named while none is accepted yet."""
+        self._missing: frozenset[HeldKey] = frozenset()
         self._definitions: dict[int, Definition] = {}
+        self._defined: set[int] = set()
+        """Contracts whose definition was asked for, and answered."""
         self._by_con_id: dict[int, Held] = {}
         self._positions: tuple[Position, ...] | None = None
 
@@ -178,18 +182,20 @@ class PortfolioBook:
     def offer(self, download: Iterable[Held]) -> bool:
         """Take a complete download of all selected accounts; False: ask once more to be sure.
 
-        A download that doesn't name positions of before (or, the first time, names none) is
-        accepted only when the download before it lacked them, too. One that names a position with
-        quantity 0 says plainly that it was closed.
+        The first one is accepted when the download before it named the same positions. A later one
+        that doesn't name positions of before is accepted only when the download before it lacked
+        them, too; one that names a position with quantity 0 says plainly that it was closed.
         """
         named = {item.key: item for item in download}
-        before = self._held
-        missing = frozenset(before.keys() - named.keys()) if before is not None else frozenset()
-        doubtful = bool(missing) if before is not None else not named
-        if doubtful and (self._missing is None or not missing <= self._missing):
-            self._missing = missing
+        if self._held is None:
+            doubtful = self._first != named.keys()
+            self._first = frozenset(named)
+        else:
+            missing = frozenset(self._held.keys() - named.keys())
+            doubtful = not missing <= self._missing
+            self._missing = missing if doubtful else frozenset()
+        if doubtful:
             return False
-        self._missing = None
         self._held = {key: item for key, item in named.items() if item.quantity != 0}
         self._by_con_id = {key.con_id: item for key, item in self._held.items()}
         self._positions = None
@@ -197,8 +203,14 @@ class PortfolioBook:
 
     def forget(self) -> None:
         """The session has ended: the next download starts anew. Definitions stay."""
-        self._held = self._missing = self._positions = None
+        self._held = self._first = self._positions = None
+        self._missing = frozenset()
         self._by_con_id = {}
+
+    def define(self, con_ids: Iterable[int], told: dict[int, Definition]) -> None:
+        """Take the definitions of these contracts; what is not told is known to be unknown."""
+        self._defined.update(con_ids)
+        self.learn(told)
 
     def learn(self, definitions: dict[int, Definition]) -> None:
         """Add what a look-up told; earlier knowledge stays where the new one is silent."""
@@ -216,8 +228,7 @@ class PortfolioBook:
         return [
             con_id
             for con_id, held in self._by_con_id.items()
-            if con_id not in self._definitions
-            and (not held.sec_type or held.sec_type in DERIVATIVES)
+            if con_id not in self._defined and (not held.sec_type or held.sec_type in DERIVATIVES)
         ]
 
     def lacking(self) -> list[int]:

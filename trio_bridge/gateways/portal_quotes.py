@@ -58,7 +58,7 @@ class _Said(NamedTuple):
 class _Quote:
     fields: dict[str, _Said] = field(default_factory=dict)
     kind: DataType | None = None
-    kind_at: float = 0.0
+    kind_at: float = -math.inf
     underlying_con_id: int | None = None
 
     def merge(self, answer: Mapping[str, object], at: float) -> None:
@@ -135,17 +135,15 @@ class QuoteBoard:
         quote = self._quotes.get(con_id)
         return None if quote is None else quote.underlying_con_id
 
-    def greeks(
-        self, con_id: int, underlying_con_id: int | None, *, price_since: float
-    ) -> Greeks | None:
+    def greeks(self, con_id: int, underlying_con_id: int | None, *, since: float) -> Greeks | None:
         """The contract's model Greeks; None when it has none, or of a kind that may not count.
 
-        An underlying's price that was last answered before `price_since` is left out.
+        A kind and an underlying's price that were last told before `since` are no longer known.
         """
         quote = self._quotes.get(con_id)
         if quote is None:
             return None
-        kind = quote.kind
+        kind = quote.kind if quote.kind_at >= since else None
         said = [found for name in GREEK_FIELDS if (found := quote.said(name)) is not None]
         if kind is None or not said:
             return None
@@ -159,7 +157,7 @@ class QuoteBoard:
             gamma=quote.greek(GAMMA),
             vega=quote.greek(VEGA),
             theta=quote.greek(THETA),
-            underlying_price=self._price(underlying_con_id or quote.underlying_con_id, price_since),
+            underlying_price=self._price(underlying_con_id or quote.underlying_con_id, since),
             data_type=kind,
             current_until=min(found.at for found in said),
         )
