@@ -35,8 +35,9 @@ Result = TypeVar("Result")
 
 app = typer.Typer(
     name="trio-bridge",
-    # Boxes and colours are for people at a terminal.
-    rich_markup_mode="rich" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else None,
+    # Boxes and colours are for people at a terminal. (In "rich" mode the lines of these texts would
+    # end where they do here.)
+    rich_markup_mode="markdown" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -69,8 +70,8 @@ def service(
     """Record the risk of an Interactive Brokers portfolio: one true row of net Greeks every 5
     seconds, nothing lost.
 
-    Without a command this runs the service, until Ctrl-C. Begin with `trio-bridge demo`, which
-    needs nothing; then `trio-bridge check` says whether your own settings would work.
+    Without a command this runs the service, until Ctrl-C. Begin with the command `demo`, which
+    needs nothing; then `check` says whether your own settings would work.
     """
     if context.invoked_subcommand is not None:
         return

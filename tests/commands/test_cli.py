@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,8 +61,18 @@ async def test_help_is_plain_in_a_pipe_and_fits(tmp_path: Path, command: str) ->
         assert all(f"\n  {name} " in done.out for name in COMMANDS)
 
 
-def test_help_fits_a_terminal(tmp_path: Path) -> None:
-    assert "\x1b" in on_terminal(tmp_path, "--help")
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_terminal(tmp_path: Path, command: str) -> None:
+    seen = on_terminal(tmp_path, *command.split(), "--help")
+    assert "\x1b" in seen
+    lines = [line.rstrip() for line in re.sub("\x1b\\[[0-9;]*m", "", seen).splitlines()]
+    assert max(map(len, lines)) <= 80
+    for line, next_line in pairwise(lines):
+        if line.startswith(" ") and next_line.strip() and not next_line.startswith("╭"):
+            assert len(line) + 1 + len(next_line.split()[0]) > 79, "a line ends too early"
+
+
+def test_help_without_colours_is_plain_in_a_terminal_too(tmp_path: Path) -> None:
     assert "\x1b" not in on_terminal(tmp_path, "--help", NO_COLOR=1)
 
 
