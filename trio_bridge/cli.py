@@ -26,6 +26,9 @@ from trio_bridge.model import ApiMode, utc_now
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+NAME = "trio-bridge"
+"""However it was started: shells complete the name of a program, and `python -m …` is none."""
+
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
 EXIT_INTERRUPTED = 130
@@ -34,7 +37,7 @@ EXIT_BROKEN_PIPE = 141
 Result = TypeVar("Result")
 
 app = typer.Typer(
-    name="trio-bridge",
+    name=NAME,
     # Boxes and colours are for people at a terminal. (In "rich" mode the lines of these texts would
     # end where they do here.)
     rich_markup_mode="markdown" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else None,
@@ -240,7 +243,7 @@ def main() -> None:
     """Entry point: what a user can put right ends in one line, a bug in its traceback."""
     code = 0
     try:
-        app()
+        app(prog_name=NAME)
     except* ConfigError as group:
         _explain(group)
         code = EXIT_CONFIG

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -93,16 +94,30 @@ async def test_completion_for_the_shells(tmp_path: Path, shell: str) -> None:
     assert "_COMPLETE" in done.out
 
 
-def test_bash_completes_a_command(tmp_path: Path) -> None:
+async def test_bash_completes_a_command(tmp_path: Path) -> None:
+    """With what `python -m trio_bridge --show-completion` gives: what is installed is the same."""
     script = Path(sys.executable).with_name("trio-bridge")
-    if not script.exists():
-        pytest.skip("the package is not installed as a script here")
-    environment = clean_environment(tmp_path, COMP_WORDS="trio-bridge st", COMP_CWORD=1)
-    environment["_TRIO_BRIDGE_COMPLETE"] = "complete_bash"
-    done = subprocess.run(
-        [script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    bash = shutil.which("bash")
+    if bash is None or not script.exists():
+        pytest.skip("the package is not installed as a script here, or there is no bash")
+    shown = await run_process(
+        tmp_path,
+        *("--show-completion", "bash"),
+        _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION=1,
     )
-    assert done.stdout.split() == ["status"]
+    environment = clean_environment(tmp_path)
+    environment["PATH"] = f"{script.parent}:{environment['PATH']}"
+    press_tab = """
+        function=$(complete -p trio-bridge | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
+        COMP_WORDS=(trio-bridge st) COMP_CWORD=1
+        $function trio-bridge
+        echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        [bash, "-ec", shown.out + press_tab],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("status\n", "")
 
 
 @pytest.mark.parametrize("command", ["", "status", "tail", "flush", "export"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -573,6 +574,24 @@ async def test_a_time_of_slower_rows_is_told_beside_the_coverage(
             slowest_s,
         )
         assert text == f"90.00 % of a day: 9 of 10 slots.{told}"
+
+
+async def test_a_gap_says_each_reason_once(browser: Browser, calm: str) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    event = {"timestamp": "2026-01-02T14:00:05Z", "message": "no rows: cut off"}
+    for reasons, because, told in (
+        ([event], "no rows: cut off", ["no rows: cut off"]),
+        ([event], "no rows: silent", ["no rows: cut off", "No rows: silent."]),
+        ([], "no rows: cut off", ["No rows: cut off."]),
+        ([], "", ["No event tells why: the service was not running, or the machine was busy."]),
+    ):
+        lines = await browser.import_and_do(
+            "words.js",
+            "return m.gap({ from: 0, open: true, reasons: a[0] }, 9, a[1], false).lines",
+            *(reasons, because),
+        )
+        assert [re.sub(r"^[\d:]+ ", "", line) for line in lines] == told
 
 
 async def test_nothing_foreign_runs_on_the_page(browser: Browser, calm: str) -> None:

@@ -131,7 +131,8 @@ export function gap(one, now, silentBecause, spooled) {
     ? `No rows since ${time(one.from, now)} (${length})`
     : `No rows from ${time(one.from, now)} to ${time(one.to, now)} (${length})`;
   const told = one.reasons.map((event) => `${time(seconds(event.timestamp), now)} ${event.message}`);
-  if (one.open && silentBecause) told.push(sentence(silentBecause));
+  const known = one.reasons.some((event) => event.message === silentBecause);
+  if (one.open && silentBecause && !known) told.push(sentence(silentBecause));
   if (spooled) told.push("Rows of this time may be waiting in the spool.");
   if (!told.length) told.push("No event tells why: the service was not running, or the machine was busy.");
   return { heading, lines: told };
