@@ -109,6 +109,7 @@ async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
             finally:
                 with trio.move_on_after(FAREWELL_S, shield=True):
                     await _look(landing, view)
+                landing.close()
 
         await run_service(settings, show)
     console.print(view)

@@ -1,0 +1,62 @@
+"""The demo, from its gateway to its last line."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.postgres import reachable_directory
+from tests.support.process import PATIENCE_S
+from trio_bridge import demo
+from trio_bridge.model import ApiMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from trio_bridge.stores.reader import LandedEvent, LandedRow
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    home = reachable_directory("trio_bridge-room-")
+    yield home / "demo"
+    shutil.rmtree(home)
+
+
+@pytest.mark.parametrize(("mode", "scheme"), [(ApiMode.SOCKET, ""), (ApiMode.PORTAL, "https://")])
+async def test_rows_of_either_mode_are_shown_until_ctrl_c(
+    mode: ApiMode,
+    scheme: str,
+    room: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    add = demo.View.add
+
+    def add_and_interrupt(
+        view: demo.View, rows: list[LandedRow], events: list[LandedEvent]
+    ) -> None:
+        before = view.row_count
+        add(view, rows, events)
+        if before < 3 <= view.row_count:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(demo.View, "add", add_and_interrupt)
+    # Where the demo would keep them: they may be somebody's.
+    monkeypatch.setattr(demo, "default_directory", lambda name: room)
+    monkeypatch.setattr(demo, "DEMO_BUFFER", tmp_path / "buffer.jsonl")
+    monkeypatch.setenv("BRIDGE_POLL_INTERVAL", "0.5")
+    monkeypatch.chdir(tmp_path)
+
+    await demo.run_demo(seconds=PATIENCE_S, mode=mode)
+
+    said = " ".join(capsys.readouterr().out.split())
+    assert "30/30" in said
+    assert f"connected to {scheme}127.0.0.1:" in said
+    assert ": the service ends" in said
+    assert "rows in portfolio_greeks and" in said
