@@ -6,7 +6,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from tests.support.process import free_port
 from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError, StoreError
+from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.sqlstate import store_error
 
 
@@ -65,6 +67,26 @@ def test_without_a_code_it_is_an_outage(error: Exception) -> None:
     found = store_error(error)
     assert type(found) is OutageError
     assert str(found) == " ".join((str(error) or "TimeoutError").split())
+
+
+async def test_who_cannot_connect_is_told_why_and_not_asked_back() -> None:
+    """libpq asks `Is the server running on that host …?` behind each host."""
+    one, other = free_port(), free_port()
+    for conninfo, told in (
+        (
+            f"host=127.0.0.1,127.0.0.1 port={one},{other}",
+            f'connection to server at "127.0.0.1", port {one} failed: Connection refused; '
+            f'connection to server at "127.0.0.1", port {other} failed: Connection refused',
+        ),
+        (
+            f"host=/nowhere port={one}",
+            f'connection to server on socket "/nowhere/.s.PGSQL.{one}" failed: '
+            "No such file or directory",
+        ),
+    ):
+        with pytest.raises(psycopg.OperationalError) as refused:
+            await TrioConnection.connect(conninfo)
+        assert str(store_error(refused.value)) == told
 
 
 def test_what_the_driver_cannot_encode_is_the_rows_fault() -> None:

@@ -18,6 +18,10 @@ DETAIL_LENGTH = 300
 """Characters of the server's own words: a rejected value can be long."""
 
 
+LIBPQS_ADVICE = re.compile(r"\n\t[^\n;]*")
+"""`Is the server running on that host and accepting TCP/IP connections?`"""
+
+
 @dataclass(frozen=True, slots=True)
 class Meaning:
     """The error to raise, and what the user can do about it."""
@@ -135,11 +139,11 @@ def _made(meaning: Meaning, text: str, code: str) -> StoreError:
 
 
 def _text(error: Exception) -> str:
-    """The server's words in one line."""
+    """The server's words in one line, without libpq's questions: our remedy is enough."""
     if isinstance(error, psycopg.Error) and (primary := error.diag.message_primary):
         detail = error.diag.message_detail
         words = f"{primary}: {detail}" if detail else primary
     else:
         words = str(error) or type(error).__name__
-    line = " ".join(words.split())
+    line = " ".join(LIBPQS_ADVICE.sub("", words).split())
     return line if len(line) <= DETAIL_LENGTH else f"{line[:DETAIL_LENGTH]}…"
