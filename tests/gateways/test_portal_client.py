@@ -169,6 +169,30 @@ async def test_a_port_where_nobody_listens() -> None:
         assert noted.outcomes == [(STATUS.path, NoAnswerError)]
 
 
+async def test_a_port_that_takes_connections_and_says_nothing(fast_clock: PatientClock) -> None:
+    noted = Noted()
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    url = f"https://127.0.0.1:{port}"
+    client = PortalClient(
+        url, tls_context(url, None), Pacing(), on_outcome=noted, timing=USUAL_TIMING
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, silent, listeners)
+        began = trio.current_time()
+        with pytest.raises(NoAnswerError, match="no answer within 5 s"):
+            await client.ask(STATUS)
+        assert trio.current_time() - began < 6
+        await client.knock()
+        nursery.cancel_scope.cancel()
+    await client.aclose()
+    assert noted.outcomes == [(STATUS.path, NoAnswerError)]
+
+
+async def silent(stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
 @pytest.mark.parametrize(
     ("cause", "told"),
     [

@@ -120,7 +120,8 @@ class PortalSession:
         try:
             answer: Any = (await self._client.ask(TICKLE)).value
         except LoggedOutError:
-            self.look_soon()
+            if self.state is not SessionState.LOGGED_OUT:
+                self.look_soon()
             raise
         if isinstance(answer, dict) and isinstance(answer.get("session"), str):
             self.token = answer["session"]
