@@ -294,10 +294,7 @@ async def test_a_bridge_that_is_gone_is_said_and_found_again(
 async def test_a_month_is_seen_at_once_and_its_spikes_too(
     browser: Browser, here: Watched, own_postgres: PostgresServer
 ) -> None:
-    with psycopg.connect(own_postgres.conninfo, autocommit=True) as connection:
-        connection.execute(MONTH)
-        connection.execute(NIGHTS)
-        connection.execute("ANALYZE portfolio_greeks")
+    await trio.to_thread.run_sync(record_a_month, own_postgres.conninfo)
     await browser.reset()
     await browser.open(f"{here.url}#month")
     await browser.drawn()
@@ -323,6 +320,13 @@ async def test_a_month_is_seen_at_once_and_its_spikes_too(
         await browser.until_text("#coverage", {"day": "24 hours", "quarter": "15 min"}[choice])
         assert await browser.do("return location.hash") == f"#{choice}"
     assert await browser.complaints() == []
+
+
+def record_a_month(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(MONTH)
+        connection.execute(NIGHTS)
+        connection.execute("ANALYZE portfolio_greeks")
 
 
 MONTH = """
@@ -636,6 +640,11 @@ async def test_the_token_is_asked_for_once(
         await here.wait_ready(authorization=f"Bearer {token}")
         await browser.open(here.url)
         assert await browser.violations() == []
+        left, right = await browser.do(
+            "const box = document.querySelector('form').getBoundingClientRect();"
+            "return [box.left, innerWidth - box.right]"
+        )
+        assert abs(left - right) <= 1
         await browser.keep_screenshot("page-token")
         for attempt in ("wrong", token):
             await browser.do(
