@@ -80,7 +80,14 @@ def test_an_entry_becomes_a_position(book: PortfolioBook) -> None:
     assert book.underlying_of(7) == 416904
 
 
-@pytest.mark.parametrize("broken", [{"conid": None}, {"position": None}, {"position": "many"}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"conid": None},
+        *({"position": said} for said in (None, "many", "", True, [2.0], "1.2K", "C5", "H5", "5%")),
+    ],
+    ids=str,
+)
 def test_a_page_with_an_unreadable_entry_is_no_page(broken: dict[str, Any]) -> None:
     with pytest.raises(ShapeError):
         held(entry(1), entry(2, **broken))

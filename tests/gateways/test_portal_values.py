@@ -50,12 +50,12 @@ def test_a_question_asks_for_every_field_and_no_more_than_the_gateway_takes() ->
         ("0.000", Reading(0.0)),
         ("1,300", Reading(1_300.0)),
         ("-1,234,567.89", Reading(-1_234_567.89)),
-        ("10.2K", Reading(10_200.0)),
-        ("1.5M", Reading(1_500_000.0)),
-        ("0.54%", Reading(0.54, percent=True)),
-        ("C193.18", Reading(193.18, prior_close=True)),
-        ("C1,193.18", Reading(1_193.18, prior_close=True)),
-        ("H12.5", Reading(12.5)),
+        ("10.2K", Reading(10_200.0, exact=False)),
+        ("1.5M", Reading(1_500_000.0, exact=False)),
+        ("0.54%", Reading(0.54, percent=True, exact=False)),
+        ("C193.18", Reading(193.18, prior_close=True, exact=False)),
+        ("C1,193.18", Reading(1_193.18, prior_close=True, exact=False)),
+        ("H12.5", Reading(12.5, exact=False)),
         (" 2.5 ", Reading(2.5)),
         ("1e-5", Reading(1e-5)),
         (0.271, Reading(0.271)),
@@ -105,7 +105,10 @@ def test_every_number_written_the_portals_way_is_read_back(value: object, prefix
     assert reading.prior_close == (prefix == "C")
 
 
-@pytest.mark.parametrize("raw", [None, 0, 0.0, "0", "", "-100", -1, "N/A", "100%", math.nan, True])
+@pytest.mark.parametrize(
+    "raw",
+    [None, 0, 0.0, "0", "", "-100", -1, "N/A", "100%", "1K", "C100", "H100", math.nan, True, [100]],
+)
 def test_a_multiplier_that_is_none_is_not_guessed(raw: object) -> None:
     assert read_positive(raw) is None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from trio_bridge.gateways.portal_values import read_con_id, read_number, read_positive
+from trio_bridge.gateways.portal_values import read_con_id, read_exact, read_positive
 from trio_bridge.greeks import FUTURE_TYPES, OPTION_TYPES
 from trio_bridge.model import Position
 
@@ -90,15 +90,15 @@ def is_last_page(payload: Sequence[dict[str, Any]]) -> bool:
 
 def _read_held(entry: dict[str, Any], account: str) -> Held:
     con_id = read_con_id(entry.get("conid"))
-    quantity = read_number(entry.get("position"))
-    if con_id is None or quantity is None or quantity.percent or quantity.prior_close:
+    quantity = read_exact(entry.get("position"))
+    if con_id is None or quantity is None:
         raise ShapeError(
             f"a position of account {account} has conid {entry.get('conid')!r} "
             f"and quantity {entry.get('position')!r}"
         )
     return Held(
         key=HeldKey(account, con_id, _text(entry, "model")),
-        quantity=quantity.value,
+        quantity=quantity,
         sec_type=_text(entry, "assetClass", "secType"),
         symbol=_text(entry, "ticker", "contractDesc"),
         currency=_text(entry, "currency"),

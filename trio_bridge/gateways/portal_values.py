@@ -48,6 +48,8 @@ class Reading(NamedTuple):
     """Marked `C`: it is of the previous trading day."""
     percent: bool = False
     """Written with a percent sign; the value is in percent."""
+    exact: bool = True
+    """Without any mark: neither shortened (`10.2K`) nor of another day or unit."""
 
 
 def read_number(raw: object) -> Reading | None:
@@ -75,15 +77,20 @@ def read_number(raw: object) -> Reading | None:
     if reading is None:
         return None
     prior_close = (match["prefix"] or "").upper() == "C"
-    return reading._replace(prior_close=prior_close, percent=suffix == "%")
+    exact = not (match["prefix"] or suffix)
+    return reading._replace(prior_close=prior_close, percent=suffix == "%", exact=exact)
+
+
+def read_exact(raw: object) -> float | None:
+    """A quantity or the like: a finite number without any mark, else None."""
+    reading = read_number(raw)
+    return reading.value if reading is not None and reading.exact else None
 
 
 def read_positive(raw: object) -> float | None:
-    """A multiplier or the like: positive and finite, else None (the portal says 0 for unknown)."""
-    reading = read_number(raw)
-    if reading is None or reading.percent or reading.value <= 0:
-        return None
-    return reading.value
+    """A multiplier or the like: exact and positive, else None (the portal says 0 for unknown)."""
+    value = read_exact(raw)
+    return value if value is not None and value > 0 else None
 
 
 def read_con_id(raw: object) -> int | None:
