@@ -37,8 +37,9 @@ class Rig:
         windows: str = "23:40-00:05",
         heartbeat_s: float = 10.0,
         delays_s: tuple[float, ...] = (5.0, 10.0, 20.0),
+        clock: type[WallClock] = WallClock,
     ) -> None:
-        self.wall = WallClock(start)
+        self.wall = clock(start)
         self.bridge = FakeBridge(load_settings(), now=self.wall)
         self.events: list[tuple[float, str, Status]] = []
         self.windows = parse_reset_windows(windows)
@@ -167,6 +168,26 @@ async def test_a_hold_notices_that_the_wall_clock_moved(autojump_clock: MockCloc
         assert len(rig.bridge.attempts) >= 2
         nursery.cancel_scope.cancel()
     assert rig.attempt_times()[1] <= "00:31:31"
+
+
+class SlowReading(WallClock):
+    """Half a second passes between two readings, however close together they are made."""
+
+    def __call__(self) -> datetime:
+        self._start += timedelta(seconds=0.5)
+        return super().__call__()
+
+
+@pytest.mark.parametrize("seconds_before", range(1, 12))
+async def test_a_window_may_end_between_two_readings_of_the_clock(
+    seconds_before: int, autojump_clock: MockClock
+) -> None:
+    end = eastern(2026, 3, 2, 0, 5, 0)
+    rig = Rig(end - timedelta(seconds=seconds_before + 0.3), clock=SlowReading)
+    rig.bridge.refusal = "down"
+    with trio.move_on_after(30):
+        await rig.supervisor.run()
+    assert len(rig.bridge.attempts) >= 2
 
 
 async def test_no_row_from_the_first_missed_probe_and_lost_at_the_second(

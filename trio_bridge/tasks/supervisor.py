@@ -185,9 +185,9 @@ class Supervisor:
             return False
         self._enter(State.HOLDING, reason)
         self._emit(f"holding until {eastern_text(end, seen_from=began)}: reset window ({reason})")
-        while (end := hold_until(self._now(), self._windows)) is not None:
-            remaining_s = (end - self._now()).total_seconds()
-            await trio.sleep(min(remaining_s, LONGEST_NAP_S))
+        # One reading for both: between two of them the window may end.
+        while (end := hold_until(now := self._now(), self._windows)) is not None:
+            await trio.sleep(min((end - now).total_seconds(), LONGEST_NAP_S))
         self._backoff = self._backoff.restarted()
         self._emit("the reset window is over: reconnect attempt now")
         return True
