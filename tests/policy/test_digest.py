@@ -162,9 +162,6 @@ def test_kinds_beyond_the_limit_are_counted() -> None:
     bulletin = digest.take(2.0)
     assert len(bulletin.lines) == MOST_KINDS
     assert bulletin.left_out == 7
-    add(digest, "yet another", 3.0)
-    assert digest.due_at < math.inf
-    assert digest.take(63.0).left_out == 1
 
 
 @given(
@@ -221,10 +218,35 @@ def test_silence_within_a_reset_window_is_expected() -> None:
     assert watch.look(now=1900.0, right_s=1899.0, excused=False) is not None
 
 
-def test_kinds_beyond_the_limit_are_not_told_before_their_time() -> None:
+def test_a_burst_of_kinds_does_not_silence_what_comes_after_it() -> None:
     digest = Digest()
     for number in range(MOST_KINDS):
-        digest.add(AT, Status.INFO, "x" * (number + 1), now=0.0)
-    digest.take(now=0.0)
-    digest.add(AT, Status.INFO, "one too many", now=10.0)
-    assert digest.due_at == 10.0 + FIRST_REPEAT_S
+        add(digest, "x" * (number + 1), 0.0)
+    digest.take(2.0)
+    add(digest, "disconnected", 20.0)
+    assert digest.due_at == 20.0 + GATHER_S
+    assert digest.take(22.0) == Bulletin((Line(AT, Status.WARNING, "disconnected", 1),))
+
+
+def test_room_is_made_by_the_kinds_that_were_silent_longest() -> None:
+    digest = Digest()
+    for number in range(MOST_KINDS):
+        add(digest, "x" * (number + 1), 0.0)
+    digest.take(2.0)
+    add(digest, "x", 3.0)
+    for number in range(MOST_KINDS - 1):
+        add(digest, "y" * (number + 1), 4.0)
+    assert len(digest.take(14.0).lines) == MOST_KINDS
+    add(digest, "x", 20.0)
+    assert digest.due_at == 14.0 + 2 * FIRST_REPEAT_S  # a repetition
+    add(digest, "xx", 20.0)
+    assert digest.due_at == 14.0 + CLOSEST_S  # forgotten, so it is news
+
+
+def test_no_alert_is_without_a_line() -> None:
+    digest = Digest()
+    for number in range(4 * MOST_KINDS):
+        add(digest, "x" * number, float(number))
+        if digest.due_at <= number:
+            assert digest.take(float(number)).lines
+    assert digest.take(1000.0).lines

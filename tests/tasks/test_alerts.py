@@ -17,6 +17,7 @@ from tests.support import patient_clock
 from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from trio_bridge.model import ApiEvent, ApiMode, Status
+from trio_bridge.policy.digest import MOST_KINDS
 from trio_bridge.tasks.alerts import LAST_WORD_S, Alerts
 from trio_bridge.tasks.supervisor import ConnectionStatus, State
 from trio_bridge.tasks.ticker import TickerStatus
@@ -64,6 +65,17 @@ async def alerting(receiver: Receiver, *, after_s: float = 1e6) -> AsyncIterator
         nursery.start_soon(run)
         yield bench
         nursery.cancel_scope.cancel()
+
+
+async def test_a_burst_of_kinds_does_not_stand_in_the_way_of_the_next_one(
+    quick_clock: PatientClock,
+) -> None:
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        for number in range(MOST_KINDS + 10):
+            bench.alerts.notice(event(f"contract {'x' * number} is unknown to the gateway"))
+        await bench.until_posted(receiver, "contract")
+        bench.alerts.notice(event("disconnected"))
+        await bench.until_posted(receiver, "disconnected")
 
 
 async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: PatientClock) -> None:

@@ -32,7 +32,7 @@ FORGOTTEN_AFTER_S = 3600.0
 """A kind that has been silent for so long is new again."""
 
 MOST_KINDS = 50
-"""Kinds in one alert; further ones are only counted."""
+"""Kinds in one alert (further ones are only counted), and kinds that are remembered."""
 
 _DIGITS = re.compile(r"\d+")
 
@@ -81,9 +81,8 @@ class Digest:
         self._forget(now)
         kind = self._kinds.get(key)
         if kind is None:
-            if len(self._kinds) >= MOST_KINDS:
-                self._left_out += 1
-                self._due_s = min(self._due_s, now + FIRST_REPEAT_S)
+            if len(self._kinds) >= MOST_KINDS and not self._make_room():
+                self._left_out += 1  # the alert to come is full
                 return
             kind = self._kinds[key] = _Kind(now)
         kind.heard_s = now
@@ -110,6 +109,15 @@ class Digest:
         self._due_s = math.inf
         self._taken_s = now
         return bulletin
+
+    def _make_room(self) -> bool:
+        """Forget the told kind that has been silent for longest; False: none is told yet."""
+        told = (key for key in self._kinds if key not in self._lines)
+        silent = min(told, key=lambda key: self._kinds[key].heard_s, default=None)
+        if silent is None:
+            return False
+        del self._kinds[silent]
+        return True
 
     def _forget(self, now: float) -> None:
         for key, kind in list(self._kinds.items()):
