@@ -287,6 +287,9 @@ BAD = [
     ("IBKR_GATEWAY_URL", "ftp://localhost", "https://localhost:5000"),
     ("IBKR_GATEWAY_URL", "https://", "https://localhost:5000"),
     ("IBKR_GATEWAY_URL", "https://localhost:x", "https://localhost:5000"),
+    ("IBKR_GATEWAY_URL", "https://gateway..lan", "https://localhost:5000"),
+    ("IBKR_GATEWAY_URL", f"https://{'x' * 64}.lan", "https://localhost:5000"),
+    ("IBKR_GATEWAY_URL", "https://[v1.x]:5000", "https://localhost:5000"),
     ("IBKR_GATEWAY_URL", "https://localhost?a=1", "nothing behind it"),
     ("IBKR_GATEWAY_URL", "http://gateway.lan:5000", "use https"),
     ("BRIDGE_POLL_INTERVAL", "0.09", "0.1 or more"),
@@ -397,6 +400,7 @@ def test_secrets_are_masked_wherever_the_settings_are_shown(
     [
         ("BRIDGE_ALERT_URL", f"ftp://{PASSWORD}"),
         ("BRIDGE_ALERT_URL", f"https://[{PASSWORD}"),
+        ("BRIDGE_ALERT_URL", f"https://hooks..slack.com/{PASSWORD}"),
         ("BRIDGE_STATUS_TOKEN", f"{PASSWORD} with spaces"),
         ("IBKR_GATEWAY_URL", f"https://owner:{PASSWORD}@localhost:5000"),
     ],

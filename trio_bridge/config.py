@@ -10,7 +10,7 @@ import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -77,6 +77,20 @@ def _at_home(path: Path) -> Path:
 
 def _without_brackets(host: str) -> str:
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def _web_address(text: str) -> SplitResult | None:
+    """The parts of an address that can be asked; None when it is none."""
+    try:
+        url = urlsplit(text)
+        host = url.hostname or ""
+        if "[" in url.netloc:
+            ip_address(host)
+        host.encode("idna")  # no label is empty or longer than a name server's
+        well_formed = url.scheme in {"http", "https"} and host and url.port != 0
+    except ValueError:
+        return None
+    return url if well_formed else None
 
 
 def is_loopback(host: str) -> bool:
@@ -223,12 +237,8 @@ class Settings(BaseSettings):
     @field_validator("ibkr_gateway_url")
     @classmethod
     def _usable_url(cls, value: str) -> str:
-        try:
-            url = urlsplit(value)
-            port_is_fine = url.port != 0
-        except ValueError:
-            port_is_fine = False
-        if not port_is_fine or url.scheme not in {"http", "https"} or not url.hostname:
+        url = _web_address(value)
+        if url is None:
             raise ValueError("must be a URL like https://localhost:5000")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("must be a plain URL like https://localhost:5000, nothing behind it")
@@ -242,13 +252,8 @@ class Settings(BaseSettings):
         if value is None:
             return None
         text = _COMMENT.sub("", value.get_secret_value()).strip()
-        try:
-            url = urlsplit(text)
-            port_is_fine = url.port != 0
-        except ValueError:
-            port_is_fine = False
         is_one_word = text.isascii() and text.isprintable() and " " not in text
-        if not (port_is_fine and is_one_word and url.scheme in {"http", "https"} and url.hostname):
+        if not is_one_word or _web_address(text) is None:
             raise ValueError("must be a URL like https://hooks.example.com/services/secret")
         return SecretStr(text)
 

@@ -159,6 +159,18 @@ async def test_a_429_is_followed_by_the_pause_it_asks_for(
         assert len(sim.rules.requests) == sent
 
 
+@pytest.mark.parametrize("url", ["https://gateway..lan", "https://xn--a"])
+async def test_a_name_that_cannot_be_looked_up_is_no_answer(url: str) -> None:
+    client = PortalClient(
+        url, tls_context(url, None), Pacing(), on_outcome=Noted(), timing=USUAL_TIMING
+    )
+    with pytest.raises(NoAnswerError):
+        await client.ask(STATUS, read=lambda payload: payload)
+    with pytest.raises(NoAnswerError):
+        await client.knock()
+    await client.aclose()
+
+
 async def test_a_port_where_nobody_listens() -> None:
     async with client_and_sim() as (client, sim, noted):
         await sim.stop()

@@ -21,6 +21,7 @@ from trio_bridge.policy.digest import MOST_KINDS
 from trio_bridge.tasks.alerts import LAST_WORD_S, Alerts
 from trio_bridge.tasks.supervisor import ConnectionStatus, State
 from trio_bridge.tasks.ticker import TickerStatus
+from trio_bridge.tasks.webhook import Webhook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -137,6 +138,20 @@ async def test_a_refusal_for_good_is_logged_without_the_secret_and_the_next_aler
     assert line["receiver"] == "127.0.0.1"
     assert "404" in line["reason"]
     assert "the-secret" not in str(logs)
+
+
+async def test_an_address_that_cannot_be_asked_is_logged_and_ends_nothing(
+    quick_clock: PatientClock,
+) -> None:
+    with capture_logs() as logs:
+        async with open_receiver() as receiver, alerting(receiver) as bench:
+            for host in ("xn--a", "hooks..example.com", "[v1.x]"):
+                bench.alerts._webhook = Webhook(SecretStr(f"http://{host}/the-secret"))
+                bench.alerts.notice(event(f"for {host}"))
+                await until(lambda: logs, "nothing is logged")  # noqa: B023
+                log = logs.pop()
+                assert log["event"] == "alert refused: check BRIDGE_ALERT_URL"
+                assert "the-secret" not in str(log)
 
 
 async def test_a_redirection_is_a_refusal_and_is_not_followed(quick_clock: PatientClock) -> None:

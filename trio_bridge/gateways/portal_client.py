@@ -184,7 +184,7 @@ class PortalClient:
         try:
             with trio.fail_after(self._timing.answer_s):
                 stream = await trio.open_tcp_stream(host, port)
-        except (OSError, trio.TooSlowError) as error:
+        except (OSError, UnicodeError, trio.TooSlowError) as error:
             raise NoAnswerError(f"{host}:{port} does not take connections: {error}") from error
         await trio.aclose_forcefully(stream)
 
@@ -214,7 +214,7 @@ class PortalClient:
             raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
         except httpx.ConnectError as error:
             raise NoAnswerError(f"cannot connect: {reason_of(error)}") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise NoAnswerError(f"{where}: {reason_of(error)}") from error
         self.pacing.answers += 1
         return self._understand(where, response, content)

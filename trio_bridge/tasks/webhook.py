@@ -71,6 +71,9 @@ class Webhook:
             raise NotNowError(f"no answer within {POST_TIMEOUT_S:g} s") from None
         except (httpx.HTTPError, OSError) as error:
             raise NotNowError(str(error) or type(error).__name__) from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            # A name that nobody can look up; the error may quote it, and no more of the address.
+            raise RefusedError(str(error)) from error
         if answer.is_success:
             return
         reason = f"HTTP {answer.status_code} {answer.reason_phrase}".strip()
