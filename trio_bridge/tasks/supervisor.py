@@ -185,9 +185,11 @@ class Supervisor:
             return False
         self._enter(State.HOLDING, reason)
         self._emit(f"holding until {eastern_text(end, seen_from=began)}: reset window ({reason})")
-        # One reading for both: between two of them the window may end.
-        while (end := hold_until(now := self._now(), self._windows)) is not None:
+        now = began
+        while (end := hold_until(now, self._windows)) is not None:
+            # From the reading that gave the end: before another one the window may be over.
             await trio.sleep(min((end - now).total_seconds(), LONGEST_NAP_S))
+            now = self._now()
         self._backoff = self._backoff.restarted()
         self._emit("the reset window is over: reconnect attempt now")
         return True
