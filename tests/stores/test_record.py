@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from zlib import crc32
 
@@ -109,6 +111,17 @@ def test_no_digit_of_a_number_and_no_microsecond_is_lost(snapshot: Snapshot) -> 
         assert row[name] == getattr(snapshot, name)
     assert datetime.fromisoformat(row["timestamp"]) == snapshot.timestamp
     assert datetime.fromisoformat(row["timestamp"]).utcoffset() is not None
+
+
+def test_waiting_rows_take_no_more_memory_than_they_say() -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        waiting = [record_of(SNAPSHOT) for _ in range(100)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2 * sum(sys.getsizeof(one.row) for one in waiting)
 
 
 def test_half_a_character_from_a_gateway_is_spelt_out() -> None:

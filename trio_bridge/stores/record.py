@@ -42,6 +42,11 @@ class Record:
     row: bytes
 
 
+def _encode(row: dict[str, Any]) -> bytes:
+    # A copy: what orjson returns keeps all of its 4 KB buffer, and thousands of rows may wait.
+    return bytes(memoryview(orjson.dumps(row)))
+
+
 class DamagedLineError(ValueError):
     """A spool line that cannot be trusted; the text says what is wrong with it."""
 
@@ -64,10 +69,10 @@ def record_of(item: Snapshot | ApiEvent) -> Record:
             "greeks_age_s": item.greeks_age_s,
             "data_type": None if item.data_type is None else item.data_type.label,
         }
-        return Record(GREEKS_TABLE, orjson.dumps(row))
+        return Record(GREEKS_TABLE, _encode(row))
     return Record(
         EVENTS_TABLE,
-        orjson.dumps(
+        _encode(
             {
                 "event_id": item.event_id,
                 "timestamp": item.timestamp,
@@ -124,7 +129,7 @@ def _earlier_system(line: bytes, offset: int) -> Record:
     digest = sha256(b"%d:" % offset + line).digest()
     event_id = UUID(bytes=digest[:16], version=5)
     try:
-        return Record(_text(value["table"]), orjson.dumps({**row, "event_id": event_id}))
+        return Record(_text(value["table"]), _encode({**row, "event_id": event_id}))
     except orjson.JSONEncodeError as error:  # nested more deeply than it can be written again
         raise DamagedLineError(f"not a row: {error}") from None
 
