@@ -48,6 +48,33 @@ def blocks(title: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
 
 
+# The short name for the commands
+
+
+def test_the_short_name_needs_no_rights_of_the_caller(tmp_path: Path) -> None:
+    """Only root and the service's user may enter the directory with the settings, so only with
+    sudo's rights is it there."""
+    (definition,) = (line for line in section("Install").splitlines() if line.startswith("tb() "))
+    settings, program = tmp_path / "settings", tmp_path / "program"
+    program.write_text('#!/bin/sh\npwd; printf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    for installed, here in (
+        ("/etc/trio-bridge", settings),
+        ("/opt/trio-bridge/.venv/bin/trio-bridge", program),
+    ):
+        assert installed in definition
+        definition = definition.replace(installed, str(here))
+    user = '[ "$1 $2 $3" = "-H -u trio-bridge" ] && shift 3'
+    sudo = f'sudo() {{ {user} && mkdir {settings} && "$@"; }}'
+    done = subprocess.run(
+        ["bash", "-c", f"{sudo}\n{definition}\ntb export --from '7 d'"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"{settings}\nexport\n--from\n7 d\n", "")
+
+
 # Messages
 
 
