@@ -10,7 +10,7 @@ import trio
 
 from tests.support.command import Done, run_command, run_process
 from tests.support.database import count_rows, fetch, wait_for_rows
-from tests.support.process import PATIENCE_S, running_service
+from tests.support.process import PATIENCE_S, free_port, running_service
 from tests.support.receiver import open_receiver
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal import open_portal_simulator
@@ -310,6 +310,28 @@ async def test_beside_a_running_service_the_portal_is_left_in_peace(
             found = await check(tmp_path, **settings)
     assert found["gateway"]["verdict"] == "skip"
     assert f"process {service.pid} uses it" in line(found["gateway"])
+
+
+async def test_a_gateway_that_is_set_but_not_used_yet_is_asked_itself(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    """The settings were changed, and are checked before the service is restarted with them."""
+    settings: dict[str, object] = {
+        "DATABASE_URL": fresh_database,
+        "BRIDGE_STATUS_PORT": free_port(),
+    }
+    async with (
+        open_tws_simulator(make_book()) as sim,
+        open_portal_simulator(make_book()) as portal,
+        running_service(tmp_path, IB_SOCKET_PORT=sim.port, **settings) as service,
+    ):
+        await service.wait_for_output("connected to")
+        found = await check(tmp_path, IB_SOCKET_PORT=1, **settings)
+        assert "connection refused by 127.0.0.1:1" in line(found["gateway"])
+        settings |= {"IB_API_MODE": "portal", "IBKR_GATEWAY_URL": portal.url}
+        found = await check(tmp_path, **settings)
+        assert found["gateway"]["verdict"] == "ok"
+        assert line(found["gateway"]).startswith(f"{portal.url}: connected")
 
 
 async def test_alerts_are_tried_when_asked_for(tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ from rich.console import Console
 
 from trio_bridge.commands.checks.database import check_database
 from trio_bridge.commands.checks.finding import Verdict, failed, ok, skipped
-from trio_bridge.commands.checks.gateway import check_by_status, check_gateway
+from trio_bridge.commands.checks.gateway import (
+    check_by_status,
+    check_gateway,
+    is_at_the_gateway,
+)
 from trio_bridge.commands.checks.spool import check_spool
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.config import load_settings
@@ -90,9 +94,11 @@ async def _check_gateway(settings: Settings, holder: Holder | None, report: Repo
             status = await ask_service(settings)
         except NoStatusError:
             status = None  # an older service may run without the endpoint that is set now
-        if status is not None:
+        if status is not None and is_at_the_gateway(status, settings):
             check_by_status(status, report)
             return
+        if status is not None and settings.ib_api_mode is ApiMode.PORTAL:
+            holder = None  # the gateway that it uses is another one: nobody is disturbed
     await check_gateway(settings, holder, report)
 
 

@@ -70,6 +70,12 @@ def beside_the_service(settings: Settings) -> Settings:
     return settings.model_copy(update={"ib_client_id": other, "ib_market_data_lines": 1})
 
 
+def is_at_the_gateway(status: BridgeStatus, settings: Settings) -> bool:
+    """Whether the service uses the gateway that is set: the settings may be newer than it."""
+    set_now = build_bridge(settings)
+    return (status.api_mode, status.gateway.endpoint) == (settings.ib_api_mode, set_now.endpoint)
+
+
 def check_by_status(status: BridgeStatus, report: Report) -> None:
     """The same findings, as the running service tells them."""
     gateway, ticker = status.gateway, status.ticker
