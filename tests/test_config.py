@@ -350,8 +350,17 @@ def test_a_bad_value_of_several_lines_is_still_one_line(monkeypatch: pytest.Monk
         load_settings()
 
 
-def test_a_file_that_is_no_text_is_one_line(nothing_set: Path) -> None:
-    (nothing_set / ".env").write_bytes(b"IB_CLIENT_ID=\xff\xfe")
+def test_a_files_byte_order_mark_hides_no_setting(nothing_set: Path) -> None:
+    (nothing_set / ".env").write_text("IB_CLIENT_ID=7\n", "utf-8-sig")
+    assert load_settings().ib_client_id == 7
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"IB_CLIENT_ID=\xff\xfe", "IB_CLIENT_ID=7\n".encode("utf-16-le"), b"DB_HOST=0 \0"],
+)
+def test_a_file_that_is_no_text_is_one_line(content: bytes, nothing_set: Path) -> None:
+    (nothing_set / ".env").write_bytes(content)
     with pytest.raises(ConfigError, match=r"\.env in the working directory") as caught:
         load_settings()
 

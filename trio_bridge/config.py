@@ -112,6 +112,9 @@ def _as_written(source: EnvSettingsSource) -> Mapping[str, str | None]:
     if not isinstance(source, DotEnvSettingsSource) or not isinstance(source.env_file, str | Path):
         return source.env_vars
     read = dotenv_values(source.env_file, encoding=source.env_file_encoding, interpolate=False)
+    if "\0" in "".join(f"{name}{value}" for name, value in read.items()):
+        # Every second byte of a file in UTF-16; no name in it would be one of ours.
+        raise ConfigError(".env in the working directory is no UTF-8 text: save it as such")
     return {name.lower(): value for name, value in read.items() if value}
 
 
