@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 INTERVAL_S = 0.1
 FAULT_EVERY_S = 6.0
 FAULT_S = 2.0
-WARM_UP_S = 20.0
+WARM_UP = 1 / 12
+"""Of the whole time."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def measure(effort: Effort, *, minutes: float = 5.0) -> Section:
         f"{minutes:g} minutes: as many rows as {minutes * 5 / INTERVAL_S / 60:.1f} hours at the "
         f"default 5 s. Every {FAULT_EVERY_S:g} s something breaks: connections dropped, the "
         "gateway's upstream lost, a data farm broken, a competing session, the database stopped. "
-        f"The state at the start is that after {WARM_UP_S:g} s, at the end that after a last quiet "
-        "half minute.",
+        f"The state at the start is that after {minutes * WARM_UP:g} minutes of all this, in which "
+        "each cache has had the time to fill; the one at the end follows a quiet half minute.",
     )
     trio.run(_measure, section, minutes)
     return section
@@ -82,11 +83,12 @@ async def _soak(section: Section, room: Path, server: PostgresServer, minutes: f
         BRIDGE_FLUSH_INTERVAL=1,
         BRIDGE_STATUS_PORT=port,
     ) as live:
-        await trio.sleep(WARM_UP_S)
-        start = half = await State.of(live, metrics_url)
         began = trio.current_time()
-        while (passed := trio.current_time() - began) < minutes * 60:
-            if passed < minutes * 30:
+        start = half = await State.of(live, metrics_url)
+        while (passed := (trio.current_time() - began) / (minutes * 60)) < 1:
+            if passed < WARM_UP:
+                start = await State.of(live, metrics_url)
+            if passed < 1 / 2:
                 half = await State.of(live, metrics_url)
             await _break_something(live, server, rng)
             faults += 1
