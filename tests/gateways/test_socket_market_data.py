@@ -456,6 +456,39 @@ async def test_the_owner_takes_lines_while_the_bridge_rotates(fast_clock: Patien
         assert row.greeks_age_s < 15
 
 
+async def test_lines_that_cannot_refresh_all_options_in_time_are_told_once_and_so_is_the_end(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "COUNT_EVERY_S", 1.0)
+    book = still_book(options=24)
+    async with supervised_rig(book, ib_market_data_lines=4, greeks_max_age_s=0.8) as rig:
+        await rig.until_told("options take turns on")
+        await trio.sleep(3)
+        assert [event for event in rig.events if "take turns" in event[0]] == [
+            (
+                "24 options take turns on 4 market data lines: Greeks get about 1 s old, and are "
+                "unpriced beyond 0.8 s: raise IB_MARKET_DATA_LINES (after quote booster packs) or "
+                "BRIDGE_GREEKS_MAX_AGE",
+                Status.WARNING,
+            )
+        ]
+        assert unpriced(rig) > 0
+        for held in book.positions()[:-6]:
+            book.set_position(held.account, held.contract.con_id, 0)
+        await rig.until_told("4 market data lines are enough again for ")
+        await rig.until_right()
+
+
+async def test_lines_that_refresh_all_options_in_time_are_no_news(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "COUNT_EVERY_S", 1.0)
+    async with supervised_rig(still_book(options=24), ib_market_data_lines=4) as rig:
+        await rig.until_right()
+        await trio.sleep(3)
+        assert rig.told("market data lines") == []
+
+
 # Hundreds of options ----------------------------------------------------------------------------
 
 

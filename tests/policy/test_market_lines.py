@@ -94,7 +94,23 @@ def test_every_option_is_priced_soon_and_never_gets_old(count: int) -> None:
         gateway.run(gateway.now + full_turn_s / 20)
 
     assert oldest <= full_turn_s + REST_S + 1
+    assert gateway.lines.oldest_s(gateway.now) == pytest.approx(full_turn_s)
+    assert gateway.lines.oldest_s(gateway.now) == pytest.approx(oldest, abs=REST_S + 1)
     assert most_in_any_second(gateway.messages) <= MESSAGES_PER_S
+
+
+def test_what_fits_never_gets_old_and_what_was_given_up_has_no_turn() -> None:
+    lines = MarketLines(2)
+    lines.want(options(2))
+    lines.decide(0.0)
+    assert (lines.wanted(0.0), lines.oldest_s(0.0)) == (2, 0.0)
+    lines.want(options(4))
+    lines.given_up(4)
+    lines.given_up(3, until=60.0)
+    lines.refused(2, 1.0)  # for want of a line, so it has its turn
+    assert lines.wanted(1.0) == 2
+    assert lines.oldest_s(1.0) == pytest.approx(1 / SWAPS_PER_S)
+    assert lines.wanted(60.0) == 3
 
 
 def test_the_largest_exposures_keep_their_lines() -> None:

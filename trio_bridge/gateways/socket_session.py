@@ -89,6 +89,7 @@ class Session:
             self.client.ib,
             lines,
             data_type=settings.ib_market_data_type,
+            max_age_s=settings.greeks_max_age_s,
             emit=emit,
             say_once=say_once,
             clock=trio.current_time,

@@ -33,6 +33,9 @@ anew: a quiet option may have nothing to say, and old Greeks must not pass for c
 TELL_BUDGET_S = 2.0
 """Refusals for want of lines come in bursts: what is left is told when the last is so old."""
 
+COUNT_EVERY_S = 10.0
+"""How often it is looked whether the lines are enough."""
+
 ASK_BROKEN_FARM_S = 30.0
 ASK_REFUSED_S = 300.0
 ASK_INVALID_S = 60.0
@@ -51,13 +54,16 @@ class Subscriptions:
         lines: MarketLines,
         *,
         data_type: DataType,
+        max_age_s: float,
         emit: EventSink,
         say_once: Callable[..., None],
         clock: Callable[[], float],
     ) -> None:
+        """`max_age_s`: options whose Greeks are older count as unpriced."""
         self._ib = ib
         self._lines = lines
         self._data_type = data_type
+        self._max_age_s = max_age_s
         self._emit = emit
         self._say_once = say_once
         self._clock = clock
@@ -67,6 +73,8 @@ class Subscriptions:
         self._followed: HoldingsView | None = None
         self._told_budget = lines.budget
         self._tell_budget_at = math.inf
+        self._told_too_few = False
+        self._count_at = -math.inf
         self.feed = MarketDataFeed(ib, clock)
         self._lines.connection_lost(clock())
 
@@ -102,6 +110,9 @@ class Subscriptions:
         if not self._lines.competing:
             self._renew_silent(now)
         self._tell_budget(now)
+        if now >= self._count_at and not self._lines.competing:
+            self._count_at = now + COUNT_EVERY_S
+            self._tell_too_few(now)
         turn = self._lines.decide(now)
         for action in turn.actions:
             if isinstance(action, Subscribe):
@@ -138,6 +149,24 @@ class Subscriptions:
                 f"no more market data lines (101), TWS uses some: going on with {budget}",
                 Status.WARNING,
             )
+
+    def _tell_too_few(self, now: float) -> None:
+        """More options than the lines can refresh before their Greeks are too old."""
+        options, budget = self._lines.wanted(now), self._lines.budget
+        oldest_s = self._lines.oldest_s(now)
+        too_few = oldest_s > self._max_age_s
+        if too_few == self._told_too_few:
+            return
+        self._told_too_few = too_few
+        if too_few:
+            self._emit(
+                f"{options} options take turns on {budget} market data lines: Greeks get about "
+                f"{oldest_s:.3g} s old, and are unpriced beyond {self._max_age_s:g} s: raise "
+                "IB_MARKET_DATA_LINES (after quote booster packs) or BRIDGE_GREEKS_MAX_AGE",
+                Status.WARNING,
+            )
+        else:
+            self._emit(f"{budget} market data lines are enough again for {options} options")
 
     def _renew_silent(self, now: float) -> None:
         """Subscriptions that should have spoken by now are made anew."""

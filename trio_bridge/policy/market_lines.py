@@ -155,6 +155,15 @@ class MarketLines:
         contract = self._waiting.get(con_id)
         return contract is not None and contract.ready_at > now + REST_S
 
+    def wanted(self, now: float) -> int:
+        """How many contracts there are, without those that were given up."""
+        waiting = sum(one.ready_at <= now + REFUSED_WAIT_S for one in self._waiting.values())
+        return len(self._held) + waiting
+
+    def oldest_s(self, now: float) -> float:
+        """How old the oldest Greeks become, about: until all that wait have had their turn."""
+        return _SWAP * max(0, self.wanted(now) - self._budget) / self._pacer.rate
+
     # What happened
 
     def want(self, exposures: Mapping[int, float]) -> None:

@@ -30,6 +30,11 @@ class Pacer:
         self._paid_until = -math.inf
 
     @property
+    def rate(self) -> float:
+        """Messages a second that can go out for long."""
+        return self._rate
+
+    @property
     def free_at(self) -> float:
         """When the next step may be taken, on the caller's clock (seconds); may have passed."""
         return self._paid_until - self._catch_up_s
