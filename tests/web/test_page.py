@@ -295,6 +295,7 @@ async def test_a_month_is_seen_at_once_and_its_spikes_too(
     browser: Browser, here: Watched, own_postgres: PostgresServer
 ) -> None:
     await trio.to_thread.run_sync(record_a_month, own_postgres.conninfo)
+    asked_s = await time_to_read_a_month(own_postgres.conninfo)
     await browser.reset()
     await browser.open(f"{here.url}#month")
     await browser.drawn()
@@ -303,11 +304,14 @@ async def test_a_month_is_seen_at_once_and_its_spikes_too(
         "return Object.fromEntries([...performance.getEntriesByType('paint'),"
         "...performance.getEntriesByType('mark')].map((e) => [e.name, Math.round(e.startTime)]))"
     )
+    # On an idle machine 0.1 s, and 0.35 s, of which the database takes 0.2 s: to read it twice is
+    # the measure of how busy the machine is.
+    asked_s += await time_to_read_a_month(own_postgres.conninfo)
     ARTIFACTS.mkdir(exist_ok=True)
-    (ARTIFACTS / "page-month-ms.txt").write_text(f"{figures}\n")
-    # A third of a second and half a second on an idle machine.
+    told = f"{figures}, read twice within {asked_s * 1000:.0f} ms\n"
+    (ARTIFACTS / "page-month-ms.txt").write_text(told)
     assert figures["first-contentful-paint"] < 3_000
-    assert figures["trio-bridge-drawn"] < 10_000
+    assert figures["trio-bridge-drawn"] < 20_000 * asked_s
     label = await browser.do(
         "return document.querySelector('[data-series=delta] .canvas').ariaLabel"
     )
@@ -320,6 +324,16 @@ async def test_a_month_is_seen_at_once_and_its_spikes_too(
         await browser.until_text("#coverage", {"day": "24 hours", "quarter": "15 min"}[choice])
         assert await browser.do("return location.hash") == f"#{choice}"
     assert await browser.complaints() == []
+
+
+async def time_to_read_a_month(conninfo: str) -> float:
+    history = History(conninfo)
+    await history.events(1)  # connected
+    now = datetime.now(UTC)
+    began_s = trio.current_time()
+    await history.chart(Window(now - timedelta(days=30), now, 3_000, 5))
+    history.close()
+    return trio.current_time() - began_s
 
 
 def record_a_month(conninfo: str) -> None:
