@@ -249,6 +249,22 @@ async def test_multipliers_are_looked_up_although_definitions_do_not_come(
         await rig.until(lambda: rig.told("every multiplier is known"))
 
 
+async def test_a_gateway_that_wants_a_pause_is_not_said_to_know_no_multiplier(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    option = first_option(book)
+    async with portal_rig(book, connect=False, timing=QUICK._replace(settle_s=3.0)) as rig:
+        rig.sim.quirks.multiplier_in_positions[option] = None
+        with (
+            rig.sim.faults(Fault("/trsrv/secdef", status=500)),
+            rig.sim.faults(Fault("/iserver/contract/", status=429)),
+        ):
+            await rig.bridge.connect()
+            await rig.until(lambda: rig.told("no requests for a while"))
+        await trio.sleep(30)
+        assert not rig.told("multiplier")
+
+
 async def test_the_kind_of_data_shows_and_counts_only_if_allowed(
     fast_clock: PatientClock, book: Book
 ) -> None:

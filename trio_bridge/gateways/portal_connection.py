@@ -186,7 +186,8 @@ class Connection:
                 return  # that is what "not well" means
             if endpoint is not STATUS:
                 self._session.look_soon()
-        if endpoint not in UNTOLD:
+        # A pause is one for all, whichever request has met it.
+        if endpoint not in UNTOLD or isinstance(error, PausedError):
             self._answers.note(endpoint.path, error)
 
     def _end(self, error: BridgeError) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.accounts import Accounts
-from trio_bridge.gateways.portal_errors import AnswerError
+from trio_bridge.gateways.portal_errors import AnswerError, LoggedOutError, PausedError
 from trio_bridge.gateways.portal_pacing import (
     ACCOUNTS,
     BROKERAGE_ACCOUNTS,
@@ -303,6 +303,9 @@ class PortalFeed:
                 answer = await self._client.ask(
                     CONTRACT_INFO, read=read_contract_info, con_id=con_id
                 )
+            except (PausedError, LoggedOutError):
+                del self._retry_lookup_at[con_id]  # it had no say
+                return
             except AnswerError:
                 continue  # some contracts have no info: that must not keep the others waiting
             self.portfolio.learn({con_id: answer.value})
