@@ -1,9 +1,10 @@
 """The composition root: which parts there are, and in which order they live and die.
 
-The sinks (writer, flusher) live in the outer nursery, the sources (supervisor, ticker) in the
-inner one. The first Ctrl-C or SIGTERM cancels the sources; their end of the channel closes, the
-writer drains it, and when the last row is in the database or fsynced in the spool the process
-ends. All of that has a deadline. A second Ctrl-C does not wait for the database any more.
+The sinks (writer, flusher) live in the outer nursery, the sources (supervisor, ticker, the look for
+doubled slots) in the inner one. The first Ctrl-C or SIGTERM cancels the sources; their end of the
+channel closes, the writer drains it, and when the last row is in the database or fsynced in the
+spool the process ends. All of that has a deadline. A second Ctrl-C does not wait for the database
+any more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import outcome
@@ -26,9 +28,11 @@ from trio_bridge.stores.breaker import DBCircuitBreaker
 from trio_bridge.stores.connection import conninfo_from_settings, safe_target
 from trio_bridge.stores.embedded.server import open_embedded
 from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.recent import recent_rows
 from trio_bridge.stores.record import Record
 from trio_bridge.stores.spool import Spool
 from trio_bridge.tasks.delivery import Delivery
+from trio_bridge.tasks.doubles import watch_for_doubles
 from trio_bridge.tasks.flusher import run_flusher
 from trio_bridge.tasks.supervisor import Supervisor
 from trio_bridge.tasks.ticker import Ticker
@@ -213,6 +217,16 @@ class Service:
             async with self.bridge, trio.open_nursery() as sources:
                 sources.start_soon(self.supervisor.run)
                 sources.start_soon(self.ticker.run)
+                sources.start_soon(self._watch_for_doubles)
+
+    async def _watch_for_doubles(self) -> None:
+        await watch_for_doubles(
+            partial(recent_rows, self.conninfo),
+            self.ticker.status,
+            interval_s=self.settings.poll_interval_s,
+            emit=self.outlet.emit,
+            now=self.now,
+        )
 
     async def _write(self, drained: trio.Event) -> None:
         with self._receive:

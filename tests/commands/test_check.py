@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 from tests.support.command import Done, run_command, run_process
-from tests.support.database import count_rows, fetch, wait_for_rows
+from tests.support.database import count_rows, fetch, store, wait_for_rows
 from tests.support.process import PATIENCE_S, free_port, running_service
 from tests.support.receiver import open_receiver
+from tests.support.rows import snapshot
+from trio_bridge.model import utc_now
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal import open_portal_simulator
 from trio_bridge.simulator.tws import open_tws_simulator
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 
     from tests.support.postgres import PostgresServer
 
-NAMES = ["settings", "spool", "database", "schema", "rights", "gateway", "accounts", "market data"]
+NAMES = ["settings", "spool", "database", "schema", "rights", "rows"]
+NAMES += ["gateway", "accounts", "market data"]
 REQ_MARKET_DATA = 1
 NOBODY = {"IB_SOCKET_PORT": 1}
 """A gateway that refuses at once, for checks of other things."""
@@ -134,7 +138,24 @@ async def test_a_database_out_of_reach(tmp_path: Path, settings: dict[str, str],
     assert found["database"]["verdict"] == "fail"
     assert said in line(found["database"])
     assert "secret-p" not in str(found)
-    assert found["schema"]["verdict"] == found["rights"]["verdict"] == "skip"
+    assert {found[name]["verdict"] for name in ("schema", "rights", "rows")} == {"skip"}
+
+
+async def test_two_services_that_record_the_same_account(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    settings: dict[str, object] = {**NOBODY, "DATABASE_URL": fresh_database}
+    slots = [utc_now() - timedelta(seconds=5 * number) for number in range(10)]
+    await store(fresh_database, [snapshot(number, at) for number, at in enumerate(slots)])
+    found = await check(tmp_path, **settings)
+    assert found["rows"]["verdict"] == "ok"
+    assert found["rows"]["text"] == "10 rows in the last 1 min, no slot has two"
+    await store(fresh_database, [snapshot(100 + number, at) for number, at in enumerate(slots)])
+    found = await check(tmp_path, **settings)
+    assert found["rows"]["verdict"] == "warn"
+    assert "slots hold two rows of U1: two services record into this" in line(found["rows"])
+    found = await check(tmp_path, **settings, IB_ACCOUNT="U2")
+    assert found["rows"]["verdict"] == "ok"
 
 
 async def test_a_database_that_is_not_there(tmp_path: Path, postgres: PostgresServer) -> None:

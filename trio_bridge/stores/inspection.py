@@ -15,6 +15,7 @@ from trio_bridge.model import ApiEvent, ApiMode, Snapshot
 from trio_bridge.stores.catalog import read_table
 from trio_bridge.stores.connection import TrioConnection, safe_target
 from trio_bridge.stores.postgres import TROUBLE, insert_statement
+from trio_bridge.stores.recent import read_recent
 from trio_bridge.stores.record import GREEKS_TABLE, record_of
 from trio_bridge.stores.schema import OWN_COLUMNS, TABLES, plan
 from trio_bridge.stores.sqlstate import store_error
@@ -115,6 +116,12 @@ class Inspection:
         except TROUBLE as error:
             raise store_error(error) from error
         return found
+
+    async def recent_rows(
+        self, since: datetime, until: datetime
+    ) -> list[tuple[datetime, str | None]]:
+        """Time and accounts of each row between two instants. Raises StoreError."""
+        return await read_recent(self._connection, since, until)
 
     async def try_to_write(self, table: str, now: datetime) -> None:
         """Insert a row as the bridge would, and take it back.

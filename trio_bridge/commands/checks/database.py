@@ -1,7 +1,9 @@
-"""Can rows get into the database: is it there, are the tables, may this user write?"""
+"""Can rows get into the database: is it there, are the tables, may this user write, and is there
+one service for each account?"""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,13 +16,16 @@ from trio_bridge.commands.checks.finding import (
     skipped,
     warning,
 )
+from trio_bridge.commands.text import count, duration
 from trio_bridge.errors import ConfigError, OutageError, StoreError
 from trio_bridge.model import utc_now
+from trio_bridge.policy.doubles import doubled_slots, look_back_s
 from trio_bridge.stores.conninfo import conninfo_from_settings, safe_target
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.embedded.server import running_conninfo
 from trio_bridge.stores.inspection import Inspection
+from trio_bridge.stores.record import GREEKS_TABLE
 
 if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Report
@@ -31,7 +36,7 @@ CONNECT_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 10.0
 CLOCK_TOLERANCE_S = 2.0
 
-NAMES = ("database", "schema", "rights")
+NAMES = ("database", "schema", "rights", "rows")
 
 NETWORK_REMEDY = (
     "start PostgreSQL there, or correct DATABASE_URL (or DB_HOST, DB_PORT); meanwhile rows wait in "
@@ -40,7 +45,7 @@ NETWORK_REMEDY = (
 
 
 async def check_database(settings: Settings, report: Report) -> None:
-    """Three findings: database, schema, rights."""
+    """Four findings: database, schema, rights, rows."""
     try:
         conninfo = conninfo_from_settings(settings)
     except ConfigError as error:
@@ -52,6 +57,7 @@ async def check_database(settings: Settings, report: Report) -> None:
         report(await trio.to_thread.run_sync(_embedded, settings))
         report(skipped("schema", "the service makes it when it starts that PostgreSQL"))
         report(skipped("rights", "not looked at"))
+        report(skipped("rows", "not looked at"))
         return
     try:
         inspection = await _open(conninfo)
@@ -59,7 +65,7 @@ async def check_database(settings: Settings, report: Report) -> None:
         report_with_rest(_unreachable(conninfo, error), NAMES, report)
         return
     try:
-        await _inspect(inspection, report)
+        await _inspect(inspection, settings, report)
     finally:
         inspection.close()
 
@@ -93,7 +99,7 @@ def _unreachable(conninfo: str, error: StoreError) -> Finding:
     return failed("database", text, "" if known else NETWORK_REMEDY)
 
 
-async def _inspect(inspection: Inspection, report: Report) -> None:
+async def _inspect(inspection: Inspection, settings: Settings, report: Report) -> None:
     done = 0
     try:
         with trio.fail_after(LOOK_TIMEOUT_S):
@@ -109,6 +115,8 @@ async def _inspect(inspection: Inspection, report: Report) -> None:
             for name in complete:
                 await inspection.try_to_write(name, utc_now())
             report(_judge_rights(server, complete))
+            done = 3
+            report(await _judge_rows(inspection, settings, look=GREEKS_TABLE in complete))
             return
     except StoreError as error:
         reason = str(error)
@@ -164,3 +172,20 @@ def _judge_rights(server: Server, tried: list[str]) -> Finding:
     if not tried:
         return skipped("rights", "nothing to try before the tables are made")
     return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, taken back)")
+
+
+async def _judge_rows(inspection: Inspection, settings: Settings, *, look: bool) -> Finding:
+    interval_s = settings.poll_interval_s
+    at, back = utc_now(), timedelta(seconds=look_back_s(interval_s))
+    rows = await inspection.recent_rows(at - back, at + back) if look else ()
+    if not rows:
+        return skipped("rows", f"none in the last {duration(back.total_seconds())}")
+    doubled = doubled_slots(rows, interval_s, ours=settings.ib_account or None)
+    if doubled is not None:
+        return warning(
+            "rows",
+            f"{doubled.slots} of the last slots hold two rows of {', '.join(doubled.accounts)}",
+            "two services record into this database: end one of the two",
+        )
+    last = duration(back.total_seconds())
+    return ok("rows", f"{count(len(rows), 'row')} in the last {last}, no slot has two")

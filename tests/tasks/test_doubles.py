@@ -1,0 +1,175 @@
+"""A second service in the same database is told once, from what the database really holds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.support.database import fetch, messages, store, wait_for_rows
+from tests.support.rows import snapshot
+from trio_bridge.config import load_settings
+from trio_bridge.errors import OutageError
+from trio_bridge.model import Snapshot, Status
+from trio_bridge.service import run_service
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.stores.recent import recent_rows
+from trio_bridge.tasks import doubles
+from trio_bridge.tasks.doubles import (
+    FIRST_LOOK_S,
+    LOOK_EVERY_S,
+    LOOK_TIMEOUT_S,
+    watch_for_doubles,
+)
+from trio_bridge.tasks.ticker import TickerStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from trio_bridge.service import Service, Stopper
+
+NOW = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
+TOLD = (
+    "12 of the last slots hold two rows of U1: another service records into this database, too; "
+    "end one of the two"
+)
+
+
+class Bench:
+    """What the database answers, look by look, and what is said of it."""
+
+    def __init__(self) -> None:
+        self.ticker = TickerStatus(last=snapshot(1))
+        self.said: list[tuple[float, str, Status]] = []
+        self.looks: list[float] = []
+        self.doubled = True
+        self.fails: Exception | None = None
+        self.hangs = False
+        self.is_empty = False
+
+    async def read(self, since: datetime, until: datetime) -> Sequence[tuple[datetime, str | None]]:
+        self.looks.append(trio.current_time())
+        assert (since, until) == (NOW - timedelta(seconds=60), NOW + timedelta(seconds=60))
+        if self.fails is not None:
+            raise self.fails
+        if self.hangs:
+            await trio.sleep_forever()
+        slots = [NOW - timedelta(seconds=5 * slot) for slot in range(12, 0, -1)]
+        rows = [(at, "U1") for at in slots for _ in range(1 + self.doubled)]
+        return [] if self.is_empty else rows
+
+    def emit(self, message: str, status: Status = Status.INFO) -> None:
+        self.said.append((trio.current_time(), message, status))
+
+    async def run(self, seconds: float) -> None:
+        began = trio.current_time()
+        with trio.move_on_after(seconds):
+            await watch_for_doubles(
+                self.read, self.ticker, interval_s=5.0, emit=self.emit, now=lambda: NOW
+            )
+        self.looks = [at - began for at in self.looks]
+        self.said = [(at - began, message, status) for at, message, status in self.said]
+
+
+async def test_it_is_told_once_after_a_minute(autojump_clock: MockClock) -> None:
+    bench = Bench()
+    await bench.run(2000)
+    assert bench.looks == [FIRST_LOOK_S + turn * LOOK_EVERY_S for turn in range(4)]
+    assert bench.said == [(60.0, TOLD, Status.WARNING)]
+
+
+async def test_its_end_is_told_and_then_it_would_be_news_again(autojump_clock: MockClock) -> None:
+    bench = Bench()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.run, 2500)
+        for doubled, is_empty in ((True, False), (True, True), (False, False), (True, False)):
+            bench.doubled, bench.is_empty = doubled, is_empty
+            await trio.sleep(LOOK_EVERY_S)
+    assert [(message, status) for _, message, status in bench.said] == [
+        (TOLD, Status.WARNING),
+        ("each slot holds one row again", Status.INFO),
+        (TOLD, Status.WARNING),
+    ]
+
+
+async def test_a_database_that_is_away_or_frozen_is_asked_again(autojump_clock: MockClock) -> None:
+    bench = Bench()
+    bench.fails = OutageError("connection refused")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.run, 2000)
+        await trio.sleep(100)
+        bench.fails, bench.hangs = None, True
+        await trio.sleep(600)
+        bench.hangs = False
+    assert bench.looks == [60.0, 660.0, 1260.0 + LOOK_TIMEOUT_S, 1860.0 + LOOK_TIMEOUT_S]
+    assert [at for at, _, _ in bench.said] == [1260.0 + LOOK_TIMEOUT_S]
+
+
+async def test_nobody_looks_before_there_is_a_row_of_ours(autojump_clock: MockClock) -> None:
+    bench = Bench()
+    bench.ticker.last = None
+    await bench.run(1000)
+    assert (bench.looks, bench.said) == ([], [])
+
+
+async def test_the_rows_are_read_in_their_order_and_no_others(fresh_database: str) -> None:
+    with pytest.raises(Exception, match="portfolio_greeks"):
+        await recent_rows(fresh_database, NOW, NOW)
+    slots = [NOW + timedelta(seconds=5 * number) for number in range(5)]
+    await store(fresh_database, [snapshot(n, at) for n, at in reversed([*enumerate(slots)])])
+    assert await recent_rows(fresh_database, slots[1], slots[3]) == [
+        (at, "U1") for at in slots[1:4]
+    ]
+
+
+async def test_a_service_sees_another_one_in_its_database(
+    tmp_path: Path, fresh_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubles, "FIRST_LOOK_S", 0.5)
+    monkeypatch.setattr(doubles, "LOOK_EVERY_S", 0.5)
+    book = make_book()
+    account = ",".join(book.accounts)
+
+    async def be_the_other(service: Service, stopper: Stopper) -> None:
+        """As it would record, a little later in each slot."""
+        await wait_for_rows(fresh_database, 1)
+        at = fetch(fresh_database, "SELECT min(timestamp) FROM portfolio_greeks")[0][0]
+        await store(
+            fresh_database,
+            [
+                Snapshot(
+                    at + timedelta(seconds=0.2 * slot + 0.02),
+                    account,
+                    0.0,
+                    0.0,
+                    0.0,
+                    0.0,
+                    None,
+                    0,
+                    0,
+                )
+                for slot in range(100)
+            ],
+        )
+        with trio.move_on_after(30):
+            while not any("hold two rows" in event.message for event in service.events):
+                await trio.sleep(0.05)
+        stopper.stop()
+
+    async with open_tws_simulator(book) as sim:
+        settings = load_settings(
+            ib_socket_host=sim.host,
+            ib_socket_port=sim.port,
+            database_url=fresh_database,
+            buffer_path=tmp_path / "buffer",
+            poll_interval_s=0.2,
+        )
+        await run_service(settings, be_the_other)
+    (told,) = [text for text in messages(fresh_database) if "hold two rows" in text]
+    assert f"hold two rows of {account}: another service records into this database" in told

@@ -1,0 +1,74 @@
+"""Whether two services record the same account into one database: its slots then have two rows.
+
+That is seen by its effect, not prevented by a lock: a pooler's connections share their locks, and a
+service that stands still would keep the one that is to take over from recording.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from trio_bridge.policy.schedule import TOLERANCE
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+    from datetime import datetime
+
+LOOK_BACK_S = 60.0
+FEWEST_SLOTS = 4
+"""So many are looked at, however long the interval."""
+
+FEWEST_DOUBLED = 2
+"""One alone is what a service leaves behind that another took over from."""
+
+SMALLEST_PART = 1 / 8
+"""Of an account's rows: a busy machine may bring two rows a little too close, now and then."""
+
+
+class Doubled(NamedTuple):
+    """So many slots hold two rows of each of these accounts, or of the worst of them."""
+
+    accounts: tuple[str, ...]
+    slots: int
+
+
+def look_back_s(interval_s: float) -> float:
+    """How many seconds of rows are enough to judge by."""
+    return max(LOOK_BACK_S, FEWEST_SLOTS * interval_s)
+
+
+def doubled_slots(
+    rows: Iterable[tuple[datetime, str | None]],
+    interval_s: float,
+    *,
+    ours: Container[str] | None = None,
+) -> Doubled | None:
+    """Judge some rows in the order of their time; None: each slot has one row of an account.
+
+    Two rows of one service are at least half an interval apart (`policy/schedule.py`); of two
+    services', every other row is closer to the one before, wherever their grids lie.
+
+    Args:
+        rows: the time of each and its accounts, joined by commas; None where nobody knows them.
+        interval_s: between the slots of the grid, in seconds.
+        ours: the accounts to judge; None for all.
+    """
+    last: dict[str, datetime] = {}
+    taken: Counter[str] = Counter()
+    close: Counter[str] = Counter()
+    for at, accounts in rows:
+        for account in {*(accounts or "").split(",")} - {""}:
+            if ours is not None and account not in ours:
+                continue
+            before = last.get(account)
+            if before is not None and (at - before).total_seconds() < TOLERANCE * interval_s:
+                close[account] += 1
+            last[account] = at
+            taken[account] += 1
+    doubled = {
+        account: slots
+        for account, slots in close.items()
+        if slots >= max(FEWEST_DOUBLED, SMALLEST_PART * taken[account])
+    }
+    return Doubled(tuple(sorted(doubled)), max(doubled.values())) if doubled else None

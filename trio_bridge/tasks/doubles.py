@@ -1,0 +1,77 @@
+"""Looks, now and then, whether another service records our accounts into the same database."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from trio_bridge.errors import StoreError
+from trio_bridge.model import Status, utc_now
+from trio_bridge.policy.doubles import doubled_slots, look_back_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from trio_bridge.gateways.base import EventSink
+    from trio_bridge.tasks.ticker import TickerStatus
+
+FIRST_LOOK_S = 60.0
+LOOK_EVERY_S = 600.0
+LOOK_TIMEOUT_S = 10.0
+
+
+class RecentRows(Protocol):
+    """Reads the time and the accounts of the rows between two instants, in their order.
+
+    Raises:
+        StoreError: not now.
+    """
+
+    async def __call__(
+        self, since: datetime, until: datetime
+    ) -> Sequence[tuple[datetime, str | None]]: ...
+
+
+async def watch_for_doubles(
+    read: RecentRows,
+    ticker: TickerStatus,
+    *,
+    interval_s: float,
+    emit: EventSink,
+    now: Callable[[], datetime] = utc_now,
+) -> None:
+    """Tell when it begins and when it has ended, until cancelled. `interval_s` is the ticker's.
+
+    A database that does not answer is asked again the next time: others tell of that.
+    """
+    told = False
+    await trio.sleep(FIRST_LOOK_S)
+    while True:
+        if ticker.last is not None and (rows := await _last_rows(read, now(), interval_s)):
+            ours = ticker.last.account.split(",")
+            doubled = doubled_slots(rows, interval_s, ours=ours)
+            if doubled is not None and not told:
+                emit(
+                    f"{doubled.slots} of the last slots hold two rows of "
+                    f"{', '.join(doubled.accounts)}: another service records into this database, "
+                    "too; end one of the two",
+                    Status.WARNING,
+                )
+            elif doubled is None and told:
+                emit("each slot holds one row again")
+            told = doubled is not None
+        await trio.sleep(LOOK_EVERY_S)
+
+
+async def _last_rows(
+    read: RecentRows, at: datetime, interval_s: float
+) -> Sequence[tuple[datetime, str | None]]:
+    """None of them when the database does not answer."""
+    back = timedelta(seconds=look_back_s(interval_s))
+    with trio.move_on_after(LOOK_TIMEOUT_S), suppress(StoreError):
+        return await read(at - back, at + back)  # another machine's clock may be ahead of ours
+    return ()
