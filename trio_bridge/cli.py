@@ -1,6 +1,7 @@
 """The commands, and the only place that knows about exit codes.
 
-0: ended as asked. 1: a check failed, the service is not well, or a command could not finish.
+0: ended as asked. 1: a check failed, the service is not well or cannot start just now, or a command
+could not finish.
 2: a setting, a file or an option can't be used; one line says which. 130: interrupted (the service:
 a second Ctrl-C cut its goodbye short). 141: nobody reads the output any more.
 """
@@ -19,7 +20,7 @@ import typer
 
 from trio_bridge import __version__
 from trio_bridge.config import load_settings
-from trio_bridge.errors import BridgeError, ConfigError
+from trio_bridge.errors import BridgeError, ConfigError, StartError
 from trio_bridge.logs import configure_logging
 from trio_bridge.model import ApiMode, utc_now
 
@@ -244,6 +245,9 @@ def main() -> None:
     code = 0
     try:
         app(prog_name=NAME)
+    except* StartError as group:
+        _explain(group)
+        code = EXIT_FAILED
     except* ConfigError as group:
         _explain(group)
         code = EXIT_CONFIG

@@ -11,6 +11,10 @@ class ConfigError(BridgeError, ValueError):
     """A setting or a file cannot be used: the text names it, its value and the remedy."""
 
 
+class StartError(ConfigError):
+    """The surroundings keep the service from starting, which may pass by itself: try again."""
+
+
 class GatewayError(BridgeError):
     """The gateway could not be reached, refused us, or was lost; the text says why."""
 

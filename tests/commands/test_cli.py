@@ -127,6 +127,18 @@ async def test_a_bad_setting_is_one_line_and_code_2(tmp_path: Path, command: str
     assert done.err == "trio_bridge: IB_API_MODE=carrier pigeon: must be SOCKET or PORTAL\n"
 
 
+async def test_what_may_pass_by_itself_is_code_1(tmp_path: Path) -> None:
+    """systemd tries again then: a network may be up in a minute."""
+    done = await run_command(
+        tmp_path,
+        BRIDGE_STATUS_HOST="192.0.2.1",
+        BRIDGE_STATUS_PORT=8650,
+        BRIDGE_STATUS_TOKEN="sesame-sesame-sesame",
+    )
+    assert done.code == 1
+    assert done.err.startswith("trio_bridge: BRIDGE_STATUS_HOST=192.0.2.1: no address of this")
+
+
 @pytest.mark.parametrize("arguments", [["fly"], ["tail", "--lines", "many"], ["status", "--x"]])
 async def test_a_bad_option_is_code_2(tmp_path: Path, arguments: list[str]) -> None:
     done = await run_command(tmp_path, *arguments)

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from tests.support.postgres import reachable_directory
-from trio_bridge.errors import ConfigError
+from trio_bridge.errors import ConfigError, StartError
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.embedded import (
     binaries,
@@ -469,7 +469,7 @@ async def test_a_broken_configuration_is_told_in_the_servers_words(room: Path) -
     with (room / "data" / "postgresql.conf").open("a") as file:
         file.write("wal_level = nonsense\n")
     with pytest.raises(
-        ConfigError, match=r"BRIDGE_EMBEDDED_DIR=.* does not start: .*contains errors"
+        StartError, match=r"BRIDGE_EMBEDDED_DIR=.* does not start: .*contains errors"
     ):
         async with open_embedded(room):
             pass

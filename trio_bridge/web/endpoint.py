@@ -18,7 +18,7 @@ import orjson
 import structlog
 import trio
 
-from trio_bridge.errors import ConfigError
+from trio_bridge.errors import ConfigError, StartError
 from trio_bridge.model import Status
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.stores.history import History
@@ -143,7 +143,9 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(_explain(error, host, port)) from error
+        # An address comes with its network; a port stays another program's.
+        lasting = error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
+        raise (ConfigError if lasting else StartError)(_explain(error, host, port)) from error
     for listener in listeners:
         prepare(listener)
     return listeners

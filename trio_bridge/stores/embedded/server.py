@@ -11,7 +11,7 @@ import psycopg
 import structlog
 import trio
 
-from trio_bridge.errors import ConfigError
+from trio_bridge.errors import ConfigError, StartError
 from trio_bridge.model import Status
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.embedded.binaries import installations
@@ -258,9 +258,9 @@ class Server:
             os.close(output)
         return begin
 
-    async def _failure(self, what: str, begin: int) -> ConfigError:
+    async def _failure(self, what: str, begin: int) -> StartError:
         words = await in_thread(self.room.last_words, begin)
-        return ConfigError(f"BRIDGE_EMBEDDED_DIR={self.room.root}: {what}: {words}")
+        return StartError(f"BRIDGE_EMBEDDED_DIR={self.room.root}: {what}: {words}")
 
     def _forget(self) -> None:
         if self._child is not None:
