@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
+import subprocess
+import sys
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -18,13 +21,19 @@ import trio
 
 from tests.support.command import run_command
 from tests.support.database import count_rows, fetch, messages, wait_for_rows
-from tests.support.process import PATIENCE_S, ServiceProcess, descendants, running_service
+from tests.support.process import (
+    PATIENCE_S,
+    ServiceProcess,
+    clean_environment,
+    descendants,
+    running_service,
+)
 from trio_bridge.policy.schedule import TOLERANCE
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from typing import Any
 
     from tests.support.postgres import PostgresServer
@@ -85,6 +94,43 @@ async def test_rows_are_true_complete_and_on_the_grid(tmp_path: Path, fresh_data
     late = [at / 0.5 - slot for at, slot in zip(times, slots, strict=True)]
     assert median(late) < TOLERANCE
     assert "connected to 127.0.0.1" in messages(fresh_database)[0]
+
+
+@pytest.fixture(params=["a full disk", "a reader that has gone"])
+def useless_log(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A file descriptor that takes no text."""
+    if request.param == "a full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("only Linux has a disk that is always full")
+        log = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, log = os.pipe()
+        os.close(reader)
+    yield log
+    os.close(log)
+
+
+async def test_rows_are_recorded_although_the_log_takes_nothing(
+    tmp_path: Path, fresh_database: str, useless_log: int
+) -> None:
+    async with open_tws_simulator(make_book()) as sim:
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "trio_bridge"],
+            cwd=tmp_path,
+            env=clean_environment(
+                tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database, **FAST
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=useless_log,
+            stderr=useless_log,
+        )
+        try:
+            await wait_for_rows(fresh_database, 3)
+            process.send_signal(signal.SIGINT)
+            with trio.fail_after(PATIENCE_S):
+                assert await process.wait() == 0
+        finally:
+            process.kill()
 
 
 async def test_waits_for_a_gateway_that_comes_later(tmp_path: Path, fresh_database: str) -> None:
