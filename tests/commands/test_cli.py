@@ -127,6 +127,20 @@ async def test_a_bad_setting_is_one_line_and_code_2(tmp_path: Path, command: str
     assert done.err == "trio_bridge: IB_API_MODE=carrier pigeon: must be SOCKET or PORTAL\n"
 
 
+@pytest.mark.parametrize("command", ["status", "check", "tail", "export"])
+async def test_a_directory_that_cannot_be_looked_into_is_one_line(
+    tmp_path: Path, command: str
+) -> None:
+    """It is another user's, say, or no directory at all."""
+    (tmp_path / "embedded").touch()
+    done = await run_command(tmp_path, command, IB_SOCKET_PORT=1)
+    assert done.code in {1, 2}
+    assert f"BRIDGE_EMBEDDED_DIR={tmp_path}/embedded cannot be used" in "".join(
+        (done.out + done.err).split("\n")
+    )
+    assert "Traceback" not in done.err
+
+
 async def test_what_may_pass_by_itself_is_code_1(tmp_path: Path) -> None:
     """systemd tries again then: a network may be up in a minute."""
     done = await run_command(

@@ -102,3 +102,4 @@ def test_a_few_rows_too_close_on_a_busy_machine_are_no_second_service() -> None:
 def test_enough_slots_are_looked_at() -> None:
     assert look_back_s(5.0) == LOOK_BACK_S
     assert look_back_s(3600.0) == FEWEST_SLOTS * 3600.0
+    assert timedelta(seconds=look_back_s(1e308)) == timedelta(days=7)

@@ -22,8 +22,8 @@ async def present_database(settings: Settings) -> str:
     """The conninfo of a database that is there without our doing.
 
     Raises:
-        ConfigError: DATABASE_URL is malformed; or none is set, and the bridge's own PostgreSQL does
-            not run, which it does only while the service does.
+        ConfigError: DATABASE_URL is malformed; or none is set, and the bridge's own PostgreSQL
+            can't be looked for, or does not run, which it does only while the service does.
     """
     conninfo = conninfo_from_settings(settings)
     if conninfo is None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 LOOK_BACK_S = 60.0
 FEWEST_SLOTS = 4
-"""So many are looked at, however long the interval."""
+"""So many are looked at, of a slow grid too."""
+
+LONGEST_LOOK_BACK_S = 7 * 86_400.0
 
 FEWEST_DOUBLED = 2
 """One alone is what a service leaves behind that another took over from."""
@@ -35,7 +37,7 @@ class Doubled(NamedTuple):
 
 def look_back_s(interval_s: float) -> float:
     """How many seconds of rows are enough to judge by."""
-    return max(LOOK_BACK_S, FEWEST_SLOTS * interval_s)
+    return min(max(LOOK_BACK_S, FEWEST_SLOTS * interval_s), LONGEST_LOOK_BACK_S)
 
 
 def doubled_slots(

@@ -48,11 +48,11 @@ async def check_database(settings: Settings, report: Report) -> None:
     """Four findings: database, schema, rights, rows."""
     try:
         conninfo = conninfo_from_settings(settings)
+        if conninfo is None:
+            conninfo = await trio.to_thread.run_sync(running_conninfo, settings.embedded_dir)
     except ConfigError as error:
         report_with_rest(failed(NAMES[0], str(error)), NAMES, report)
         return
-    if conninfo is None:
-        conninfo = await trio.to_thread.run_sync(running_conninfo, settings.embedded_dir)
     if conninfo is None:
         report(await trio.to_thread.run_sync(_embedded, settings))
         report(skipped("schema", "the service makes it when it starts that PostgreSQL"))

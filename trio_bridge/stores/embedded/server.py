@@ -95,9 +95,16 @@ async def open_embedded(
 
 
 def running_conninfo(directory: Path | None = None) -> str | None:
-    """How to connect to the server that another process runs in a directory; None: none does."""
+    """How to connect to the server that another process runs in a directory; None: none does.
+
+    Raises:
+        ConfigError: this user can't look into it; one line that names BRIDGE_EMBEDDED_DIR.
+    """
     room = Room((directory or default_directory()).absolute(), None)
-    return room.conninfo() if room.postmaster() is not None else None
+    try:
+        return room.conninfo() if room.postmaster() is not None else None
+    except OSError as error:
+        raise _unusable(room.root, error) from error
 
 
 def _prepare(root: Path) -> tuple[Room, Installation, int]:
