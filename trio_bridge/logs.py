@@ -1,20 +1,26 @@
-"""What a person reads on the console, or a collector as JSON: always on standard error."""
+"""What a person reads on the console, or a collector as JSON: always on standard error.
+
+The journal of systemd is told how grave each line is, so that `journalctl -p warning` shows what
+matters; and it knows the time itself.
+https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html
+"""
 
 from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
 import structlog
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 CHATTY_LIBRARIES = ("ib_async", "eventkit", "trio-asyncio", "httpx", "httpcore", "hypercorn")
 """What they have to say that a user should know reaches him as an event, in our words."""
+
+_CONSOLE = "%(asctime)s [%(levelname)s] %(name)s: %(message)s"
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 class Console(io.TextIOBase):
@@ -49,12 +55,14 @@ def configure_logging(level: str, style: str) -> None:
     """
     console = cast("TextIO", Console())
     number = logging.getLevelNamesMapping()[level.upper()]
-    shared: Iterable[Any] = (
+    for_journal = _writes_to_the_journal()
+    shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=style == "json"),
         structlog.processors.StackInfoRenderer(),
-    )
+    ]
+    if style == "json" or not for_journal:
+        shared.append(structlog.processors.TimeStamper(fmt="iso", utc=style == "json"))
     renderer: tuple[Any, ...]
     if style == "json":
         renderer = (
@@ -63,17 +71,44 @@ def configure_logging(level: str, style: str) -> None:
         )
     else:
         renderer = (structlog.dev.ConsoleRenderer(colors=console.isatty()),)
+    if for_journal:
+        renderer = (*renderer, _with_priority)
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(console),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(
-        stream=console, level=number, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(console)
+    handler.setFormatter(_JournalFormatter() if for_journal else logging.Formatter(_CONSOLE))
+    logging.basicConfig(handlers=[handler], level=number)
     # It writes the URL of every request, and the one of a webhook is a secret.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if number > logging.DEBUG:
         for name in CHATTY_LIBRARIES:
             logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _writes_to_the_journal() -> bool:
+    """Whether systemd connected standard error to its journal."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _with_priority(_logger: object, level: str, text: str) -> str:
+    """Each line with its priority: the journal takes every line for an entry."""
+    mark = f"<{_PRIORITIES.get(level, _PRIORITIES['info'])}>"
+    return "\n".join(mark + line for line in text.splitlines())
+
+
+class _JournalFormatter(logging.Formatter):
+    """What libraries log, in the journal's form."""
+
+    def __init__(self) -> None:
+        super().__init__("[%(levelname)s] %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _with_priority(None, record.levelname.lower(), super().format(record))

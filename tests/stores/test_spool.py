@@ -19,7 +19,7 @@ import trio
 from structlog.testing import capture_logs
 
 from tests.support.rows import event, number_of, record
-from trio_bridge.errors import ConfigError, SpoolError
+from trio_bridge.errors import ConfigError, SpoolError, StartError
 from trio_bridge.stores.commit import Rejected
 from trio_bridge.stores.disk import RealDisk
 from trio_bridge.stores.fake_disk import FakeDisk
@@ -626,9 +626,19 @@ async def test_a_disk_that_hangs_at_the_start_is_one_clear_line(
     disk: FakeDisk, autojump_clock: trio.testing.MockClock
 ) -> None:
     disk.delay_s = 3600.0
-    with pytest.raises(ConfigError, match=f"BRIDGE_BUFFER_PATH={FAKE}: the disk does not answer"):
+    with pytest.raises(StartError, match=f"BRIDGE_BUFFER_PATH={FAKE}: the disk does not answer"):
         await Spool.open(FAKE, disk=disk)
     assert trio.current_time() < 60.0
+
+
+@pytest.mark.parametrize(("passes", "number"), [(True, errno.ENOSPC), (False, errno.EACCES)])
+async def test_a_trouble_that_may_pass_at_the_start_is_told_from_a_wrong_setting(
+    disk: FakeDisk, passes: bool, number: int
+) -> None:
+    disk.failing = {"create": number}
+    with pytest.raises(ConfigError, match=f"BRIDGE_BUFFER_PATH={FAKE}: ") as caught:
+        await Spool.open(FAKE, disk=disk)
+    assert isinstance(caught.value, StartError) == passes
 
 
 async def test_closing_twice_closes_nobody_elses_file(disk: FakeDisk) -> None:

@@ -6,12 +6,15 @@ in for a disk that fails, fills up, tears writes, or forgets what was not fsynce
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import trio
+
+from trio_bridge.errors import ConfigError, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,26 @@ class FileIdentity(NamedTuple):
 
     device: int
     inode: int
+
+
+PASSING = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
+)
+"""Troubles of a disk or a machine that end without anybody changing a setting."""
+
+
+def cannot_start(text: str, cause: OSError) -> ConfigError:
+    """The error for a file or directory of ours that this trouble keeps from being used."""
+    return (StartError if cause.errno in PASSING else ConfigError)(text)
 
 
 class Disk(Protocol):

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 import trio
 
-from trio_bridge.errors import ConfigError, SpoolError
+from trio_bridge.errors import ConfigError, SpoolError, StartError
 from trio_bridge.model import utc_now
 from trio_bridge.policy.batch_size import LARGEST_BATCH
 from trio_bridge.stores.append_file import AppendFile
 from trio_bridge.stores.chunk import Chunk, decode_chunk
 from trio_bridge.stores.cursor import Cursor
-from trio_bridge.stores.disk import RealDisk
+from trio_bridge.stores.disk import RealDisk, cannot_start
 from trio_bridge.stores.quarantine import Quarantine, Unfit
 from trio_bridge.stores.record import encode_line
 from trio_bridge.stores.spool_files import spool_files
@@ -92,7 +92,8 @@ class Spool:
         Missing parent directories are made (mode 0700), and the file (mode 0600).
 
         Raises:
-            ConfigError: another process holds it, or it can't be used; one line for a person.
+            ConfigError: another process holds it, or it can't be used (a StartError where that may
+                pass by itself); one line for a person.
         """
         spool = cls(path, disk or RealDisk(), now)
         try:
@@ -100,12 +101,13 @@ class Spool:
                 await spool._disk.run(spool._open)
         except OSError as error:
             spool.close()
-            raise ConfigError(
+            raise cannot_start(
                 f"BRIDGE_BUFFER_PATH={path}: {error.strerror or error}; "
-                "it must be a file that this user can read and write"
+                "it must be a file that this user can read and write",
+                error,
             ) from error
         except trio.TooSlowError:
-            raise ConfigError(f"BRIDGE_BUFFER_PATH={path}: the disk does not answer") from None
+            raise StartError(f"BRIDGE_BUFFER_PATH={path}: the disk does not answer") from None
         except BaseException:
             spool.close()
             raise

@@ -14,6 +14,7 @@ import trio
 from trio_bridge.errors import ConfigError, StartError
 from trio_bridge.model import Status
 from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.disk import cannot_start
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import (
     DATABASE,
@@ -283,7 +284,8 @@ async def _ensure_database(connection: TrioConnection) -> None:
 
 def _unusable(root: Path, error: OSError | psycopg.Error) -> ConfigError:
     reason = " ".join(str(error).split())
-    return ConfigError(f"BRIDGE_EMBEDDED_DIR={root} cannot be used: {reason}")
+    text = f"BRIDGE_EMBEDDED_DIR={root} cannot be used: {reason}"
+    return cannot_start(text, error) if isinstance(error, OSError) else StartError(text)
 
 
 def _ending(code: int) -> str:

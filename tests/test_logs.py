@@ -1,0 +1,60 @@
+"""What reaches standard error, as a process of its own writes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROGRAM = """
+import logging
+import structlog
+from trio_bridge.logs import configure_logging
+
+configure_logging("info", "console")
+log = structlog.get_logger()
+log.info("well")
+log.warning("not so well", reason="a fault")
+try:
+    1 / 0
+except ZeroDivisionError as error:
+    log.error("broken", exc_info=error)
+logging.getLogger("library").warning("its own words")
+"""
+
+
+def lines_of(output: Path, *, journal: bool) -> list[str]:
+    with output.open("w") as stream:
+        status = os.fstat(stream.fileno())
+        other = 0 if journal else 1
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            stderr=stream,
+            env=os.environ | {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino + other}"},
+            check=True,
+        )
+    return output.read_text("utf-8").splitlines()
+
+
+def test_the_journal_is_told_how_grave_each_line_is_and_knows_the_time(tmp_path: Path) -> None:
+    well, bad, *broken, library = lines_of(tmp_path / "journal", journal=True)
+
+    assert well.startswith("<6>[info")
+    assert well.rstrip().endswith("well")
+    assert bad.startswith("<4>[warning")
+    assert "reason='a fault'" in bad
+    assert all(line.startswith("<3>") for line in broken)
+    assert any("ZeroDivisionError" in line for line in broken)
+    assert library == "<4>[WARNING] library: its own words"
+
+
+def test_elsewhere_a_line_has_its_time_and_no_mark(tmp_path: Path) -> None:
+    lines = lines_of(tmp_path / "file", journal=False)
+
+    assert lines[0][:2] == "20"
+    assert lines[-1][:2] == "20"
+    assert not any(line.startswith("<") for line in lines)
