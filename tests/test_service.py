@@ -169,7 +169,7 @@ async def test_waits_for_a_database_that_comes_later(
     assert service.output.count("database does not take rows") <= 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_ends_cleanly_and_says_goodbye(
     number: signal.Signals, tmp_path: Path, fresh_database: str
 ) -> None:
@@ -187,6 +187,26 @@ async def test_ends_cleanly_and_says_goodbye(
     # A database that is too busy for the last rows leaves them in the spool, which is as safe.
     assert (await run_command(tmp_path, "flush", DATABASE_URL=fresh_database)).code == 0
     assert "the service ends" in messages(fresh_database)[-1]
+
+
+async def test_under_nohup_a_closed_terminal_ends_nothing(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a child inherits that
+    try:
+        async with (
+            open_tws_simulator(make_book()) as sim,
+            running_service(
+                tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database, **FAST
+            ) as service,
+        ):
+            await wait_for_rows(fresh_database, 1)
+            service.interrupt(signal.SIGHUP)
+            await wait_for_rows(fresh_database, count_rows(fresh_database) + 5)
+            service.interrupt()
+            assert await service.wait() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_the_last_rows_are_safe_although_the_database_is_frozen(

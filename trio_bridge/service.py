@@ -69,8 +69,9 @@ _LEVELS = {
 
 
 class Stopper:
-    """Ctrl-C and SIGTERM. Each of them cancels whatever the service has armed for it: first the
-    start-up or the sources, then the goodbye. One that comes early is remembered."""
+    """Ctrl-C, SIGTERM, or a terminal that is closed. Each of them cancels whatever the service has
+    armed for it: first the start-up or the sources, then the goodbye. One that comes early is
+    remembered."""
 
     def __init__(self) -> None:
         self.signals = 0
@@ -86,7 +87,10 @@ class Stopper:
         self._act()
 
     async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            numbers.append(signal.SIGHUP)
+        with trio.open_signal_receiver(*numbers) as received:
             task_status.started()
             async for number in received:
                 log.info("ending", signal=signal.Signals(number).name)
