@@ -375,3 +375,15 @@ async def test_no_word_is_cut_off_in_a_pipe(tmp_path: Path) -> None:
     assert done.code == 1
     assert "is TWS or IB Gateway up, its API port enabled?" in done.out
     assert len(done.out.splitlines()) == len(NAMES)
+
+
+async def test_proxies_that_would_end_the_service(tmp_path: Path) -> None:
+    found = await check(
+        tmp_path,
+        **NOBODY,
+        BRIDGE_ALERT_URL="https://hooks.example.com/secret-p",
+        ALL_PROXY="socks5://127.0.0.1:1",
+    )
+    assert found["alerts"]["verdict"] == "fail"
+    assert "ALL_PROXY" in found["alerts"]["text"]
+    assert "secret-p" not in str(found)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import SecretStr
 
+from trio_bridge.errors import ConfigError
 from trio_bridge.model import Status
 from trio_bridge.policy.digest import Bulletin, Line
-from trio_bridge.tasks.webhook import payload_for
+from trio_bridge.tasks.webhook import Webhook, payload_for
 
 AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
 
@@ -59,3 +61,22 @@ def test_everybody_else_gets_text_content_and_the_events() -> None:
 def test_a_long_text_is_cut_to_what_receivers_take() -> None:
     many = Bulletin(tuple(Line(AT, Status.ERROR, "x" * 300, 1) for _ in range(50)))
     assert len(payload_for("discord.com", many, sender="box")["content"]) < 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTPS_PROXY", "ftp://127.0.0.1:1"),
+        ("NO_PROXY", "[::1"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+    ],
+)
+def test_a_way_there_that_cannot_be_used_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"^BRIDGE_ALERT_URL .*ALL_PROXY.*SSL_CERT_FILE") as told:
+        Webhook(SecretStr("https://hooks.example.com/the-secret"))
+    assert "\n" not in str(told.value)
+    assert "the-secret" not in str(told.value)

@@ -104,10 +104,15 @@ async def _check_gateway(settings: Settings, holder: Holder | None, report: Repo
 
 async def _check_alerts(url: SecretStr, *, wanted: bool) -> Finding:
     receiver = urlsplit(url.get_secret_value()).hostname
-    if not wanted:
-        return skipped("alerts", f"go to {receiver}; `check --alert` posts one to see it arrive")
-    webhook = Webhook(url)
     try:
+        webhook = Webhook(url)
+    except ConfigError as error:
+        return failed("alerts", str(error))
+    try:
+        if not wanted:
+            return skipped(
+                "alerts", f"go to {receiver}; `check --alert` posts one to see it arrive"
+            )
         line = Line(utc_now(), Status.INFO, "a test: alerts of this bridge arrive here", 1)
         await webhook.post(Bulletin((line,)))
     except (NotNowError, RefusedError) as error:

@@ -14,6 +14,7 @@ import httpx
 import trio
 
 from trio_bridge import __version__
+from trio_bridge.errors import ConfigError
 from trio_bridge.model import Status
 
 if TYPE_CHECKING:
@@ -50,13 +51,21 @@ class Webhook:
     """One receiver; a context manager that holds the connections to it."""
 
     def __init__(self, url: SecretStr) -> None:
+        """Raises ConfigError: the way there, which the environment says, can't be used."""
         self._url = url
         self.host = urlsplit(url.get_secret_value()).hostname or ""
-        self._client = httpx.AsyncClient(
-            timeout=None,  # a post has one deadline over all of it
-            follow_redirects=False,
-            headers={"User-Agent": f"trio_bridge/{__version__}"},
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                timeout=None,  # a post has one deadline over all of it
+                follow_redirects=False,
+                headers={"User-Agent": f"trio_bridge/{__version__}"},
+            )
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            # None of them quotes our URL: it is not known to the client yet.
+            raise ConfigError(
+                "BRIDGE_ALERT_URL can't be reached with the proxies or certificates that the "
+                f"environment names (ALL_PROXY and its kin, SSL_CERT_FILE): {error}"
+            ) from error
 
     async def aclose(self) -> None:
         await self._client.aclose()
