@@ -93,7 +93,9 @@ async def test_rows_are_true_complete_and_on_the_grid(tmp_path: Path, fresh_data
     assert all(b - a >= 1 for a, b in pairwise(slots))
     late = [at / 0.5 - slot for at, slot in zip(times, slots, strict=True)]
     assert median(late) < TOLERANCE
-    assert "connected to 127.0.0.1" in messages(fresh_database)[0]
+    started, connected, *_ = messages(fresh_database)
+    assert "has started: SOCKET mode, a row every 0.5 s" in started
+    assert "connected to 127.0.0.1" in connected
 
 
 @pytest.fixture(params=["a full disk", "a reader that has gone"])
@@ -143,7 +145,7 @@ async def test_waits_for_a_gateway_that_comes_later(tmp_path: Path, fresh_databa
             assert count_rows(fresh_database) == 0
             await sim.start_listening()
             await wait_for_rows(fresh_database, 3)
-    assert messages(fresh_database)[0].startswith(
+    assert messages(fresh_database)[1].startswith(
         "reconnect attempt 1 in 0.2 s: connection refused"
     )
 

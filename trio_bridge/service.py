@@ -22,6 +22,7 @@ import outcome
 import structlog
 import trio
 
+from trio_bridge import __version__
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot, Status, utc_now
 from trio_bridge.stores.breaker import DBCircuitBreaker
@@ -216,6 +217,12 @@ class Service:
         result.unwrap()
 
     async def _run_sources(self, stopper: Stopper) -> None:
+        settings = self.settings
+        # After a kill or a power cut nothing else says that there was no service until now.
+        self.outlet.emit(
+            f"trio_bridge {__version__} has started: {settings.ib_api_mode} mode, "
+            f"a row every {settings.poll_interval_s:g} s"
+        )
         with trio.CancelScope() as scope:
             stopper.arm(scope)
             async with self.bridge, trio.open_nursery() as sources:
