@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -98,18 +98,27 @@ async def test_rows_are_true_complete_and_on_the_grid(tmp_path: Path, fresh_data
     assert "connected to 127.0.0.1" in connected
 
 
-@pytest.fixture(params=["a full disk", "a reader that has gone"])
+@pytest.fixture(params=["a full disk", "a reader that has gone", "a reader that reads nothing"])
 def useless_log(request: pytest.FixtureRequest) -> Iterator[int]:
     """A file descriptor that takes no text."""
-    if request.param == "a full disk":
-        if not Path("/dev/full").exists():
-            pytest.skip("only Linux has a disk that is always full")
-        log = os.open("/dev/full", os.O_WRONLY)
-    else:
-        reader, log = os.pipe()
-        os.close(reader)
-    yield log
-    os.close(log)
+    with ExitStack() as stack:
+        if request.param == "a full disk":
+            if not Path("/dev/full").exists():
+                pytest.skip("only Linux has a disk that is always full")
+            log = os.open("/dev/full", os.O_WRONLY)
+        else:
+            reader, log = os.pipe()
+            if request.param == "a reader that has gone":
+                os.close(reader)
+            else:
+                stack.callback(os.close, reader)
+                os.set_blocking(log, False)
+                with suppress(BlockingIOError):
+                    while True:
+                        os.write(log, b"x")
+                os.set_blocking(log, True)
+        stack.callback(os.close, log)
+        yield log
 
 
 async def test_rows_are_recorded_although_the_log_takes_nothing(

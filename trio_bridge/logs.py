@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import select
 import sys
 from contextlib import suppress
 from typing import Any, TextIO, cast
@@ -26,24 +27,34 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 class Console(io.TextIOBase):
     """Standard error for as long as somebody takes it.
 
-    A log on a full disk, a reader that has gone, or none from the start: what there is to say is
-    lost then, and rows are not.
+    A log on a full disk, a reader that has gone or stands still (Ctrl-S), or none from the start:
+    what there is to say is lost then, and rows are not.
     """
 
     def write(self, text: str) -> int:
-        # ValueError: it was closed.
-        with suppress(OSError, ValueError):
-            if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            if sys.stderr is not None and _takes_text(sys.stderr):
                 sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):
-            if sys.stderr is not None:
+            if sys.stderr is not None and _takes_text(sys.stderr):
                 sys.stderr.flush()
 
     def isatty(self) -> bool:
         return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _takes_text(stream: TextIO) -> bool:
+    """Whether a line can be written without waiting for the reader."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return True  # not a file
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def configure_logging(level: str, style: str) -> None:
