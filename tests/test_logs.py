@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,6 +26,21 @@ try:
 except ZeroDivisionError as error:
     log.error("broken", exc_info=error)
 logging.getLogger("library").warning("its own words")
+"""
+
+SECRETIVE = """
+import structlog, sys
+from trio_bridge.logs import configure_logging
+
+configure_logging("info", sys.argv[1])
+
+def connect(password):
+    raise RuntimeError("out of luck")
+
+try:
+    connect("hunter" + "2")
+except RuntimeError as error:
+    structlog.get_logger().error("it broke down", exc_info=error)
 """
 
 
@@ -58,3 +75,14 @@ def test_elsewhere_a_line_has_its_time_and_no_mark(tmp_path: Path) -> None:
     assert lines[0][:2] == "20"
     assert lines[-1][:2] == "20"
     assert not any(line.startswith("<") for line in lines)
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_a_traceback_says_where_and_why_but_no_value(style: str) -> None:
+    command = [sys.executable, "-c", SECRETIVE, style]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    assert "RuntimeError" in told
+    assert "out of luck" in told
+    assert "in connect" in told or '"name": "connect"' in told
+    assert "hunter2" not in told

@@ -74,14 +74,20 @@ def configure_logging(level: str, style: str) -> None:
     ]
     if style == "json" or not for_journal:
         shared.append(structlog.processors.TimeStamper(fmt="iso", utc=style == "json"))
+    # Tracebacks without the values of variables, which structlog would show: passwords and tokens
+    # are among them.
     renderer: tuple[Any, ...]
     if style == "json":
+        as_dict = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         renderer = (
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(as_dict),
             structlog.processors.JSONRenderer(default=str),
         )
     else:
-        renderer = (structlog.dev.ConsoleRenderer(colors=console.isatty()),)
+        plain = structlog.dev.plain_traceback
+        renderer = (
+            structlog.dev.ConsoleRenderer(colors=console.isatty(), exception_formatter=plain),
+        )
     if for_journal:
         renderer = (*renderer, _with_priority)
     structlog.configure(
