@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
+import trio
 from pydantic import SecretStr
 
 from trio_bridge.errors import ConfigError
 from trio_bridge.model import Status
 from trio_bridge.policy.digest import Bulletin, Line
-from trio_bridge.tasks.webhook import Webhook, payload_for
+from trio_bridge.tasks.webhook import POST_TIMEOUT_S, Webhook, payload_for
 
 AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
 
@@ -68,6 +70,7 @@ def test_a_long_text_is_cut_to_what_receivers_take() -> None:
     [
         ("ALL_PROXY", "socks5://127.0.0.1:1080"),
         ("HTTPS_PROXY", "ftp://127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://user:the-secret/@127.0.0.1:1"),
         ("NO_PROXY", "[::1"),
         ("SSL_CERT_FILE", "/no/such/file"),
     ],
@@ -80,3 +83,23 @@ def test_a_way_there_that_cannot_be_used_is_named(
         Webhook(SecretStr("https://hooks.example.com/the-secret"))
     assert "\n" not in str(told.value)
     assert "the-secret" not in str(told.value)
+
+
+async def test_an_answer_without_an_end_is_not_waited_for() -> None:
+    async def go_on_and_on(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        try:
+            while True:
+                await stream.send_all(bytes(65_536))
+        except trio.BrokenResourceError:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, go_on_and_on, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        webhook = Webhook(SecretStr(f"http://127.0.0.1:{port}/"))
+        began = trio.current_time()
+        await webhook.post(bulletin())
+        assert trio.current_time() - began < POST_TIMEOUT_S
+        await webhook.aclose()
+        nursery.cancel_scope.cancel()

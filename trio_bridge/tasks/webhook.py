@@ -61,10 +61,10 @@ class Webhook:
                 headers={"User-Agent": f"trio_bridge/{__version__}"},
             )
         except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-            # None of them quotes our URL: it is not known to the client yet.
+            # Its text may quote a part of the proxy's password.
             raise ConfigError(
                 "BRIDGE_ALERT_URL can't be reached with the proxies or certificates that the "
-                f"environment names (ALL_PROXY and its kin, SSL_CERT_FILE): {error}"
+                "environment names (ALL_PROXY and its kin, without SOCKS; SSL_CERT_FILE)"
             ) from error
 
     async def aclose(self) -> None:
@@ -75,7 +75,11 @@ class Webhook:
         payload = payload_for(self.host, bulletin, sender=socket.gethostname())
         try:
             with trio.fail_after(POST_TIMEOUT_S):
-                answer = await self._client.post(self._url.get_secret_value(), json=payload)
+                # What else it says is not waited for: a wrong address may have no end of it.
+                async with self._client.stream(
+                    "POST", self._url.get_secret_value(), json=payload
+                ) as answer:
+                    pass
         except trio.TooSlowError:
             raise NotNowError(f"no answer within {POST_TIMEOUT_S:g} s") from None
         except (httpx.HTTPError, OSError) as error:
