@@ -458,6 +458,22 @@ def test_this_machine_needs_no_token(host: str, monkeypatch: pytest.MonkeyPatch)
     assert load_settings().status_token is None
 
 
+@pytest.mark.parametrize("host", ["bridge..lan", f"{'x' * 64}.lan", "[.lan]"])
+def test_a_host_that_nobody_can_look_up_is_one_line(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_STATUS_HOST", host)
+    with pytest.raises(ConfigError, match=r"^BRIDGE_STATUS_HOST=.*: must be an address"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["BRIDGE_BUFFER_PATH", "IB_SOCKET_HOST", "DB_PASS"])
+def test_bytes_that_are_no_text_are_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, os.fsdecode(b"/caf\xe9"))
+    with pytest.raises(ConfigError, match=f"^{name}: must be UTF-8 text$"):
+        load_settings()
+
+
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().ib_client_id = 0

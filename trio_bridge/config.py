@@ -75,8 +75,20 @@ def _at_home(path: Path) -> Path:
         raise ValueError("there is no such user, or no home directory") from None
 
 
-def _without_brackets(host: str) -> str:
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+def _listening_host(host: str) -> str:
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not _can_be_asked_for(bare):
+        raise ValueError("must be an address of this machine, like 127.0.0.1")
+    return bare
+
+
+def _can_be_asked_for(host: str) -> bool:
+    """Whether no part of a name is empty or longer than a name server's."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _web_address(text: str) -> SplitResult | None:
@@ -86,11 +98,10 @@ def _web_address(text: str) -> SplitResult | None:
         host = url.hostname or ""
         if "[" in url.netloc:
             ip_address(host)
-        host.encode("idna")  # no label is empty or longer than a name server's
         well_formed = url.scheme in {"http", "https"} and host and url.port != 0
     except ValueError:
         return None
-    return url if well_formed else None
+    return url if well_formed and _can_be_asked_for(host) else None
 
 
 def is_loopback(host: str) -> bool:
@@ -116,6 +127,15 @@ def _as_written(source: EnvSettingsSource) -> Mapping[str, str | None]:
         # Every second byte of a file in UTF-16; no name in it would be one of ours.
         raise ConfigError(".env in the working directory is no UTF-8 text: save it as such")
     return {name.lower(): value for name, value in read.items() if value}
+
+
+def _refuse_undecodable(values: Mapping[str, str | None]) -> None:
+    """Python keeps bytes that are no UTF-8 in a form that neither JSON nor the database takes."""
+    for name, value in values.items():
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{name.upper()}: must be UTF-8 text") from None
 
 
 class Settings(BaseSettings):
@@ -184,7 +204,7 @@ class Settings(BaseSettings):
     # The status endpoint
     status_port: Annotated[Port | None, Field(alias="BRIDGE_STATUS_PORT")] = None
     status_host: Annotated[
-        str, AfterValidator(_without_brackets), Field(alias="BRIDGE_STATUS_HOST")
+        str, AfterValidator(_listening_host), Field(alias="BRIDGE_STATUS_HOST")
     ] = "127.0.0.1"
     # Behind the two that it depends on.
     status_token: Annotated[
@@ -216,6 +236,7 @@ class Settings(BaseSettings):
             if isinstance(source, EnvSettingsSource):
                 read = _as_written(source)
                 source.env_vars = {name: read[name] for name in read if name.lower() in ours}
+                _refuse_undecodable(source.env_vars)
         return init_settings, env_settings, dotenv_settings
 
     @model_validator(mode="before")

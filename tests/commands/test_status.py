@@ -136,6 +136,18 @@ async def test_nothing_to_be_reached_is_said_part_by_part(tmp_path: Path) -> Non
     assert "the-password" not in done.out
 
 
+async def test_an_endpoint_that_cannot_be_asked_is_no_reason_to_fail(tmp_path: Path) -> None:
+    done = await run_command(
+        tmp_path,
+        "status",
+        DATABASE_URL="postgresql://127.0.0.1:1/d",
+        BRIDGE_STATUS_HOST="[::1",
+        BRIDGE_STATUS_PORT=8650,
+        BRIDGE_STATUS_TOKEN="q8-Zk$2v!hL0_xW7",
+    )
+    assert "nobody answers at http://[[::1]:8650/api/status" in done.out
+
+
 async def test_a_running_service_is_asked_itself(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
         receiver.body = to_json(a_status())

@@ -45,7 +45,7 @@ async def ask_service(settings: Settings) -> BridgeStatus | None:
                 answer = await client.get(url, headers=headers)
     except trio.TooSlowError:
         raise NoStatusError(f"{url} does not answer within {ANSWER_TIMEOUT_S:g} s") from None
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise NoStatusError(f"nobody answers at {url}: {error}") from error
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         raise NoStatusError(f"{url} wants another BRIDGE_STATUS_TOKEN")
