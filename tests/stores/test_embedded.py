@@ -183,6 +183,23 @@ async def test_a_killed_server_is_brought_back_with_its_data(room: Path) -> None
     assert processes(room) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no such signals")
+async def test_a_signal_without_a_name_ends_only_the_server(room: Path) -> None:
+    said: list[str] = []
+    back = trio.Event()
+
+    def emit(message: str, _: Status) -> None:
+        said.append(message)
+        if message.endswith("runs again"):
+            back.set()
+
+    async with open_embedded(room, emit=emit):
+        os.kill(postmaster(room), signal.SIGRTMIN + 6)
+        with trio.fail_after(PATIENCE_S):
+            await back.wait()
+    assert said[0] == f"the embedded PostgreSQL ended (killed by signal {signal.SIGRTMIN + 6})"
+
+
 async def test_bringing_it_back_is_tried_for_ever_at_a_growing_pace(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +404,15 @@ async def test_data_of_another_version_is_never_touched(room: Path) -> None:
             pass
     assert f"BRIDGE_EMBEDDED_DIR={room}" in str(caught.value)
     assert sorted(str(path) for path in room.rglob("*") if path.name != "lock") == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00"])
+async def test_damaged_data_is_one_clear_line(empty: Path, content: bytes) -> None:
+    (empty / "data").mkdir(parents=True)
+    (empty / "data" / "PG_VERSION").write_bytes(content)
+    with pytest.raises(ConfigError, match="PG_VERSION is damaged"):
+        async with open_embedded(empty):
+            pass
 
 
 async def test_of_several_versions_the_one_that_made_the_data_is_used(

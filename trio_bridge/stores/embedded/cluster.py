@@ -119,11 +119,20 @@ class Room:
         return make_conninfo(host=str(self.socket_directory), port=PORT, user=ROLE, dbname=database)
 
     def version(self) -> int | None:
-        """The PostgreSQL major version of the data; None: there is none yet."""
+        """The PostgreSQL major version of the data; None: there is none yet.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
         try:
             return int((self.data / "PG_VERSION").read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except ValueError:
+            raise ConfigError(
+                f"BRIDGE_EMBEDDED_DIR={self.root}: data/PG_VERSION is damaged: restore the data "
+                "from a backup, or name another directory"
+            ) from None
 
     def make(self) -> None:
         """Make what is missing of the path; directories that are there stay as they are."""

@@ -289,4 +289,7 @@ def _unusable(root: Path, error: OSError | psycopg.Error) -> ConfigError:
 
 
 def _ending(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    names = {one.value: one.name for one in signal.Signals}  # not those of real time
+    return f"killed by {names.get(-code, f'signal {-code}')}"
