@@ -8,6 +8,7 @@ a second Ctrl-C cut its goodbye short). 141: nobody reads the output any more.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from datetime import datetime  # noqa: TC003  # Typer reads the annotations
@@ -34,6 +35,9 @@ EXIT_FAILED = 1
 EXIT_CONFIG = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Of a disk, or of what this user may put on it."""
 
 Result = TypeVar("Result")
 
@@ -232,12 +236,22 @@ def _run(command: Callable[..., Awaitable[Result]], *args: Any, **kwargs: Any) -
     except* KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except* BrokenPipeError:
-        # Python flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()
         code = EXIT_BROKEN_PIPE
+    except* OSError as group:
+        # Files with a name have told by themselves.
+        if group.subgroup(lambda error: isinstance(error, OSError) and error.errno in FULL) is None:
+            raise
+        _let_go_of_output()
+        raise BridgeError("standard output: its disk is full") from group
     if code:
         raise typer.Exit(code)
     return result[0]
+
+
+def _let_go_of_output() -> None:
+    """Python flushes once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from tests.support.command import run_command, run_process
 from tests.support.process import clean_environment
 from trio_bridge import __version__
 
+FULL_DISK = Path("/dev/full")
 COMMANDS = ("check", "status", "tail", "flush", "export", "demo")
 
 
@@ -159,3 +160,20 @@ async def test_a_bad_option_is_code_2(tmp_path: Path, arguments: list[str]) -> N
     assert done.code == 2
     assert "Error" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="Linux has such a device")
+def test_output_onto_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with FULL_DISK.open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "trio_bridge", "status"],
+            cwd=tmp_path,
+            env=clean_environment(tmp_path, DATABASE_URL="postgresql://127.0.0.1:1/d"),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.stderr == "trio_bridge: standard output: its disk is full\n"
+    assert done.returncode == 1

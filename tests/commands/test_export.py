@@ -55,6 +55,12 @@ def test_what_is_no_moment_says_what_one_looks_like(text: str) -> None:
         parse_moment(text, now=NOW)
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00+14:00", "9999-12-31T23:00-05:00"])
+def test_a_moment_beyond_the_calendar_says_so(text: str) -> None:
+    with pytest.raises(ValueError, match="before the year 1 or after 9999"):
+        parse_moment(text, now=NOW)
+
+
 @pytest.fixture
 async def filled(fresh_database: str) -> str:
     await write(
@@ -115,6 +121,7 @@ async def test_a_range_without_rows_is_a_header(tmp_path: Path, filled: str) -> 
     [
         (["--from", "yesterday"], "'yesterday' is no time"),
         (["-o", "/nowhere/rows.csv"], "--output /nowhere/rows.csv: No such file or directory"),
+        (["-o", "."], "--output .: is a directory"),
     ],
 )
 async def test_bad_input_is_one_line(

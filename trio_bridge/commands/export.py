@@ -48,7 +48,12 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
             f"{text!r} is no time: 2026-01-31, 2026-01-31T14:30, 2026-01-31T14:30+01:00 (without "
             "an offset it is UTC), or so long ago: 90m, 24h, 7d, 4w"
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is before the year 1 or after 9999 in UTC") from None
 
 
 async def run_export(
@@ -111,6 +116,8 @@ def _open(output: str) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     path = Path(output)
+    if not path.name:
+        raise ConfigError(f"--output {output}: is a directory")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with unfinished.open("xb") as file:
