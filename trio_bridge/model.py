@@ -59,7 +59,8 @@ class Position:
     """One account's holding of one contract.
 
     `quantity` is signed contracts or shares. `multiplier` is None while it is unknown: it is never
-    guessed. `underlying` is any key that equal underlyings share; empty when unknown.
+    guessed. `underlying` is any key that equal underlyings share; empty when unknown, like
+    `currency`.
     """
 
     account: str
@@ -69,6 +70,7 @@ class Position:
     quantity: float
     multiplier: float | None
     underlying: str = ""
+    currency: str = ""
 
 
 class Greeks(NamedTuple):

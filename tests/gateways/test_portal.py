@@ -175,6 +175,19 @@ async def test_an_empty_account_is_zeros(fast_clock: PatientClock) -> None:
         assert rig.only_true_rows()
 
 
+async def test_options_in_two_currencies_are_said_once(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    book.market.change_contract(first_option(book), currency="EUR")
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        await rig.until_right()
+        assert rig.told("currencies") == [
+            "options in EUR, USD: vega and theta add up amounts of different currencies, "
+            "nothing is converted"
+        ]
+
+
 @pytest.mark.parametrize("options", [1, 100, 230])
 async def test_any_number_of_options(fast_clock: PatientClock, options: int) -> None:
     book = make_book(options=options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 import trio
 
 from trio_bridge.errors import NotReadyError
-from trio_bridge.greeks import KNOWN_TYPES, aggregate
+from trio_bridge.greeks import KNOWN_TYPES, OPTION_TYPES, aggregate
 from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, Status, utc_now
 from trio_bridge.policy.sleep import SleepWatch
 
@@ -80,7 +80,9 @@ class IBridgeBase(ABC):
         self._sleep = SleepWatch()
         self._woken = trio.Event()
         self._woken_reason = ""
+        self._mentioned: Sequence[Position] = ()
         self._unknown_types: set[str] = set()
+        self._currencies: frozenset[str] = frozenset()
         self._scope: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -190,7 +192,10 @@ class IBridgeBase(ABC):
         if reason is not None:
             raise NotReadyError(reason)
         book = self.book()
-        self._mention_unknown_types(book.positions)
+        if book.positions is not self._mentioned:
+            self._mentioned = book.positions
+            self._mention_unknown_types(book.positions)
+            self._mention_currencies(book.positions)
         return aggregate(
             book.positions,
             book.greeks,
@@ -209,3 +214,13 @@ class IBridgeBase(ABC):
                     "they are counted but add nothing to the Greeks",
                     Status.WARNING,
                 )
+
+    def _mention_currencies(self, positions: Sequence[Position]) -> None:
+        held = (one.currency for one in positions if one.sec_type in OPTION_TYPES)
+        before, self._currencies = self._currencies, frozenset(filter(None, held))
+        if len(self._currencies) > 1 and self._currencies != before:
+            self.emit(
+                f"options in {', '.join(sorted(self._currencies))}: vega and theta add up amounts "
+                "of different currencies, nothing is converted",
+                Status.WARNING,
+            )

@@ -282,6 +282,7 @@ class PortfolioBook:
             # Without a kind even a multiplier says nothing.
             multiplier=(held.multiplier or definition.multiplier) if sec_type else None,
             underlying=underlying,
+            currency=currency,
         )
 
 

@@ -177,6 +177,7 @@ class HoldingsView:
             quantity=held.position,
             multiplier=multiplier,
             underlying=underlying,
+            currency=contract.currency,
         )
 
 
