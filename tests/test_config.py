@@ -348,6 +348,11 @@ def test_a_bad_value_of_several_lines_is_still_one_line(monkeypatch: pytest.Monk
     monkeypatch.setenv("IB_CLIENT_ID", "1\n2")
     with pytest.raises(ConfigError, match="IB_CLIENT_ID=1 2: must be a whole number"):
         load_settings()
+    monkeypatch.setenv("IB_CLIENT_ID", "1")
+    monkeypatch.setenv("BRIDGE_STATUS_PORT", "8650")
+    monkeypatch.setenv("BRIDGE_STATUS_HOST", "0\r0")
+    with pytest.raises(ConfigError, match="BRIDGE_STATUS_HOST=0 0 lets other machines in"):
+        load_settings()
 
 
 def test_a_files_byte_order_mark_hides_no_setting(nothing_set: Path) -> None:

@@ -331,7 +331,7 @@ def _explain(error: dict[str, Any]) -> str:
     """One of pydantic's errors in a user's words."""
     place, *_ = error["loc"] or ("settings",)
     name = ENVIRONMENT_NAMES.get(str(place), str(place).upper())
-    value = " ".join(str(error["input"]).split())
+    value = str(error["input"])
     # An "@" in a URL means that somebody put credentials into it.
     hidden = name.lower() in SECRETS or "@" in value
     shown = "" if hidden else f"={value}"
@@ -355,4 +355,4 @@ def _explain(error: dict[str, Any]) -> str:
             allowed = str(limits["error"])
         case _:
             allowed = error["msg"]
-    return f"{name}{shown}: {allowed}"
+    return " ".join(f"{name}{shown}: {allowed}".split())

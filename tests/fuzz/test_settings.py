@@ -73,6 +73,7 @@ def can_be_in_an_environment(text: str) -> bool:
 
 @given(environment=ENVIRONMENTS, file=FILES)
 @example(environment={}, file=b"DB_HOST=0 \0")
+@example(environment={"BRIDGE_STATUS_PORT": "1", "BRIDGE_STATUS_HOST": "0\r0"}, file=b"")
 def settings_or_one_line(environment: dict[str, str], file: bytes) -> None:
     with open(".env", "wb") as dotenv:  # noqa: PTH123
         dotenv.write(file)
