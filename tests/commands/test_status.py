@@ -30,6 +30,7 @@ from trio_bridge.status import (
     to_json,
 )
 from trio_bridge.stores.breaker import BreakerState
+from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
 from trio_bridge.tasks.supervisor import State
@@ -112,6 +113,28 @@ async def test_old_rows_are_not_well(tmp_path: Path, fresh_database: str) -> Non
     assert 600 <= done.json["right_age_s"] < 700
     assert done.json["database"]["rows"] == 12
     assert done.json["database"]["coverage"] < 0.2
+
+
+async def test_what_another_program_wrote_may_not_say_how_many_are_priced(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    await fill(fresh_database, last=datetime.now(UTC))
+    async with await TrioConnection.connect(fresh_database, autocommit=True) as connection:
+        await connection.execute("UPDATE portfolio_greeks SET priced = NULL")
+    for command in (["status"], ["tail", "--no-follow"]):
+        done = await run_command(tmp_path, *command, DATABASE_URL=fresh_database)
+        assert done.code == 0
+        assert "None" not in done.out
+
+
+async def test_a_gap_at_the_beginning_of_the_day_counts(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    now = datetime.now(UTC)
+    await fill(fresh_database, last=now - timedelta(hours=25))
+    await fill(fresh_database, last=now, rows=720)
+    done = await run_command(tmp_path, "status", DATABASE_URL=fresh_database)
+    assert "4.1% of the last 1 d 0 h have a right row" in done.out
 
 
 async def test_rows_without_greeks_are_not_well(tmp_path: Path, fresh_database: str) -> None:

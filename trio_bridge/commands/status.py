@@ -159,7 +159,7 @@ def _row_lines(overview: Overview) -> list[tuple[str, str]]:
     if row is None:
         return [("last row", "none")]
     age = duration(max(0.0, (overview.at - row.timestamp).total_seconds()))
-    priced = "" if row.positions is None else f", {row.priced} of {row.positions} priced"
+    priced = "" if row.priced is None else f", {row.priced} of {row.positions} priced"
     kind = "" if row.data_type is None else f", {row.data_type}"
     greeks = " ".join(
         f"{name} {number(getattr(row, name))}" for name in ("delta", "gamma", "vega", "theta")

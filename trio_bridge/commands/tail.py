@@ -99,7 +99,7 @@ class Screen:
 
 def row_line(row: LandedRow) -> str:
     """A row in 79 characters."""
-    priced = "–" if row.positions is None else f"{row.priced}/{row.positions}"
+    priced = "–" if row.priced is None else f"{row.priced}/{row.positions}"
     return (
         f"{row.timestamp:%H:%M:%S} {number(row.delta):>12} {number(row.gamma):>10} "
         f"{number(row.vega):>12} {number(row.theta):>12} {number(row.underlying_price):>11} "

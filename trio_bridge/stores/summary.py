@@ -22,8 +22,10 @@ _LAST_ROWS: LiteralString = """
 """
 _COVERED: LiteralString = """
     SELECT count(*), count(delta), count(*) FILTER (WHERE priced = positions), min(timestamp),
-           max(timestamp) FILTER (WHERE delta IS NOT NULL)
-    FROM portfolio_greeks WHERE contract = 'PORTFOLIO' AND timestamp >= %s
+           max(timestamp) FILTER (WHERE delta IS NOT NULL),
+           EXISTS (SELECT FROM portfolio_greeks
+                   WHERE contract = 'PORTFOLIO' AND timestamp < %(since)s)
+    FROM portfolio_greeks WHERE contract = 'PORTFOLIO' AND timestamp >= %(since)s
 """
 _LAST_EVENTS: LiteralString = """
     SELECT id, timestamp, api_mode, message, status
@@ -35,7 +37,8 @@ _LAST_EVENTS: LiteralString = """
 class Summary:
     """`rows` since `since`: of these `right` have Greeks, `complete` cover every position.
 
-    `first_at` is the first of them, `right_at` the last right one. `events` come oldest first.
+    `first_at` is the first of them, or `since` when there are earlier ones: a gap at the beginning
+    counts. `right_at` is the last right one. `events` come oldest first.
     """
 
     since: datetime
@@ -48,8 +51,7 @@ class Summary:
     events: Sequence[LandedEvent]
 
     def coverage(self, now: datetime, interval_s: float) -> float | None:
-        """The part of the slots since the first row (of those looked at) that has a right row;
-        None when there is no row."""
+        """The part of the slots since `first_at` that has a right row; None: there is no row."""
         if self.first_at is None:
             return None
         slots = (now - self.first_at).total_seconds() / interval_s
@@ -66,21 +68,21 @@ async def read_summary(conninfo: str, *, since: datetime, events: int) -> Summar
         connection = await TrioConnection.connect(conninfo, autocommit=True)
         try:
             last = await (await connection.execute(_LAST_ROWS)).fetchone()
-            covered = await (await connection.execute(_COVERED, [since])).fetchone()
+            covered = await (await connection.execute(_COVERED, {"since": since})).fetchone()
             happened = await (await connection.execute(_LAST_EVENTS, [events])).fetchall()
         finally:
             connection.drop()
     except TROUBLE as error:
         raise store_error(error) from error
     assert covered is not None
-    rows, right, complete, first_at, right_at = covered
+    rows, right, complete, first_at, right_at, recorded_before = covered
     return Summary(
         since=since,
         last=None if last is None else LandedRow(*last),
         rows=rows,
         right=right,
         complete=complete,
-        first_at=first_at,
+        first_at=since if rows and recorded_before else first_at,
         right_at=right_at,
         events=[LandedEvent(*row) for row in reversed(happened)],
     )
