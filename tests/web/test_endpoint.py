@@ -238,6 +238,8 @@ async def test_the_token_opens_and_nothing_else_does(tmp_path: Path, fresh_datab
         assert (await http.post("/login", data={"token": "wrong"})).status_code == 401
         assert (await http.post("/login", content=b"token=" + b"x" * 10_000)).status_code == 413
         assert (await http.post("/login", content=bytes(range(256)))).status_code == 401
+        assert (await http.post("/login", content=b"a=b&" * 100)).status_code == 401
+        assert (await http.get(f"/?{'a=b&' * 100}")).status_code == 401
         for let_in in (
             await http.post("/login", data={"token": TOKEN}),
             await http.get(f"/?token={TOKEN}"),

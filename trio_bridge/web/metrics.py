@@ -78,7 +78,10 @@ class Metrics:
     def expose(self, accept: str, *, spool_rows: int | None) -> Exposition:
         """`accept` is the request's header; `spool_rows` a figure that takes time to get."""
         self._spool_rows = spool_rows
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it asks for a version that is none
+            encode, content_type = choose_encoder("")
         return Exposition(encode(self.registry), content_type)
 
 
