@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 from tests.support import patient_clock
 from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
+from tests.support.rows import snapshot
 from trio_bridge.model import ApiEvent, ApiMode, Status
 from trio_bridge.policy.digest import MOST_KINDS
 from trio_bridge.tasks.alerts import LAST_WORD_S, Alerts
@@ -42,8 +44,8 @@ def event(message: str, status: Status = Status.WARNING) -> ApiEvent:
 class Bench:
     """Alerts at work, with what they look at."""
 
-    def __init__(self, url: str, after_s: float) -> None:
-        self.alerts = Alerts(SecretStr(url), after_s=after_s, now=lambda: AT)
+    def __init__(self, url: str, after_s: float, interval_s: float) -> None:
+        self.alerts = Alerts(SecretStr(url), after_s=after_s, interval_s=interval_s, now=lambda: AT)
         self.ticker = TickerStatus()
         self.connection = ConnectionStatus(State.CONNECTED)
         self.ended: str | None = None
@@ -59,8 +61,10 @@ async def until(condition: Callable[[], object], complaint: str) -> None:
 
 
 @asynccontextmanager
-async def alerting(receiver: Receiver, *, after_s: float = 1e6) -> AsyncIterator[Bench]:
-    bench = Bench(receiver.url(), after_s)
+async def alerting(
+    receiver: Receiver, *, after_s: float = 1e6, interval_s: float = 1.0
+) -> AsyncIterator[Bench]:
+    bench = Bench(receiver.url(), after_s, interval_s)
     run = partial(bench.alerts.run, bench.ticker, bench.connection, ended=lambda: bench.ended)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
@@ -196,8 +200,29 @@ async def test_no_right_row_is_an_alert_with_its_reason_and_so_is_the_end_of_tha
 
 async def test_rows_without_one_known_greek_are_no_right_rows(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
-        bench.ticker.rows = 12
+        row = replace(snapshot(1, AT), delta=None, gamma=None, vega=None, theta=None, priced=0)
+        bench.ticker.rows, bench.ticker.last = 12, row
         await bench.until_posted(receiver, "not one option has Greeks")
+
+
+async def test_a_ticker_that_stands_still_is_not_said_to_miss_greeks(
+    quick_clock: PatientClock,
+) -> None:
+    async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
+        bench.ticker.rows, bench.ticker.last = 12, snapshot(1, AT)
+        await bench.until_posted(receiver, "no slot was served in time")
+
+
+async def test_a_row_that_comes_seldom_is_not_missed_in_between(quick_clock: PatientClock) -> None:
+    async with (
+        open_receiver() as receiver,
+        alerting(receiver, after_s=10.0, interval_s=20.0) as bench,
+    ):
+        for _ in range(5):
+            await trio.sleep(20.0)
+            bench.ticker.last_right_s = trio.current_time()
+        assert receiver.posts == []
+        await bench.until_posted(receiver, "no right row for 6")
 
 
 async def test_a_reset_window_raises_no_alarm(quick_clock: PatientClock) -> None:

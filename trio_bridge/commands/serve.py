@@ -39,7 +39,11 @@ async def _serve(settings: Settings, endpoint: Endpoint | None) -> int:
             if settings.alert_url is not None:
                 from trio_bridge.tasks.alerts import Alerts
 
-                alerts = Alerts(settings.alert_url, after_s=settings.alert_after_s)
+                alerts = Alerts(
+                    settings.alert_url,
+                    after_s=settings.alert_after_s,
+                    interval_s=settings.poll_interval_s,
+                )
                 service.watchers.append(alerts.notice)
                 nursery.start_soon(_alert, alerts, service, stopper)
 

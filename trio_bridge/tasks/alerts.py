@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 RETRY_DELAYS_S = (5.0, 10.0, 30.0, 60.0, 300.0)
 LOOK_EVERY_S = 1.0
+INTERVALS_ALLOWED = 3
+"""A row that comes once in ten minutes is not missed after five."""
+
 LAST_WORD_S = 3.0
 """For what was noted last when the service ends."""
 
@@ -42,10 +45,16 @@ class Alerts:
     """One receiver's alerts. `notice` anything at any time; `run` posts until cancelled."""
 
     def __init__(
-        self, url: SecretStr, *, after_s: float, now: Callable[[], datetime] = utc_now
+        self,
+        url: SecretStr,
+        *,
+        after_s: float,
+        interval_s: float,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
+        """`after_s` without a right row are told, but not before three intervals."""
         self._webhook = Webhook(url)
-        self._after_s = after_s
+        self._after_s = max(after_s, INTERVALS_ALLOWED * interval_s)
         self._now = now
         self._digest = Digest()
         self._news = trio.Event()
@@ -98,8 +107,7 @@ class Alerts:
             if silence.over:
                 self.say(f"right rows again, after {lasted} without", Status.INFO)
             else:
-                reason = ticker.silent_because or "not one option has Greeks: rows are NULL"
-                self.say(f"no right row for {lasted}: {reason}", Status.ERROR)
+                self.say(f"no right row for {lasted}: {_why(ticker)}", Status.ERROR)
 
     async def _post_all(self) -> None:
         while True:
@@ -149,3 +157,11 @@ class Alerts:
             log.warning(
                 "the last alert was not taken", receiver=self._webhook.host, reason=str(error)
             )
+
+
+def _why(ticker: TickerStatus) -> str:
+    if ticker.silent_because is not None:
+        return ticker.silent_because
+    if ticker.last is not None and ticker.last.delta is None:
+        return "not one option has Greeks: rows are NULL"
+    return "no slot was served in time: the machine is too busy"
