@@ -46,6 +46,9 @@ def test_counts_and_numbers() -> None:
     assert waiting(1234, "row") == "1,234 rows wait"
     assert number(-1234.5) == "-1,234.50"
     assert number(None) == "–"
+    assert number(0.0) == "0.00"
+    assert number(0.01) == "0.01"
+    assert number(-0.00234) == "-0.0023"
 
 
 def test_what_is_missing_is_not_rounded_away() -> None:

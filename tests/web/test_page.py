@@ -555,6 +555,19 @@ async def test_what_is_missing_is_the_same_live_and_after_a_reload(
     assert grown[-1] <= after == 8 == ended["slots"] - ended["rows"]
 
 
+async def test_numbers_are_not_rounded_to_something_else(browser: Browser, calm: str) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    found = await browser.import_and_do(
+        "format.js",
+        "return [...a[0].map(m.number), ...a[1].map((all) => m.percent(...all))];",
+        [12_345.67, 0.25, 0, 0.00003, -0.000045],
+        [[57, 100], [2, 3], [99_999, 100_000], [5, 5]],
+    )
+    numbers = ["12,345.7", "0.2500", "0", "0.00003", "−0.000045"]
+    assert found == [*numbers, "57.00 %", "66.66 %", "99.99 %", "100 %"]
+
+
 async def test_a_gap_counts_once_while_it_lasts_and_when_it_has_ended(
     browser: Browser, calm: str
 ) -> None:

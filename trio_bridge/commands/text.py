@@ -13,6 +13,7 @@ UNITS = ("kB", "MB", "GB", "TB")
 MINUTE_S = 60
 HOUR_S = 3600
 DAY_S = 86_400
+LEAST_IN_DECIMALS = 0.01
 
 
 def count(number: int, noun: str) -> str:
@@ -52,8 +53,11 @@ def percent(share: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Two decimals and thousands; a dash where there is no number."""
-    return "–" if value is None else f"{value:,.2f}"
+    """Two decimals and thousands; more where they would make nothing of something, as of a small
+    gamma; a dash where there is no number."""
+    if value is None:
+        return "–"
+    return f"{value:.2g}" if 0 < abs(value) < LEAST_IN_DECIMALS else f"{value:,.2f}"
 
 
 def moment(at: datetime) -> str:

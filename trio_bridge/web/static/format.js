@@ -13,9 +13,10 @@ export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   const decimals = size >= 1000 ? 1 : size >= 1 ? 2 : size === 0 ? 0 : 4;
-  return new Intl.NumberFormat("en", {
-    minimumFractionDigits: decimals, maximumFractionDigits: decimals,
-  }).format(value).replace("-", "−");
+  const digits = size > 0 && size < 0.001 // four decimals would make nothing of something
+    ? { maximumSignificantDigits: 2 }
+    : { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+  return new Intl.NumberFormat("en", digits).format(value).replace("-", "−");
 }
 
 /** The same for an axis whose marks are `step` apart. */
@@ -59,5 +60,5 @@ export function bytes(value) {
 /** Never rounded up to 100 %: that is only said when nothing is missing. */
 export function percent(part, all) {
   if (part >= all) return "100 %";
-  return `${(Math.floor((part / all) * 10_000) / 100).toFixed(2)} %`;
+  return `${(Math.floor((part * 10_000) / all) / 100).toFixed(2)} %`;
 }
