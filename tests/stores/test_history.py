@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,6 +18,7 @@ from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.stores import gaps as gaps_module
 from trio_bridge.stores import history as history_module
 from trio_bridge.stores.history import History, Window
+from trio_bridge.stores.reader import Landing
 
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
@@ -311,6 +315,19 @@ async def test_a_frozen_database_holds_nobody_longer_than_agreed(
     own_postgres.thaw()
     assert await reader.events(1) == []
     reader.close()
+
+
+async def test_a_process_out_of_descriptors_gets_an_error_of_ours(
+    fresh_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_them(fileno: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("trio_bridge.stores.connection.os.dup", out_of_them)
+    history, landing = History(fresh_database), Landing(fresh_database)
+    for ask in (partial(chart, fresh_database), partial(history.events, 5), landing.look):
+        with pytest.raises(StoreError, match="Too many open files"):
+            await ask()
 
 
 async def test_too_many_questions_at_once_are_turned_away(

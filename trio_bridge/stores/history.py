@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
-import psycopg
 import trio
 
 from trio_bridge.errors import OutageError, SchemaMissingError
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.gaps import find_gaps
+from trio_bridge.stores.postgres import TROUBLE
 from trio_bridge.stores.reader import LandedEvent
 from trio_bridge.stores.sqlstate import store_error
 
@@ -165,7 +165,7 @@ class History:
                     await connection.execute(_BEGIN)
                     yield connection
                     await connection.execute("COMMIT")
-                except psycopg.Error as error:
+                except TROUBLE as error:
                     raise store_error(error) from error
                 else:
                     self._idle.append(connection)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
 
-import psycopg
-
 from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.postgres import TROUBLE
 from trio_bridge.stores.sqlstate import store_error
 
 if TYPE_CHECKING:
@@ -101,5 +100,5 @@ class Landing:
                 self._connection = await TrioConnection.connect(self._conninfo, autocommit=True)
             cursor = await self._connection.execute(query, arguments)
             return await cursor.fetchall()
-        except psycopg.Error as error:
+        except TROUBLE as error:
             raise store_error(error) from error
