@@ -227,6 +227,17 @@ async def test_a_failing_request_is_logged_and_answered_and_harms_no_other() -> 
     assert isinstance(failures[0]["exc_info"], LookupError)
 
 
+async def test_nobody_can_fill_the_log() -> None:
+    head = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    broken = head + b"Upgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n"  # no Base64
+    with capture_logs() as logs:
+        async with serving(guarded(HELLO)) as port, client(port) as http:
+            for _ in range(5):
+                await talk(port, broken)
+            assert (await http.get("/")).text == "hello"
+    assert [one["event"] for one in logs] == ["status endpoint: a connection broke down"]
+
+
 async def test_an_answer_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_bridge.web.guard.ANSWER_TIMEOUT_S", 0.3)
 

@@ -44,6 +44,7 @@ LOOK_EVERY = 0.25
 SEND_BUFFER_BYTES = 128 * 1024
 """The kernel's buffer of a connection: more would only hide that a client does not read."""
 
+COMPLAIN_EVERY_S = 60.0
 LARGEST_HEAD_BYTES = 16 * 1024
 BACKLOG = 64
 
@@ -143,15 +144,19 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
     wrapped = ASGIWrapper(cast("Any", app))  # it has types of its own for the same thing
     room = trio.Semaphore(MOST_CONNECTIONS)
     doors = [Door(listener, room) for listener in listeners]
+    complained_s = -math.inf
 
     async def handle(stream: PatientStream) -> None:
+        nonlocal complained_s
         # hypercorn names only the TLS stream, but asks what it gets.
         connection = TCPServer(wrapped, config, context, ConnectionState({}), cast("Any", stream))
         try:
             await connection
         except Exception as error:
-            # One connection's trouble is not the others'.
-            log.error("status endpoint: a connection broke down", exc_info=error)
+            # One connection's trouble is not the others', and nobody is to fill the log with it.
+            if trio.current_time() - complained_s >= COMPLAIN_EVERY_S:
+                complained_s = trio.current_time()
+                log.error("status endpoint: a connection broke down", exc_info=error)
         finally:
             stream.close()
 
