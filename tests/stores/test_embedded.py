@@ -450,7 +450,7 @@ async def test_without_any_postgresql_the_remedy_is_named(
     empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "installations", lambda: iter(()))
-    with pytest.raises(ConfigError, match=r"install PostgreSQL 13 or newer, or .* DATABASE_URL"):
+    with pytest.raises(ConfigError, match=r"install PostgreSQL 14 or newer, or .* DATABASE_URL"):
         async with open_embedded(empty):
             pass
 

@@ -49,6 +49,11 @@ class Bench:
         self.ticker = TickerStatus()
         self.connection = ConnectionStatus(State.CONNECTED)
         self.ended: str | None = None
+        self.events: list[str] = []
+
+    def emit(self, message: str, status: Status = Status.INFO) -> None:
+        self.events.append(message)
+        self.alerts.notice(event(message, status))
 
     async def until_posted(self, receiver: Receiver, text: str) -> None:
         """Wait until the receiver has it, and the bridge knows that."""
@@ -65,7 +70,13 @@ async def alerting(
     receiver: Receiver, *, after_s: float = 1e6, interval_s: float = 1.0
 ) -> AsyncIterator[Bench]:
     bench = Bench(receiver.url(), after_s, interval_s)
-    run = partial(bench.alerts.run, bench.ticker, bench.connection, ended=lambda: bench.ended)
+    run = partial(
+        bench.alerts.run,
+        bench.ticker,
+        bench.connection,
+        emit=bench.emit,
+        ended=lambda: bench.ended,
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         yield bench
@@ -81,6 +92,17 @@ async def test_a_burst_of_kinds_does_not_stand_in_the_way_of_the_next_one(
         await bench.until_posted(receiver, "contract")
         bench.alerts.notice(event("disconnected"))
         await bench.until_posted(receiver, "disconnected")
+
+
+async def test_a_bug_in_here_is_told_and_alerting_goes_on(
+    quick_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        monkeypatch.setattr(bench.alerts._webhook, "post", None)
+        bench.alerts.notice(event("disconnected"))
+        await until(lambda: bench.events, "the bug is not told")
+        monkeypatch.undo()
+        await bench.until_posted(receiver, "alerting broke down and starts again in 1 s")
 
 
 async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: PatientClock) -> None:

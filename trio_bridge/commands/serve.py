@@ -79,7 +79,9 @@ async def _alert(alerts: Alerts, service: Service, stopper: Stopper) -> None:
             return None
         return "the service ended without being asked to: its log says why"
 
-    await alerts.run(service.ticker.status, service.supervisor.status, ended=ended)
+    await alerts.run(
+        service.ticker.status, service.supervisor.status, emit=service.outlet.emit, ended=ended
+    )
 
 
 def in_one_line(service: Service) -> str:

@@ -8,6 +8,7 @@ receiver goes to the log only: as an event it would be an alert itself.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,6 +17,7 @@ import trio
 from trio_bridge.model import ApiEvent, Status, utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.digest import Digest, SilenceWatch
+from trio_bridge.tasks.guests import keep_going
 from trio_bridge.tasks.supervisor import State
 from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from trio_bridge.gateways.base import EventSink
     from trio_bridge.model import Snapshot
     from trio_bridge.policy.digest import Bulletin
     from trio_bridge.tasks.supervisor import ConnectionStatus
@@ -71,22 +74,31 @@ class Alerts:
         self._add(self._now(), status, message)
 
     async def run(
-        self, ticker: TickerStatus, connection: ConnectionStatus, *, ended: Callable[[], str | None]
+        self,
+        ticker: TickerStatus,
+        connection: ConnectionStatus,
+        *,
+        emit: EventSink,
+        ended: Callable[[], str | None],
     ) -> None:
         """Post alerts until cancelled; then a last one, when there is something to tell.
 
-        `ended` is asked at the end: why the service ended, if nobody wanted that.
+        `emit` is told of bugs in here; `ended` is asked at the end: why the service ended, if
+        nobody wanted that.
         """
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_rows, ticker, connection)
-                await self._post_all()
+            await keep_going("alerting", partial(self._work, ticker, connection), emit)
         finally:
             with trio.move_on_after(LAST_WORD_S, shield=True):
                 if (reason := ended()) is not None:
                     self.say(reason, Status.ERROR)
                 await self._post_last()
                 await self._webhook.aclose()
+
+    async def _work(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_rows, ticker, connection)
+            await self._post_all()
 
     def _add(self, at: datetime, status: Status, message: str) -> None:
         self._digest.add(at, status, message, now=trio.current_time())

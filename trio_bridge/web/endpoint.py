@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -19,9 +20,8 @@ import structlog
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
-from trio_bridge.model import Status
-from trio_bridge.policy.backoff import Backoff
 from trio_bridge.stores.history import History
+from trio_bridge.tasks.guests import keep_going
 from trio_bridge.web.access import Access
 from trio_bridge.web.app import Site, build_app
 from trio_bridge.web.connections import BACKLOG, prepare, serve
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.service import Service
 
-RESTART_DELAYS_S = (1.0, 5.0, 30.0, 60.0)
 TELL_EVERY_S = 1.0
 TELL_AT_LEAST_EVERY_S = 5.0
 
@@ -72,27 +71,16 @@ class Endpoint:
         observer.watch()
         log.info("status page", url=self.url)
         try:
-            await self._keep_serving(site)
+            serving = partial(self._serve, site)
+            await keep_going("the status endpoint", serving, service.outlet.emit)
         finally:
             observer.unwatch()
             history.close()
 
-    async def _keep_serving(self, site: Site) -> None:
-        backoff = Backoff(RESTART_DELAYS_S)
-        while True:
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_tell_status, site)
-                    nursery.start_soon(serve, build_app(site), self._listeners)
-            except* Exception as group:
-                log.error("the status endpoint broke down", exc_info=group)
-                site.observer.service.outlet.emit(
-                    f"the status endpoint broke down and starts again in {backoff.delay_s:g} s; "
-                    "the recording goes on",
-                    Status.ERROR,
-                )
-            await trio.sleep(backoff.delay_s)
-            backoff = backoff.attempted()
+    async def _serve(self, site: Site) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell_status, site)
+            nursery.start_soon(serve, build_app(site), self._listeners)
 
 
 async def _tell_status(site: Site) -> None:

@@ -78,7 +78,7 @@ def _embedded(settings: Settings) -> Finding:
         return failed(
             "database",
             "DATABASE_URL is not set, and no PostgreSQL was found on this machine",
-            "set DATABASE_URL, or install PostgreSQL 13 or newer",
+            "set DATABASE_URL, or install PostgreSQL 14 or newer",
         )
     return ok(
         "database",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OLDEST_MAJOR = 13
+OLDEST_MAJOR = 14
 PROGRAM_TIMEOUT_S = 10.0
 SYSTEM_PATTERNS = (
     "usr/lib/postgresql/*/bin",  # Debian, Ubuntu

@@ -278,7 +278,7 @@ def choose(installations: Iterable[Installation], room: Room) -> Installation:
     found = ", ".join(map(str, sorted(seen))) or "none"
     if wanted is None:
         raise ConfigError(
-            f"no PostgreSQL that can be run was found (found: {found}): install PostgreSQL 13 or "
+            f"no PostgreSQL that can be run was found (found: {found}): install PostgreSQL 14 or "
             "newer, or name a server with DATABASE_URL"
         )
     raise ConfigError(
