@@ -68,6 +68,11 @@ async def hold_still(book: Book, sim: TwsSimulator, conninfo: str) -> None:
     assert_true_row(book, conninfo)  # says what is wrong
 
 
+def what_happened(conninfo: str) -> list[str]:
+    """The messages, without those that tell of a busy machine."""
+    return [text for text in messages(conninfo) if "slots skipped" not in text]
+
+
 async def test_rows_are_true_complete_and_on_the_grid(tmp_path: Path, fresh_database: str) -> None:
     book = make_book(accounts=2)
     async with (
@@ -93,7 +98,7 @@ async def test_rows_are_true_complete_and_on_the_grid(tmp_path: Path, fresh_data
     assert all(b - a >= 1 for a, b in pairwise(slots))
     late = [at / 0.5 - slot for at, slot in zip(times, slots, strict=True)]
     assert median(late) < TOLERANCE
-    started, connected, *_ = messages(fresh_database)
+    started, connected, *_ = what_happened(fresh_database)
     assert "has started: SOCKET mode, a row every 0.5 s" in started
     assert "connected to 127.0.0.1" in connected
 
@@ -154,9 +159,8 @@ async def test_waits_for_a_gateway_that_comes_later(tmp_path: Path, fresh_databa
             assert count_rows(fresh_database) == 0
             await sim.start_listening()
             await wait_for_rows(fresh_database, 3)
-    assert messages(fresh_database)[1].startswith(
-        "reconnect attempt 1 in 0.2 s: connection refused"
-    )
+    _, attempt, *_ = what_happened(fresh_database)
+    assert attempt.startswith("reconnect attempt 1 in 0.2 s: connection refused")
 
 
 async def test_waits_for_a_database_that_comes_later(
