@@ -118,7 +118,9 @@ async def test_a_minute_of_health_starts_the_sequence_anew(
         rig.bridge.drop("second")
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert f"in {next_delay} s: second" in rig.messages[-1]
+    attempt, end = rig.messages[-2:]
+    assert f"in {next_delay} s: second" in attempt
+    assert end == "the service ends"
 
 
 @pytest.mark.parametrize("lost_at", [(23, 40, 0), (23, 59, 59), (23, 50, 17)])
@@ -347,7 +349,7 @@ async def test_an_unknown_account_ends_the_service_at_first_but_not_later(
         rig.bridge.drop()
         await trio.sleep(60)
         nursery.cancel_scope.cancel()
-    assert rig.messages[-1] == "reconnect attempt 5 in 20 s: IB_ACCOUNT=X: unknown"
+    assert rig.messages[-2] == "reconnect attempt 5 in 20 s: IB_ACCOUNT=X: unknown"
 
 
 @pytest.mark.parametrize("start", [(2026, 3, 1), (2026, 10, 25)], ids=["spring", "autumn"])

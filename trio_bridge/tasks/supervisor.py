@@ -204,5 +204,5 @@ class Supervisor:
         connected = self.status.state is State.CONNECTED
         await self._bridge.disconnect()
         self._enter(State.DISCONNECTED, "the service ends")
-        if connected:
-            self._emit(f"disconnected from {self._bridge.endpoint}: the service ends")
+        where = f"disconnected from {self._bridge.endpoint}: " if connected else ""
+        self._emit(f"{where}the service ends")
