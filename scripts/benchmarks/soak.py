@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INTERVAL_S = 0.1
 FAULT_EVERY_S = 6.0
 FAULT_S = 2.0
+UP_S = 10.0
 WARM_UP = 1 / 12
 """Of the whole time."""
 
@@ -83,6 +84,7 @@ async def _soak(section: Section, room: Path, server: PostgresServer, minutes: f
         BRIDGE_FLUSH_INTERVAL=1,
         BRIDGE_STATUS_PORT=port,
     ) as live:
+        await trio.sleep(UP_S)
         began = trio.current_time()
         start = half = await State.of(live, metrics_url)
         while (passed := (trio.current_time() - began) / (minutes * 60)) < 1:
