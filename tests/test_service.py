@@ -28,9 +28,10 @@ from tests.support.process import (
     descendants,
     running_service,
 )
+from tests.support.still import assert_true_row, hold_still
 from trio_bridge.policy.schedule import TOLERANCE
-from trio_bridge.simulator.book import Book, make_book
-from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.tws import open_tws_simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -39,33 +40,6 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
 FAST: dict[str, Any] = {"BRIDGE_POLL_INTERVAL": 0.2, "BRIDGE_RECONNECT_BACKOFF": "0.2"}
-
-
-def assert_true_row(book: Book, conninfo: str) -> None:
-    """The last row equals the sum computed independently from the (still) book."""
-    row = fetch(
-        conninfo,
-        "SELECT delta, gamma, vega, theta, positions, priced, greeks_age_s, data_type, account"
-        " FROM portfolio_greeks ORDER BY id DESC LIMIT 1",
-    )[0]
-    net = book.net_greeks()
-    assert row[:4] == pytest.approx((net.delta, net.gamma, net.vega, net.theta), rel=1e-9)
-    assert row[4:6] == (net.positions, net.priced)
-    assert row[6:8] == (0.0, "live")
-    assert row[8] == ",".join(sorted({holding.account for holding in book.positions()}))
-
-
-async def hold_still(book: Book, sim: TwsSimulator, conninfo: str) -> None:
-    """Hold the book still until a row shows its last ticks."""
-    book.freeze()
-    sim.tick_now()
-    with trio.move_on_after(PATIENCE_S):
-        while True:
-            with suppress(AssertionError):
-                assert_true_row(book, conninfo)
-                return
-            await trio.sleep(0.1)
-    assert_true_row(book, conninfo)  # says what is wrong
 
 
 def what_happened(conninfo: str) -> list[str]:

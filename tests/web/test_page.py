@@ -15,6 +15,7 @@ import trio
 
 from tests.support.database import count_rows, fetch, store, wait_for_rows
 from tests.support.rows import snapshot
+from tests.support.still import hold_still
 from tests.web.browser import ARTIFACTS
 from tests.web.support import PATIENCE_S, Watched, in_background, watched_service
 from trio_bridge.stores.history import History, Window
@@ -120,9 +121,7 @@ async def test_draws_what_is_recorded_and_follows_it(
     await browser.until("return document.querySelector('#rows').innerText !== arguments[0]", before)
 
     # What is shown as current is in the database, to the last digit that is shown.
-    here.gateway.book.freeze()
-    here.gateway.tick_now()
-    await wait_for_rows(own_postgres.conninfo, count_rows(own_postgres.conninfo) + 3)
+    await hold_still(here.gateway.book, here.gateway, own_postgres.conninfo)
     (row,) = fetch(
         own_postgres.conninfo,
         "SELECT delta, gamma, vega, theta, underlying_price FROM portfolio_greeks"
