@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from trio_bridge.greeks import (
     KNOWN_TYPES,
     OPTION_TYPES,
+    Portfolio,
     aggregate,
-    contribution,
     valid_greek,
     valid_price,
 )
@@ -49,8 +49,17 @@ def model_with(name: str, value: Any) -> Greeks:
 
 def row(positions: list[Position], greeks: dict[int, Greeks] | None = None) -> Snapshot:
     return aggregate(
-        positions, greeks or {}, timestamp=AT, now=NOW, max_age_s=MAX_AGE_S, account="DU1"
+        Portfolio(positions),
+        greeks or {},
+        timestamp=AT,
+        now=NOW,
+        max_age_s=MAX_AGE_S,
+        account="DU1",
     )
+
+
+def counts(position: Position, greeks: Greeks = MODEL) -> bool:
+    return row([position], {position.con_id: greeks}).priced == 1
 
 
 def sums(snapshot: Snapshot) -> tuple[float | None, ...]:
@@ -194,7 +203,7 @@ def test_gateways_and_sums_agree_on_what_is_a_greek(value: float | None) -> None
 
     assert valid_greek(value) == expected
     for name in THE_FOUR:
-        assert (contribution(held(), model_with(name, value)) is not None) == expected
+        assert counts(held(), model_with(name, value)) == expected
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -203,12 +212,14 @@ def test_the_first_number_that_is_too_large_is_the_same_for_all(sign: int) -> No
     limit, below = sign * 1e15, sign * math.nextafter(1e15, 0)
 
     for name in THE_FOUR:
-        assert contribution(held(), model_with(name, limit)) is None
-        assert contribution(held(), model_with(name, below)) is not None
-    assert contribution(held(sec_type="STK", quantity=limit), None) is None
-    assert contribution(held(sec_type="STK", quantity=below), None) == (below, 0, 0, 0)
-    assert contribution(held(sec_type="FUT", multiplier=abs(limit)), None) is None
-    assert contribution(held(sec_type="FUT", multiplier=abs(below)), None) is not None
+        assert not counts(held(), model_with(name, limit))
+        assert counts(held(), model_with(name, below))
+    for sec_type in ("OPT", "STK", "FUT", "CASH"):
+        assert not counts(held(sec_type=sec_type, quantity=limit))
+        assert counts(held(sec_type=sec_type, quantity=below))
+    for sec_type in ("OPT", "FUT"):
+        assert not counts(held(sec_type=sec_type, multiplier=abs(limit)))
+        assert counts(held(sec_type=sec_type, multiplier=abs(below)))
     assert valid_price(limit) is None
     assert valid_price(below) == below
 
@@ -218,7 +229,7 @@ def test_the_first_number_that_is_too_large_is_the_same_for_all(sign: int) -> No
 def test_a_multiplier_that_is_not_known_is_never_guessed(
     sec_type: str, multiplier: float | None
 ) -> None:
-    assert contribution(held(sec_type=sec_type, multiplier=multiplier), MODEL) is None
+    assert not counts(held(sec_type=sec_type, multiplier=multiplier))
 
 
 @pytest.mark.parametrize("sec_type", ["OPT", "STK", "FUT", "CASH"])

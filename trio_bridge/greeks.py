@@ -15,7 +15,8 @@ Sums are correctly rounded (`math.fsum`), so the order of positions cannot chang
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from trio_bridge.model import DataType, Greeks, Position, Snapshot
@@ -34,6 +35,7 @@ NOT_COMPUTED = -2.0
 """The gateway's "not computed" for each of the four (TWS API, tickOptionComputation)."""
 
 LARGEST_CREDIBLE = 1e15
+LOWEST_CREDIBLE = -LARGEST_CREDIBLE
 """No Greek and no price is this large: it keeps DBL_MAX and its kin out."""
 
 
@@ -46,7 +48,7 @@ NOTHING: Contribution = (0.0, 0.0, 0.0, 0.0)
 def valid_greek(value: float | None) -> TypeGuard[float]:
     """Whether the gateway computed this value (no sentinel, NaN, infinity or DBL_MAX)."""
     return (
-        value is not None and value != NOT_COMPUTED and -LARGEST_CREDIBLE < value < LARGEST_CREDIBLE
+        value is not None and value != NOT_COMPUTED and LOWEST_CREDIBLE < value < LARGEST_CREDIBLE
     )
 
 
@@ -61,42 +63,54 @@ def valid_price(value: float | None) -> float | None:
     return value
 
 
-def contribution(position: Position, greeks: Greeks | None) -> Contribution | None:
-    """What the position adds, or None when that is not known (unpriced)."""
-    quantity, sec_type = position.quantity, position.sec_type
-    if not -LARGEST_CREDIBLE < quantity < LARGEST_CREDIBLE:
-        return None
-    if sec_type in OPTION_TYPES or sec_type in FUTURE_TYPES:
-        multiplier = position.multiplier
-        if multiplier is None or not 0 < multiplier < LARGEST_CREDIBLE:
-            return None
-        units = quantity * multiplier
-        if sec_type in FUTURE_TYPES:
-            return (units, 0.0, 0.0, 0.0)
-        return None if greeks is None else _scaled(greeks, units)
-    return (quantity, 0.0, 0.0, 0.0) if sec_type in SHARE_TYPES else NOTHING
+class Portfolio:
+    """What follows from the positions alone: computed once for as long as they are the same.
+
+    A position of quantity 0 is none.
+    """
+
+    def __init__(self, positions: Iterable[Position] = ()) -> None:
+        self.positions = 0
+        """How many are held."""
+        self.deltas: list[float] = []
+        """What those add that need no Greeks."""
+        self.options: list[tuple[int, float | None]] = []
+        """The others: contract id and units (quantity × multiplier; None when unknown)."""
+        underlyings: dict[str, list[int]] = defaultdict(list)
+        for position in positions:
+            if position.quantity == 0:
+                continue
+            self.positions += 1
+            if position.sec_type in OPTION_TYPES:
+                underlyings[position.underlying].append(len(self.options))
+                self.options.append((position.con_id, _units(position)))
+            elif (delta := _delta(position)) is not None:
+                self.deltas.append(delta)
+        most = max(map(len, underlyings.values()), default=0)
+        self.leaders = {name: at for name, at in underlyings.items() if len(at) == most}
+        """The underlyings with most option positions, and where in `options` these are."""
 
 
-def _scaled(greeks: Greeks, units: float) -> Contribution | None:
-    """All four or none: the four sums of a row always cover the same positions."""
-    delta, gamma, vega, theta, _, _, _ = greeks
-    # `valid_greek` spelled out: with a thousand options its four calls are a fifth of a row's cost.
-    if delta is None or gamma is None or vega is None or theta is None:
+def _units(position: Position) -> float | None:
+    multiplier = position.multiplier
+    if multiplier is None or not 0 < multiplier < LARGEST_CREDIBLE:
         return None
-    if not (
-        -LARGEST_CREDIBLE < delta < LARGEST_CREDIBLE
-        and -LARGEST_CREDIBLE < gamma < LARGEST_CREDIBLE
-        and -LARGEST_CREDIBLE < vega < LARGEST_CREDIBLE
-        and -LARGEST_CREDIBLE < theta < LARGEST_CREDIBLE
-    ):
+    if not LOWEST_CREDIBLE < position.quantity < LARGEST_CREDIBLE:
         return None
-    if NOT_COMPUTED in (delta, gamma, vega, theta):
+    return position.quantity * multiplier
+
+
+def _delta(position: Position) -> float | None:
+    """What a position adds without Greeks, or None when that is not known (unpriced)."""
+    if position.sec_type in FUTURE_TYPES:
+        return _units(position)
+    if not LOWEST_CREDIBLE < position.quantity < LARGEST_CREDIBLE:
         return None
-    return (units * delta, units * gamma, units * vega, units * theta)
+    return position.quantity if position.sec_type in SHARE_TYPES else 0.0
 
 
 def aggregate(
-    positions: Iterable[Position],
+    portfolio: Portfolio,
     greeks: Mapping[int, Greeks],
     *,
     timestamp: datetime,
@@ -107,50 +121,37 @@ def aggregate(
     """Net the positions' Greeks into one row.
 
     Args:
-        positions: the holdings of the selected accounts; those of quantity 0 don't count.
+        portfolio: the holdings of the selected accounts.
         greeks: the last model Greeks by contract id.
         timestamp: the instant, UTC, at which both were read.
         now: the same instant on the monotonic clock, in seconds.
         max_age_s: an option whose Greeks are older than this is unpriced.
         account: what goes into the row's `account` column.
     """
-    held = 0
-    unpriced = 0
-    options_priced = 0
     oldest = 0.0
     worst = DataType.LIVE
-    contributions: list[Contribution] = []
-    options: list[_Option] = []
-
-    for position in positions:
-        if position.quantity == 0:
-            continue
-        held += 1
-        is_option = position.sec_type in OPTION_TYPES
-        quote = greeks.get(position.con_id) if is_option else None
-        age = 0.0
-        if quote is not None and quote.current_until is not None:
-            age = max(0.0, now - quote.current_until)
-            if age > max_age_s:
-                quote = None
-        part = contribution(position, quote)
-        if part is None:
-            unpriced += 1
-        else:
-            contributions.append(part)
-        if is_option:
-            options.append((position.underlying, part, quote, age))
-            if part is not None and quote is not None:
-                options_priced += 1
+    contributions: list[Contribution | None] = []
+    for con_id, units in portfolio.options:
+        part, quote = None, greeks.get(con_id)
+        if quote is not None and units is not None:
+            age = _age(quote, now)
+            if age <= max_age_s and (part := _scaled(quote, units)) is not None:
                 if age > oldest:
                     oldest = age
                 if quote.data_type > worst:
                     worst = quote.data_type
+        contributions.append(part)
 
+    priced = list(filter(None, contributions))
+    counted = len(priced) + len(portfolio.deltas)
     sums: tuple[float, ...] | tuple[None, ...] = (None,) * len(NOTHING)
-    if options_priced or not unpriced:
-        sums = tuple(map(math.fsum, zip(NOTHING, *contributions, strict=True)))
+    if priced or counted == portfolio.positions:
+        deltas, *others = zip(NOTHING, *priced, strict=True)
+        sums = tuple(map(math.fsum, (chain(deltas, portfolio.deltas), *others)))
     delta, gamma, vega, theta = sums
+    main = _main_underlying(portfolio, contributions)
+    places = portfolio.leaders[main] if main else ()
+    on_main = [greeks.get(portfolio.options[at][0]) for at in places]
     return Snapshot(
         timestamp=timestamp,
         account=account,
@@ -158,47 +159,66 @@ def aggregate(
         gamma=gamma,
         vega=vega,
         theta=theta,
-        underlying_price=_main_underlying_price(options),
-        positions=held,
-        priced=held - unpriced,
-        greeks_age_s=oldest if options_priced else None,
-        data_type=worst if options_priced else None,
+        underlying_price=_price(on_main, now, max_age_s),
+        positions=portfolio.positions,
+        priced=counted,
+        greeks_age_s=oldest if priced else None,
+        data_type=worst if priced else None,
     )
 
 
-_Option: TypeAlias = tuple[str, Contribution | None, Greeks | None, float]
-"""An option held: its underlying, what it adds, its Greeks (unless too old) and their age."""
+def _age(quote: Greeks, now: float) -> float:
+    until = quote.current_until
+    return 0.0 if until is None else max(0.0, now - until)
 
 
-def _main_underlying_price(options: Sequence[_Option]) -> float | None:
-    """The price of the underlying with most option positions; ties: the largest absolute delta.
-
-    Options on one underlying are computed at slightly different instants, so their underlying
-    prices differ a little: the median of the freshest ones stands for all, whatever their order.
-    Unknown when most options are on an unknown underlying: they need not share one.
-    """
-    counts = Counter([name for name, _, _, _ in options])
-    most = max(counts.values(), default=0)
-    leaders = [name for name, count in counts.items() if count == most]
-    main = leaders[0] if len(leaders) == 1 else _largest_delta(options, leaders)
-    if not main:
+def _scaled(quote: Greeks, units: float) -> Contribution | None:
+    """All four or none: the four sums of a row always cover the same positions."""
+    delta, gamma, vega, theta, _, _, _ = quote
+    # `valid_greek` spelled out: with a thousand options its four calls are a fifth of a row's cost.
+    if delta is None or gamma is None or vega is None or theta is None:
         return None
-    known = [
-        (age, price)
-        for name, _, quote, age in options
-        if name == main and quote is not None
-        if (price := valid_price(quote.underlying_price)) is not None
-    ]
+    if not (
+        LOWEST_CREDIBLE < delta < LARGEST_CREDIBLE
+        and LOWEST_CREDIBLE < gamma < LARGEST_CREDIBLE
+        and LOWEST_CREDIBLE < vega < LARGEST_CREDIBLE
+        and LOWEST_CREDIBLE < theta < LARGEST_CREDIBLE
+    ):
+        return None
+    if NOT_COMPUTED in (delta, gamma, vega, theta):
+        return None
+    return (units * delta, units * gamma, units * vega, units * theta)
+
+
+def _main_underlying(portfolio: Portfolio, contributions: Sequence[Contribution | None]) -> str:
+    """The underlying with most option positions; ties: the largest absolute delta.
+
+    Empty when most options are on an unknown underlying: they need not share one.
+    """
+    leaders = portfolio.leaders
+    if len(leaders) == 1:
+        return next(iter(leaders))
+
+    def weight(name: str) -> tuple[float, str]:
+        parts = [part for at in leaders[name] if (part := contributions[at]) is not None]
+        return (abs(math.fsum([part[0] for part in parts])), name)
+
+    return max(leaders, key=weight, default="")
+
+
+def _price(options: Iterable[Greeks | None], now: float, max_age_s: float) -> float | None:
+    """The price of the underlying that these options share.
+
+    They are computed at slightly different instants, so the prices they tell differ a little: the
+    median of the freshest ones stands for all, whatever their order.
+    """
+    known: dict[float, list[float]] = defaultdict(list)
+    for quote in options:
+        if quote is None or (age := _age(quote, now)) > max_age_s:
+            continue
+        if (price := valid_price(quote.underlying_price)) is not None:
+            known[age].append(price)
     if not known:
         return None
-    freshest = min(age for age, _ in known)
-    prices = sorted(price for age, price in known if age == freshest)
+    prices = sorted(known[min(known)])
     return prices[len(prices) // 2]
-
-
-def _largest_delta(options: Sequence[_Option], underlyings: Iterable[str]) -> str:
-    deltas: dict[str, list[float]] = {name: [] for name in underlyings}
-    for name, part, _, _ in options:
-        if part is not None and name in deltas:
-            deltas[name].append(part[0])
-    return max(deltas, key=lambda name: (abs(math.fsum(deltas[name])), name), default="")

@@ -16,7 +16,7 @@ from trio_bridge.config import Settings
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.socket import SocketBridge
 from trio_bridge.gateways.socket_session import Session
-from trio_bridge.greeks import aggregate
+from trio_bridge.greeks import Portfolio, aggregate
 from trio_bridge.model import utc_now
 from trio_bridge.policy.market_lines import MarketLines
 
@@ -78,13 +78,14 @@ def _measure(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
             ticker.modelGreeks = computation
 
     book = bridge.book()
+    portfolio = Portfolio(book.positions)
     instant, now = utc_now(), trio.current_time()
     units = np.array([position.quantity * MULTIPLIER for position in book.positions])
     matrix = np.array([list(book.greeks[one.con_id][:4]) for one in book.positions]).T.copy()
 
     def row_of_sums() -> object:
         return aggregate(
-            book.positions, book.greeks, timestamp=instant, now=now, max_age_s=120.0, account="U1"
+            portfolio, book.greeks, timestamp=instant, now=now, max_age_s=120.0, account="U1"
         )
 
     calls: list[tuple[Callable[[], object], Callable[[int], None] | None]] = [

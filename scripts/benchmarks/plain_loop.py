@@ -16,7 +16,7 @@ import time
 import psycopg
 from ib_async import IB
 
-from trio_bridge.greeks import OPTION_TYPES, aggregate
+from trio_bridge.greeks import OPTION_TYPES, Portfolio, aggregate
 from trio_bridge.model import Greeks, Position, utc_now
 
 INSERT = """
@@ -28,7 +28,7 @@ async def run(port: int, interval_s: float, seconds: float, conninfo: str) -> li
     ib = IB()
     await ib.client.connectAsync("127.0.0.1", port, 99, 10)
     held = await ib.reqPositionsAsync()
-    positions = [
+    portfolio = Portfolio(
         Position(
             one.account,
             one.contract.conId,
@@ -39,7 +39,7 @@ async def run(port: int, interval_s: float, seconds: float, conninfo: str) -> li
             one.contract.symbol,
         )
         for one in held
-    ]
+    )
     contracts = {one.contract.conId: one.contract for one in held}
     tickers = {
         con_id: ib.reqMktData(contract)
@@ -60,7 +60,7 @@ async def run(port: int, interval_s: float, seconds: float, conninfo: str) -> li
                 for con_id, ticker in tickers.items()
                 if (model := ticker.modelGreeks) is not None
             }
-            row = aggregate(positions, greeks, timestamp=utc_now(), now=0.0, max_age_s=120.0)
+            row = aggregate(portfolio, greeks, timestamp=utc_now(), now=0.0, max_age_s=120.0)
             values = [row.timestamp, row.delta, row.gamma, row.vega, row.theta]
             await connection.execute(INSERT, values)
             await asyncio.sleep(interval_s)

@@ -22,7 +22,7 @@ from trio_bridge.gateways.portal_positions import (
 )
 from trio_bridge.gateways.portal_quotes import QuoteBoard
 from trio_bridge.gateways.portal_session import read_status, read_tickle
-from trio_bridge.greeks import LARGEST_CREDIBLE, NOT_COMPUTED, aggregate
+from trio_bridge.greeks import LARGEST_CREDIBLE, NOT_COMPUTED, Portfolio, aggregate
 from trio_bridge.model import DataType
 
 if TYPE_CHECKING:
@@ -145,7 +145,13 @@ def rows_hold_only_numbers(
             greeks[con_id] = told
             assert NOT_COMPUTED not in told[:4]
     assert len(book.lacking()) + len(book.undefined()) <= 2 * len(book.positions())
-    row = aggregate(book.positions(), greeks, timestamp=datetime.now(UTC), now=9.0, max_age_s=60.0)
+    row = aggregate(
+        Portfolio(book.positions()),
+        greeks,
+        timestamp=datetime.now(UTC),
+        now=9.0,
+        max_age_s=60.0,
+    )
     for value in (row.delta, row.gamma, row.vega, row.theta, row.underlying_price):
         assert value is None or math.isfinite(value)
     assert 0 <= row.priced <= row.positions

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from trio_bridge.gateways.portal_quotes import QuoteBoard
-from trio_bridge.greeks import aggregate
+from trio_bridge.greeks import Portfolio, aggregate
 from trio_bridge.model import DataType, Greeks, Position, Snapshot
 
 OPTION, UNDERLYING = 1, 2
@@ -37,7 +37,7 @@ def row_of(board: QuoteBoard) -> Snapshot:
     )
     told = greeks(board)
     return aggregate(
-        [held],
+        Portfolio([held]),
         {} if told is None else {OPTION: told},
         timestamp=datetime.now(UTC),
         now=10.0,

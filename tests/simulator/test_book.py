@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bridge.greeks import aggregate
+from trio_bridge.greeks import Portfolio, aggregate
 from trio_bridge.model import Greeks, Position
 from trio_bridge.simulator.book import Book, Holding, make_book
 from trio_bridge.simulator.contracts import quarter_end_on_or_after
@@ -265,18 +265,19 @@ def test_the_bridge_sums_the_same_from_the_same_quotes() -> None:
         greeks[option.con_id] = Greeks(
             model.delta, model.gamma, model.vega, model.theta, model.underlying_price
         )
+    positions = [
+        Position(
+            one.account,
+            one.contract.con_id,
+            one.contract.sec_type,
+            one.contract.symbol,
+            one.quantity,
+            one.contract.multiplier,
+        )
+        for one in book.positions()
+    ]
     row = aggregate(
-        [
-            Position(
-                one.account,
-                one.contract.con_id,
-                one.contract.sec_type,
-                one.contract.symbol,
-                one.quantity,
-                one.contract.multiplier,
-            )
-            for one in book.positions()
-        ],
+        Portfolio(positions),
         greeks,
         timestamp=datetime.now(UTC),
         now=0.0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 import trio
 
 from trio_bridge.errors import NotReadyError
-from trio_bridge.greeks import KNOWN_TYPES, OPTION_TYPES, aggregate
+from trio_bridge.greeks import KNOWN_TYPES, OPTION_TYPES, Portfolio, aggregate
 from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, Status, utc_now
 from trio_bridge.policy.sleep import SleepWatch
 
@@ -31,7 +31,7 @@ class Book(NamedTuple):
     """What a gateway holds in memory at one instant."""
 
     accounts: Sequence[str]
-    positions: Sequence[Position]
+    positions: tuple[Position, ...]
     greeks: Mapping[int, Greeks]
 
 
@@ -80,7 +80,8 @@ class IBridgeBase(ABC):
         self._sleep = SleepWatch()
         self._woken = trio.Event()
         self._woken_reason = ""
-        self._mentioned: Sequence[Position] = ()
+        self._positions: tuple[Position, ...] = ()
+        self._portfolio = Portfolio()
         self._unknown_types: set[str] = set()
         self._currencies: frozenset[str] = frozenset()
         self._scope: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -192,12 +193,13 @@ class IBridgeBase(ABC):
         if reason is not None:
             raise NotReadyError(reason)
         book = self.book()
-        if book.positions is not self._mentioned:
-            self._mentioned = book.positions
+        if book.positions is not self._positions:
+            self._positions = book.positions
+            self._portfolio = Portfolio(book.positions)
             self._mention_unknown_types(book.positions)
             self._mention_currencies(book.positions)
         return aggregate(
-            book.positions,
+            self._portfolio,
             book.greeks,
             timestamp=now,
             now=trio.current_time(),

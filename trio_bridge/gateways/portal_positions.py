@@ -257,8 +257,8 @@ class PortfolioBook:
         definition = self._definitions.get(con_id, Definition())
         return (held.underlying_con_id if held else None) or definition.underlying_con_id
 
-    def positions(self) -> Sequence[Position]:
-        """All holdings, as values that a row is made of."""
+    def positions(self) -> tuple[Position, ...]:
+        """All holdings, as values that a row is made of: the same object until one changes."""
         if self._positions is None:
             self._positions = tuple(map(self._position, (self._held or {}).values()))
         return self._positions
