@@ -195,15 +195,12 @@ def _main_underlying(portfolio: Portfolio, contributions: Sequence[Contribution 
 
     Empty when most options are on an unknown underlying: they need not share one.
     """
-    leaders = portfolio.leaders
-    if len(leaders) == 1:
-        return next(iter(leaders))
 
     def weight(name: str) -> tuple[float, str]:
-        parts = [part for at in leaders[name] if (part := contributions[at]) is not None]
-        return (abs(math.fsum([part[0] for part in parts])), name)
+        parts = filter(None, [contributions[at] for at in portfolio.leaders[name]])
+        return (abs(math.fsum([delta for delta, _, _, _ in parts])), name)
 
-    return max(leaders, key=weight, default="")
+    return max(portfolio.leaders, key=weight, default="")
 
 
 def _price(options: Iterable[Greeks | None], now: float, max_age_s: float) -> float | None:

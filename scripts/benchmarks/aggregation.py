@@ -37,7 +37,11 @@ def measure(effort: Effort) -> Section:
         "then the sums; *every tick new* replaces the model computation of each option before "
         "each row, *no tick new* none. *Sums alone* is `greeks.aggregate` on values that lie "
         "ready. NumPy is the limit: four products over arrays that lie ready, without validity, "
-        "age, underlying, or anything else that makes a row true.",
+        "age, underlying, or anything else that makes a row true. What follows from the positions "
+        "alone is computed when they change (`greeks.Portfolio`): with every tick new, 1,000 "
+        "options took 2.0 ms on this same machine before, against a target of 2. Tried and left: "
+        "the loop without a function call (6 % less, and hard to read), products by column with "
+        "`map` (slower), `Greeks` as a frozen dataclass (three times as dear to make).",
     )
     table = section.table(
         "positions",
