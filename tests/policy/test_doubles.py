@@ -99,6 +99,18 @@ def test_a_few_rows_too_close_on_a_busy_machine_are_no_second_service() -> None:
     assert doubled_slots(busy, 0.1) is None
 
 
+def test_as_many_slots_are_told_as_the_worst_account_has() -> None:
+    found = doubled_slots(both(rows("U1,U2"), rows("U1,U2", late_s=0.01, number=9)), 5.0)
+    assert found == (("U1", "U2"), 9)
+    found = doubled_slots(both(rows("U1,U2") + rows("U1", late_s=0.01), rows("U2", number=3)), 5.0)
+    assert found == (("U1", "U2"), 12)
+
+
+def test_a_second_service_on_a_seventh_of_the_slots_is_seen() -> None:
+    """One that starts now and then, or records every 35 s."""
+    assert doubled_slots(both(rows(number=84), rows(every_s=35.0, number=12)), 5.0) is not None
+
+
 def test_enough_slots_are_looked_at() -> None:
     assert look_back_s(5.0) == LOOK_BACK_S
     assert look_back_s(3600.0) == FEWEST_SLOTS * 3600.0
