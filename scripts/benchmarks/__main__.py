@@ -1,8 +1,8 @@
 """Measure, print, and renew docs/benchmarks.md.
 
-./scripts/bench                    every theme, about 20 minutes
+./scripts/bench                    every theme, about an hour
 ./scripts/bench aggregation spool  only these
-./scripts/bench --full             with the largest sizes, about an hour
+./scripts/bench --full             with the largest sizes, some hours
 ./scripts/bench --quick            under a minute, writes nothing, fails on ratios that are far off
 ./scripts/bench soak --minutes 120 the soak, which only runs when it is named
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio_asyncio  # noqa: F401  # it must come before psycopg
 
-from benchmarks.figures import Effort
+from benchmarks.figures import Effort, merged
 from benchmarks.report import machine, render, renew
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ THEMES = {
 }
 QUICK = ("aggregation", "messages", "spool", "replay")
 ON_REQUEST = ("soak",)
+REPEATED = ("spool", "commit", "replay", "cadence", "lifecycle", "scale", "portal")
+RUNS = 3
+"""Of those; the others repeat what they measure themselves, side by side, and soaks are long."""
 
 
 def measure(theme: str) -> Callable[[Effort], Section]:
@@ -71,7 +74,8 @@ def main(arguments: Sequence[str]) -> int:
         if name == "soak":
             section = import_module("benchmarks.soak").measure(effort, minutes=chosen.minutes)
         else:
-            section = measure(name)(effort)
+            runs = RUNS if name in REPEATED and effort is not Effort.QUICK else 1
+            section = merged([measure(name)(effort) for _ in range(runs)])
         print(f"\n{render(section, command)}\n{time.monotonic() - began:.0f} s", flush=True)
         for check in section.checks:
             print(check, flush=True)

@@ -79,7 +79,7 @@ async def _measure(section: Section, effort: Effort) -> None:
         bare_p50 = percentile(bare, 50)
         for name, times in (("bridge", ours), ("bare psycopg", bare)):
             p50, p99 = (percentile(times, percent) for percent in (50, 99))
-            table.add(name, p50 * 1e6, p99 * 1e6, f"× {p50 / bare_p50:.2f}")
+            table.add(name, p50 * 1e6, p99 * 1e6, p50 / bare_p50)
         await _safe(section, room, conninfo)
         await _growth(section, conninfo, effort)
         await make_tables(conninfo)
@@ -178,7 +178,7 @@ async def _writers(section: Section, conninfo: str) -> None:
         run = partial(run_child, "writers_child", writers, conninfo)
         found = await trio.to_thread.run_sync(run)
         table.add(
-            writers,
+            str(writers),
             found["rows_per_s"],
             found["p50_s"] * 1e3,
             found["p99_s"] * 1e3,

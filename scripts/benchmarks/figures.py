@@ -44,11 +44,11 @@ class Spread:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands apart."""
+    """Three significant digits, thousands apart; a count in full."""
     if value == 0:
         return "0"
     size = abs(value)
-    if size >= 100:
+    if isinstance(value, int) or size >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 else f"{value:.2g}"
 
@@ -115,3 +115,24 @@ class Section:
         table = Table(columns)
         self.tables.append(table)
         return table
+
+
+def merged(runs: Sequence[Section]) -> Section:
+    """Several runs of one theme as one: each figure a median with its spread."""
+    first = runs[0]
+    section = Section(first.title, first.about, notes=first.notes)
+    for tables in zip(*(run.tables for run in runs), strict=True):
+        table = section.table(*tables[0].columns)
+        for rows in zip(*(one.rows for one in tables), strict=True):
+            names, *figures = zip(*rows, strict=True)
+            assert len(set(names)) == 1, names
+            table.add(names[0], *map(_merged, figures))
+    section.checks = [check for run in runs for check in run.checks]
+    return section
+
+
+def _merged(cells: Sequence[Cell]) -> Cell:
+    numbers = [cell for cell in cells if isinstance(cell, int | float)]
+    if len(numbers) == len(cells):
+        return Spread.of(numbers)
+    return " / ".join(dict.fromkeys(map(str, cells)))

@@ -11,7 +11,7 @@ import psycopg
 import trio
 
 from benchmarks.database import disk_room, disk_server, make_tables, query
-from benchmarks.figures import Effort, Section, Spread
+from benchmarks.figures import Effort, Section
 from benchmarks.live import Live, count_rows, live_service, row_times
 from tests.support.postgres import PostgresFactory, PostgresServer
 from tests.support.process import running_service
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-RUNS = 3
 INTERVAL_S = 0.1
 AWAY_S = 1.0
 PATIENCE_S = 90.0
@@ -51,36 +50,33 @@ async def _measure(section: Section) -> None:
             for name, seconds in (await _silence(room, conninfo)).items():
                 table.add(name, seconds)
         for name, trouble in TROUBLES.items():
-            ends = [await _end(room / f"end{run}{name}", trouble) for run in range(RUNS)]
-            table.add(f"Ctrl-C to exit, {name}", Spread.of(ends))
+            table.add(f"Ctrl-C to exit, {name}", await _end(room / f"end {name}", trouble))
 
 
-async def _starts(room: Path, first: bool, conninfo: str = "") -> Spread:
-    times = []
-    for run in range(RUNS):
-        home = room / f"start{first}{run}"
-        home.mkdir()
-        home.chmod(0o755)
-        async with open_tws_simulator(make_book()) as sim:
-            settings: dict[str, object] = {"BRIDGE_EMBEDDED_DIR": home / "postgres"}
-            if not first:
-                await make_tables(conninfo)
-                settings = {"DATABASE_URL": conninfo}
-            began = time.perf_counter()
-            async with running_service(
-                home, IB_SOCKET_PORT=sim.port, BRIDGE_POLL_INTERVAL=INTERVAL_S, **settings
-            ) as service:
-                target = conninfo
-                if first:
-                    await service.wait_for_output("recording")
-                    found = re.search(r"database=(\S+):5432/", service.output)
-                    assert found is not None
-                    target = f"host={found[1]} dbname=portfolio_engine user=portfolio"
-                await _until(lambda target=target: _has_rows(target))  # type: ignore[misc]
-                times.append(time.perf_counter() - began)
-                service.interrupt()
-                await service.wait()
-    return Spread.of(times)
+async def _starts(room: Path, first: bool, conninfo: str = "") -> float:
+    home = room / f"start{first}"
+    home.mkdir()
+    home.chmod(0o755)
+    settings: dict[str, object] = {"BRIDGE_EMBEDDED_DIR": home / "postgres"}
+    if not first:
+        await make_tables(conninfo)
+        settings = {"DATABASE_URL": conninfo}
+    async with open_tws_simulator(make_book()) as sim:
+        began = time.perf_counter()
+        async with running_service(
+            home, IB_SOCKET_PORT=sim.port, BRIDGE_POLL_INTERVAL=INTERVAL_S, **settings
+        ) as service:
+            target = conninfo
+            if first:
+                await service.wait_for_output("recording")
+                found = re.search(r"database=(\S+):5432/", service.output)
+                assert found is not None
+                target = f"host={found[1]} dbname=portfolio_engine user=portfolio"
+            await _until(lambda: _has_rows(target))
+            took = time.perf_counter() - began
+            service.interrupt()
+            await service.wait()
+    return took
 
 
 def _has_rows(conninfo: str) -> bool:
@@ -90,9 +86,8 @@ def _has_rows(conninfo: str) -> bool:
         return False
 
 
-async def _reconnects(room: Path, conninfo: str) -> Spread:
+async def _reconnects(room: Path, conninfo: str) -> float:
     await make_tables(conninfo)
-    times = []
     async with live_service(
         room / "reconnect",
         conninfo,
@@ -101,18 +96,15 @@ async def _reconnects(room: Path, conninfo: str) -> Spread:
         BRIDGE_RECONNECT_BACKOFF="0.1",
     ) as live:
         await _until(lambda: live.rows() > 5)
-        for _ in range(RUNS + 2):
-            live.sim.stop_listening()
-            live.sim.drop_connections()
-            await trio.sleep(AWAY_S)
-            back = time.time()
-            await live.sim.start_listening()
-            await _until(lambda back=back: _right_row_since(conninfo, back) is not None)  # type: ignore[misc]
-            at = _right_row_since(conninfo, back)
-            assert at is not None
-            times.append(at - back)
-            await trio.sleep(AWAY_S)
-    return Spread.of(times)
+        live.sim.stop_listening()
+        live.sim.drop_connections()
+        await trio.sleep(AWAY_S)
+        back = time.time()
+        await live.sim.start_listening()
+        await _until(lambda: _right_row_since(conninfo, back) is not None)
+        at = _right_row_since(conninfo, back)
+        assert at is not None
+        return at - back
 
 
 def _right_row_since(conninfo: str, since: float) -> float | None:

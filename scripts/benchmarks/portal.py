@@ -47,7 +47,7 @@ async def _measure(section: Section) -> None:
     )
     async with disk_room() as room:
         for options in (100, 500, 1_000):
-            table.add(options, *await _run(room, options))
+            table.add(f"{options:,}", *await _run(room, options))
 
 
 async def _run(room: Path, options: int) -> tuple[str | int | float, ...]:

@@ -25,8 +25,9 @@ HEAD = """\
 # Benchmarks
 
 Written by `./scripts/bench`; don't edit. Figures are medians of several runs with the least and the
-most in brackets. Absolute figures are this machine's; what carries over are the ratios, whose two
-sides always come from the same run.
+most in brackets, which are left out where all runs agree; the soak is a single run. A percentile or
+a maximum is that of one run, so three runs give three of it. Absolute figures are this machine's;
+what carries over are the ratios, whose two sides always come from the same run.
 """
 
 VERSIONED = ("trio", "trio-asyncio", "ib_async", "psycopg", "httpx", "orjson", "numpy", "uvloop")
@@ -98,6 +99,4 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    if isinstance(cell, Spread | str):
-        return str(cell)
-    return f"{cell:,}" if isinstance(cell, int) else number(cell)
+    return str(cell) if isinstance(cell, Spread | str) else number(cell)

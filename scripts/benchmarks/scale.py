@@ -48,9 +48,9 @@ async def _measure(section: Section) -> None:
         for options, tick_s in ((100, 1.0), (1_000, 5.0)):
             await _cost(room, options, tick_s, spent)
         for options in sorted(spent):
-            costs.add(options, *spent[options])
+            costs.add(f"{options:,}", *spent[options])
         for options in sorted(found):
-            ages.add(options, *found[options])
+            ages.add(f"{options:,}", *found[options])
 
 
 async def _cost(

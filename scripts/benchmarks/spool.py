@@ -36,7 +36,9 @@ def measure(effort: Effort) -> Section:
 
 
 async def _measure(section: Section, effort: Effort) -> None:
-    appends = section.table("append", "p50, µs", "p99, µs", "bare p50, µs", "bare p99, µs", "p50")
+    appends = section.table(
+        "append", "p50, µs", "p99, µs", "bare p50, µs", "bare p99, µs", "p50 beside bare"
+    )
     recovery = section.table(
         "recovery of", "open, ms", "read, rows/s", "bare loop, rows/s", "memory grows by, MB"
     )
@@ -48,7 +50,7 @@ async def _measure(section: Section, effort: Effort) -> None:
                 f"{rows} row{'s' * (rows > 1)}, one fsync",
                 *(percentile(ours, p) * 1e6 for p in (50, 99)),
                 *(percentile(bare, p) * 1e6 for p in (50, 99)),
-                f"× {ratio:.2f}",
+                ratio,
             )
         sizes = {Effort.QUICK: (5_000, 50_000), Effort.NORMAL: (30_000, 1_000_000)}
         for rows in sizes.get(effort, sizes[Effort.NORMAL]):
