@@ -16,6 +16,7 @@ import trio
 from tests.gateways.socket_support import (
     CONNECTED_AFTER,
     POSITIONS,
+    START,
     EveryStep,
     Rig,
     agrees,
@@ -149,6 +150,37 @@ async def test_no_zeros_from_a_gateway_that_knows_of_no_positions_yet(
             await rig.until(lambda: watch.rows)
         assert watch.false_rows == []
         assert len(rig.sim.received(POSITIONS)) == 2
+
+
+@pytest.mark.parametrize("beginning", [True, False], ids=["when we connect", "in the reload"])
+async def test_no_zeros_from_a_gateway_that_is_cut_off_while_it_tells_the_positions(
+    beginning: bool, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its link it may know of none, however often it is asked, and 1102 brings none."""
+    book = still_book(options=4)
+    positions, known = book.positions, not beginning
+    monkeypatch.setattr(book, "positions", lambda *of: positions(*of) if known else [])
+    held = len(positions())
+    async with supervised_rig(book) as rig:
+        with EveryStep(
+            rig.bridge, lambda row: None if row.positions == held else str(row)
+        ) as watch:
+            if beginning:
+                rig.sim.upstream_lost = True
+            else:
+                await rig.until_right()
+                known = False
+                rig.sim.lose_upstream()
+                rig.sim.restore_upstream(data_kept=False)
+                await rig.until_received(POSITIONS, 2)
+                rig.sim.lose_upstream()
+            await trio.sleep(3)
+            known = True
+            rig.sim.restore_upstream()
+            await rig.until(lambda: rig.row() is not None)
+            await rig.until_right()
+        assert watch.false_rows == []
+        assert len(rig.sim.received(START)) == 1
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])

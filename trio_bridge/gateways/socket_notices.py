@@ -62,6 +62,8 @@ class Notices:
         self._self_restoring = False
         self.upstream_lost = False
         """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
+        self.outages = 0
+        """How often that has begun."""
 
     def on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
         reaction = reaction_to(code)
@@ -96,6 +98,7 @@ class Notices:
     def _upstream_is_lost(self, code: int) -> None:
         if not self.upstream_lost:
             self.upstream_lost = True
+            self.outages += 1
             self._subscriptions.data_stopped()
             self._emit(
                 f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "

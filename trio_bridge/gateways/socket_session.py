@@ -238,9 +238,14 @@ class Session:
                     raise
 
     async def _download(self) -> None:
-        """Get the positions; rows then wait for the Greeks of their options."""
+        """Get the positions; rows then wait for the Greeks of their options.
+
+        What a gateway tells that is cut off from Interactive Brokers may be a part, or nothing at
+        all: it does not count, and is asked for again when the link stands.
+        """
         self.downloaded = self.settled = self._reload = False
         self._downloading = True
+        cut_off, outages = self.upstream_lost, self._notices.outages
         self.holdings.forget()
         self.subscriptions.open()
         await self._ask_positions()
@@ -249,6 +254,9 @@ class Session:
                 await self._lost.wait()
             await self._ask_positions()
         self._downloading = False
+        if cut_off or self._notices.outages > outages:
+            self._reload = True
+            return
         self.subscriptions.expect(self.holdings.view.exposures)
         self._settle_until = trio.current_time() + SETTLE_TIMEOUT_S
         self.downloaded = True
@@ -275,7 +283,7 @@ class Session:
     async def _follow(self) -> None:
         while not self._lost.is_set():
             self._wake = trio.Event()
-            if self._reload:
+            if self._reload and not self.upstream_lost:
                 await self._download()
             await self._step()
 
