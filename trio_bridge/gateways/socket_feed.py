@@ -15,7 +15,7 @@ from trio_bridge.greeks import valid_greek
 from trio_bridge.model import DataType, Greeks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from ib_async import IB, Contract
 
@@ -58,11 +58,11 @@ class Line:
                 self.current_until = None
         return self.current_until is None
 
-    def mark_stale(self, now: float) -> None:
-        """From `now` on the Greeks age, until a new model tick arrives."""
+    def mark_stale(self, since: float) -> None:
+        """The Greeks have been ageing from `since` on, and do until a new model tick arrives."""
         self.refresh()
-        if self.current_until is None:
-            self.current_until = now
+        until = self.current_until
+        self.current_until = since if until is None else min(until, since)
         self.seen = self.model
 
     def greeks(self) -> Greeks | None:
@@ -149,11 +149,10 @@ class MarketDataFeed:
             self._ib.client.cancelMktData(line.request_id)
         line.request_id = None
 
-    def mark_stale(self, con_ids: Iterable[int] | None = None) -> None:
-        """The subscriptions (all of them by default) stay, but nothing vouches for their data."""
-        now = self._clock()
-        for con_id in self.lines if con_ids is None else con_ids:
-            self.lines[con_id].mark_stale(now)
+    def mark_stale(self, since: float) -> None:
+        """The subscriptions stay, but since then nothing has vouched for their data."""
+        for line in self.lines.values():
+            line.mark_stale(since)
 
     def greeks(self) -> dict[int, Greeks]:
         """The last model Greeks by contract id."""

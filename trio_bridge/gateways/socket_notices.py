@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from trio_bridge.gateways.socket_codes import Reaction, reaction_to
-from trio_bridge.gateways.socket_subscriptions import ASK_AFTER_INCIDENT_S, ASK_BROKEN_FARM_S
+from trio_bridge.gateways.socket_subscriptions import ASK_BROKEN_FARM_S
 from trio_bridge.model import Status
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Notices:
         self._lose = lose
         self._start_over = start_over
         self._self_restoring = False
+        self._lost_at: float | None = None
         self.upstream_lost = False
         """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
         self.outages = 0
@@ -82,7 +83,8 @@ class Notices:
                     "one, or set IB_CLIENT_ID to a number of this bridge's own"
                 )
             case Reaction.FARM_BROKEN:
-                self._subscriptions.data_stopped(ask_again_after_s=ASK_BROKEN_FARM_S)
+                self._subscriptions.data_stopped()
+                self._subscriptions.ask_silent_again(ASK_BROKEN_FARM_S)
                 self._emit(f"a market data farm is away ({code}: {text})", Status.WARNING)
             case Reaction.FARM_WELL:
                 if self._self_restoring:
@@ -99,7 +101,7 @@ class Notices:
         if not self.upstream_lost:
             self.upstream_lost = True
             self.outages += 1
-            self._subscriptions.data_stopped()
+            self._lost_at = self._subscriptions.data_stopped()
             self._emit(
                 f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "
                 "back",
@@ -110,13 +112,15 @@ class Notices:
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
         self.upstream_lost = False
         self._self_restoring = False
+        # What has ticked meanwhile was computed without a link, from what was known before.
+        self._subscriptions.data_stopped(self._lost_at)
+        self._lost_at = None
         if empty:
             self._subscriptions.all_gone()
             self._start_over()
             self._emit(f"the gateway's link is back ({code}): subscribing everything again")
         else:
-            # What has ticked meanwhile was computed without a link.
-            self._subscriptions.data_stopped(ask_again_after_s=ASK_AFTER_INCIDENT_S)
+            self._subscriptions.ask_silent_again()
             self._emit(f"the gateway's link is back ({code}): carrying on")
 
     def _on_request_refused(

@@ -177,11 +177,12 @@ class Subscriptions:
 
     # What the gateway says
 
-    def data_stopped(self, *, ask_again_after_s: float | None = None) -> None:
-        """Nothing vouches for the data any more: the Greeks age until new ones come."""
-        self.feed.mark_stale()
-        if ask_again_after_s is not None:
-            self.ask_silent_again(ask_again_after_s)
+    def data_stopped(self, since: float | None = None) -> float:
+        """Nothing vouches for the data from now on, or since an instant that has passed: the Greeks
+        age until new ones come. Return that instant."""
+        since = self._clock() if since is None else since
+        self.feed.mark_stale(since)
+        return since
 
     def ask_silent_again(self, after_s: float = ASK_AFTER_INCIDENT_S) -> None:
         """Lines that are still silent after so long are made anew."""
@@ -238,7 +239,7 @@ class Subscriptions:
 
     def owner_is_elsewhere(self, con_id: int, code: int) -> None:
         """The owner's other session has the market data now; told for a contract or for all."""
-        self.feed.mark_stale()
+        self.data_stopped()
         if self._lines.competing_session(con_id, self._clock()):
             self._emit(
                 f"the owner uses the market data in another session ({code}): waiting for its end",
