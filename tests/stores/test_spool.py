@@ -369,6 +369,69 @@ async def test_reading_ahead_of_a_file_that_was_replaced_begins_anew(
     assert [number_of(line.record) for line in ahead.lines] == [10, 11]
 
 
+def lines(*numbers: int) -> bytes:
+    return b"".join(encode_line(record(number)) for number in numbers)
+
+
+async def test_lines_added_while_the_last_ones_are_committed_are_not_cut_off_with_them(
+    spool: Spool, path: Path
+) -> None:
+    await spool.append([record(1), record(2)])
+    chunk = await spool.read()
+    with path.open("ab") as file:
+        file.write(lines(7, 8))
+    await spool.acknowledge(chunk, 2)
+    assert [number_of(row) for row in await replay(spool)] == [7, 8]
+
+
+async def test_lines_added_while_the_quarantine_is_written_are_not_cut_off(path: Path) -> None:
+    class SharedDisk(RealDisk):
+        added = False
+
+        def fsync(self, fd: int) -> None:
+            super().fsync(fd)
+            if not self.added and path.with_name(path.name + ".quarantine.jsonl").exists():
+                self.added = True
+                with path.open("ab") as file:
+                    file.write(lines(7, 8))
+
+    spool = await Spool.open(path, disk=SharedDisk())
+    await spool.append([record(1)])
+    await spool.acknowledge(await spool.read(), 1, [Rejected(0, "22003", "poison")])
+    assert spool.unsettled
+    assert [number_of(row) for row in await replay(spool)] == [7, 8]
+    assert not spool.unsettled
+    spool.close()
+
+
+async def test_a_file_put_in_place_while_its_last_lines_are_committed_is_kept(
+    spool: Spool, path: Path
+) -> None:
+    await spool.append([record(1), record(2)])
+    chunk = await spool.read()
+    other = path.with_name("other")
+    other.write_bytes(lines(7, 8))  # of the same size
+    other.rename(path)
+    await spool.acknowledge(chunk, 2)
+    assert [number_of(row) for row in await replay(spool)] == [7, 8]
+
+
+async def test_no_cursor_is_written_for_a_file_put_in_place_of_the_one_it_is_about(
+    path: Path,
+) -> None:
+    spool = await Spool.open(path)
+    await spool.append([record(number) for number in range(4)])
+    chunk = await spool.read(2)
+    other = path.with_name("other")
+    other.write_bytes(lines(6, 7, 8, 9))
+    other.rename(path)
+    await spool.acknowledge(chunk, 2)
+    spool.close()
+    again = await Spool.open(path)
+    assert [number_of(row) for row in await replay(again)] == [6, 7, 8, 9]
+    again.close()
+
+
 async def test_lines_added_by_hand_are_replayed_too(spool: Spool, path: Path) -> None:
     await spool.append([record(1)])
     with path.open("ab") as file:

@@ -6,7 +6,8 @@ The rules, each of them seen to matter on real disks:
   be durable, and the caller writes its data again.
 - A write may be short; what a failed append left behind is cut off, or, when even that fails,
   ended by a newline, so that the next line never starts in the middle of a torn one.
-- A file that was removed or replaced under our feet is noticed before each append.
+- A file that was removed, replaced or added to under our feet is noticed before each use: what
+  others put there is never taken for what we know.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class AppendFile:
         self.size = 0
         """Bytes that are durable: everything an append has acknowledged, or that was there."""
         self.replaced = False
-        """Set when somebody else removed, replaced or shortened the file: offsets mean nothing."""
+        """Set when somebody else removed, replaced or shortened the file: offsets mean nothing, and
+        nothing is read or cut off until the owner has noticed and set it back."""
 
     def open(self) -> None:
         """Open the file and take its present content as durable."""
@@ -52,6 +54,10 @@ class AppendFile:
             self._close(fd)
             raise
         self._fd = fd
+
+    def look(self) -> None:
+        """See what others did to the file in the meantime: `size` and `replaced` tell of it."""
+        self._usable()
 
     def append(self, lines: bytes) -> None:
         """Write whole lines and fsync them; when it raises, none of them counts as written."""
@@ -70,7 +76,7 @@ class AppendFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Durable bytes from `offset`; fewer than `length` only at the end."""
-        fd = self._usable()
+        fd = self._unreplaced()
         length = min(length, self.size - offset)
         pieces = []
         while length > 0:
@@ -86,8 +92,12 @@ class AppendFile:
         """Cut the file down to nothing, durably.
 
         When it raises, `size` tells whether it is cut; it may still come back after a crash.
+        What others have added since the last look is not cut off.
         """
-        fd = self._usable()
+        known = self.size
+        fd = self._unreplaced()
+        if self.size != known:
+            raise OSError(errno.EAGAIN, "somebody else has added to the file")
         try:
             self._disk.truncate(fd, 0)
             self.size = 0
@@ -122,6 +132,13 @@ class AppendFile:
             self._take_as_is(self._fd)
         assert self._fd is not None
         return self._fd
+
+    def _unreplaced(self) -> int:
+        """For what speaks of a place in the file: in another file it would be anybody's rows."""
+        fd = self._usable()
+        if self.replaced:
+            raise OSError(errno.ESTALE, "the file was replaced")
+        return fd
 
     def _take_as_is(self, fd: int) -> None:
         size = self._disk.size(fd)

@@ -224,16 +224,14 @@ class Spool:
     def _append(self, lines: bytes) -> None:
         self._settle()
         self._file.append(lines)
-        self._look_for_replacement()
+        self._begin_anew_if_replaced()
 
     def _read(self, max_lines: int, after: Chunk | None) -> Chunk:
+        self._look()
         place = self._place
         ahead = after is not None and after.generation == place.generation
         offset = after.end if after is not None and ahead else place.offset
         window = self._file.read(offset, CHUNK_BYTES)
-        if self._look_for_replacement():
-            place, offset = self._place, 0
-            window = self._file.read(0, CHUNK_BYTES)
         at_end = offset + len(window) == self._file.size
         parts = window.split(b"\n", max_lines)
         rest = parts.pop()
@@ -282,8 +280,9 @@ class Spool:
 
     def _settle(self) -> None:
         """Make durable what memory knows: the quarantine, then the acknowledged place."""
-        place = self._place
         try:
+            self._look()  # a file that was replaced has no acknowledged place
+            place = self._place
             if place.set_aside:
                 self._quarantine.add(place.set_aside)
                 place.set_aside = []
@@ -303,16 +302,18 @@ class Spool:
             self._bookkeeping_fails = True
         else:
             self._bookkeeping_fails = False
-        self._look_for_replacement()
 
-    def _look_for_replacement(self) -> bool:
+    def _look(self) -> None:
+        self._file.look()
+        self._begin_anew_if_replaced()
+
+    def _begin_anew_if_replaced(self) -> None:
         """Start from the beginning of the file when somebody else has changed it."""
         if not self._file.replaced:
-            return False
+            return
         log.error("spool: the file was removed, replaced or shortened by someone else")
         self._file.replaced = False
         self._place = _Place(
             generation=self._place.generation + 1,
             set_aside=[line for line in self._place.set_aside if line.raw is not None],
         )
-        return True
