@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from tests.support.command import run_command, run_process
 from tests.support.database import fetch
 from tests.support.process import running_service
 from tests.support.rows import record
+from trio_bridge.commands.flush import Flush
+from trio_bridge.stores.fake import FakeStore
+from trio_bridge.stores.fake_disk import FakeDisk
 from trio_bridge.stores.record import encode_line
+from trio_bridge.stores.spool import Spool
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from trio.testing import MockClock
 
     from tests.support.postgres import PostgresServer
 
@@ -42,6 +48,22 @@ async def test_everything_gets_in_once_and_in_order(
     assert again.code == 0
     assert again.err == ""
     assert again.out == f"nothing to do: {spool} is empty\n"
+
+
+async def test_tables_may_take_minutes_to_complete(autojump_clock: MockClock) -> None:
+    class LargeTables(FakeStore):
+        async def ensure_schema(self) -> None:
+            await trio.sleep(300)
+            await super().ensure_schema()
+
+    path = Path("/state/buffer.jsonl")
+    disk = FakeDisk()
+    disk.put(path, encode_line(record(1)))
+    store = LargeTables()
+    store.drop_schema()
+    flush = Flush(await Spool.open(path, disk=disk), store)
+    assert await flush.run(lambda: None) is None
+    assert flush.replayed == 1
 
 
 async def test_what_cannot_be_stored_is_set_aside_and_said(

@@ -180,6 +180,30 @@ async def test_a_line_too_slow_for_a_whole_batch_gets_smaller_ones(
     assert numbers(store) == list(range(3_000))
 
 
+async def test_tables_that_take_minutes_to_complete_are_completed_in_one_go(
+    disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    """The server undoes what its client has given up: small attempts never get anywhere."""
+
+    class LargeTables(FakeStore):
+        async def ensure_schema(self) -> None:
+            await trio.sleep(300)
+            await super().ensure_schema()
+
+    store = LargeTables()
+    store.drop_schema()
+    async with running(store, disk) as sinks:
+        for n in range(60):
+            sinks.send(n)
+            await trio.sleep(5)
+            assert not sinks.waiting()
+        await trio.sleep(120)
+        assert sinks.state() is BreakerState.CLOSED
+        assert store.schema_calls == 1
+        assert numbers(store) == list(range(60))
+    check_tables(store)
+
+
 async def test_leftovers_of_one_failure_do_not_wait_for_the_next_row(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:

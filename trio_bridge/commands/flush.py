@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from trio_bridge.commands.database import open_database
 from trio_bridge.commands.text import count, duration, size
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.commit import Committer
+from trio_bridge.stores.commit import SCHEMA_TIMEOUT_S, Committer
 from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.spool import Spool
 from trio_bridge.stores.spool_look import holder_of
@@ -45,7 +45,9 @@ class Flush:
         while self._spool.holds_rows():
             chunk = await self._spool.read()
             records = [line.record for line in chunk.lines]
-            outcome = await self._committer.commit(records, batch_timeout_s=BATCH_TIMEOUT_S)
+            outcome = await self._committer.commit(
+                records, batch_timeout_s=BATCH_TIMEOUT_S, schema_timeout_s=SCHEMA_TIMEOUT_S
+            )
             await self._spool.acknowledge(chunk, outcome.done, outcome.rejected)
             self.replayed += outcome.done - len(outcome.rejected)
             self.quarantined += len(outcome.rejected)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from trio_bridge.stores.base import Store
     from trio_bridge.stores.record import Record
 
+SCHEMA_TIMEOUT_S = 600.0
+"""For completing the tables where no row waits for it. The unique key of ten million rows takes
+longer than any batch, and what is given up half-way the server undoes: each attempt would begin at
+the beginning, for ever."""
+
 log = structlog.get_logger()
 
 
@@ -48,19 +53,29 @@ class Committer:
         self.committed = 0
 
     async def commit(
-        self, records: Sequence[Record], *, batch_timeout_s: float, deadline: float = math.inf
+        self,
+        records: Sequence[Record],
+        *,
+        batch_timeout_s: float,
+        deadline: float = math.inf,
+        schema_timeout_s: float = 0.0,
     ) -> Outcome:
         """Write records in order, going around those that are rejected.
 
         Each transaction may take `batch_timeout_s`, all together until `deadline`, an instant of
-        `trio.current_time()`. Raises nothing but what is a bug.
+        `trio.current_time()`; where that leaves less than `schema_timeout_s` for completing the
+        tables, that counts. Raises nothing but what is a bug.
         """
         done = 0
         rejected: list[Rejected] = []
         while done < len(records):
             batch = records[done : done + self._batch.rows]
             try:
-                await self._write(batch, min(deadline, trio.current_time() + batch_timeout_s))
+                await self._write(
+                    batch,
+                    min(deadline, trio.current_time() + batch_timeout_s),
+                    schema_timeout_s,
+                )
             except OutageError as error:
                 return Outcome(done, rejected, str(error))
             except RowRejectedError as error:
@@ -73,12 +88,15 @@ class Committer:
                 done += len(batch)
         return Outcome(done, rejected, None)
 
-    async def _write(self, batch: Sequence[Record], deadline: float) -> None:
-        with trio.move_on_at(deadline):
+    async def _write(
+        self, batch: Sequence[Record], deadline: float, schema_timeout_s: float
+    ) -> None:
+        with trio.move_on_at(deadline) as scope:
             try:
                 await self._store.write(batch)
             except SchemaMissingError as error:
                 self._say_missing(str(error))
+                scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
                 await self._write_into_new_schema(batch)
             return
         self._batch.too_slow(len(batch))

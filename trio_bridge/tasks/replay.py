@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.errors import SpoolError
+from trio_bridge.stores.commit import SCHEMA_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,7 @@ class Replay:
             SpoolError: the spool can't be read or acknowledged.
         """
         chunk = await self._spool.read()
-        outcome = await self._commit(chunk, batch_timeout_s, deadline)
+        outcome = await self._commit(chunk, batch_timeout_s=batch_timeout_s, deadline=deadline)
         await self._acknowledge(chunk, outcome)
         return outcome.outage
 
@@ -76,7 +77,9 @@ class Replay:
             turn = _DiskTurn(durably=number % DURABLE_EVERY == 0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._take_turn, turn, before, chunk)
-                outcome = await self._commit(chunk, REPLAY_TIMEOUT_S)
+                outcome = await self._commit(
+                    chunk, batch_timeout_s=REPLAY_TIMEOUT_S, schema_timeout_s=SCHEMA_TIMEOUT_S
+                )
             before = (chunk, outcome)
             if turn.trouble is not None:
                 raise turn.trouble
@@ -98,11 +101,19 @@ class Replay:
         except SpoolError as error:
             turn.trouble = error
 
-    async def _commit(self, chunk: Chunk, batch_timeout_s: float, deadline: float = inf) -> Outcome:
+    async def _commit(
+        self,
+        chunk: Chunk,
+        *,
+        batch_timeout_s: float,
+        deadline: float = inf,
+        schema_timeout_s: float = 0.0,
+    ) -> Outcome:
         return await self._committer.commit(
             [line.record for line in chunk.lines],
             batch_timeout_s=batch_timeout_s,
             deadline=deadline,
+            schema_timeout_s=schema_timeout_s,
         )
 
     async def _acknowledge(self, chunk: Chunk, outcome: Outcome, *, durably: bool = True) -> None:
