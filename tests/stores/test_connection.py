@@ -79,6 +79,16 @@ async def test_sessions_speak_utc_and_commit_to_disk(
     server.close()
 
 
+async def test_no_session_waits_for_a_lock_for_ever(fresh_database: str) -> None:
+    connection = await TrioConnection.connect(fresh_database)
+    assert await one(connection, "SHOW lock_timeout") == "30s"
+    await connection.close()
+    own = f"{fresh_database} options='-c lock_timeout=70s'"
+    connection = await TrioConnection.connect(own)
+    assert await one(connection, "SHOW lock_timeout") == "70s"
+    await connection.close()
+
+
 async def test_a_cancelled_statement_drops_the_connection_at_once(
     own_postgres: PostgresServer,
 ) -> None:

@@ -623,6 +623,27 @@ async def test_a_locked_table_is_an_outage_that_ends_with_the_lock(
     await impatient.aclose()
 
 
+async def test_a_table_locked_for_long_does_not_take_a_connection_with_each_attempt(
+    store: PostgresStore, fresh_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bridge.stores.connection.LOCK_TIMEOUT", "300ms")
+    await store.aclose()
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    with psycopg.connect(fresh_database) as other:
+        other.execute("LOCK TABLE portfolio_greeks")
+        for _ in range(3):
+            with trio.move_on_after(0.1) as given_up:
+                await store.write(snapshots(1))
+            assert given_up.cancelled_caught
+        with trio.fail_after(PATIENCE_S):
+            while query(fresh_database, waiting) != [(0,)]:
+                await trio.sleep(0.02)
+    assert await store.write(snapshots(1)) == 1
+
+
 async def test_a_full_server_is_an_outage(postgres_factory: PostgresFactory) -> None:
     server = postgres_factory.new(max_connections="5", max_wal_senders="0")
     taken: list[psycopg.Connection] = []

@@ -53,13 +53,21 @@ CLIENT_OPTIONS = {
 SEND_BUFFER_BYTES = 1024 * 1024
 """A large batch and more, where the system allows it."""
 
+LOCK_TIMEOUT = "30s"
+"""Who gives up a statement that waits for a lock leaves the server's process waiting on: without an
+end of its own, each attempt under a lock held for hours would take one more of the server's
+connections. Longer than anybody here waits, shorter than the pause between two attempts."""
+
 PREPARE_SESSION = """
     SELECT set_config('TimeZone', 'UTC', false),
            set_config('synchronous_commit', CASE current_setting('synchronous_commit')
-               WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)
+               WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false),
+           set_config('lock_timeout', CASE current_setting('lock_timeout')
+               WHEN '0' THEN %s ELSE current_setting('lock_timeout') END, false)
 """
-"""Times without an offset, and columns without one, mean UTC; and a commit means "on disk", also
-where the server's default says otherwise. Not startup options: poolers refuse those."""
+"""Times without an offset, and columns without one, mean UTC; a commit means "on disk", also where
+the server's default says otherwise; and no wait for a lock is endless. Not startup options: poolers
+refuse those."""
 
 
 class TrioConnection(psycopg.AsyncConnection[TupleRow]):
@@ -139,7 +147,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             # Prepared statements gain nothing at this pace and are lost on poolers.
             connection.prepare_threshold = None
             await connection.set_autocommit(True)
-            await connection.execute(PREPARE_SESSION)
+            await connection.execute(PREPARE_SESSION, [LOCK_TIMEOUT])
             await connection.set_autocommit(autocommit)
         except BaseException:
             pgconn.finish()
