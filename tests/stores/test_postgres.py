@@ -350,6 +350,17 @@ async def test_a_clash_of_ids_is_an_error_and_never_a_silent_loss(
             "ALTER TABLE portfolio_greeks ALTER COLUMN priced TYPE boolean USING true",
             "SQLSTATE 42804",
         ),
+        ("ALTER SEQUENCE portfolio_greeks_id_seq RESTART 9 MAXVALUE 9", "SQLSTATE 2200H.*bigint"),
+        (
+            "ALTER TABLE portfolio_greeks ALTER COLUMN id TYPE integer;"
+            "SELECT setval('portfolio_greeks_id_seq', 2147483646)",
+            "SQLSTATE 22003.*bigint",
+        ),
+        (
+            "ALTER TABLE portfolio_greeks ALTER COLUMN id TYPE smallint;"
+            "SELECT setval('portfolio_greeks_id_seq', 32766)",
+            "SQLSTATE 22003.*bigint",
+        ),
     ],
 )
 async def test_a_table_that_refuses_every_row_is_no_fault_of_the_rows(
@@ -357,8 +368,18 @@ async def test_a_table_that_refuses_every_row_is_no_fault_of_the_rows(
 ) -> None:
     """They wait, loudly, until somebody has repaired the table."""
     query(fresh_database, change)
+    with suppress(OutageError):
+        await store.write(snapshots(1))  # the last that may have got in
     with pytest.raises(OutageError, match=text):
-        await store.write(snapshots(1))
+        await store.write([record_of(snapshot(7))])
+
+
+async def test_a_server_near_the_wraparound_of_its_transactions_is_an_outage(
+    own_store: PostgresStore, own_postgres: PostgresServer
+) -> None:
+    own_postgres.use_up_transaction_ids()
+    with pytest.raises(OutageError, match=r"wraparound.*vacuum the database"):
+        await own_store.write(snapshots(1))
 
 
 async def test_a_missing_partition_is_no_fault_of_the_rows(fresh_database: str) -> None:
@@ -405,6 +426,8 @@ def say_instead(conninfo: str, sqlstate: str, message: str, *, when: str = "true
         ("23502", 'null value in column "host" of relation "greeks_102029"', OutageError),
         ("23502", 'null value in column "id" of relation "greeks_102029"', SchemaMissingError),
         ("23514", 'new row violates check constraint "mine_102023"', RowRejectedError),
+        ("54000", "not accepting commands to avoid wraparound data loss", OutageError),
+        ("54000", "index row size 2712 exceeds the maximum", RowRejectedError),
     ],
 )
 async def test_a_column_or_rule_that_is_named_in_the_text_only_is_found_there(

@@ -39,6 +39,9 @@ PATIENCE_S = 60.0
 """How long a server may take to start or stop on a busy machine."""
 MEMORY_NEEDED = 2_000_000_000
 """Bytes free in memory for data directories of 40 MB each."""
+PAGE_BYTES = 8192
+PAGES_PER_SEGMENT = 32
+"""Of the transactions' fates, four in a byte."""
 OWNER = "owner"
 STOP_SIGNALS = {
     "smart": signal.SIGTERM,
@@ -208,6 +211,18 @@ class PostgresServer:
     def promote(self) -> None:
         """Make a standby the primary."""
         self.execute("SELECT pg_promote(true, 60)", database="postgres")
+
+    def use_up_transaction_ids(self) -> None:
+        """Restart it where so many are used that it gives out no more until it is vacuumed."""
+        frozen = "SELECT min(datfrozenxid::text::bigint) FROM pg_database"
+        [(oldest,)] = self.execute(frozen, database="postgres")
+        self.stop()
+        last = oldest + 2**31 - 3_000_000
+        segment = f"{last // (4 * PAGE_BYTES * PAGES_PER_SEGMENT):04X}"
+        self.install(f"pg_xact/{segment}", bytes(PAGE_BYTES * PAGES_PER_SEGMENT))
+        reset = self.installation.bindir / "pg_resetwal"
+        self._run([reset, "--force", f"--next-transaction-id={last}", self.data])
+        self.start()
 
     # Looking inside
 

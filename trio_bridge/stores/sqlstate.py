@@ -37,6 +37,9 @@ SCHEMA = Meaning(SchemaMissingError)
 MEANINGS = {
     "08": OUTAGE,  # connection exceptions; also a distributed server whose worker died
     "22": REJECTED,  # data exceptions: out of range, malformed, NUL bytes
+    "2200H": Meaning(
+        OutageError, "the numbers of its id are used up: let column and sequence be bigint"
+    ),
     "23": REJECTED,  # integrity constraints
     "25006": Meaning(
         OutageError,
@@ -66,6 +69,13 @@ MEANINGS = {
 """SQLSTATE, or its first two characters (the class), to meaning; the longer one wins.
 https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
+FROM_BIGINT = frozenset({"int84", "int82"})
+"""The server's own functions that make a smaller number of a bigint. No value of ours is one: it is
+the sequence's, which has outgrown its column."""
+
+TAKES_TRANSACTION_ID = frozenset({"GetNewTransactionId", "GetNewMultiXactId"})
+"""Functions of the server that take no writes any more when a wraparound of its counter is near."""
+
 _WHILE_CONNECTING = {
     r'authentication failed|no password supplied|no pg_hba.conf entry|role ".*" does not exist': (
         MEANINGS["28"]
@@ -91,13 +101,17 @@ def store_error(error: Exception, *, own_columns: frozenset[str] = frozenset()) 
     assert isinstance(error, psycopg.Error)
     meaning = MEANINGS.get(code) or MEANINGS.get(code[:2], OUTAGE)
     if meaning.error is RowRejectedError:
-        meaning = _constraint(error, code, own_columns)
+        meaning = _rejected(error, code, own_columns)
     return _made(meaning, f"{text} (SQLSTATE {code})", code)
 
 
-def _constraint(error: psycopg.Error, code: str, own_columns: frozenset[str]) -> Meaning:
-    """Not the row's fault when the table refuses every row."""
+def _rejected(error: psycopg.Error, code: str, own_columns: frozenset[str]) -> Meaning:
+    """Not the row's fault when the table, or the server, refuses every row."""
     diagnostic = error.diag
+    if code == "22003" and diagnostic.source_function in FROM_BIGINT:
+        return MEANINGS["2200H"]
+    if code == "54000" and _is_wraparound(diagnostic):
+        return Meaning(OutageError, "vacuum the database that it names")
     if code == "23505" and "(id)=" in (diagnostic.message_detail or ""):
         return SCHEMA  # the sequence is behind the rows: completing the schema advances it
     if code == "23502" and (column := _column(diagnostic)) not in own_columns:
@@ -125,6 +139,12 @@ def _is_without_partition(diagnostic: psycopg.errors.Diagnostic) -> bool:
     only."""
     named = diagnostic.constraint_name or " check constraint " in (diagnostic.message_primary or "")
     return not named
+
+
+def _is_wraparound(diagnostic: psycopg.errors.Diagnostic) -> bool:
+    """A distributed server passes on its worker's words only."""
+    named = diagnostic.source_function in TAKES_TRANSACTION_ID
+    return named or "wraparound" in (diagnostic.message_primary or "")
 
 
 def _connecting(text: str) -> Meaning:
