@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from trio_bridge.model import Status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +47,16 @@ except RuntimeError as error:
 """
 
 
+EVENTS = """
+from trio_bridge.logs import configure_logging, log_event
+from trio_bridge.model import Status
+
+configure_logging("info", "json")
+for status in Status:
+    log_event("something", status)
+"""
+
+
 def lines_of(output: Path, *, journal: bool) -> list[str]:
     with output.open("w") as stream:
         status = os.fstat(stream.fileno())
@@ -75,6 +88,15 @@ def test_elsewhere_a_line_has_its_time_and_no_mark(tmp_path: Path) -> None:
     assert lines[0][:2] == "20"
     assert lines[-1][:2] == "20"
     assert not any(line.startswith("<") for line in lines)
+
+
+def test_the_log_tells_an_event_at_the_level_of_its_status() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", EVENTS], capture_output=True, text=True, check=True
+    ).stderr
+
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert [line["level"] for line in lines] == list(Status)
 
 
 @pytest.mark.parametrize("style", ["console", "json"])

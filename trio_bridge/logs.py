@@ -106,6 +106,11 @@ def configure_logging(level: str, style: str) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def log_event(message: str, status: str) -> None:
+    """An event, for the console: its status (`model.Status`) is the name of a level."""
+    structlog.get_logger().log(logging.getLevelNamesMapping()[status.upper()], message)
+
+
 def _writes_to_the_journal() -> bool:
     """Whether systemd connected standard error to its journal."""
     try:

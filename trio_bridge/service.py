@@ -9,7 +9,6 @@ any more.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections import deque
@@ -24,6 +23,7 @@ import trio
 
 from trio_bridge import __version__
 from trio_bridge.gateways.factory import build_bridge
+from trio_bridge.logs import log_event
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot, Status, utc_now
 from trio_bridge.stores.breaker import DBCircuitBreaker
 from trio_bridge.stores.connection import conninfo_from_settings, safe_target
@@ -62,11 +62,6 @@ SafeWatcher = Callable[[Record, float], None]
 """Is told of every row and event that has become safe, and the seconds it took. As above."""
 
 log = structlog.get_logger()
-_LEVELS = {
-    Status.INFO: logging.INFO,
-    Status.WARNING: logging.WARNING,
-    Status.ERROR: logging.ERROR,
-}
 
 
 class Stopper:
@@ -136,7 +131,7 @@ class Outlet:
 
     def emit(self, message: str, status: Status = Status.INFO) -> None:
         """An event for `api_logs` and the console."""
-        log.log(_LEVELS[status], message)
+        log_event(message, status)
         self.put(ApiEvent(self._now(), self._mode, message, status))
 
 
@@ -257,7 +252,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     def emit(message: str, status: Status) -> None:
         """What the embedded server says; before there is a service, to the console alone."""
         if service is None:
-            log.log(_LEVELS[status], message)
+            log_event(message, status)
         else:
             service.outlet.emit(message, status)
 

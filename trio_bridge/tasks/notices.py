@@ -6,7 +6,6 @@ wait for itself.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from trio_bridge.logs import log_event
 from trio_bridge.model import ApiEvent, Status
 from trio_bridge.stores.breaker import BreakerState
 
@@ -30,11 +30,6 @@ REPORT_INTERVAL_S = 60.0
 database rejects the report itself."""
 
 log = structlog.get_logger()
-_LEVELS = {
-    Status.INFO: logging.INFO,
-    Status.WARNING: logging.WARNING,
-    Status.ERROR: logging.ERROR,
-}
 
 
 @dataclass
@@ -79,7 +74,7 @@ class Notices:
         self.pass_on()
 
     def say(self, message: str, status: Status = Status.INFO) -> None:
-        log.log(_LEVELS[status], message)
+        log_event(message, status)
         self._held.append((message.replace("\0", "\\0"), status))
         if not self._row_on_its_way():
             self.pass_on()

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
-import structlog
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.logs import log_event
 from trio_bridge.model import Status
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.disk import cannot_start
@@ -53,16 +53,11 @@ STOP_DEADLINES_S = (
 )
 
 in_thread = trio.to_thread.run_sync
-log = structlog.get_logger(__name__)
-
-
-def _log_event(message: str, status: Status = Status.INFO) -> None:
-    log.log({Status.INFO: 20, Status.WARNING: 30, Status.ERROR: 40}[status], message)
 
 
 @asynccontextmanager
 async def open_embedded(
-    directory: Path | None = None, *, emit: Callable[[str, Status], None] = _log_event
+    directory: Path | None = None, *, emit: Callable[[str, Status], None] = log_event
 ) -> AsyncIterator[str]:
     """A PostgreSQL of our own, made at the first use; gives the conninfo of `portfolio_engine`.
 
