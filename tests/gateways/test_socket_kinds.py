@@ -52,6 +52,19 @@ def test_yesterdays_greeks_are_not_live_because_the_market_opens(worse: DataType
     assert kinds_told(*opening) == [None, worse, worse, worse, DataType.LIVE]
 
 
+@pytest.mark.parametrize("worse", [DataType.FROZEN, DataType.DELAYED])
+def test_yesterdays_greeks_are_not_live_either_when_no_row_was_taken_before(
+    worse: DataType,
+) -> None:
+    opening = [kind(worse) + model(0.5) + kind(DataType.LIVE), b"", model(0.6)]
+    assert kinds_told(*opening) == [worse, worse, DataType.LIVE]
+
+
+def test_a_delayed_computation_is_delayed_whatever_was_told_of_its_kind() -> None:
+    told = kinds_told(model(0.5, tick=83), kind(DataType.DELAYED_FROZEN), model(0.6, tick=83))
+    assert told == [DataType.DELAYED, DataType.DELAYED_FROZEN, DataType.DELAYED_FROZEN]
+
+
 def test_greeks_freeze_at_once_when_the_market_closes() -> None:
     closing = [kind(DataType.LIVE), model(0.5), kind(DataType.FROZEN), kind(DataType.LIVE)]
     live, frozen = DataType.LIVE, DataType.FROZEN

@@ -88,6 +88,20 @@ def test_an_answer_of_another_kind_is_none(answer: list[str]) -> None:
     assert (rows.taken[-1].positions, rows.taken[-1].priced) == (1, 0)
 
 
+def test_a_computation_that_cannot_be_read_leaves_none_that_looks_current() -> None:
+    rows = Rows()
+    computations = [
+        b"".join(
+            framed(["21", request, "13", "0", "0.2", delta, "9.5", "0", "0.01", "0.2", "-1", "53"])
+            for request in range(1, 9)
+        )
+        for delta in ("0.5", "", "0.6")
+    ]
+    serving = [(1.0, computation) for computation in (NOTHING, *computations)]
+    run_session([wire.position(OPTIONS[0]), wire.position_end()], serving, rows)
+    assert [row.priced for row in rows.taken] == [1, 1, 0, 0, 0, 1, 1]
+
+
 def test_the_details_of_another_contract_are_not_believed() -> None:
     rows = Rows()
     wrong = next(one for one in BOOK.contracts.values() if one.multiplier == 50)

@@ -1,9 +1,11 @@
 """ib_async on a short lead: what an observer needs of it, and nothing that it does unnoticed.
 
-Five of its habits are broken here:
+Seven of its habits are broken here:
 
 - it asks for account figures by itself (after a 1102);
 - it logs what it cannot read and goes on: a position that is missing makes every row a lie;
+- it keeps the computation before one that it cannot read, and that looks current for ever;
+- it tells which kind of data there is now, not of which kind those are that have come;
 - it gives the answer to every question for the time to whoever asked last;
 - it takes any answer that carries a request's number for the answer to that request;
 - through eventkit it swallows what our handlers raise: `bug` keeps that loud.
@@ -19,7 +21,8 @@ import trio
 from ib_async import IB
 
 from trio_bridge.gateways.socket_reader import read_beside
-from trio_bridge.gateways.socket_ticks import TickFilter
+from trio_bridge.gateways.socket_ticks import DELAYED_MODEL_TICK, TickFilter
+from trio_bridge.model import DataType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +30,12 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_S = 1.0
 POSITION_MESSAGE = 61
 CURRENT_TIME_MESSAGE = 49
+COMPUTATION_MESSAGE = 21
+DATA_TYPE_MESSAGE = 58
 
-READ_MESSAGES = frozenset({4, 9, 10, 15, 18, 21, 52, 58, POSITION_MESSAGE, 62})
+READ_MESSAGES = frozenset(
+    {4, 9, 10, 15, 18, COMPUTATION_MESSAGE, 52, DATA_TYPE_MESSAGE, POSITION_MESSAGE, 62}
+)
 """Errors, next request id, contract details (of bonds too), accounts, option computations, end of
 details, market data type, positions, end of positions: what an observer's questions lead to."""
 
@@ -39,6 +46,9 @@ class Listener(Protocol):
     def error(self, request_id: int, code: int, text: str, contract: Any) -> None: ...
     def position(self, position: Any) -> None: ...
     def current_time(self) -> None: ...
+    def data_type_changes(self, request_id: int) -> None:
+        """What comes for this request is of another kind from now on."""
+
     def closed(self, reason: str) -> None:
         """The connection has ended; `reason` is empty when that was in good order."""
 
@@ -71,6 +81,8 @@ class GatewayClient:
         for kind in handlers.keys() - READ_MESSAGES:
             handlers[kind] = _ignore
         handlers[POSITION_MESSAGE] = self._loudly(handlers[POSITION_MESSAGE])
+        handlers[COMPUTATION_MESSAGE] = self._in_full(handlers[COMPUTATION_MESSAGE])
+        handlers[DATA_TYPE_MESSAGE] = self._told_before(handlers[DATA_TYPE_MESSAGE])
         handlers[CURRENT_TIME_MESSAGE] = lambda fields: listener.current_time()
 
     def count(self) -> None:
@@ -119,6 +131,33 @@ class GatewayClient:
                 self._listener.unreadable(error)
 
         return read_loudly
+
+    def _in_full(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+        wrapper = self.ib.wrapper
+
+        @functools.wraps(read)
+        def read_in_full(fields: list[str]) -> None:
+            try:
+                read(fields)
+            except Exception:
+                if (ticker := wrapper.reqId2Ticker.get(int(fields[1]))) is not None:
+                    ticker.modelGreeks = None
+                raise
+            if fields[2] == DELAYED_MODEL_TICK:
+                # Whether the word that data are delayed comes first is documented nowhere.
+                ticker = wrapper.reqId2Ticker.get(int(fields[1]))
+                if ticker is not None and ticker.marketDataType < DataType.DELAYED:
+                    ticker.marketDataType = int(DataType.DELAYED)
+
+        return read_in_full
+
+    def _told_before(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+        @functools.wraps(read)
+        def read_told(fields: list[str]) -> None:
+            self._listener.data_type_changes(int(fields[2]))
+            read(fields)
+
+        return read_told
 
     def _on_disconnected(self, reason: str) -> None:
         self._ended.set()

@@ -154,6 +154,12 @@ class MarketDataFeed:
         for line in self.lines.values():
             line.mark_stale(since)
 
+    def note(self, request_id: int) -> None:
+        """What has come for this request stays of the kind that it is, whatever comes next."""
+        ticker = self._ib.wrapper.reqId2Ticker.get(request_id)
+        if ticker is not None and ticker.contract is not None:
+            self.lines[ticker.contract.conId].greeks()
+
     def greeks(self) -> dict[int, Greeks]:
         """The last model Greeks by contract id."""
         found = {}

@@ -333,6 +333,9 @@ class Session:
     def current_time(self) -> None:
         self.heartbeat.answered()
 
+    def data_type_changes(self, request_id: int) -> None:
+        self.subscriptions.feed.note(request_id)
+
     def closed(self, reason: str) -> None:
         if not self._closing:
             detail = f": {reason}" if reason else ""

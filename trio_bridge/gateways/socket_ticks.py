@@ -19,7 +19,8 @@ UNREAD: Final = frozenset({b"1", b"2", b"45", b"46", b"81"})
 """Price, size, generic and text ticks, and what opens a subscription: all of them unread."""
 
 COMPUTATION: Final = b"21"
-MODEL_TICKS: Final = frozenset({b"13", b"83"})
+DELAYED_MODEL_TICK: Final = "83"
+MODEL_TICKS: Final = frozenset({b"13", DELAYED_MODEL_TICK.encode()})
 """The model's computation, live or frozen, and delayed."""
 
 LARGEST_MESSAGE: Final = 0xFFFFFF
