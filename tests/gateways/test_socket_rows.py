@@ -25,6 +25,7 @@ from trio_bridge.model import DataType
 from trio_bridge.simulator import tws_wire as wire
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.contracts import AAPL_CON_ID
+from trio_bridge.simulator.tws_requests import Requests
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
@@ -315,6 +316,27 @@ async def test_what_positions_leave_out_is_asked_for(
         await rig.bridge.connect()
         await rig.until_right()
         assert rig.sim.received(DETAILS) == details, "what a contract is was learned once"
+
+
+async def test_details_that_always_come_late_are_believed(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = Requests._contract_details
+
+    def answer_late(self: Requests, fields: list[str]) -> None:
+        async def late() -> None:
+            await trio.sleep(30)
+            answer(self, fields)
+
+        self._session.start(late)
+
+    monkeypatch.setattr(Requests, "_contract_details", answer_late)
+    async with socket_rig(still_book(options=4), connect=False) as rig:
+        rig.sim.positions_lack = frozenset({"multiplier"})
+        await rig.bridge.connect()
+        await rig.until(lambda: rig.row() is not None)
+        with trio.fail_after(60):
+            await rig.until_right()
 
 
 async def test_no_row_is_taken_before_the_details_of_the_first_positions_are_known(

@@ -27,13 +27,15 @@ class Rows:
     def __init__(self) -> None:
         self.taken: list[Snapshot] = []
         self.multipliers: set[float | None] = set()
+        self.last_multipliers: list[float | None] = []
 
     def __call__(self, bridge: SocketBridge) -> None:
         try:
             self.taken.append(bridge.get_portfolio_greeks())
         except NotReadyError:
             return
-        self.multipliers |= {position.multiplier for position in bridge.book().positions}
+        self.last_multipliers = [position.multiplier for position in bridge.book().positions]
+        self.multipliers |= set(self.last_multipliers)
 
 
 def test_options_without_a_contract_id_are_unpriced_each_for_itself() -> None:
@@ -86,6 +88,22 @@ def test_an_answer_of_another_kind_is_none(answer: list[str]) -> None:
         [_without_multiplier(), wire.position_end()], [(1.0, strange), (15.0, strange)], rows
     )
     assert (rows.taken[-1].positions, rows.taken[-1].priced) == (1, 0)
+
+
+def test_what_is_held_by_two_accounts_is_known_when_both_messages_tell_it() -> None:
+    rows = Rows()
+    other = wire.position(OPTIONS[0]._replace(account="U9"))
+    answer = b"".join(
+        contract_details(VERSION, request, OPTIONS[0].contract, "") + contract_details_end(request)
+        for request in range(1, 9)
+    )
+    for download in ([_without_multiplier(), other], [other, _without_multiplier()]):
+        run_session(
+            [*download, wire.position_end()], [(12.0, NOTHING), (1.0, answer), (1.0, NOTHING)], rows
+        )
+        assert None in rows.multipliers
+        assert rows.last_multipliers == [100.0, 100.0]
+        rows.multipliers.clear()
 
 
 def test_a_computation_that_cannot_be_read_leaves_none_that_looks_current() -> None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.socket_positions import Holdings
 
 AGAIN_S = 60.0
-"""How long until a request without an answer is made again."""
+"""How long until a request without an answer, or with one that leaves something out, is made again.
+An answer counts until then, so that a gateway that is slow for long gets through, too."""
 
 LOOK_AGAIN_S = 5.0
 """How often that is looked after while nothing changes."""

@@ -77,8 +77,15 @@ class Holdings:
         self._look_anew()
 
     def learn(self, con_id: int, details: Details) -> None:
-        self.details[con_id] = details
-        self._look_anew()
+        """What an answer leaves out stays what it was."""
+        known = self.details.get(con_id, details)
+        details = details._replace(
+            multiplier=details.multiplier or known.multiplier,
+            underlying=details.underlying or known.underlying,
+        )
+        if self.details.get(con_id) != details:
+            self.details[con_id] = details
+            self._look_anew()
 
     def _look_anew(self) -> None:
         self._view = None
@@ -138,15 +145,17 @@ class HoldingsView:
     @cached_property
     def lacking_details(self) -> list[int]:
         """Contracts that cannot be priced before a details request has told more of them."""
-        return [con_id for con_id, contract in self._undetailed if _lacks(contract)]
+        # All that are held, not one for each id: another account's message may tell less.
+        held = (held.contract for held in self._held if held.contract.conId)
+        return list(dict.fromkeys(contract.conId for contract in held if self._lacks(contract)))
 
     @cached_property
     def lacking_underlyings(self) -> list[int]:
         """Contracts that only lack the name of their underlying."""
         return [
             con_id
-            for con_id, contract in self._undetailed
-            if contract.secType == FUTURES_OPTION and not _lacks(contract)
+            for con_id, contract in self._contracts.items()
+            if contract.secType == FUTURES_OPTION and not self._future_under(contract)
         ]
 
     @cached_property
@@ -155,35 +164,36 @@ class HoldingsView:
         contracts = (held.contract for held in self._held)
         return {contract.conId: contract for contract in contracts if contract.conId}
 
-    @cached_property
-    def _undetailed(self) -> list[tuple[int, Contract]]:
-        return [one for one in self._contracts.items() if one[0] not in self._details]
+    def _lacks(self, contract: Contract) -> bool:
+        if contract.secType in FUTURE_TYPES:
+            return self._multiplier(contract) is None
+        return contract.secType in OPTION_TYPES and (
+            self._multiplier(contract) is None
+            or not (contract.exchange or contract.conId in self._details)
+        )
+
+    def _multiplier(self, contract: Contract) -> float | None:
+        told = parse_multiplier(contract.multiplier)
+        details = self._details.get(contract.conId)
+        return details.multiplier if told is None and details is not None else told
+
+    def _future_under(self, contract: Contract) -> str:
+        details = self._details.get(contract.conId)
+        return "" if details is None else details.underlying
 
     def _position(self, held: Any) -> Position:
         contract = held.contract
-        details = self._details.get(contract.conId)
-        multiplier = parse_multiplier(contract.multiplier)
-        if multiplier is None and details is not None:
-            multiplier = details.multiplier
         underlying = f"{contract.symbol}:{contract.currency}"
-        if contract.secType == FUTURES_OPTION and details is not None and details.underlying:
+        if contract.secType == FUTURES_OPTION:
             # Options on one future differ in symbol no more than those on the next one.
-            underlying = details.underlying
+            underlying = self._future_under(contract)
         return Position(
             account=held.account,
             con_id=contract.conId,
             sec_type=contract.secType,
             symbol=contract.localSymbol or contract.symbol,
             quantity=held.position,
-            multiplier=multiplier,
+            multiplier=self._multiplier(contract),
             underlying=underlying,
             currency=contract.currency,
         )
-
-
-def _lacks(contract: Contract) -> bool:
-    if contract.secType in FUTURE_TYPES:
-        return parse_multiplier(contract.multiplier) is None
-    return contract.secType in OPTION_TYPES and (
-        not contract.exchange or parse_multiplier(contract.multiplier) is None
-    )

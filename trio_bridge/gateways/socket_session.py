@@ -23,7 +23,7 @@ from trio_bridge.errors import BridgeError, GatewayError
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.socket_address import explain, resolve
 from trio_bridge.gateways.socket_client import GatewayClient
-from trio_bridge.gateways.socket_details import learn_details
+from trio_bridge.gateways.socket_details import AGAIN_S, learn_details
 from trio_bridge.gateways.socket_heartbeat import Heartbeat
 from trio_bridge.gateways.socket_notices import Notices, OnlyOnce
 from trio_bridge.gateways.socket_positions import Holdings, details_from
@@ -45,7 +45,6 @@ CONFIRM_EMPTY_S = 1.0
 """A gateway that has just logged in may know of no positions yet, and a false row of zeros is the
 worst there is: none counts only when it was told twice, so far apart."""
 
-DETAILS_TIMEOUT_S = 10.0
 SETTLE_TIMEOUT_S = 10.0
 """How long the first rows wait for the Greeks of every option."""
 
@@ -312,7 +311,7 @@ class Session:
         """Ask for the details of one contract, beside everything else."""
         self.subscriptions.sent(1)
         request = functools.partial(self.client.ib.reqContractDetailsAsync, Contract(conId=con_id))
-        with trio.move_on_after(DETAILS_TIMEOUT_S), suppress(OSError):  # OSError: the socket fell
+        with trio.move_on_after(AGAIN_S), suppress(OSError):  # OSError: the socket fell
             answers = await trio_asyncio.aio_as_trio(request)()
             # ib_async takes an option computation for an answer, too.
             for answer in answers if isinstance(answers, list) else ():
