@@ -7,7 +7,6 @@ https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import select
@@ -24,11 +23,12 @@ _CONSOLE = "%(asctime)s [%(levelname)s] %(name)s: %(message)s"
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
-class Console(io.TextIOBase):
+class Console:
     """Standard error for as long as somebody takes it.
 
     A log on a full disk, a reader that has gone or stands still (Ctrl-S), or none from the start:
-    what there is to say is lost then, and rows are not.
+    what there is to say is lost then, and rows are not. It is no `io.TextIOBase`: those flush once
+    more when the interpreter has already taken this module apart.
     """
 
     def write(self, text: str) -> int:

@@ -485,6 +485,7 @@ async def test_contracts_that_nobody_trades_fall_silent_without_a_word(book: Boo
     async with open_tws_simulator(book, tick_interval_s=QUICK_S) as sim, raw_client(sim) as client:
         await subscribed(client, [quiet, lively])
         sim.pause_ticks([quiet.con_id])
+        await client.current_time()  # what was under way has come
         book.advance(1)
         mark = len(client.seen)
         await client.model(1)
