@@ -17,7 +17,7 @@ VERSION = "trio_bridge.__version__"
 """Anyone may ask for it; the package's other names are loaded when they are first used."""
 
 LAYERS = (
-    {"model", "errors", "logs"},
+    {"model", "errors", "logs", "text"},
     {"policy", "greeks"},
     {"config"},
     {"gateways", "stores"},
@@ -65,7 +65,7 @@ DOORS = {
 ADAPTERS = {"ib_async", "psycopg"}
 """Tasks see the contracts: nothing they import from gateways or stores may lead to these."""
 
-PURE = ("policy/*.py", "greeks.py", "model.py", "errors.py")
+PURE = ("policy/*.py", "greeks.py", "model.py", "errors.py", "text.py")
 PURE_IMPORTS = {
     *("__future__", "collections", "dataclasses", "datetime", "enum", "functools", "heapq"),
     *("itertools", "math", "re", "typing", "uuid", "zoneinfo"),

@@ -27,6 +27,7 @@ from trio_bridge.simulator.book import make_book
 from trio_bridge.stores.conninfo import safe_target
 from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.reader import Landing
+from trio_bridge.text import count, number
 
 if TYPE_CHECKING:
     from trio_bridge.stores.reader import LandedEvent, LandedRow
@@ -82,11 +83,6 @@ class View:
 STYLES: dict[str | None, str] = {"info": "dim", "warning": "yellow", "error": "red"}
 
 
-def number(value: float | None) -> str:
-    """Two decimals and thousands; a dash where there is no number."""
-    return "–" if value is None else f"{value:,.2f}"
-
-
 async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
     """Run simulator, service and view until Ctrl-C, or for so many seconds; then sum up."""
     console = Console()
@@ -114,8 +110,8 @@ async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
         await run_service(settings, show)
     console.print(view)
     console.print(
-        f"recorded {view.row_count} rows in portfolio_greeks and {view.event_count} events in "
-        f"api_logs, in the database {view.database}",
+        f"recorded {count(view.row_count, 'row')} in portfolio_greeks and "
+        f"{count(view.event_count, 'event')} in api_logs, in the database {view.database}",
         soft_wrap=True,
     )
 

@@ -15,7 +15,6 @@ from tests.support.database import wait_for_rows
 from tests.support.process import PATIENCE_S, running_service
 from tests.support.receiver import open_receiver
 from tests.support.rows import event, snapshot
-from trio_bridge.commands.text import size
 from trio_bridge.model import ApiMode, Status
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import open_tws_simulator
@@ -34,6 +33,7 @@ from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
 from trio_bridge.tasks.supervisor import State
+from trio_bridge.text import size
 
 if TYPE_CHECKING:
     from pathlib import Path

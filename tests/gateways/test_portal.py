@@ -257,7 +257,7 @@ async def test_multipliers_are_looked_up_although_definitions_do_not_come(
         with rig.sim.faults(Fault("/trsrv/secdef", status=500)):
             await rig.bridge.connect()
             await rig.until(lambda: (row := rig.row()) is not None and row.priced == 32)
-            await rig.until(lambda: rig.told(f"multiplier of 1 positions (conid {unknown})"))
+            await rig.until(lambda: rig.told(f"multiplier of 1 position (conid {unknown})"))
         await rig.until_right()
         await rig.until(lambda: rig.told("every multiplier is known"))
 

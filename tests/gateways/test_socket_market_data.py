@@ -475,7 +475,7 @@ async def test_lines_that_cannot_refresh_all_options_in_time_are_told_once_and_s
         assert unpriced(rig) > 0
         for held in book.positions()[:-6]:
             book.set_position(held.account, held.contract.con_id, 0)
-        await rig.until_told("4 market data lines are enough again for ")
+        await rig.until_told("market data lines are enough again: 4 for ")
         await rig.until_right()
 
 

@@ -55,6 +55,29 @@ def test_two_alerts_keep_their_distance() -> None:
     assert digest.due_at == 102.0 + CLOSEST_S
 
 
+@pytest.mark.parametrize(
+    ("once", "again"),
+    [
+        ("1 slot skipped: busy", "12 slots skipped: busy"),
+        ("999 rows could not be stored", "1,234 rows could not be stored"),
+        ("back after 1 s", "back after 20 s"),
+    ],
+)
+def test_one_and_several_are_of_one_kind(once: str, again: str) -> None:
+    digest = Digest()
+    add(digest, once, 100.0)
+    add(digest, again, 101.0)
+    (line,) = digest.take(200.0).lines
+    assert (line.message, line.times) == (again, 2)
+
+
+def test_another_word_behind_a_number_is_another_kind() -> None:
+    digest = Digest()
+    add(digest, "1 slot skipped", 100.0)
+    add(digest, "1 row skipped", 101.0)
+    assert len(digest.take(200.0).lines) == 2
+
+
 def test_what_differs_in_digits_only_is_one_line_with_the_latest_text() -> None:
     digest = Digest()
     for number in range(1, 31):

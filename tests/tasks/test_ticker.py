@@ -70,6 +70,25 @@ async def test_no_row_while_the_bridge_is_not_ready(autojump_clock: MockClock) -
     assert rig.ticker.status.skipped == 0
 
 
+async def test_a_single_slot_is_told_as_one(mock_clock: MockClock) -> None:
+    rig = Rig()
+    await rig.bridge.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.ticker.run)
+        await _jump(mock_clock, 4.0)  # slot 0 is 4 s after START
+        await _jump(mock_clock, 10.0)  # slot 1 missed; 2 is served
+        rig.bridge.not_ready = "upstream lost"
+        await _jump(mock_clock, 5.0)
+        rig.bridge.not_ready = None
+        await _jump(mock_clock, 5.0)
+        nursery.cancel_scope.cancel()
+    assert rig.events == [
+        "1 slot skipped: the machine was busy or asleep",
+        "no rows: upstream lost",
+        "rows again: 1 slot without (upstream lost)",
+    ]
+
+
 async def test_never_a_row_after_the_connection_fell(autojump_clock: MockClock) -> None:
     rig = Rig()
     await rig.bridge.connect()

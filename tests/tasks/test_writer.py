@@ -282,7 +282,7 @@ async def test_what_was_quarantined_since_the_last_report_is_reported_at_the_end
             sinks.send(n)
             await trio.sleep(5)
     reports = [text for text in messages(store) if "could not be stored" in text]
-    assert [text.split(" rows")[0] for text in reports] == ["1", "2"]
+    assert [text.split(" could")[0] for text in reports] == ["1 row", "2 rows"]
 
 
 async def test_a_nul_in_a_message_is_quarantined(

@@ -95,7 +95,7 @@ async def test_a_row_that_is_not_safe_does_not_count(bench: Bench) -> None:
     assert bench.observer.not_ready_because() is not None
     bench.service.delivery.accept(snapshot(2))
     assert bench.observer.not_ready_because() == (
-        "1 row is not safe: neither database nor disk takes them"
+        "1 row not safe: neither database nor disk takes any"
     )
 
 

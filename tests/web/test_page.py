@@ -73,7 +73,7 @@ def shown(value: float) -> str:
 async def missing_slots(browser: Browser) -> int:
     """By what the page says of the coverage."""
     numbers = await browser.until(
-        r"return /([\d,]+) of ([\d,]+) slots/.exec(document.querySelector('#coverage').innerText)"
+        r"return /([\d,]+) of ([\d,]+) slots?/.exec(document.querySelector('#coverage').innerText)"
     )
     rows, slots = (int(number.replace(",", "")) for number in numbers[1:])
     return slots - rows
@@ -604,6 +604,34 @@ async def test_a_time_of_slower_rows_is_told_beside_the_coverage(
             slowest_s,
         )
         assert text == f"90.00 % of a day: 9 of 10 slots.{told}"
+
+
+async def test_what_there_is_one_of_or_none_is_told_so(browser: Browser, calm: str) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    for positions, priced, reason, told in (
+        (3, 3, None, "All 3 positions priced"),
+        (3, 1, None, "1 of 3 positions priced"),
+        (1, 1, None, "1 of 1 position priced"),
+        (0, 0, None, "No positions held"),
+        (1, 1, "no rows: cut off", "1 of 1 position was priced. 1 row since the start."),
+        (2, 1, "no rows: cut off", "1 of 2 positions were priced. 1 row since the start."),
+    ):
+        word, detail = await browser.import_and_do(
+            "words.js",
+            """
+            const last = { timestamp: "2026-01-02T14:00:05Z", positions: a[0], priced: a[1] };
+            const ticker = { last, rows: 1, skipped: 1 };
+            const { word, detail } = m.rows({ ticker, not_ready_because: a[2] });
+            return [word, detail];
+            """,
+            *(positions, priced, reason),
+        )
+        assert told in (word, detail)
+    text = await browser.import_and_do(
+        "words.js", "return m.coverage({ rows: 1, slots: 1, since: 0 }, 'a day', 0, 5)"
+    )
+    assert text == "100 % of a day: 1 of 1 slot."
 
 
 async def test_a_gap_says_each_reason_once(browser: Browser, calm: str) -> None:

@@ -12,9 +12,9 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from trio_bridge.commands.database import open_database
 from trio_bridge.commands.parquet import ParquetFile, import_pyarrow
-from trio_bridge.commands.text import count, size
 from trio_bridge.errors import ConfigError
 from trio_bridge.stores.export import COLUMNS, export_batches, export_csv
+from trio_bridge.text import count, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

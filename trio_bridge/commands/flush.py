@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trio_bridge.commands.database import open_database
-from trio_bridge.commands.text import count, duration, size
 from trio_bridge.errors import ConfigError
 from trio_bridge.stores.commit import SCHEMA_TIMEOUT_S, Committer
 from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.spool import Spool
 from trio_bridge.stores.spool_look import holder_of
+from trio_bridge.text import count, duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,15 +100,17 @@ async def _flush(spool: Spool, store: PostgresStore) -> bool:
         TextColumn("replaying"),
         BarColumn(),
         DownloadColumn(),
-        TextColumn("{task.fields[rows]:,} rows"),
+        TextColumn("{task.fields[rows]}"),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total, rows=0)
+        task = bar.add_task("", total=total, rows="")
 
         def show() -> None:
-            bar.update(task, completed=total - spool.backlog_bytes, rows=flush.replayed)
+            bar.update(
+                task, completed=total - spool.backlog_bytes, rows=count(flush.replayed, "row")
+            )
 
         outage = await flush.run(show)
     took = duration(trio.current_time() - began)

@@ -9,6 +9,7 @@ import trio
 
 from trio_bridge.service import run_service
 from trio_bridge.tasks.notify import Notifier, keep_informed
+from trio_bridge.text import count, size
 
 if TYPE_CHECKING:
     from trio_bridge.config import Settings
@@ -87,10 +88,10 @@ async def _alert(alerts: Alerts, service: Service, stopper: Stopper) -> None:
 def in_one_line(service: Service) -> str:
     """The state of the whole, for a place with little room."""
     ticker, delivery = service.ticker.status, service.delivery
-    parts = [str(service.supervisor.status.state), f"{ticker.rows} rows"]
+    parts = [str(service.supervisor.status.state), count(ticker.rows, "row")]
     if ticker.silent_because is not None:
         parts.append(f"none now: {ticker.silent_because}")
     parts.append(f"database circuit {delivery.breaker_state}")
     if delivery.backlog_bytes:
-        parts.append(f"{delivery.backlog_bytes} bytes in the spool")
+        parts.append(f"{size(delivery.backlog_bytes)} in the spool")
     return ", ".join(parts)

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
-from trio_bridge.commands.text import count, duration, moment, number, percent, size, waiting
 from trio_bridge.errors import BridgeError
 from trio_bridge.model import utc_now
 from trio_bridge.stores.conninfo import safe_target
 from trio_bridge.stores.spool_look import look_at_spool
 from trio_bridge.stores.summary import read_summary
+from trio_bridge.text import count, duration, moment, number, percent, size, waiting
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -139,7 +139,7 @@ def _service_lines(overview: Overview) -> list[tuple[str, str]]:
             f"{count(service.ticker.rows, 'row')} taken, "
             f"{count(service.ticker.skipped, 'slot')} skipped",
         ),
-        ("circuit", f"{storage.breaker}; {storage.committed:,} rows and events committed"),
+        ("circuit", f"{storage.breaker}; rows and events committed: {storage.committed:,}"),
     ]
     if service.ticker.silent_because is not None:
         lines.append(("no rows", service.ticker.silent_because))

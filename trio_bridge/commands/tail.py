@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from trio_bridge.commands.database import present_database
-from trio_bridge.commands.text import number
 from trio_bridge.errors import StoreError
 from trio_bridge.stores.reader import LandedRow, Landing
+from trio_bridge.text import number
 
 if TYPE_CHECKING:
     from datetime import date

@@ -6,9 +6,9 @@ definitions (before the first quote of a derivative, and for missing multipliers
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import suppress
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
@@ -39,6 +39,7 @@ from trio_bridge.gateways.portal_positions import (
 )
 from trio_bridge.gateways.portal_quotes import QuoteBoard
 from trio_bridge.gateways.portal_values import REQUESTED_FIELDS, read_con_id
+from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -248,7 +249,7 @@ class PortalFeed:
 
     async def _download_account(self, account: str) -> list[Held]:
         held: list[Held] = []
-        for page in count():
+        for page in itertools.count():
             self._requests += 1
             answer = await self._client.ask(
                 POSITIONS,
@@ -315,8 +316,9 @@ class PortalFeed:
         if lacking:
             self._troubles.begin(
                 "multiplier",
-                f"the gateway does not tell the multiplier of {len(lacking)} positions "
-                f"(conid {', '.join(map(str, lacking[:5]))}): they stay unpriced until it does",
+                "the gateway does not tell the multiplier of "
+                f"{count(len(lacking), 'position')} (conid {', '.join(map(str, lacking[:5]))}): "
+                "unpriced until it does",
             )
         elif not self.portfolio.lacking():
             self._troubles.end("multiplier", "every multiplier is known")

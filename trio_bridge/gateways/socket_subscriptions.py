@@ -10,6 +10,7 @@ from trio_bridge.gateways.socket_codes import NOTHING_TO_CANCEL, Reaction
 from trio_bridge.gateways.socket_feed import MarketDataFeed
 from trio_bridge.model import DataType, Status
 from trio_bridge.policy.market_lines import Subscribe
+from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -160,13 +161,16 @@ class Subscriptions:
         self._told_too_few = too_few
         if too_few:
             self._emit(
-                f"{options} options take turns on {budget} market data lines: Greeks get about "
-                f"{oldest_s:.3g} s old, and are unpriced beyond {self._max_age_s:g} s: raise "
-                "IB_MARKET_DATA_LINES (after quote booster packs) or BRIDGE_GREEKS_MAX_AGE",
+                f"{count(options, 'option')} take turns on {count(budget, 'market data line')}: "
+                f"Greeks get about {oldest_s:.3g} s old, and are unpriced beyond "
+                f"{self._max_age_s:g} s: raise IB_MARKET_DATA_LINES (after quote booster packs) or "
+                "BRIDGE_GREEKS_MAX_AGE",
                 Status.WARNING,
             )
         else:
-            self._emit(f"{budget} market data lines are enough again for {options} options")
+            self._emit(
+                f"market data lines are enough again: {budget} for {count(options, 'option')}"
+            )
 
     def _renew_silent(self, now: float) -> None:
         """Subscriptions that should have spoken by now are made anew."""

@@ -1,7 +1,7 @@
 """What an alert says, and when: soon when something is new, seldom when it only goes on.
 
 A night without a gateway is hundreds of warnings that differ in a number. So events of one kind
-(equal but for their digits) become one line with a count: a kind that was not heard of for an hour
+(equal but for their numbers) become one line with a count: a kind that was not heard of for an hour
 is told within seconds, one that goes on after 1, 2, 4, … 60 minutes. Memory is bounded, however
 long nobody takes the alerts.
 
@@ -34,7 +34,8 @@ FORGOTTEN_AFTER_S = 3600.0
 MOST_KINDS = 50
 """Kinds in one alert (further ones are only counted), and kinds that are remembered."""
 
-_DIGITS = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d[\d,]*(?: (\w+?)s?\b)?")
+"""With what it counts, which may be one or several."""
 
 
 class Line(NamedTuple):
@@ -77,7 +78,7 @@ class Digest:
 
     def add(self, at: datetime, status: Status, message: str, *, now: float) -> None:
         """Note an event."""
-        key = f"{status} {_DIGITS.sub('#', message)}"
+        key = f"{status} " + _NUMBER.sub(r"# \1", message)
         self._forget(now)
         kind = self._kinds.get(key)
         if kind is None:

@@ -111,7 +111,7 @@ class MarketLines:
 
     def __init__(self, lines: int, *, messages_per_s: int = MESSAGES_PER_S) -> None:
         if lines < 1:
-            raise ValueError(f"no market data on {lines} lines")
+            raise ValueError(f"no market data lines: {lines}")
         self._ceiling = lines
         self._budget = lines
         self._pacer = Pacer(messages_per_s, largest_step=_SWAP)

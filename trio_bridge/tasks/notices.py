@@ -16,6 +16,7 @@ import trio
 from trio_bridge.logs import log_event
 from trio_bridge.model import ApiEvent, Status
 from trio_bridge.stores.breaker import BreakerState
+from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,8 +106,8 @@ class Notices:
         if self._gap is not None:
             gap, self._gap = self._gap, None
             self.say(
-                f"{gap.rows} rows from {gap.first.isoformat()} to {gap.last.isoformat()} "
-                "were dropped: neither the database nor the disk took them",
+                f"{count(gap.rows, 'row')} from {gap.first.isoformat()} to {gap.last.isoformat()} "
+                "dropped: neither the database nor the disk took any",
                 Status.ERROR,
             )
 
@@ -118,7 +119,8 @@ class Notices:
         now = trio.current_time()
         due = self._reported_at is None or now - self._reported_at >= REPORT_INTERVAL_S
         if self._unreported and due:
-            text = f"{self._unreported} rows could not be stored: see {self._quarantine_path}"
+            rows_told = count(self._unreported, "row")
+            text = f"{rows_told} could not be stored: see {self._quarantine_path}"
             self._unreported, self._reported_at = 0, now
             self.say(text, Status.ERROR)
 

@@ -11,6 +11,7 @@ import trio
 from trio_bridge.errors import NotReadyError
 from trio_bridge.model import Snapshot, Status, utc_now
 from trio_bridge.policy.schedule import Grid
+from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,8 @@ class Ticker:
             if skipped:
                 self.status.skipped += skipped
                 self._emit(
-                    f"{skipped} slots skipped: the machine was busy or asleep", Status.WARNING
+                    f"{count(skipped, 'slot')} skipped: the machine was busy or asleep",
+                    Status.WARNING,
                 )
                 served = slot - 1
             await trio.sleep_until(grid.at(slot))
@@ -84,7 +86,8 @@ class Ticker:
             self._stay_silent(str(reason))
             return
         if status.silent_because is not None and status.rows:
-            self._emit(f"rows again: {status.silent_slots} slots without ({status.silent_because})")
+            missed = count(status.silent_slots, "slot")
+            self._emit(f"rows again: {missed} without ({status.silent_because})")
         status.silent_because, status.silent_slots = None, 0
         status.rows += 1
         status.last, status.last_lateness_s = snapshot, lateness_s

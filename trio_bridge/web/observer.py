@@ -19,6 +19,7 @@ from trio_bridge.model import ApiEvent, Status
 from trio_bridge.status import status_of
 from trio_bridge.stores.record import GREEKS_TABLE
 from trio_bridge.tasks.supervisor import State
+from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from trio_bridge.model import Snapshot
@@ -124,8 +125,7 @@ class Observer:
             detail = f": {gateway.reason}" if gateway.reason else ""
             return f"no rows: {gateway.state}{detail}"
         if delivery.waiting:
-            rows = "1 row is" if delivery.waiting == 1 else f"{delivery.waiting} rows are"
-            return f"{rows} not safe: neither database nor disk takes them"
+            return f"{count(delivery.waiting, 'row')} not safe: neither database nor disk takes any"
         if ticker.last is not None and ticker.last.delta is None:
             return "rows without Greeks: not one option is priced"
         if ticker.rows == 0:

@@ -16,7 +16,6 @@ from trio_bridge.commands.checks.finding import (
     skipped,
     warning,
 )
-from trio_bridge.commands.text import count, duration
 from trio_bridge.errors import ConfigError, OutageError, StoreError
 from trio_bridge.model import utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
@@ -26,6 +25,7 @@ from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.embedded.server import running_conninfo
 from trio_bridge.stores.inspection import Inspection
 from trio_bridge.stores.record import GREEKS_TABLE
+from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Report

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.commands.checks.finding import failed, ok, report_with_rest, skipped, warning
-from trio_bridge.commands.text import count, duration
 from trio_bridge.errors import ConfigError, GatewayError, NotReadyError
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.model import ApiMode, Status
+from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Report

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.commands.checks.finding import Finding, failed, ok, warning
-from trio_bridge.commands.text import count, size, waiting
 from trio_bridge.stores.spool_look import look_at_spool
+from trio_bridge.text import count, size, waiting
 
 if TYPE_CHECKING:
     from pathlib import Path

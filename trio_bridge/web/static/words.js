@@ -88,11 +88,12 @@ export function rows(status) {
   const { last, rows: taken, skipped } = status.ticker;
   if (last === null) return { mood: "warn", word: "None yet", detail: "" };
   const complete = last.priced === last.positions;
+  const held = many(last.positions, "position");
   if (status.not_ready_because !== null) {
     return {
       mood: "unknown",
       word: `Last at ${time(seconds(last.timestamp))}`,
-      detail: `${last.priced} of ${many(last.positions, "position")} were priced. ${many(taken, "row")} since the start.`,
+      detail: `${last.priced} of ${held} ${last.positions === 1 ? "was" : "were"} priced. ${many(taken, "row")} since the start.`,
     };
   }
   const age = last.greeks_age_s ? ` The oldest Greek is ${duration(last.greeks_age_s)} old.` : "";
@@ -100,7 +101,7 @@ export function rows(status) {
   const missed = skipped ? ` ${many(skipped, "slot")} skipped.` : "";
   return {
     mood: complete ? "good" : "warn",
-    word: complete ? `All ${many(last.positions, "position")} priced` : `${last.priced} of ${many(last.positions, "position")} priced`,
+    word: last.positions === 0 ? "No positions held" : complete && last.positions > 1 ? `All ${held} priced` : `${last.priced} of ${held} priced`,
     detail: `${last.account?.replaceAll(",", ", ") ?? ""}. ${many(taken, "row")} since the start.${age}${kind}${missed}`,
   };
 }
@@ -112,7 +113,7 @@ export function rows(status) {
 export function coverage(told, span, start, interval) {
   if (!told.slots) return `Nothing recorded in ${span}.`;
   const share = percent(told.rows, told.slots);
-  const slots = `${count(told.rows)} of ${count(told.slots)} slots`;
+  const slots = `${count(told.rows)} of ${many(told.slots, "slot")}`;
   const slower = told.slowest_s > MUCH_SLOWER * interval
     ? ` In part of it a row came every ${duration(told.slowest_s)} only.` : "";
   if (told.since === null || told.since < start + FIRST_ROW_S) return `${share} of ${span}: ${slots}.${slower}`;
