@@ -38,6 +38,7 @@ from trio_bridge.tasks.flusher import run_flusher
 from trio_bridge.tasks.supervisor import Supervisor
 from trio_bridge.tasks.ticker import Ticker
 from trio_bridge.tasks.writer import run_writer
+from trio_bridge.threads import tell_of_missing_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -282,6 +283,7 @@ async def run_service(settings: Settings, companion: Companion | None = None) ->
         ConfigError: a setting or a file can't be used, or the account is unknown to the gateway.
     """
     stopper = Stopper()
+    tell_of_missing_threads()
     async with trio.open_nursery() as nursery:
         await nursery.start(stopper.watch)
         with trio.CancelScope() as everything:

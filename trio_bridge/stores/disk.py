@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.threads import NoThreadError, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ PASSING = frozenset(
         errno.EMFILE,
         errno.ENFILE,
         errno.ENOMEM,
+        errno.EAGAIN,
     }
 )
 """Troubles of a disk or a machine that end without anybody changing a setting."""
@@ -201,9 +203,12 @@ class RealDisk:
                 self.sync_directory(part.parent)
 
     async def run(self, job: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(
-            job, limiter=self._one_at_a_time, abandon_on_cancel=True
-        )
+        try:
+            return await in_thread(job, limiter=self._one_at_a_time, abandon_on_cancel=True)
+        except NoThreadError:
+            # Rather is everything held up for the moment of an fsync than a row not safe.
+            async with self._one_at_a_time:
+                return job()
 
     @property
     def busy(self) -> bool:

@@ -25,6 +25,7 @@ from trio_bridge.stores.embedded.cluster import (
     postgres_command,
 )
 from trio_bridge.stores.embedded.process import Account, spawn
+from trio_bridge.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -51,8 +52,6 @@ STOP_DEADLINES_S = (
     (signal.SIGQUIT, 2.0),  # immediate: the next start recovers
     (signal.SIGKILL, 2.0),
 )
-
-in_thread = trio.to_thread.run_sync
 
 
 @asynccontextmanager
