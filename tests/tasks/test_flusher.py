@@ -195,8 +195,9 @@ async def test_tables_that_take_minutes_to_complete_are_completed_in_one_go(
     async with running(store, disk) as sinks:
         for n in range(60):
             sinks.send(n)
-            await trio.sleep(5)
+            await trio.sleep(3)
             assert not sinks.waiting()
+            await trio.sleep(2)
         await trio.sleep(120)
         assert sinks.state() is BreakerState.CLOSED
         assert store.schema_calls == 1
@@ -357,6 +358,33 @@ async def test_a_replay_that_is_cut_off_is_repeated_by_a_few_chunks_only(
     again = sum(number_of(row) in range(15_000) for batch in store.batches for row in batch)
     assert 0 < again <= 6_000
     assert numbers(store) == list(range(20_000))
+
+
+async def test_damage_is_told_although_the_database_goes_in_the_middle_of_its_chunk(
+    disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    class GoneAfterHalfAChunk(FakeStore):
+        async def write(self, records: object) -> int:
+            if len(self.batches) == 0:
+                self.batches.append([])
+                await trio.sleep_forever()  # from now on batches are half as large
+            if len(self.batches) == 2:
+                self.next_troubles.append(Trouble.REFUSED)
+            return await super().write(records)  # type: ignore[arg-type]
+
+    store = GoneAfterHalfAChunk()
+    backlog(disk, 900)
+    lines = (disk.content(BUFFER) or b"").splitlines(keepends=True)
+    disk.put(BUFFER, b"".join([*lines[:100], b"damaged\n", *lines[100:]]))
+    async with running(store, disk) as sinks:
+        await trio.sleep(70)
+        assert len(numbers(store)) == 450
+        assert len(quarantined(disk)) == 1
+        assert sinks.delivery.status.quarantined == 1
+        await trio.sleep(60)
+        assert sinks.state() is BreakerState.CLOSED
+    assert numbers(store) == list(range(900))
+    assert len([text for text in messages(store) if "1 row could not be stored" in text]) == 1
 
 
 async def test_damaged_lines_that_find_no_room_anywhere_stop_the_replay_and_are_not_lost(

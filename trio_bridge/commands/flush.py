@@ -48,12 +48,10 @@ class Flush:
             outcome = await self._committer.commit(
                 records, batch_timeout_s=BATCH_TIMEOUT_S, schema_timeout_s=SCHEMA_TIMEOUT_S
             )
-            await self._spool.acknowledge(chunk, outcome.done, outcome.rejected)
+            self.quarantined += await self._spool.acknowledge(chunk, outcome.done, outcome.rejected)
             self.replayed += outcome.done - len(outcome.rejected)
-            self.quarantined += len(outcome.rejected)
             if outcome.outage is not None:
                 return outcome.outage
-            self.quarantined += len(chunk.unfit)
             progress()
         return None
 

@@ -151,8 +151,9 @@ class Spool:
         rejected: Iterable[Rejected] = (),
         *,
         durably: bool = True,
-    ) -> None:
-        """The first `replayed` lines of the chunk are in the database, or `rejected` by it.
+    ) -> int:
+        """The first `replayed` lines of the chunk are in the database, or `rejected` by it; how
+        many lines go to the quarantine, those `rejected` and the damaged ones before that place.
 
         Not `durably`: a crash before the next durable acknowledgement may bring them once more.
 
@@ -164,7 +165,7 @@ class Spool:
             for number, sqlstate, reason in rejected
             for line in (chunk.lines[number],)
         ]
-        await self._on_disk(lambda: self._acknowledge(chunk, replayed, unfit, durably))
+        return await self._on_disk(lambda: self._acknowledge(chunk, replayed, unfit, durably))
 
     async def quarantine(self, record: Record, *, sqlstate: str, reason: str) -> None:
         """Put a row that never was in the spool where the unfit lines are.
@@ -255,9 +256,9 @@ class Spool:
 
     def _acknowledge(
         self, chunk: Chunk, replayed: int, rejected: list[Unfit], durably: bool
-    ) -> None:
+    ) -> int:
         if chunk.generation != self._place.generation:
-            return
+            return 0
         if replayed == len(chunk.lines):
             place = chunk.end
         else:
@@ -267,6 +268,7 @@ class Spool:
             self._set_aside(damaged + rejected, upto=place)
         else:
             self._place.offset = place
+        return len(damaged) + len(rejected)
 
     def _set_aside(self, unfit: list[Unfit], upto: int | None = None) -> None:
         place = self._place

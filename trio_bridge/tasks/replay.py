@@ -117,6 +117,7 @@ class Replay:
         )
 
     async def _acknowledge(self, chunk: Chunk, outcome: Outcome, *, durably: bool = True) -> None:
-        await self._spool.acknowledge(chunk, outcome.done, outcome.rejected, durably=durably)
-        damaged = len(chunk.unfit) if outcome.outage is None else 0
-        self._done(outcome.done, damaged + len(outcome.rejected))
+        quarantined = await self._spool.acknowledge(
+            chunk, outcome.done, outcome.rejected, durably=durably
+        )
+        self._done(outcome.done, quarantined)
