@@ -17,7 +17,7 @@ VERSION = "trio_bridge.__version__"
 """Anyone may ask for it; the package's other names are loaded when they are first used."""
 
 LAYERS = (
-    {"model", "errors", "logs", "text", "threads"},
+    {"model", "errors", "logs", "text", "console", "threads"},
     {"policy", "greeks"},
     {"config"},
     {"gateways", "stores"},

@@ -7,11 +7,13 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from tests.support.postgres import reachable_directory
 from tests.support.process import PATIENCE_S
 from trio_bridge import demo
 from trio_bridge.model import ApiMode
+from trio_bridge.stores.reader import Landing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,3 +62,24 @@ async def test_rows_of_either_mode_are_shown_until_ctrl_c(
     assert f"connected to {scheme}127.0.0.1:" in said
     assert ": the service ends" in said
     assert "rows in portfolio_greeks and" in said
+
+
+async def test_a_later_run_shows_its_own_first_event_however_late_it_looks(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skip_to_end = Landing.skip_to_end
+
+    async def skip_late(landing: Landing, *, but: int = 0) -> None:
+        await trio.sleep(1)
+        await skip_to_end(landing, but=but)
+
+    monkeypatch.setattr(Landing, "skip_to_end", skip_late)
+    monkeypatch.setattr(demo, "default_directory", lambda name: room)
+    monkeypatch.setattr(demo, "DEMO_BUFFER", tmp_path / "buffer.jsonl")
+    monkeypatch.setenv("BRIDGE_POLL_INTERVAL", "100")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        await demo.run_demo(seconds=3, mode=ApiMode.SOCKET)
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.count("has started: SOCKET mode") == 1
+        assert "3 events in api_logs" in said

@@ -222,7 +222,7 @@ def demo(
     """Watch the real bridge at work on a simulated gateway and a database of its own."""
     from trio_bridge.demo import run_demo
 
-    trio.run(partial(run_demo, seconds=seconds, mode=ApiMode[mode.name]))
+    _run(run_demo, seconds=seconds, mode=ApiMode[mode.name])
 
 
 def _run(command: Callable[..., Awaitable[Result]], *args: Any, **kwargs: Any) -> Result:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from trio_bridge.config import Settings, load_settings
+from trio_bridge.console import Console
 from trio_bridge.errors import StoreError
 from trio_bridge.logs import configure_logging
 from trio_bridge.model import ApiMode
@@ -30,6 +32,9 @@ from trio_bridge.stores.reader import Landing
 from trio_bridge.text import count, number
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
     from trio_bridge.stores.reader import LandedEvent, LandedRow
 
 LOOK_EVERY_S = 0.25
@@ -95,16 +100,18 @@ async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
         async def show(service: Service, stopper: Stopper) -> None:
             view.database = safe_target(service.conninfo)
             landing = Landing(service.conninfo)
-            with suppress(StoreError):
-                await landing.skip_to_end()
+            with suppress(StoreError):  # the database or the tables are not there yet
+                # The first events may have landed by now.
+                await landing.skip_to_end(but=EVENTS_SHOWN)
+            look = partial(_look, landing, view, service.started_at)
             try:
                 with trio.move_on_after(math.inf if seconds is None else seconds):
-                    await _follow(landing, console, view)
+                    await _follow(look, console, view)
                 stopper.stop()
                 await trio.sleep_forever()
             finally:
                 with trio.move_on_after(FAREWELL_S, shield=True):
-                    await _look(landing, view)
+                    await look()
                 landing.close()
 
         await run_service(settings, show)
@@ -137,14 +144,18 @@ async def _start_gateway(stack: AsyncExitStack, mode: ApiMode) -> Settings:
     return load_settings(**own, ib_socket_host=tws.host, ib_socket_port=tws.port)
 
 
-async def _follow(landing: Landing, console: Console, view: View) -> None:
+async def _follow(look: Callable[[], Awaitable[None]], console: Console, view: View) -> None:
     with Live(view, console=console, auto_refresh=False, transient=True) as live:
         while True:
-            await _look(landing, view)
+            await look()
             live.update(view, refresh=True)
             await trio.sleep(LOOK_EVERY_S)
 
 
-async def _look(landing: Landing, view: View) -> None:
-    with suppress(StoreError):  # the database or the tables are not there yet
-        view.add(*await landing.look())
+async def _look(landing: Landing, view: View, since: datetime) -> None:
+    with suppress(StoreError):
+        rows, events = await landing.look()
+        view.add(
+            [row for row in rows if row.timestamp >= since],
+            [event for event in events if event.timestamp >= since],
+        )

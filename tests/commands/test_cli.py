@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import run_command, run_process
-from tests.support.process import clean_environment
+from tests.support.process import PATIENCE_S, clean_environment
 from trio_bridge import __version__
 
 FULL_DISK = Path("/dev/full")
@@ -160,6 +161,45 @@ async def test_a_bad_option_is_code_2(tmp_path: Path, arguments: list[str]) -> N
     assert done.code == 2
     assert "Error" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("command", [["status"], ["demo", "--seconds", "0.1"]])
+def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as nobody:  # noqa: PTH123  # a descriptor
+        done = subprocess.run(
+            [sys.executable, "-m", "trio_bridge", *command],
+            cwd=tmp_path,
+            env=clean_environment(tmp_path, DATABASE_URL="postgresql://127.0.0.1:1/d"),
+            stdin=subprocess.DEVNULL,
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_ctrl_c_while_the_libraries_are_loaded_is_no_traceback(tmp_path: Path) -> None:
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    (tmp_path / "typer.py").write_text("import time; print('loading', flush=True); time.sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "-m", "trio_bridge", "status"],
+        cwd=tmp_path,
+        env=clean_environment(tmp_path, PYTHONPATH=path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever starts the tests may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
 
 
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="Linux has such a device")

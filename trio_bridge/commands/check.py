@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
-from rich.console import Console
 
 from trio_bridge.commands.checks.database import check_database
 from trio_bridge.commands.checks.finding import Verdict, failed, ok, skipped
@@ -19,6 +18,7 @@ from trio_bridge.commands.checks.gateway import (
 from trio_bridge.commands.checks.spool import check_spool
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.config import load_settings
+from trio_bridge.console import Console
 from trio_bridge.errors import ConfigError
 from trio_bridge.model import ApiMode, Status, utc_now
 from trio_bridge.policy.digest import Bulletin, Line

@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import trio
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trio_bridge.commands.database import open_database
+from trio_bridge.console import Console
 from trio_bridge.errors import ConfigError
 from trio_bridge.stores.commit import SCHEMA_TIMEOUT_S, Committer
 from trio_bridge.stores.postgres import PostgresStore

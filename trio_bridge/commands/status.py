@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import trio
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
+from trio_bridge.console import Console
 from trio_bridge.errors import BridgeError
 from trio_bridge.model import utc_now
 from trio_bridge.stores.conninfo import safe_target

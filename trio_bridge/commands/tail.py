@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 import trio
-from rich.console import Console
 from rich.text import Text
 
 from trio_bridge.commands.database import present_database
+from trio_bridge.console import Console
 from trio_bridge.errors import StoreError
 from trio_bridge.stores.reader import LandedRow, Landing
 from trio_bridge.text import number
