@@ -35,6 +35,7 @@ from trio_bridge.stores.spool import Spool
 from trio_bridge.tasks.delivery import Delivery
 from trio_bridge.tasks.doubles import watch_for_doubles
 from trio_bridge.tasks.flusher import run_flusher
+from trio_bridge.tasks.guests import keep_going
 from trio_bridge.tasks.supervisor import Supervisor
 from trio_bridge.tasks.ticker import Ticker
 from trio_bridge.tasks.writer import run_writer
@@ -224,7 +225,12 @@ class Service:
             async with self.bridge, trio.open_nursery() as sources:
                 sources.start_soon(self.supervisor.run)
                 sources.start_soon(self.ticker.run)
-                sources.start_soon(self._watch_for_doubles)
+                sources.start_soon(
+                    keep_going,
+                    "the look for doubled slots",
+                    self._watch_for_doubles,
+                    self.outlet.emit,
+                )
 
     async def _watch_for_doubles(self) -> None:
         await watch_for_doubles(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 import trio
 
 from tests.support.database import fetch, messages, store, wait_for_rows
 from tests.support.rows import snapshot
 from trio_bridge.config import load_settings
-from trio_bridge.errors import OutageError
+from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.model import Snapshot, Status
+from trio_bridge.policy.doubles import doubled_slots
 from trio_bridge.service import run_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import open_tws_simulator
@@ -126,6 +129,53 @@ async def test_the_rows_are_read_in_their_order_and_no_others(fresh_database: st
     assert await recent_rows(fresh_database, slots[1], slots[3]) == [
         (at, "U1") for at in slots[1:4]
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "account TYPE integer USING 1",
+        "account TYPE text[] USING ARRAY[account]",
+        "account TYPE jsonb USING to_jsonb(account)",
+        '"timestamp" TYPE timestamp',
+        '"timestamp" TYPE date',
+        '"timestamp" TYPE text',
+    ],
+)
+async def test_columns_of_other_types_are_nothing_to_stumble_over(
+    fresh_database: str, change: str
+) -> None:
+    slots = [NOW + timedelta(seconds=5 * number) for number in range(5)]
+    await store(fresh_database, [snapshot(n, at) for n, at in enumerate(slots)])
+    with psycopg.connect(fresh_database, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE portfolio_greeks ALTER COLUMN {change}".encode())
+    with suppress(StoreError):
+        doubled_slots(await recent_rows(fresh_database, slots[0], slots[-1]), 5.0)
+
+
+async def test_a_bug_in_the_look_does_not_end_the_recording(
+    tmp_path: Path, fresh_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def bug(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("trio_bridge.service.watch_for_doubles", bug)
+
+    async def stay(service: Service, stopper: Stopper) -> None:
+        await wait_for_rows(fresh_database, 3)
+        stopper.stop()
+
+    async with open_tws_simulator(make_book()) as sim:
+        settings = load_settings(
+            ib_socket_host=sim.host,
+            ib_socket_port=sim.port,
+            database_url=fresh_database,
+            buffer_path=tmp_path / "buffer",
+            poll_interval_s=0.2,
+        )
+        await run_service(settings, stay)
+    told = [text for text in messages(fresh_database) if "doubled slots broke down" in text]
+    assert told
 
 
 async def test_a_service_sees_another_one_in_its_database(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _RECENT: LiteralString = """
-    SELECT "timestamp", account FROM portfolio_greeks
+    SELECT "timestamp", account::text FROM portfolio_greeks
     WHERE contract = 'PORTFOLIO' AND "timestamp" BETWEEN %s AND %s ORDER BY "timestamp", id
 """
 
