@@ -183,6 +183,37 @@ async def test_a_killed_server_is_brought_back_with_its_data(room: Path) -> None
     assert processes(room) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no /proc to find them")
+async def test_a_killed_servers_long_query_does_not_keep_the_next_one_away(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ORPHANS_S", 0.5)
+    back = trio.Event()
+
+    def emit(message: str, _: Status) -> None:
+        if message.endswith("runs again"):
+            back.set()
+
+    async def compute(conninfo: str) -> None:
+        connection = await TrioConnection.connect(conninfo)
+        with pytest.raises(psycopg.OperationalError):
+            await connection.execute("SELECT count(*) FROM generate_series(1, 1e15::bigint)")
+
+    async with open_embedded(room, emit=emit) as conninfo, trio.open_nursery() as nursery:
+        first = postmaster(room)
+        nursery.start_soon(compute, conninfo)
+        with trio.fail_after(PATIENCE_S):
+            while not any(
+                "SELECT" in " ".join(psutil.Process(pid).cmdline()) for pid in processes(room)
+            ):
+                await trio.sleep(0.05)
+        os.kill(first, signal.SIGKILL)
+        with trio.fail_after(PATIENCE_S):
+            await back.wait()
+        assert await kept(conninfo)
+    assert processes(room) == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="others have no such signals")
 async def test_a_signal_without_a_name_ends_only_the_server(room: Path) -> None:
     said: list[str] = []

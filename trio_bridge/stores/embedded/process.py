@@ -118,6 +118,27 @@ class Child:
         await trio.lowlevel.wait_readable(self.lifeline)
         return self.process.wait()
 
+    async def wait_alone(self) -> None:
+        """Wait until the program itself is gone; where the system can't tell, as `wait`."""
+        try:
+            process = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # another system, an old Linux, or gone and reaped
+            await trio.lowlevel.wait_readable(self.lifeline)
+            return
+        try:
+            await trio.lowlevel.wait_readable(process)
+        finally:
+            os.close(process)
+
+    def kill_family(self) -> None:
+        """SIGKILL to all that still hold the lifeline (where there is a /proc). Blocking."""
+        lifeline = f"pipe:[{os.fstat(self.lifeline).st_ino}]"
+        for directory in Path("/proc").glob("[0-9]*"):
+            pid = int(directory.name)
+            if pid != os.getpid() and _holds(directory, lifeline):
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the program itself, if it still runs."""
         if self.process.poll() is None:
@@ -132,6 +153,14 @@ class Child:
         if self.watchdog is not None:
             self.watchdog.communicate(b"done\n")
         os.close(self.lifeline)
+
+
+def _holds(directory: Path, file: str) -> bool:
+    """Whether a process, by its directory in /proc, has a file open."""
+    try:
+        return any(str(one.readlink()) == file for one in (directory / "fd").iterdir())
+    except OSError:  # gone, or somebody else's
+        return False
 
 
 def server_environment() -> dict[str, str]:

@@ -47,6 +47,8 @@ RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before each attempt to bring back a server that ended by itself; the last repeats."""
 STEADY_S = 60.0
 """A server that ran this long was well: the delays begin anew."""
+ORPHANS_S = 5.0
+"""For the processes of a server that was killed to notice that."""
 STOP_DEADLINES_S = (
     (signal.SIGINT, 5.0),  # fast: transactions are rolled back, a checkpoint is written
     (signal.SIGQUIT, 2.0),  # immediate: the next start recovers
@@ -155,7 +157,7 @@ class Server:
         began = trio.current_time()
         while True:
             if self._child is not None:
-                code = await self._child.wait()
+                code = await self._family_of(self._child)
                 self._forget()
                 self._emit(f"the embedded PostgreSQL ended ({_ending(code)})", Status.WARNING)
                 if trio.current_time() - began > STEADY_S:
@@ -170,6 +172,18 @@ class Server:
                 self._emit(f"the embedded PostgreSQL does not come back: {error}", Status.ERROR)
             else:
                 self._emit("the embedded PostgreSQL runs again", Status.INFO)
+
+    async def _family_of(self, child: Child) -> int:
+        """Wait for the end of the server and of all its processes; return its exit code.
+
+        They notice that it is gone and end too, but one that computes, a long query of somebody's,
+        first computes to its end: no server could start meanwhile.
+        """
+        await child.wait_alone()
+        with trio.move_on_after(ORPHANS_S):
+            return await child.wait()
+        await in_thread(child.kill_family)
+        return await child.wait()
 
     async def stop(self) -> None:
         """Stop the server and everything it started; within STOP_DEADLINES_S."""
