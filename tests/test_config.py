@@ -275,6 +275,7 @@ BAD = [
     ("IB_SOCKET_PORT", "0", "1 or more"),
     ("IB_SOCKET_PORT", "65536", "65535 or less"),
     ("IB_SOCKET_PORT", "4001.5", "whole number"),
+    ("IB_MARKET_DATA_TYPE", "9" * 20, "too large a number"),
     ("IB_CLIENT_ID", "0", "owner"),
     ("IB_CLIENT_ID", "-1", "1 or more"),
     ("IB_CLIENT_ID", "2147483648", "2147483647 or less"),
@@ -370,6 +371,28 @@ def test_a_file_that_is_no_text_is_one_line(content: bytes, nothing_set: Path) -
         load_settings()
 
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["IB_SOCKET_PORT: 4002", "IB_SOCKET_PORT 4002", 'DB_PASS="hunter2', "DB_PASS='hun'ter2"]
+)
+def test_a_line_that_can_not_be_read_is_refused_without_its_text(
+    line: str, nothing_set: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (nothing_set / ".env").write_text(f"# mine\nIB_CLIENT_ID=7\n{line}\nIB_ACCOUNT=U1\n", "utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert str(caught.value) == (
+        ".env in the working directory, line 3: must be NAME=VALUE, with no quote left open, or a "
+        "# comment"
+    )
+    assert caplog.text == ""
+
+
+def test_a_directory_in_the_place_of_the_file_is_refused(nothing_set: Path) -> None:
+    (nothing_set / ".env").mkdir()
+    with pytest.raises(ConfigError, match=r"^\.env in the working directory is a directory: "):
+        load_settings()
 
 
 @given(

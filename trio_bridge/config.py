@@ -6,6 +6,7 @@ could be mistaken, is the attribute.
 
 from __future__ import annotations
 
+import logging
 import re
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -40,7 +42,11 @@ from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+NO_TEXT = ".env in the working directory is no UTF-8 text: save it as such"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+# What it would warn of is refused here.
+logging.getLogger("dotenv.main").setLevel(logging.ERROR)
 
 _TOKEN = re.compile(r"[!-~]{16,200}")
 _COMMENT = re.compile(r"(?:\A|\s+)#.*\Z", re.DOTALL)
@@ -122,11 +128,30 @@ def _as_written(source: EnvSettingsSource) -> Mapping[str, str | None]:
     of it, and no variable (python-dotenv would put that in, or nothing at all)."""
     if not isinstance(source, DotEnvSettingsSource) or not isinstance(source.env_file, str | Path):
         return source.env_vars
+    _refuse_what_is_no_line(Path(source.env_file), source.env_file_encoding)
     read = dotenv_values(source.env_file, encoding=source.env_file_encoding, interpolate=False)
     if "\0" in "".join(f"{name}{value}" for name, value in read.items()):
         # Every second byte of a file in UTF-16; no name in it would be one of ours.
-        raise ConfigError(".env in the working directory is no UTF-8 text: save it as such")
+        raise ConfigError(NO_TEXT)
     return {name.lower(): value for name, value in read.items() if value}
+
+
+def _refuse_what_is_no_line(file: Path, encoding: str | None) -> None:
+    """python-dotenv would leave out what it can't read: a port, say, and the default is another's.
+
+    What stands there is not told: it may be a secret.
+    """
+    if file.is_dir():  # as a container makes it for a file that was not there
+        raise ConfigError(".env in the working directory is a directory: make it a file")
+    if not file.exists():
+        return
+    with file.open(encoding=encoding) as stream:
+        for binding in parse_stream(stream):
+            if binding.error:
+                raise ConfigError(
+                    f".env in the working directory, line {binding.original.line}: must be "
+                    "NAME=VALUE, with no quote left open, or a # comment"
+                )
 
 
 def _refuse_undecodable(values: Mapping[str, str | None]) -> None:
@@ -323,7 +348,9 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigError("; ".join(_explain(dict(one)) for one in error.errors())) from None
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(NO_TEXT) from None
+    except OSError as error:
         raise ConfigError(f".env in the working directory cannot be read: {error}") from None
 
 
@@ -345,6 +372,8 @@ def _explain(error: dict[str, Any]) -> str:
             allowed = f"must be {limits['le']:.12g} or less"
         case "int_parsing" | "int_from_float" | "int_type":
             allowed = "must be a whole number"
+        case "int_parsing_size":
+            allowed = "is too large a number"
         case "float_parsing" | "float_type" | "finite_number":
             allowed = "must be a number"
         case "enum" | "literal_error":
