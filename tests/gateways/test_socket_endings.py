@@ -11,6 +11,7 @@ import asyncio
 import gc
 import random
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from tests.gateways.socket_support import (
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.socket import DISCONNECT_TIMEOUT_S
+from trio_bridge.gateways.socket_client import GatewayClient
 from trio_bridge.gateways.socket_session import Session
 
 if TYPE_CHECKING:
@@ -232,6 +234,44 @@ async def test_disconnecting_ends_an_attempt_of_another_task() -> None:
                 await rig.bridge.connect()
             await end_in_time(rig)
         assert refusals == ["disconnected"]
+
+
+async def stand_still(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251  # nothing else goes on either
+
+
+async def test_a_connection_that_still_ends_is_no_mistake_of_the_next() -> None:
+    """A process that stood still for a while: then all that is bounded is over at once."""
+    async with socket_rig(still_book(options=0)) as rig:
+        await rig.until_right()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stand_still, DISCONNECT_TIMEOUT_S + 0.1)
+            await rig.bridge.disconnect()
+            await rig.bridge.connect()
+        await rig.until_right()
+
+
+async def test_a_connection_that_does_not_end_is_told(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, at_last = GatewayClient.close, trio.Event()
+
+    async def close_at_last(self: GatewayClient) -> None:
+        with trio.CancelScope(shield=True):
+            await at_last.wait()
+        await close(self)
+
+    async with socket_rig(still_book(options=0)) as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(GatewayClient, "close", close_at_last)
+            await rig.bridge.disconnect()
+            try:
+                with pytest.raises(GatewayError, match="has not ended yet"):
+                    await rig.bridge.connect()
+            finally:
+                at_last.set()
+        await rig.bridge.connect()
+        await rig.until_right()
 
 
 async def test_a_second_connection_beside_the_first_is_a_mistake() -> None:

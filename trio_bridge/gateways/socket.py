@@ -45,7 +45,13 @@ class SocketBridge(IBridgeBase):
 
     async def connect(self) -> None:
         if self._session is not None and not self._session.done.is_set():
-            raise RuntimeError("already connected: disconnect first")
+            if not self._session.ending:
+                raise RuntimeError("already connected: disconnect first")
+            # A process that stood still gave up waiting for this end before it was there.
+            with trio.move_on_after(DISCONNECT_TIMEOUT_S):
+                await self._session.done.wait()
+            if not self._session.done.is_set():
+                raise GatewayError("the last connection has not ended yet")
         nursery, before = self.nursery, self.usage()
         self._received, self._sent = before.received, before.sent
         self._session = Session(self.settings, self.emit, lines=self._lines, details=self._details)

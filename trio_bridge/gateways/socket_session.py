@@ -110,6 +110,11 @@ class Session:
         return self._open and not self._lost.is_set()
 
     @property
+    def ending(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self._lost.is_set()
+
+    @property
     def upstream_lost(self) -> bool:
         return self._notices.upstream_lost
 
