@@ -329,6 +329,29 @@ async def test_a_sleep_while_nothing_is_connected_disturbs_no_new_connection(
     assert sum(message.startswith("connected") for message in rig.messages) == 1
 
 
+async def test_a_connection_that_was_being_made_when_the_machine_slept_is_made_anew(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positions of a gateway on the same machine came through: as they were before."""
+    rig = sleepy_rig()
+    connect = rig.bridge.connect
+
+    async def connect_slowly() -> None:
+        await trio.sleep(20)
+        await connect()
+
+    monkeypatch.setattr(rig.bridge, "connect", connect_slowly)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rows_around, rig, timedelta(hours=1))
+        await trio.sleep(50)
+        rig.bridge.drop()
+        await trio.sleep(70)
+        nursery.cancel_scope.cancel()
+    slept = [message for message in rig.messages if "asleep" in message and "disc" in message]
+    assert slept == ["disconnected from fake:4001: the machine was asleep for 3600 s"]
+    assert len(rig.bridge.attempts) == 3
+
+
 async def test_an_unknown_account_ends_the_service_at_first_but_not_later(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,14 +164,19 @@ class IBridgeBase(ABC):
     def suspect(self, suspect: bool) -> None:
         """Set while a probe is overdue: the connection may be dead, so nothing it says is a row.
 
-        A machine that was asleep sets it, too; whoever connects anew takes it back.
+        A machine that was asleep sets it, too; `begin_anew` takes it back.
         """
         self._suspect = suspect
 
-    async def wait_woken(self) -> str:
-        """Wait until the machine is found to have slept while connected; return the reason to
-        connect anew: what is in memory is as old as the sleep was long, and does not know it."""
+    def begin_anew(self) -> None:
+        """To be called before `connect`: the next connection has nothing to do with what was."""
+        self._suspect = False
         self._woken = trio.Event()
+        self._sleep.slept_s(self._now(), trio.current_time())
+
+    async def wait_woken(self) -> str:
+        """Wait until the machine is found to have slept since `begin_anew`; return the reason to
+        connect anew: what is in memory is as old as the sleep was long, and does not know it."""
         await self._woken.wait()
         return self._woken_reason
 
@@ -184,10 +189,13 @@ class IBridgeBase(ABC):
         now = self._now()
         reason = self.not_ready_reason()
         slept_s = self._sleep.slept_s(now, trio.current_time())
-        if slept_s and self.is_connected():
-            reason = self._woken_reason = f"the machine was asleep for {slept_s:.0f} s"
+        if slept_s:
+            # Also while a connection is being made: what came before the sleep is in it.
+            self._woken_reason = f"the machine was asleep for {slept_s:.0f} s"
             self._suspect = True
             self._woken.set()
+            if self.is_connected():
+                reason = self._woken_reason
         if reason is None and self._suspect:
             reason = "the gateway did not answer the last probe"
         if reason is not None:

@@ -100,6 +100,7 @@ class Supervisor:
     async def _connect(self) -> str | None:
         """One attempt; None when connected, else why not."""
         self._enter(State.CONNECTING)
+        self._bridge.begin_anew()
         try:
             await self._bridge.connect()
         except ConfigError as error:
@@ -114,7 +115,6 @@ class Supervisor:
 
     async def _stay_connected(self) -> str:
         """Watch an open connection to its end; return why it ended."""
-        self._bridge.suspect(False)
         self._enter(State.CONNECTED)
         self._emit(f"connected to {self._bridge.endpoint}")
         began = trio.current_time()
