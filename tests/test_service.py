@@ -343,7 +343,7 @@ async def test_a_second_service_on_the_same_buffer_is_turned_away(
         async with running_service(tmp_path, **settings):
             await wait_for_rows(fresh_database, 1)
             async with running_service(tmp_path, **settings, IB_CLIENT_ID=11) as second:
-                assert await second.wait() == 1
+                assert await second.wait() == 2
             assert "BRIDGE_BUFFER_PATH" in second.output
             rows = count_rows(fresh_database)
             await wait_for_rows(fresh_database, rows + 2)

@@ -102,18 +102,6 @@ async def test_it_refuses_beside_a_service_and_names_it(
     assert done.err.count("\n") == 1
 
 
-async def test_a_service_that_starts_beside_it_is_to_be_started_again(
-    tmp_path: Path, spool: Path
-) -> None:
-    """A flush has an end: the service manager must not give the service up for good."""
-    held = await Spool.open(spool)
-    async with running_service(tmp_path, DATABASE_URL="postgresql://127.0.0.1:1/d") as service:
-        assert await service.wait() == 1
-    held.close()
-    last = service.output.splitlines()[-1]
-    assert last.startswith(f"trio_bridge: BRIDGE_BUFFER_PATH={spool}: another process")
-
-
 async def test_a_spool_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     done = await run_command(tmp_path, "flush", BRIDGE_BUFFER_PATH=tmp_path)
     assert done.code == 2

@@ -419,7 +419,7 @@ async def test_a_server_started_by_somebody_else_is_left_alone(
 
 async def test_a_second_service_on_the_same_directory_gets_one_clear_line(room: Path) -> None:
     async with open_embedded(room) as conninfo:
-        with pytest.raises(StartError) as caught:
+        with pytest.raises(ConfigError) as caught:
             async with open_embedded(room):
                 pass
         assert str(caught.value).startswith(f"BRIDGE_EMBEDDED_DIR={room} is in use by process")

@@ -268,11 +268,11 @@ async def test_a_second_process_is_told_in_one_line_and_the_first_is_unharmed(pa
     program = textwrap.dedent("""
         import sys, trio
         from pathlib import Path
-        from trio_bridge.errors import StartError
+        from trio_bridge.errors import ConfigError
         from trio_bridge.stores.spool import Spool
         try:
             trio.run(Spool.open, Path(sys.argv[1]))
-        except StartError as error:
+        except ConfigError as error:
             print(error)
     """)
     second = await trio.run_process([sys.executable, "-c", program, str(path)], capture_stdout=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 import trio
 
-from trio_bridge.errors import SpoolError, StartError
+from trio_bridge.errors import ConfigError, SpoolError, StartError
 from trio_bridge.model import utc_now
 from trio_bridge.policy.batch_size import LARGEST_BATCH
 from trio_bridge.stores.append_file import AppendFile
@@ -92,8 +92,8 @@ class Spool:
         Missing parent directories are made (mode 0700), and the file (mode 0600).
 
         Raises:
-            ConfigError: it can't be used (a StartError where that may pass by itself, also where
-                another process holds it); one line for a person.
+            ConfigError: another process holds it, or it can't be used (a StartError where that may
+                pass by itself); one line for a person.
         """
         spool = cls(path, disk or RealDisk(), now)
         try:
@@ -214,7 +214,7 @@ class Spool:
         except FileExistsError:
             self._lock_fd = self._disk.open(self._lock_path, create=False)
         if not self._disk.lock(self._lock_fd):
-            raise StartError(
+            raise ConfigError(
                 f"BRIDGE_BUFFER_PATH={self.path}: another process records into this file; "
                 "end it, or give this one a file of its own"
             )

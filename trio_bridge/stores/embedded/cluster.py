@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.conninfo import make_conninfo
 
-from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.errors import ConfigError
 from trio_bridge.stores.embedded.binaries import bundled_version, is_bundled
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Room:
         """Take the room for this process, until the returned descriptor is closed.
 
         Raises:
-            StartError: another process has it.
+            ConfigError: another process has it.
         """
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -177,7 +177,7 @@ class Room:
         except BlockingIOError:
             owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
-            raise StartError(
+            raise ConfigError(
                 f"BRIDGE_EMBEDDED_DIR={self.root} is in use by process {owner}: give each service "
                 "a directory of its own, or both a server with DATABASE_URL"
             ) from None
