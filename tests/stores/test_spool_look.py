@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.rows import record
 from trio_bridge.stores import spool_look
+from trio_bridge.stores.disk import RealDisk
 from trio_bridge.stores.record import encode_line
 from trio_bridge.stores.spool import Spool
 from trio_bridge.stores.spool_look import Holder, holder_of, look_at_spool
@@ -48,6 +49,27 @@ async def test_what_is_acknowledged_does_not_count(path: Path) -> None:
 async def test_a_last_line_without_its_end_counts(path: Path) -> None:
     path.write_bytes(encode_line(record(1)) + encode_line(record(2))[:-1])
     assert look_at_spool(path).backlog_rows == 2
+
+
+@pytest.mark.parametrize("at_read", range(1, 6))
+async def test_a_service_may_empty_it_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch, at_read: int
+) -> None:
+    class EmptiedDisk(RealDisk):
+        reads = 0
+
+        def pread(self, fd: int, length: int, offset: int) -> bytes:
+            EmptiedDisk.reads += 1
+            if EmptiedDisk.reads == at_read:
+                os.truncate(path, 0)
+            return super().pread(fd, length, offset)
+
+    spool = await Spool.open(path)
+    await spool.append([record(number) for number in range(10)])
+    await spool.acknowledge(await spool.read(max_lines=4), 4)
+    spool.close()
+    monkeypatch.setattr(spool_look, "RealDisk", EmptiedDisk)
+    assert look_at_spool(path).backlog_rows in {0, 6}
 
 
 async def test_lines_of_the_quarantine_are_counted(path: Path) -> None:

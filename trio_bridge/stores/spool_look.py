@@ -108,6 +108,7 @@ def _backlog(path: Path, cursor: Path) -> tuple[int, int]:
     disk = RealDisk()
     file = AppendFile(disk, path)
     file.open()
+    known = file.size
     try:
         offset = start = Cursor(disk, cursor, file).load()
         rows, last = 0, b"\n"
@@ -116,6 +117,10 @@ def _backlog(path: Path, cursor: Path) -> tuple[int, int]:
             offset, last = offset + len(piece), piece
         # A last line without its newline may be whole all the same.
         return rows + (not last.endswith(b"\n")), offset - start
+    except OSError:
+        if path.stat().st_size < known:
+            return 0, 0  # everything was replayed meanwhile
+        raise
     finally:
         file.close()
 
