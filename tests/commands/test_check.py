@@ -333,6 +333,21 @@ async def test_beside_a_running_service_the_portal_is_left_in_peace(
     assert f"process {service.pid} uses it" in line(found["gateway"])
 
 
+async def test_beside_a_service_that_reaches_no_gateway_it_says_what_to_do(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    settings: dict[str, object] = {
+        "DATABASE_URL": fresh_database,
+        "BRIDGE_STATUS_PORT": free_port(),
+        **NOBODY,
+    }
+    async with running_service(tmp_path, **settings) as service:
+        await service.wait_for_output("reconnect attempt 2")
+        found = await check(tmp_path, **settings)
+    assert "is backing off" in found["gateway"]["text"]
+    assert "is TWS or IB Gateway up" in found["gateway"]["remedy"]
+
+
 async def test_a_gateway_that_is_set_but_not_used_yet_is_asked_itself(
     tmp_path: Path, fresh_database: str
 ) -> None:

@@ -82,7 +82,7 @@ def check_by_status(status: BridgeStatus, report: Report) -> None:
     where = f"{gateway.endpoint}: the service (process {status.pid}) is {gateway.state}"
     last = ticker.last
     if ticker.silent_because is not None or last is None:
-        reason = ticker.silent_because or gateway.reason or "no row yet"
+        reason = gateway.reason or ticker.silent_because or "no row yet"
         report_with_rest(failed(NAMES[0], where, reason), NAMES, report)
         return
     report(ok(NAMES[0], where))
