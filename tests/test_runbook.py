@@ -156,6 +156,13 @@ def test_every_file_of_ours_is_there() -> None:
     assert [name for name in named if not (PROJECT / name).exists()] == []
 
 
+def test_every_version_that_is_named_is_one() -> None:
+    done = subprocess.run(
+        ["git", "-C", PROJECT, "tag"], capture_output=True, text=True, check=False
+    )
+    assert {*re.findall(r"\bv\d+\.\d+\.\d+\b", RUNBOOK)} <= {*done.stdout.split()}
+
+
 # SQL
 
 

@@ -22,7 +22,7 @@ import typer
 from trio_bridge import __version__
 from trio_bridge.config import load_settings
 from trio_bridge.errors import BridgeError, ConfigError, StartError
-from trio_bridge.logs import configure_logging
+from trio_bridge.logs import as_error, configure_logging
 from trio_bridge.model import ApiMode, utc_now
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def main() -> None:
 
 def _explain(group: BaseExceptionGroup[BridgeError]) -> None:
     for line in dict.fromkeys(_texts(group)):
-        print(f"trio_bridge: {line}", file=sys.stderr)
+        print(as_error(f"trio_bridge: {line}"), file=sys.stderr)
 
 
 def _texts(group: BaseExceptionGroup[BridgeError]) -> list[str]:

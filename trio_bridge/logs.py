@@ -111,6 +111,11 @@ def log_event(message: str, status: str) -> None:
     structlog.get_logger().log(logging.getLevelNamesMapping()[status.upper()], message)
 
 
+def as_error(line: str) -> str:
+    """A line that is printed, not logged: marked where the journal reads it, else as it is."""
+    return _with_priority(None, "error", line) if _writes_to_the_journal() else line
+
+
 def _writes_to_the_journal() -> bool:
     """Whether systemd connected standard error to its journal."""
     try:

@@ -181,6 +181,30 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, command: list[str]) 
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize(("journal", "mark"), [(True, "<3>"), (False, "")])
+def test_the_journal_is_told_that_what_ends_the_service_is_grave(
+    tmp_path: Path, journal: bool, mark: str
+) -> None:
+    with (tmp_path / "said").open("w+") as stream:
+        status = os.fstat(stream.fileno())
+        done = subprocess.run(
+            [sys.executable, "-m", "trio_bridge"],
+            cwd=tmp_path,
+            env=clean_environment(
+                tmp_path,
+                IB_CLIENT_ID=0,
+                JOURNAL_STREAM=f"{status.st_dev}:{status.st_ino + (not journal)}",
+            ),
+            stdin=subprocess.DEVNULL,
+            stderr=stream,
+            check=False,
+        )
+        stream.seek(0)
+        (line,) = stream.readlines()
+    assert done.returncode == 2
+    assert line.startswith(f"{mark}trio_bridge: IB_CLIENT_ID=0: ")
+
+
 def test_ctrl_c_while_the_libraries_are_loaded_is_no_traceback(tmp_path: Path) -> None:
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     (tmp_path / "typer.py").write_text("import time; print('loading', flush=True); time.sleep(60)")
