@@ -304,6 +304,35 @@ async def test_no_row_of_what_was_known_before_the_process_stood_still(
     assert len(rig.bridge.attempts) == 1
 
 
+async def test_a_long_interval_brings_no_row_of_before_the_process_stood_still_either(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slot may be served minutes late: not before the gateway has been asked."""
+    for _ in range(10):  # tasks that are due at once run in any order
+        rig, answer = Rig(), trio.Event()
+        rows: list[Snapshot] = []
+
+        async def probe(answer: trio.Event = answer) -> None:
+            await answer.wait()
+
+        monkeypatch.setattr(rig.bridge, "probe", probe)
+        ticker = Ticker(rig.bridge, rows.append, interval_s=600.0, emit=rig.emit, now=rig.wall)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.supervisor.run)
+            nursery.start_soon(ticker.run)
+            await trio.testing.wait_all_tasks_blocked()
+            rows.clear()
+            mock_clock.jump(600 + 240)
+            await trio.testing.wait_all_tasks_blocked()
+            assert rows == []
+            answer.set()
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(1.1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(rows) == 1
+            nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("seconds", [9.0, -3600.0], ids=["a little forward", "back"])
 async def test_a_corrected_wall_clock_is_no_sleep(
     seconds: float, autojump_clock: MockClock

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
     from trio_bridge.gateways.base import EventSink, IBridgeBase
 
+STOOD_STILL_S = 5.0
+"""A slot that comes so late is one of a process that was stopped. With a long interval it may still
+be served; but first must be read what the gateway said meanwhile, and be asked whether it lives."""
+
+CATCH_UP_S = 1.0
+
 log = structlog.get_logger()
 
 
@@ -72,6 +78,8 @@ class Ticker:
                 )
                 served = slot - 1
             await trio.sleep_until(grid.at(slot))
+            if trio.current_time() - grid.at(slot) > STOOD_STILL_S:
+                await trio.sleep(CATCH_UP_S)
             if not grid.in_time(slot, trio.current_time()):
                 continue  # woken too late: the next round counts this slot as skipped
             served = slot
