@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -660,6 +661,52 @@ def open_files(directory: Path) -> set[str]:
     """Which files there this process has open."""
     files = [Path(file.path) for file in psutil.Process().open_files()]
     return {file.name for file in files if file.parent == directory.resolve()}
+
+
+class ReadOnlyDisk(RealDisk):
+    """As a file system is after an error of its disk, while it is `broken`."""
+
+    broken = False
+
+    def _check(self) -> None:
+        if self.broken:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def open(self, path: Path, *, create: bool) -> int:
+        self._check()
+        return super().open(path, create=create)
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        self._check()
+        return super().pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, length: int) -> None:
+        self._check()
+        super().truncate(fd, length)
+
+    def unlink(self, path: Path) -> None:
+        self._check()
+        super().unlink(path)
+
+
+async def test_a_disk_that_became_read_only_still_gives_the_rows_it_holds(path: Path) -> None:
+    disk = ReadOnlyDisk()
+    spool = await Spool.open(path, disk=disk)
+    await spool.append([record(1), record(2)])
+    disk.broken = True
+    for _ in range(2):
+        with pytest.raises(SpoolError, match="Read-only file system|Bad file descriptor"):
+            await spool.append([record(3)])
+    assert [number_of(row) for row in await replay(spool)] == [1, 2]
+    assert not spool.holds_rows()  # so the next rows may go to the database
+    disk.broken = False
+    for _ in range(2):  # the first finds the file as it was opened to read
+        with suppress(SpoolError):
+            await spool.append([record(4)])
+            break
+    assert [number_of(row) for row in await replay(spool)] == [4]
+    assert path.read_bytes() == b""
+    spool.close()
 
 
 async def test_a_closed_spool_leaves_no_file_open(path: Path) -> None:

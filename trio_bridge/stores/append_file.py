@@ -148,7 +148,7 @@ class AppendFile:
 
     def _reopen(self) -> None:
         """Open the same file after a failure and cut off what the failure left behind."""
-        fd = self._disk.open(self.path, create=False)
+        fd = self._open_again()
         try:
             found = self._disk.size(fd)
             if found > self.size:
@@ -160,6 +160,15 @@ class AppendFile:
             self._close(fd)
             raise
         self._fd = fd
+
+    def _open_again(self) -> int:
+        try:
+            return self._disk.open(self.path, create=False)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            # As file systems become after an error of their disk: what it holds is still there.
+            return self._disk.open_to_read(self.path)
 
     def _cut_back(self, fd: int) -> None:
         try:

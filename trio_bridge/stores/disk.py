@@ -65,6 +65,8 @@ class Disk(Protocol):
         """Open for reading and writing; `create` makes the file (mode 0600), it must not exist."""
         ...
 
+    def open_to_read(self, path: Path) -> int: ...
+
     def close(self, fd: int) -> None: ...
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
@@ -139,6 +141,9 @@ class RealDisk:
         if create:
             flags |= os.O_CREAT | os.O_EXCL
         return os.open(path, flags, PRIVATE_FILE)
+
+    def open_to_read(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self, fd: int) -> None:
         os.close(fd)

@@ -180,6 +180,9 @@ class FakeDisk:
         self._open[fd] = self._names[path]
         return fd
 
+    def open_to_read(self, path: Path) -> int:
+        return self.open(path, create=False)
+
     def close(self, fd: int) -> None:
         self._alive()
         del self._open[fd]
