@@ -16,6 +16,7 @@ import trio
 from trio_bridge.errors import OutageError
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot
 from trio_bridge.stores.catalog import read_table
+from trio_bridge.stores.commit import Committer
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.record import Record, record_of
@@ -318,6 +319,29 @@ async def test_an_old_limit_neither_refuses_a_message_nor_rounds_a_greek(
     greeks = Snapshot(START, "U1", 123456.123456789, 0.0, 0.0, 0.0, None, 1, 1)
     event = ApiEvent(START, ApiMode.SOCKET, text)
     assert await write(fresh_database, [record_of(greeks), record_of(event)]) == 2
+    assert run(fresh_database, "SELECT message FROM api_logs") == [(text,)]
+    assert run(fresh_database, "SELECT delta::float FROM portfolio_greeks") == [(greeks.delta,)]
+
+
+async def test_a_limit_in_tables_made_complete_by_hand_goes_when_it_refuses_a_row(
+    fresh_database: str,
+) -> None:
+    await ensure(fresh_database)
+    run(
+        fresh_database,
+        "ALTER TABLE api_logs ALTER COLUMN message TYPE varchar(20)",
+        "ALTER TABLE portfolio_greeks ALTER COLUMN delta TYPE numeric(6,2)",
+        "ALTER TABLE portfolio_greeks ALTER COLUMN positions TYPE smallint",
+    )
+    text = "a message longer than anybody thought of"
+    greeks = Snapshot(START, "U1", 123456.123456789, 0.0, 0.0, 0.0, None, 1, 1)
+    too_many = Snapshot(START, "U1", 1.0, 0.0, 0.0, 0.0, None, 100_000, 1)
+    items: list[Snapshot | ApiEvent] = [greeks, ApiEvent(START, ApiMode.SOCKET, text), too_many]
+    store = PostgresStore(fresh_database)
+    outcome = await Committer(store).commit([record_of(one) for one in items], batch_timeout_s=20)
+    await store.aclose()
+    assert (outcome.done, outcome.outage) == (3, None)
+    assert [rejected.number for rejected in outcome.rejected] == [2]
     assert run(fresh_database, "SELECT message FROM api_logs") == [(text,)]
     assert run(fresh_database, "SELECT delta::float FROM portfolio_greeks") == [(greeks.delta,)]
 

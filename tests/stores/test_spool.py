@@ -695,7 +695,7 @@ async def test_a_disk_that_became_read_only_still_gives_the_rows_it_holds(path: 
     await spool.append([record(1), record(2)])
     disk.broken = True
     for _ in range(2):
-        with pytest.raises(SpoolError, match="Read-only file system|Bad file descriptor"):
+        with pytest.raises(SpoolError, match=r"Read-only file system|Bad file descriptor"):
             await spool.append([record(3)])
     assert [number_of(row) for row in await replay(spool)] == [1, 2]
     assert not spool.holds_rows()  # so the next rows may go to the database

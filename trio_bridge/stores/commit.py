@@ -22,6 +22,10 @@ SCHEMA_TIMEOUT_S = 600.0
 longer than any batch, and what is given up half-way the server undoes: each attempt would begin at
 the beginning, for ever."""
 
+TOO_NARROW = frozenset({"22001", "22003"})
+"""What a row is refused with that is longer or larger than its column takes: the first of them may
+be the column's fault. Tables that somebody made complete are not looked at otherwise."""
+
 log = structlog.get_logger()
 
 
@@ -50,6 +54,7 @@ class Committer:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._batch = BatchSize()
+        self._widened = False
         self.committed = 0
 
     async def commit(
@@ -96,6 +101,13 @@ class Committer:
                 await self._store.write(batch)
             except SchemaMissingError as error:
                 self._say_missing(str(error))
+                scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
+                await self._write_into_new_schema(batch)
+            except RowRejectedError as error:
+                if len(batch) > 1 or error.sqlstate not in TOO_NARROW or self._widened:
+                    raise
+                self._widened = True
+                log.warning("a column may be too narrow: looking at the tables", reason=str(error))
                 scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
                 await self._write_into_new_schema(batch)
             return
