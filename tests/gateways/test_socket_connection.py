@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,35 @@ async def test_every_address_of_a_host_is_tried(
         monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
         await rig.bridge.connect()
         await rig.until_right()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is not this machine")
+@pytest.mark.parametrize("closes", [False, True], ids=["silent", "closing"])
+async def test_another_program_on_the_first_address_keeps_nobody_from_the_second(
+    closes: bool, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"\0\0")
+        if not closes:
+            await trio.sleep_forever()
+
+    async def getaddrinfo(*_: object, **__: object) -> list[object]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))
+            for address in ("127.0.0.2", "127.0.0.1")
+        ]
+
+    async with (
+        socket_rig(still_book(options=2), connect=False, ib_socket_host="localhost") as rig,
+        trio.open_nursery() as nursery,
+    ):
+        listeners = await trio.open_tcp_listeners(rig.sim.port, host="127.0.0.2")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+        await rig.bridge.connect()
+        await rig.until_right()
+        await rig.bridge.disconnect()
+        nursery.cancel_scope.cancel()
 
 
 # It accepts, and then ---------------------------------------------------------------------------

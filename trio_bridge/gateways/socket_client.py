@@ -113,6 +113,11 @@ class GatewayClient:
         if client.conn.transport is not None:
             client.conn.transport.abort()
 
+    def expect_another(self) -> None:
+        """The peer was none; the next one begins afresh."""
+        self._ticks = TickFilter()
+        self._ended = trio.Event()
+
     def _receive(self, data: bytes) -> None:
         try:
             wanted = self._ticks.feed(data)

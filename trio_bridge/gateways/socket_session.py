@@ -71,6 +71,7 @@ class Session:
         self._wake = trio.Event()
         self._crash: Exception | None = None
         self._open = False
+        self._trying = False
         self._closing = False
         self._downloading = False
         self._reload = False
@@ -227,19 +228,25 @@ class Session:
         await self._download()
 
     async def _shake_hands(self, addresses: list[str]) -> None:
-        """Try the addresses in turn; a gateway may listen on one of them only."""
+        """Try the addresses in turn; a gateway may listen on one of them only, and another program
+        on another."""
         settings, client = self._settings, self.client.ib.client
         for address in addresses:
+            self._trying = address != addresses[-1]
             # Not ib.connectAsync: it also asks for orders, accounts and executions.
             shake_hands = functools.partial(
                 client.connectAsync, address, settings.ib_socket_port, settings.ib_client_id, 0
             )
             try:
                 await self._bounded(shake_hands, HANDSHAKE_TIMEOUT_S, "the gateway did not answer")
-                return
             except GatewayError:
-                if self._lost.is_set() or address == addresses[-1]:
+                if self._lost.is_set() or not self._trying:
                     raise
+                await self.client.close()
+                self.client.expect_another()
+            else:
+                self._trying = False
+                return
 
     async def _download(self) -> None:
         """Get the positions; rows then wait for the Greeks of their options.
@@ -341,7 +348,7 @@ class Session:
         self.subscriptions.feed.note(request_id)
 
     def closed(self, reason: str) -> None:
-        if not self._closing:
+        if not self._closing and not self._trying:
             detail = f": {reason}" if reason else ""
             self._lose(f"the gateway closed the connection{detail}")
 
