@@ -15,6 +15,7 @@ from tests.support.database import wait_for_rows
 from tests.support.process import PATIENCE_S, running_service
 from tests.support.receiver import open_receiver
 from tests.support.rows import event, snapshot
+from trio_bridge.commands import status as status_module
 from trio_bridge.model import ApiMode, Status
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import open_tws_simulator
@@ -38,7 +39,10 @@ from trio_bridge.text import size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
     from tests.support.postgres import PostgresServer
+    from trio_bridge.config import Settings
     from trio_bridge.model import Snapshot
 
 
@@ -192,6 +196,27 @@ async def test_a_running_service_is_asked_itself(tmp_path: Path) -> None:
     assert "4 quarantined, 5 dropped" in done.out
     assert "2 of 3 priced" in done.out
     assert "warning: something happened" in done.out
+
+
+async def test_a_database_that_is_waited_for_does_not_make_the_last_row_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def ask_service(settings: Settings) -> BridgeStatus:
+        asked.append("service")
+        return a_status()
+
+    async def read_summary(conninfo: str, **_: object) -> None:
+        asked.append("database")
+        await trio.sleep(1)
+
+    monkeypatch.setattr(status_module, "DATABASE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(status_module, "ask_service", ask_service)
+    monkeypatch.setattr(status_module, "read_summary", read_summary)
+    done = await run_command(tmp_path, "status", DATABASE_URL="postgresql://127.0.0.1:1/d")
+    assert "no answer within 0.1 s" in done.out
+    assert asked == ["database", "service"]
 
 
 async def test_only_so_many_events_as_asked_for_and_the_latest(tmp_path: Path) -> None:

@@ -102,6 +102,16 @@ async def test_without_following_an_outage_is_one_line(tmp_path: Path) -> None:
     assert done.err.count("\n") == 1
 
 
+async def test_without_following_a_frozen_database_is_one_line(
+    tmp_path: Path, own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_module, "LOOK_TIMEOUT_S", 0.5)
+    own_postgres.freeze()
+    done = await run_command(tmp_path, "tail", "--no-follow", DATABASE_URL=own_postgres.url)
+    assert done.code == 1
+    assert done.err == "trio_bridge: no answer from the database within 0.5 s\n"
+
+
 async def test_without_a_database_the_remedy_is_named(tmp_path: Path) -> None:
     done = await run_command(tmp_path, "tail")
     assert done.code == 2
@@ -156,7 +166,7 @@ async def test_a_frozen_database_is_said_and_waited_out(
         await until(" 1.00 ")
         monkeypatch.setattr(tail_module, "LOOK_TIMEOUT_S", 0.5)
         await trio.to_thread.run_sync(own_postgres.freeze)
-        await until("no answer from the database; trying again")
+        await until("no answer from the database within 0.5 s; trying again")
         await trio.to_thread.run_sync(own_postgres.thaw)
         monkeypatch.setattr(tail_module, "LOOK_TIMEOUT_S", 30.0)
         await write(own_postgres.conninfo, snapshot(77, AT + timedelta(seconds=5)))

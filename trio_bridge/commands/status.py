@@ -83,13 +83,6 @@ async def run_status(settings: Settings, *, events: int, as_json: bool) -> bool:
 
 
 async def _gather(settings: Settings, events: int) -> Overview:
-    service: BridgeStatus | str
-    try:
-        service = (
-            await ask_service(settings) or "no endpoint to ask (BRIDGE_STATUS_PORT is not set)"
-        )
-    except NoStatusError as error:
-        service = str(error)
     target = ""
     database: Summary | str = f"no answer within {DATABASE_TIMEOUT_S:g} s"
     try:
@@ -104,6 +97,14 @@ async def _gather(settings: Settings, events: int) -> Overview:
         spool = await trio.to_thread.run_sync(look_at_spool, settings.buffer_path)
     except OSError as error:
         spool = f"BRIDGE_BUFFER_PATH={settings.buffer_path}: {error.strerror or error}"
+    # Last: its age is counted from now, and a database that stands still was waited for.
+    service: BridgeStatus | str
+    try:
+        service = (
+            await ask_service(settings) or "no endpoint to ask (BRIDGE_STATUS_PORT is not set)"
+        )
+    except NoStatusError as error:
+        service = str(error)
     return Overview(utc_now(), settings.poll_interval_s, service, database, target, spool)
 
 

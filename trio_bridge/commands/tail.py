@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import orjson
@@ -11,11 +12,12 @@ from rich.text import Text
 
 from trio_bridge.commands.database import present_database
 from trio_bridge.console import Console
-from trio_bridge.errors import StoreError
+from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.stores.reader import LandedRow, Landing
 from trio_bridge.text import number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import date
 
     from trio_bridge.config import Settings
@@ -47,17 +49,16 @@ async def run_tail(
         started = False
         while True:
             try:
-                with trio.fail_after(LOOK_TIMEOUT_S):
+                with _no_longer_than(LOOK_TIMEOUT_S):
                     if not started:
                         await landing.skip_to_end(but=lines)
                         started = True
                     screen.show(*await landing.look())
-            except (StoreError, trio.TooSlowError) as error:
+            except StoreError as error:
                 if not follow:
                     raise
                 landing.close()
-                reason = str(error) or "no answer from the database"
-                print(f"{reason}; trying again", file=sys.stderr)
+                print(f"{error}; trying again", file=sys.stderr)
                 await trio.sleep(RETRY_S)
                 continue
             if not follow:
@@ -65,6 +66,15 @@ async def run_tail(
             await trio.sleep(LOOK_EVERY_S)
     finally:
         landing.close()
+
+
+@contextmanager
+def _no_longer_than(seconds: float) -> Iterator[None]:
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise OutageError(f"no answer from the database within {seconds:g} s") from None
 
 
 class Screen:
