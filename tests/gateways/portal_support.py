@@ -43,6 +43,7 @@ QUICK = Timing(
     answer_s=60.0,
     slow_answer_s=60.0,
     settle_s=60.0,
+    status_stale_s=600.0,
     positions_stale_s=600.0,
 )
 """Everything sooner, patience longer, nothing beyond the pacing."""

@@ -78,7 +78,9 @@ class Connection:
             now=now,
         )
         self._session = PortalSession(self._client, troubles, url, timing)
-        self.feed = PortalFeed(self._client, settings, emit, troubles, timing)
+        self.feed = PortalFeed(
+            self._client, settings, emit, troubles, timing, is_well=self._session.is_well
+        )
         self._stream = QuoteStream(url, context, pacing, self._session, self.feed, troubles, timing)
 
     @property
@@ -94,9 +96,7 @@ class Connection:
             return "not connected to the gateway"
         if self._silence.is_suspect:
             return f"the gateway does not answer ({self._silence.last_error})"
-        if self._session.state is not SessionState.HEALTHY:
-            return str(self._session.state.value)
-        return self.feed.not_ready_reason()
+        return self._session.not_ready_reason() or self.feed.not_ready_reason()
 
     async def probe(self) -> None:
         """See `IBridgeBase.probe`: any answer is a sign of life, even a refusal."""
@@ -139,13 +139,21 @@ class Connection:
         with trio.move_on_after(CONNECT_TIMEOUT_S):
             try:
                 if await self._session.check() is SessionState.HEALTHY:
-                    await self.feed.load_accounts()
+                    await self._load_accounts()
             except PausedError:
                 # The gateway wants peace, which is a state like "not logged in": see that it is
                 # there, without a request, and wait.
                 await self._client.knock()
             return
         raise NoAnswerError(f"the gateway did not get ready within {CONNECT_TIMEOUT_S:.0f} s")
+
+    async def _load_accounts(self) -> None:
+        try:
+            await self.feed.load_accounts()
+        except ConfigError:
+            # It ends the service, and a gateway that is just logging in may not know all of them
+            # yet: only what it says again, five seconds later, is its word.
+            await self.feed.load_accounts()
 
     async def _first_load(self) -> None:
         """Wait for the first positions, as long as there is hope for them."""

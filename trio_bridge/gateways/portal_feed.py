@@ -42,7 +42,7 @@ from trio_bridge.gateways.portal_values import REQUESTED_FIELDS, read_con_id
 from trio_bridge.text import count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
@@ -76,7 +76,9 @@ class PortalFeed:
         emit: EventSink,
         troubles: Troubles,
         timing: Timing,
+        is_well: Callable[[], Awaitable[bool]],
     ) -> None:
+        """`is_well` looks whether the session is well at this moment."""
         self.accounts: tuple[str, ...] = ()
         """Those that the positions are of: one that has just appeared isn't named without its
         positions."""
@@ -88,11 +90,14 @@ class PortalFeed:
         self._settings = settings
         self._troubles = troubles
         self._timing = timing
+        self._is_well = is_well
         self._accounts = Accounts(settings.ib_account, emit)
         self._accounts_asked_at = -math.inf
         self._read_at = -math.inf
         self._requests = 0
         """Made by the last download."""
+        self._round_s = 0.0
+        """From the last download to the next one."""
         self._settle_at = math.inf
         self._settled = False
         self._definitions_due = trio.Event()
@@ -107,7 +112,8 @@ class PortalFeed:
         if not self.portfolio.is_loaded:
             return "the positions are still being downloaded"
         age_s = trio.current_time() - self._read_at
-        if age_s > self._timing.positions_stale_s:
+        # A book of many accounts takes its time: one round may fail, as ever.
+        if age_s > max(self._timing.positions_stale_s, 2 * self._round_s):
             return f"the positions could not be read again for {age_s:.0f} s"
         if not self._is_settled():
             return "waiting for the first Greeks"
@@ -190,6 +196,8 @@ class PortalFeed:
         self._accounts_asked_at = -math.inf
         self._settled = False
         self._settle_at = math.inf
+        self._definitions_failed = False
+        self._retry_lookup_at.clear()
 
     async def _follow_positions(self) -> NoReturn:
         failures = 0
@@ -200,12 +208,16 @@ class PortalFeed:
                     await self.load_accounts()
                 await self._look_for_accounts()
                 accounts = self._accounts.chosen
-                accepted = self.portfolio.offer(await self._download(accounts))
+                download = await self._download(accounts)
+                if self.portfolio.is_doubtful(download) and not await self._is_well():
+                    # A gateway that is cut off may know of no positions: that is no book.
+                    raise AnswerError("the session is not well")
             except GatewayError:
                 failures += 1
                 await trio.sleep(self._backoff_s(failures))
                 continue
             failures = 0
+            accepted = self.portfolio.offer(download)
             self.accounts = accounts if accepted else self.accounts
             if not accepted:
                 await trio.sleep(CONFIRM_S)
@@ -218,7 +230,8 @@ class PortalFeed:
             self._loaded.set()
             # A large book must not crowd out its quotes.
             pause_s = max(self._timing.positions_s, self._requests * POSITIONS_SHARE_S)
-            await trio.sleep_until(max(began + pause_s, now + CONFIRM_S))
+            self._round_s = max(pause_s, now + CONFIRM_S - began)
+            await trio.sleep_until(began + self._round_s)
 
     async def _look_for_accounts(self) -> None:
         """See now and then whether the login has come to manage another account."""

@@ -179,6 +179,11 @@ class PortfolioBook:
         """Whether a complete download has been accepted."""
         return self._held is not None
 
+    def is_doubtful(self, download: Iterable[Held]) -> bool:
+        """Whether it may be for want of something that it looks as it does: the first ones, and
+        those that don't name positions of before."""
+        return self._held is None or not self._held.keys() <= {item.key for item in download}
+
     def offer(self, download: Iterable[Held]) -> bool:
         """Take a complete download of all selected accounts; False: ask once more to be sure.
 
@@ -202,7 +207,9 @@ class PortfolioBook:
         return True
 
     def forget(self) -> None:
-        """The session has ended: the next download starts anew. Definitions stay."""
+        """The session has ended: the next download starts anew. What definitions told stays, but
+        the next session may want them to be asked for anew before it computes Greeks."""
+        self._defined.clear()
         self._held = self._first = self._positions = None
         self._missing = frozenset()
         self._by_con_id = {}

@@ -6,7 +6,7 @@ never compete, never log out, and wait in patience.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -78,6 +78,9 @@ class PortalSession:
         self._troubles = troubles
         self._login_url = login_url
         self._timing = timing
+        self._well_at = -math.inf
+        self._tickled = SessionState.UNKNOWN
+        """What the last tickle told, until the status is known again."""
         self._changed = trio.Event()
         self._look = trio.Event()
         self._looking = trio.Lock()
@@ -98,8 +101,26 @@ class PortalSession:
                 if found is SessionState.COMPETING and state is SessionState.NO_BROKERAGE:
                     # The owner left meanwhile: the way is free now.
                     state, reason = await self._open(state)
+            self._tickled = SessionState.UNKNOWN
             self._set(state, reason)
             return state
+
+    def not_ready_reason(self) -> str | None:
+        """Why no row is true as far as the session goes; None when it is well."""
+        if self.state is not SessionState.HEALTHY:
+            return str(self.state.value)
+        age_s = trio.current_time() - self._well_at
+        if age_s > self._timing.status_stale_s:
+            return f"the session's state could not be asked for {age_s:.0f} s"
+        return None
+
+    async def is_well(self) -> bool:
+        """Look now, as `check`; where the status has no use, a tickle tells it, too."""
+        try:
+            return await self.check() is SessionState.HEALTHY
+        except AnswerError:
+            await self.tickle()
+            return self._tickled is SessionState.HEALTHY
 
     async def wait_for(self, *, healthy: bool) -> None:
         """Wait until the session is (or is no longer) well."""
@@ -120,14 +141,11 @@ class PortalSession:
         try:
             answer: Any = (await self._client.ask(TICKLE)).value
         except LoggedOutError:
-            if self.state is not SessionState.LOGGED_OUT:
-                self.look_soon()
+            self._told_by_tickle(SessionState.LOGGED_OUT)
             raise
         if isinstance(answer, dict) and isinstance(answer.get("session"), str):
             self.token = answer["session"]
-        told = read_tickle(answer)
-        if told is not SessionState.UNKNOWN and told is not self.state:
-            self.look_soon()
+        self._told_by_tickle(read_tickle(answer))
 
     async def keep_alive(self) -> NoReturn:
         """Tickle once a minute for ever; no failure ends it."""
@@ -147,9 +165,19 @@ class PortalSession:
             with trio.move_on_after(timing.status_s if is_well else timing.login_retry_s):
                 await self._look.wait()
             self._look = trio.Event()
-            with suppress(GatewayError):  # told by the client's own bookkeeping
+            try:
                 await self.check()
+            except GatewayError:  # told by the client's own bookkeeping
+                if self._tickled not in (SessionState.UNKNOWN, self.state):
+                    self._set(self._tickled, "")
             await trio.sleep(STATUS_GAP_S)
+
+    def _told_by_tickle(self, state: SessionState) -> None:
+        self._tickled = state
+        if state not in (SessionState.UNKNOWN, self.state):
+            self.look_soon()
+        elif state is SessionState.HEALTHY:
+            self._well_at = trio.current_time()
 
     async def _status(self) -> tuple[SessionState, bool]:
         """The state, and whether the gateway calls itself authenticated."""
@@ -176,6 +204,7 @@ class PortalSession:
 
     def _set(self, state: SessionState, reason: str) -> None:
         if state is SessionState.HEALTHY:
+            self._well_at = trio.current_time()
             self._troubles.end("session", "the session is well again: rows can be had")
         else:
             because = f" ({reason})" if reason else ""

@@ -1,0 +1,123 @@
+"""What a portal says while it is cut off, or by halves, never passes for the truth, and what it
+leaves out once is not left out for ever."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.gateways.portal_support import QUICK, portal_rig
+from trio_bridge.gateways.portal import USUAL_TIMING
+from trio_bridge.simulator.book import Book, make_book
+from trio_bridge.simulator.portal_faults import Fault
+
+if TYPE_CHECKING:
+    from tests.support.patient_clock import PatientClock
+
+STATUS, SNAPSHOT = "/iserver/auth/status", "/iserver/marketdata/snapshot"
+
+
+@pytest.fixture
+def book() -> Book:
+    """Held still, so that every row can be judged."""
+    book = make_book(accounts=2)
+    book.freeze(at=10)
+    return book
+
+
+async def test_an_empty_list_of_a_gateway_that_is_cut_off_is_no_book(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    """The status is looked at every ten seconds: two lists in a row may come in between."""
+    async with portal_rig(book, timing=USUAL_TIMING) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault("/positions/0", text="[]")) as fault:
+            rig.sim.login.connected = False
+            await rig.until(lambda: fault.hits >= 2 and rig.row() is None)
+            await rig.until(lambda: rig.told("lost its connection"))
+        rig.sim.login.connected = True
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+@pytest.mark.parametrize(
+    ("worse", "better"),
+    [
+        ({"connected": False}, {"connected": True}),
+        ({"competing": True}, {"competing": False}),
+        ({"logged_in": False, "brokerage": False}, {"logged_in": True, "brokerage": True}),
+    ],
+    ids=str,
+)
+async def test_what_a_tickle_says_counts_while_the_status_cannot_be_asked(
+    fast_clock: PatientClock, book: Book, worse: dict[str, bool], better: dict[str, bool]
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault(STATUS, status=500)):
+            vars(rig.sim.login).update(worse)
+            await trio.sleep(QUICK.tickle_s + 2)
+            assert rig.row() is None
+            vars(rig.sim.login).update(better)
+            await rig.until_right()
+        await rig.until_right()
+        assert rig.only_true_rows()
+
+
+async def test_a_session_that_nobody_has_called_well_for_long_is_not_taken_for_it(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book, timing=QUICK._replace(status_stale_s=10.0)) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault(STATUS, status=500)):
+            await trio.sleep(15)
+            assert rig.row() is not None, "the tickles tell it, too"
+            with rig.sim.faults(Fault("/tickle", status=500)):
+                await rig.until(lambda: rig.row() is None)
+                assert "could not be asked" in str(rig.bridge.not_ready_reason())
+        await rig.until_right()
+
+
+async def test_definitions_are_asked_for_again_in_a_new_session(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    options = {held.contract.con_id for held in book.positions() if held.contract.is_option}
+    async with portal_rig(book, connect=False, timing=QUICK._replace(settle_s=3.0)) as rig:
+        rig.sim.quirks.definition_first.update(options)
+        await rig.bridge.connect()
+        await rig.until_right()
+        rig.sim.login.log_out()
+        await rig.until(lambda: rig.row() is None)
+        rig.sim.streams.stop()
+        rig.sim.streams.defined.clear()
+        rig.sim.rules.person_logs_in()
+        await rig.until_right()
+
+
+async def test_rows_of_fifty_accounts_have_no_holes(fast_clock: PatientClock) -> None:
+    book = make_book(accounts=50)
+    book.freeze(at=10)
+    async with portal_rig(book, timing=USUAL_TIMING) as rig:
+        await rig.until_right()
+        reasons = set()
+        for _ in range(200):
+            await trio.sleep(1)
+            reasons.add(rig.bridge.not_ready_reason())
+        assert reasons == {None}
+
+
+async def test_the_first_list_of_accounts_may_lack_one(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    first, second = book.accounts
+    async with portal_rig(book, connect=False, ib_account=(first, second)) as rig:
+        told = json.dumps([{"id": first}])
+        with rig.sim.faults(Fault("/portfolio/accounts", text=told)) as fault:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rig.bridge.connect)
+                await rig.until(lambda: fault.hits)
+                fault._text = json.dumps([{"id": first}, {"id": second}])
+        await rig.until_right()
