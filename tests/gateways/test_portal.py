@@ -289,8 +289,10 @@ async def test_the_kind_of_data_shows_and_counts_only_if_allowed(
         book.market.set_data_type(option, int(DataType.DELAYED))
         await rig.until(lambda: (found := rig.row()) is not None and found.priced == 32)
         book.market.set_data_type(option, int(DataType.LIVE))
-        row = await rig.until_right()
-        assert row.data_type is DataType.LIVE
+        # Once each of its Greeks was told as live.
+        await rig.until(
+            lambda: (found := rig.row()) is not None and found.data_type is DataType.LIVE
+        )
 
 
 async def test_a_prior_close_of_the_underlying_is_read(

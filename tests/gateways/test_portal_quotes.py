@@ -47,7 +47,7 @@ def row_of(board: QuoteBoard) -> Snapshot:
 
 def test_a_full_answer_is_a_full_set_of_greeks(board: QuoteBoard) -> None:
     board.merge(OPTION, FULL, at=10.0)
-    board.merge(UNDERLYING, {"7635": "1,300.5"}, at=10.0)
+    board.merge(UNDERLYING, {"7635": "1,300.5", "6509": "R"}, at=10.0)
     assert board.has_greeks(OPTION)
     assert greeks(board) == Greeks(0.5, 0.01, 0.3, -0.2, 1300.5, DataType.LIVE, 10.0)
 
@@ -177,14 +177,14 @@ def test_the_underlyings_price_is_its_mark_its_last_or_its_middle(
     board: QuoteBoard, answer: dict[str, object], price: float | None
 ) -> None:
     board.merge(OPTION, FULL, at=1.0)
-    board.merge(UNDERLYING, answer, at=1.0)
+    board.merge(UNDERLYING, answer | {"6509": "R"}, at=1.0)
     found = greeks(board)
     assert found is not None
     assert found.underlying_price == price
 
 
 def test_an_old_price_of_the_underlying_is_left_out(board: QuoteBoard) -> None:
-    board.merge(UNDERLYING, {"31": "100"}, at=1.0)
+    board.merge(UNDERLYING, {"31": "100", "6509": "R"}, at=1.0)
     board.merge(OPTION, FULL, at=9.0)
     found = greeks(board, since=5.0)
     assert found is not None
@@ -193,7 +193,7 @@ def test_an_old_price_of_the_underlying_is_left_out(board: QuoteBoard) -> None:
 
 def test_the_market_data_names_the_underlying_when_nothing_else_does(board: QuoteBoard) -> None:
     board.merge(OPTION, FULL | {"6457": str(UNDERLYING)}, at=1.0)
-    board.merge(UNDERLYING, {"31": "100"}, at=1.0)
+    board.merge(UNDERLYING, {"31": "100", "6509": "R"}, at=1.0)
     assert board.underlying_of(OPTION) == UNDERLYING
     found = board.greeks(OPTION, None, since=0.0)
     assert found is not None
@@ -204,3 +204,69 @@ def test_contracts_no_longer_held_are_forgotten(board: QuoteBoard) -> None:
     board.merge(OPTION, FULL, at=1.0)
     board.keep({UNDERLYING})
     assert greeks(board) is None
+
+
+def test_greeks_keep_the_kind_that_they_came_as() -> None:
+    board = QuoteBoard(DataType.DELAYED_FROZEN)
+    board.merge(OPTION, FULL | {"6509": "D"}, at=1.0)
+    board.merge(OPTION, {"6509": "R"}, at=2.0)
+    found = greeks(board)
+    assert found is not None
+    assert found.data_type is DataType.DELAYED
+    for at, name in enumerate(("7308", "7309", "7310", "7311"), start=3):
+        found = greeks(board)
+        assert found is not None
+        assert found.data_type is DataType.DELAYED
+        board.merge(OPTION, {name: FULL[name]}, at=float(at))
+    found = greeks(board)
+    assert found is not None
+    assert found.data_type is DataType.LIVE
+
+
+def test_a_kind_that_is_told_after_its_greeks_counts_where_it_is_worse(board: QuoteBoard) -> None:
+    board.merge(OPTION, FULL, at=1.0)
+    board.merge(OPTION, {"6509": "Z"}, at=2.0)
+    found = greeks(board)
+    assert found is not None
+    assert found.data_type is DataType.FROZEN
+    board.merge(OPTION, {"6509": "N"}, at=3.0)
+    assert greeks(board) is None
+    board.merge(OPTION, {"6509": "R"}, at=4.0)
+    found = greeks(board)
+    assert found is not None
+    assert found.data_type is DataType.LIVE
+
+
+@pytest.mark.parametrize(
+    ("setting", "answer", "price"),
+    [
+        (DataType.FROZEN, {"31": "100", "6509": "D"}, None),
+        (DataType.FROZEN, {"31": "100", "6509": "N"}, None),
+        (DataType.FROZEN, {"31": "100"}, None),
+        (DataType.FROZEN, {"31": "100", "6509": "Z"}, 100.0),
+        (DataType.FROZEN, {"31": "C100", "6509": "R"}, 100.0),
+        (DataType.LIVE, {"31": "C100", "84": "98", "86": "99", "6509": "R"}, 98.5),
+        (DataType.DELAYED, {"31": "100", "6509": "D"}, 100.0),
+    ],
+)
+def test_a_price_counts_by_its_kind_as_greeks_do(
+    setting: DataType, answer: dict[str, object], price: float | None
+) -> None:
+    board = QuoteBoard(setting)
+    board.merge(OPTION, FULL, at=1.0)
+    board.merge(UNDERLYING, answer, at=1.0)
+    found = greeks(board)
+    assert found is not None
+    assert found.underlying_price == price
+
+
+def test_a_price_much_older_than_the_greeks_is_left_out(board: QuoteBoard) -> None:
+    board.merge(UNDERLYING, {"31": "100", "6509": "R"}, at=1.0)
+    board.merge(OPTION, FULL, at=30.0)
+    found = greeks(board)
+    assert found is not None
+    assert found.underlying_price == 100.0
+    board.merge(OPTION, FULL, at=32.0)
+    found = greeks(board)
+    assert found is not None
+    assert found.underlying_price is None

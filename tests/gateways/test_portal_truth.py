@@ -11,7 +11,9 @@ import trio
 
 from tests.gateways.portal_support import QUICK, portal_rig
 from trio_bridge.gateways.portal import USUAL_TIMING
+from trio_bridge.model import DataType
 from trio_bridge.simulator.book import Book, make_book
+from trio_bridge.simulator.contracts import SPX_CON_ID
 from trio_bridge.simulator.portal_faults import Fault
 
 if TYPE_CHECKING:
@@ -121,3 +123,15 @@ async def test_the_first_list_of_accounts_may_lack_one(
                 await rig.until(lambda: fault.hits)
                 fault._text = json.dumps([{"id": first}, {"id": second}])
         await rig.until_right()
+
+
+async def test_a_delayed_price_does_not_stand_beside_live_greeks(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    book.market.set_data_type(SPX_CON_ID, int(DataType.DELAYED))
+    async with portal_rig(book) as rig:
+        row = await rig.until_right()
+        assert (row.data_type, row.underlying_price) == (DataType.LIVE, None)
+        book.market.set_data_type(SPX_CON_ID, int(DataType.LIVE))
+        price = book.quote(SPX_CON_ID).last
+        await rig.until(lambda: (row := rig.row()) is not None and row.underlying_price == price)

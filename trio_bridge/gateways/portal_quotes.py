@@ -2,7 +2,8 @@
 
 The portal answers piecemeal: the first question only starts a contract's stream, computed fields
 come later and one by one, the WebSocket sends only what changed. So every field keeps the instant
-of the last answer that held it, and a Greek is as old as the oldest of the four.
+of the last answer that held it, and a Greek is as old as the oldest of the four. It keeps its kind,
+too: that it is live by now says nothing of a delayed value that came before.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from trio_bridge.greeks import NOT_COMPUTED, valid_greek, valid_price
 from trio_bridge.model import DataType, Greeks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 THETA_OF_MINUS_2: Final = math.nextafter(NOT_COMPUTED, 0.0)
 """What a theta written `-2.000` is taken for: the number beside the one that says "not computed".
@@ -46,12 +47,18 @@ portal write -2 for "not computed", as the TWS API does, the other three tell: n
 """
 
 
+PRICE_BEHIND_S: Final = 30.0
+"""An underlying's price may be so much older than the Greeks beside it: several polls have had
+their turn meanwhile."""
+
+
 class _Said(NamedTuple):
     """One field as last answered; `value` is None when the answer held no usable number."""
 
     value: float | None
     at: float
-    prior_close: bool = False
+    kind: DataType | None
+    """As it was known then, at best: None when it was said to be none."""
 
 
 @dataclass(slots=True)
@@ -62,29 +69,50 @@ class _Quote:
     underlying_con_id: int | None = None
 
     def merge(self, answer: Mapping[str, object], at: float) -> None:
+        kind = self.kind if self.kind_at > -math.inf else DataType.LIVE
+        if AVAILABILITY in answer:
+            kind = read_availability(answer[AVAILABILITY])
+            if at >= self.kind_at:
+                self.kind, self.kind_at = kind, at
         for name in NUMBER_FIELDS:
             if name in answer:
-                self._say(name, answer[name], at)
-        if AVAILABILITY in answer and at >= self.kind_at:
-            self.kind = read_availability(answer[AVAILABILITY])
-            self.kind_at = at
+                self._say(name, answer[name], at, kind)
         if (underlying := read_con_id(answer.get(UNDERLYING_CON_ID))) is not None:
             self.underlying_con_id = underlying
 
-    def _say(self, name: str, raw: object, at: float) -> None:
+    def _say(self, name: str, raw: object, at: float, kind: DataType | None) -> None:
         before = self.fields.get(name)
         if before is not None and before.at > at:
             return  # a streamed value has overtaken this answer
         reading = read_number(raw)
         if reading is None or (reading.percent and name in GREEK_FIELDS):
             # A Greek in percent has no unit that we know: better none.
-            self.fields[name] = _Said(None, at)
-        else:
-            self.fields[name] = _Said(reading.value, at, reading.prior_close)
+            self.fields[name] = _Said(None, at, kind)
+            return
+        if reading.prior_close and kind is not None:
+            # The previous day's value is at best the day's last of a closed market.
+            kind = max(kind, DataType.FROZEN)
+        self.fields[name] = _Said(reading.value, at, kind)
 
     def said(self, name: str) -> _Said | None:
         found = self.fields.get(name)
         return None if found is None or found.value is None else found
+
+    def kind_of(self, values: Iterable[_Said], *, since: float = -math.inf) -> DataType | None:
+        """The worst kind of these and the one that there is now; None when it is not known.
+
+        Now, too: whether the word that the data are of another kind comes before them is documented
+        nowhere.
+        """
+        worst = self.kind if self.kind_at >= since else None
+        for said in values:
+            if worst is None or said.kind is None:
+                return None
+            worst = max(worst, said.kind)
+        return worst
+
+    def greeks_said(self) -> list[_Said]:
+        return [found for name in GREEK_FIELDS if (found := self.said(name)) is not None]
 
     def greek(self, name: str) -> float | None:
         found = self.said(name)
@@ -126,7 +154,7 @@ class QuoteBoard:
         quote = self._quotes.get(con_id)
         return (
             quote is not None
-            and quote.kind is not None
+            and quote.kind_of(quote.greeks_said()) is not None
             and all(quote.greek(name) is not None for name in GREEK_FIELDS)
         )
 
@@ -143,27 +171,25 @@ class QuoteBoard:
         quote = self._quotes.get(con_id)
         if quote is None:
             return None
-        kind = quote.kind if quote.kind_at >= since else None
-        said = [found for name in GREEK_FIELDS if (found := quote.said(name)) is not None]
-        if kind is None or not said:
+        said = quote.greeks_said()
+        kind = quote.kind_of(said, since=since)
+        if kind is None or not said or not is_allowed(kind, self._market_data_type):
             return None
-        if any(found.prior_close for found in said):
-            # The previous day's computation is at best the day's last of a closed market.
-            kind = max(kind, DataType.FROZEN)
-        if not is_allowed(kind, self._market_data_type):
-            return None
+        oldest = min(found.at for found in said)
+        price_since = max(since, oldest - PRICE_BEHIND_S)
         return Greeks(
             delta=quote.greek(DELTA),
             gamma=quote.greek(GAMMA),
             vega=quote.greek(VEGA),
             theta=quote.greek(THETA),
-            underlying_price=self._price(underlying_con_id or quote.underlying_con_id, since),
+            underlying_price=self._price(underlying_con_id or quote.underlying_con_id, price_since),
             data_type=kind,
-            current_until=min(found.at for found in said),
+            current_until=oldest,
         )
 
     def _price(self, con_id: int | None, since: float) -> float | None:
-        """A contract's price: its mark, its last, or the middle of bid and ask."""
+        """A contract's price: its mark, its last, or the middle of bid and ask, of a kind that may
+        count."""
         quote = self._quotes.get(con_id) if con_id is not None else None
         if quote is None:
             return None
@@ -172,6 +198,7 @@ class QuoteBoard:
             for name in PRICE_FIELDS
             if (found := quote.said(name)) is not None
             and found.at >= since
+            and is_allowed(quote.kind_of([found]), self._market_data_type)
             and (price := valid_price(found.value)) is not None
         }
         for name in (MARK, LAST):
