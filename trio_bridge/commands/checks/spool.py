@@ -46,9 +46,9 @@ def _judge(look: SpoolLook) -> Finding:
         )
     if look.backlog_bytes:
         remedy = (
-            "the service replays them when the database takes rows"
+            "replayed by the service when the database takes rows"
             if look.holder
-            else "they are replayed when the service starts, or now by `trio-bridge flush`"
+            else "replayed when the service starts, or now by `trio-bridge flush`"
         )
         rows = waiting(look.backlog_rows, "row")
         return warning(
