@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import rich.console
 
+STYLES = {"warning": "yellow", "error": "red"}
+"""Of an event, by its status."""
+
 
 class Console(rich.console.Console):
     def on_broken_pipe(self) -> None:

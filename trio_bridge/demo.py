@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_bridge.config import Settings, load_settings
-from trio_bridge.console import Console
+from trio_bridge.console import STYLES, Console
 from trio_bridge.errors import StoreError
 from trio_bridge.logs import configure_logging
 from trio_bridge.model import ApiMode
@@ -79,13 +79,13 @@ class View:
                 "–" if row.greeks_age_s is None else f"{row.greeks_age_s:.1f} s",
             )
         lines = [
-            Text(f"{event.timestamp:%H:%M:%S} {event.message}", style=STYLES.get(event.status, ""))
+            Text(
+                f"{event.timestamp:%H:%M:%S} {event.message}",
+                style=STYLES.get(event.status or "", "dim"),
+            )
             for event in self.events
         ]
         return Group(table, *lines)
-
-
-STYLES: dict[str | None, str] = {"info": "dim", "warning": "yellow", "error": "red"}
 
 
 async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:

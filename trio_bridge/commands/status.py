@@ -14,7 +14,7 @@ from rich.text import Text
 
 from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
-from trio_bridge.console import Console
+from trio_bridge.console import STYLES, Console
 from trio_bridge.errors import BridgeError
 from trio_bridge.model import utc_now
 from trio_bridge.stores.conninfo import safe_target
@@ -36,7 +36,6 @@ LOOK_BACK = timedelta(hours=24)
 INTERVALS_ALLOWED = 3
 """A right row older than so many intervals means that something is wrong."""
 
-STYLES = {"warning": "yellow", "error": "red"}
 NAME_WIDTH = 9
 
 

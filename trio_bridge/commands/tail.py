@@ -11,7 +11,7 @@ import trio
 from rich.text import Text
 
 from trio_bridge.commands.database import present_database
-from trio_bridge.console import Console
+from trio_bridge.console import STYLES, Console
 from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.stores.reader import LandedRow, Landing
 from trio_bridge.text import number
@@ -31,7 +31,6 @@ HEADER = (
     f"{'UTC':8} {'delta':>12} {'gamma':>10} {'vega':>12} {'theta':>12} {'underlying':>11} "
     f"{'priced':>7}"
 )
-STYLES = {"warning": "yellow", "error": "red"}
 
 
 async def run_tail(
