@@ -182,7 +182,7 @@ class Server:
         await child.wait_alone()
         with trio.move_on_after(ORPHANS_S):
             return await child.wait()
-        await in_thread(child.kill_family)
+        child.kill_family()
         return await child.wait()
 
     async def stop(self) -> None:
