@@ -31,6 +31,10 @@ class OutageError(StoreError):
     """The database cannot take rows now; the outcome of the last write is unknown. Try later."""
 
 
+class UnreachableError(OutageError):
+    """There is no connection to the database: it was asked nothing."""
+
+
 class SchemaMissingError(StoreError):
     """A table or column is missing: run `ensure_bridge_schema` and try again."""
 

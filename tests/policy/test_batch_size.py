@@ -46,14 +46,41 @@ def test_exactly_the_poison_rows_are_found(rows: int, places: set[int]) -> None:
     assert statements <= rows // LARGEST_BATCH + 1 + 22 * len(poison)
 
 
-def test_a_batch_that_is_too_slow_gets_smaller_and_recovers() -> None:
+def test_a_batch_that_fails_gets_smaller_and_recovers_step_by_step() -> None:
     size = BatchSize()
     for _ in range(4):
-        size.too_slow(size.rows)
+        size.failed(size.rows)
     assert size.rows == 62
-    for _ in range(5):
+    size.taken(62)
+    assert size.rows == 69
+    batches = 1
+    while size.rows < LARGEST_BATCH:
         size.taken(size.rows)
-    assert size.rows == LARGEST_BATCH
+        batches += 1
+    assert batches < 30
+
+
+@given(st.integers(1, LARGEST_BATCH))
+def test_a_size_that_works_is_found_and_mostly_kept(works: int) -> None:
+    """Whatever the server takes at a time."""
+    size, rows, failures = BatchSize(), 0, 0
+    for _ in range(100):
+        if size.rows <= works:
+            rows += size.rows
+            size.taken(size.rows)
+        else:
+            failures += 1
+            size.failed(size.rows)
+    assert failures <= 10 + 50 if works < 8 else failures <= 25
+    assert rows >= 100 * works / 3
+
+
+def test_a_few_rows_that_are_taken_do_not_raise_what_more_of_them_have_set() -> None:
+    size = BatchSize()
+    size.failed(100)
+    for _ in range(20):
+        size.taken(1)
+    assert size.rows == 50
 
 
 @pytest.mark.parametrize(("slow", "next_rows"), [(1, 1), (2, 1), (3, 1), (900, 450)])
@@ -61,7 +88,7 @@ def test_after_a_slow_batch_half_of_it_is_tried_and_at_least_one_row(
     slow: int, next_rows: int
 ) -> None:
     size = BatchSize()
-    size.too_slow(slow)
+    size.failed(slow)
     assert size.rows == next_rows
 
 
@@ -76,9 +103,9 @@ def test_what_was_suspect_is_forgotten_with_its_reason() -> None:
 
     slow = BatchSize()
     slow.refused(8)
-    slow.too_slow(4)
+    slow.failed(4)
     slow.taken(2)
-    assert slow.rows == 4
+    assert slow.rows == 3
 
     found = BatchSize()
     found.refused(2)

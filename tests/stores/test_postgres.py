@@ -23,6 +23,7 @@ from trio_bridge.errors import (
     StoreError,
 )
 from trio_bridge.model import ApiEvent, ApiMode, DataType, Snapshot, Status
+from trio_bridge.stores.commit import Committer
 from trio_bridge.stores.connection import TrioConnection
 from trio_bridge.stores.postgres import (
     WORTH_HOPING,
@@ -665,6 +666,41 @@ async def test_a_table_locked_for_long_does_not_take_a_connection_with_each_atte
             while query(fresh_database, waiting) != [(0,)]:
                 await trio.sleep(0.02)
     assert await store.write(snapshots(1)) == 1
+
+
+async def test_a_server_that_ends_long_statements_gets_short_ones(
+    store: PostgresStore, fresh_database: str
+) -> None:
+    """Else the rows of an outage that do not go in at once would never go in."""
+    query(
+        fresh_database,
+        """
+        CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pg_sleep(0.0005);
+            RETURN NEW;
+        END $$
+        """,
+    )
+    query(
+        fresh_database,
+        "CREATE TRIGGER take_time BEFORE INSERT ON portfolio_greeks "
+        "FOR EACH ROW EXECUTE FUNCTION take_time()",
+    )
+    impatient = PostgresStore(f"{fresh_database} options='-c statement_timeout=100ms'")
+    committer = Committer(impatient)
+    left = snapshots(400)
+    outages = set()
+    with trio.fail_after(PATIENCE_S):
+        while left:
+            outcome = await committer.commit(left, batch_timeout_s=PATIENCE_S)
+            outages.add(outcome.outage)
+            left = left[outcome.done :]
+            assert not outcome.rejected
+    assert any("SQLSTATE 57014" in outage for outage in outages if outage)
+    stored = query(fresh_database, "SELECT delta FROM portfolio_greeks ORDER BY id")
+    assert stored == [(float(k),) for k in range(400)]
+    await impatient.aclose()
 
 
 async def test_a_full_server_is_an_outage(postgres_factory: PostgresFactory) -> None:

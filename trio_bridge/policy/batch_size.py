@@ -7,7 +7,10 @@ LARGEST_BATCH = 1_000
 
 
 class BatchSize:
-    """Grows while batches are taken, shrinks when one is refused or takes too long.
+    """Grows while batches are taken, shrinks when one is refused or fails.
+
+    A batch may fail for its size: the line is slow, the server ends long statements or is short of
+    memory. After a failure it grows again step by step, so that most batches are small enough.
 
     A refused batch has a row among its own that the database will never take: the next batches
     halve what is still suspect, until a batch of one is refused. One such row among 1,000 costs
@@ -17,6 +20,8 @@ class BatchSize:
 
     def __init__(self, largest: int = LARGEST_BATCH) -> None:
         self._largest = largest
+        self._limit = largest
+        """So many may work; known better after each failure."""
         self._suspect = 0
         """So many of the next rows are known to have a bad one among them."""
         self.rows = largest
@@ -29,7 +34,9 @@ class BatchSize:
             self.rows = max(1, self._suspect // 2)
         else:
             self._suspect = 0
-            self.rows = min(self._largest, self.rows * 2)
+            if size >= self._limit:
+                self._limit = min(self._largest, self._limit + max(1, self._limit // 8))
+            self.rows = min(self._limit, self.rows * 2)
 
     def refused(self, size: int) -> bool:
         """A batch of `size` rows was refused; True when there is no other row to blame."""
@@ -40,7 +47,7 @@ class BatchSize:
         self.rows = size // 2
         return False
 
-    def too_slow(self, size: int) -> None:
-        """A batch of `size` rows was not answered in time: perhaps the line is slow."""
+    def failed(self, size: int) -> None:
+        """A batch of `size` rows was not taken, for a reason that may be its size."""
         self._suspect = 0
-        self.rows = max(1, size // 2)
+        self.rows = self._limit = max(1, size // 2)

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 import trio
 
-from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError
+from trio_bridge.errors import (
+    OutageError,
+    RowRejectedError,
+    SchemaMissingError,
+    UnreachableError,
+)
 from trio_bridge.policy.batch_size import BatchSize
 
 if TYPE_CHECKING:
@@ -81,7 +86,10 @@ class Committer:
                     min(deadline, trio.current_time() + batch_timeout_s),
                     schema_timeout_s,
                 )
+            except UnreachableError as error:
+                return Outcome(done, rejected, str(error))
             except OutageError as error:
+                self._batch.failed(len(batch))
                 return Outcome(done, rejected, str(error))
             except RowRejectedError as error:
                 if self._batch.refused(len(batch)):
@@ -111,7 +119,6 @@ class Committer:
                 scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
                 await self._write_into_new_schema(batch)
             return
-        self._batch.too_slow(len(batch))
         raise OutageError("no answer in time")
 
     def _say_missing(self, reason: str) -> None:

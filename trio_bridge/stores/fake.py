@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import trio
 
-from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError
+from trio_bridge.errors import (
+    OutageError,
+    RowRejectedError,
+    SchemaMissingError,
+    UnreachableError,
+)
 from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE, Record
 
 if TYPE_CHECKING:
@@ -101,7 +106,7 @@ class FakeStore:
         trouble = self.next_troubles.popleft() if self.next_troubles else self.trouble
         await self._answer_time(records)
         if trouble is Trouble.REFUSED:
-            raise OutageError("connection refused")
+            raise UnreachableError("connection refused")
         if trouble is Trouble.SILENT:
             await trio.sleep_forever()
         if trouble is Trouble.SCHEMA_MISSING:

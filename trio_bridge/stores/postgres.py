@@ -10,7 +10,7 @@ import psycopg
 import trio
 from psycopg.types.json import Json
 
-from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError
+from trio_bridge.errors import RowRejectedError, SchemaMissingError, UnreachableError
 from trio_bridge.stores.connection import TrioConnection, safe_target
 from trio_bridge.stores.record import record_of
 from trio_bridge.stores.schema import EVENT_KEY, OWN_COLUMNS, TABLES, ensure_bridge_schema, quoted
@@ -166,7 +166,7 @@ class PostgresStore:
         try:
             self._connection = await TrioConnection.connect(self._conninfo, autocommit=True)
         except TROUBLE as error:
-            raise OutageError(f"{self.target}: {store_error(error)}") from error
+            raise UnreachableError(f"{self.target}: {store_error(error)}") from error
         return self._connection
 
 
