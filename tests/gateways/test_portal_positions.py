@@ -220,9 +220,13 @@ def test_futures_options_are_told_apart_by_their_future(book: PortfolioBook) -> 
         held(
             entry(1, assetClass="FOP", ticker="ES", undConid=10),
             entry(2, assetClass="FOP", ticker="ES", undConid=11),
+            entry(3, assetClass="FOP", ticker="ES", undConid=None),
+            entry(4, assetClass=None, ticker="ES", undConid=None),
+            entry(5, ticker=None, undConid=None),
         ),
     )
-    assert [position.underlying for position in book.positions()] == ["conid:10", "conid:11"]
+    told = [position.underlying for position in book.positions()]
+    assert told == ["conid:10", "conid:11", "", "", ""]
 
 
 def test_a_new_session_starts_with_nothing(book: PortfolioBook) -> None:

@@ -12,7 +12,7 @@ import trio
 from tests.gateways.portal_support import QUICK, portal_rig
 from trio_bridge.gateways.portal import USUAL_TIMING
 from trio_bridge.model import DataType
-from trio_bridge.simulator.book import Book, make_book
+from trio_bridge.simulator.book import FIRST_FUTURE_CON_ID, Book, make_book
 from trio_bridge.simulator.contracts import SPX_CON_ID
 from trio_bridge.simulator.portal_faults import Fault
 
@@ -135,3 +135,30 @@ async def test_a_delayed_price_does_not_stand_beside_live_greeks(
         book.market.set_data_type(SPX_CON_ID, int(DataType.LIVE))
         price = book.quote(SPX_CON_ID).last
         await rig.until(lambda: (row := rig.row()) is not None and row.underlying_price == price)
+
+
+async def test_options_on_a_future_that_only_their_data_name_are_told_apart_by_it(
+    fast_clock: PatientClock,
+) -> None:
+    """Those on the next future have the same symbol: together they would look like most."""
+    book = make_book(options=100)
+    book.freeze(at=10)
+    left = {SPX_CON_ID: 8, FIRST_FUTURE_CON_ID: 7, FIRST_FUTURE_CON_ID + 1: 7}
+    for held in book.positions():
+        if held.contract.is_option:
+            left[held.contract.under_con_id] -= 1
+            if left[held.contract.under_con_id] < 0:
+                book.set_position(held.account, held.contract.con_id, 0)
+    async with portal_rig(book, connect=False) as rig:
+        futures_options = {con for con, one in book.contracts.items() if one.sec_type == "FOP"}
+        rig.sim.quirks.hidden_underlyings.update(futures_options)
+        await rig.bridge.connect()
+        price = book.quote(SPX_CON_ID).last
+        await rig.until_right()
+        await trio.sleep(10)
+        assert rig.only_true_rows()
+        told = {row.underlying_price for row in rig.rows.distinct.values()}
+        assert told <= {None, price}
+        row = rig.row()
+        assert row is not None
+        assert row.underlying_price == price

@@ -28,6 +28,7 @@ from trio_bridge.gateways.portal_pacing import (
     SNAPSHOT_CON_IDS,
 )
 from trio_bridge.gateways.portal_positions import (
+    Definition,
     Held,
     PortfolioBook,
     ShapeError,
@@ -225,6 +226,7 @@ class PortalFeed:
             self._read_at = began
             now = trio.current_time()
             self._settle_at = min(self._settle_at, now + self._timing.settle_s)
+            self._learn_underlyings()
             self.quotes.keep({*self.wanted_con_ids(), *self.portfolio.options()})
             self._definitions_due.set()
             self._loaded.set()
@@ -232,6 +234,17 @@ class PortalFeed:
             pause_s = max(self._timing.positions_s, self._requests * POSITIONS_SHARE_S)
             self._round_s = max(pause_s, now + CONFIRM_S - began)
             await trio.sleep_until(began + self._round_s)
+
+    def _learn_underlyings(self) -> None:
+        """Where neither positions nor definitions name an option's underlying, its data may."""
+        told = {
+            con_id: Definition(underlying_con_id=underlying)
+            for con_id in self.portfolio.options()
+            if self.portfolio.underlying_of(con_id) is None
+            and (underlying := self.quotes.underlying_of(con_id)) is not None
+        }
+        if told:
+            self.portfolio.learn(told)
 
     async def _look_for_accounts(self) -> None:
         """See now and then whether the login has come to manage another account."""

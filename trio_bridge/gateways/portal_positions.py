@@ -275,11 +275,12 @@ class PortfolioBook:
         sec_type = held.sec_type or definition.sec_type
         symbol = held.symbol or definition.symbol
         currency = held.currency or definition.currency
-        underlying = f"{definition.symbol or held.symbol}:{currency}"
-        under_con_id = held.underlying_con_id or definition.underlying_con_id
-        if sec_type == FUTURES_OPTION and under_con_id is not None:
+        name = definition.symbol or held.symbol
+        underlying = f"{name}:{currency}" if sec_type and name else ""
+        if sec_type == FUTURES_OPTION:
             # Options on one future share its symbol with those on the next one.
-            underlying = f"conid:{under_con_id}"
+            under_con_id = held.underlying_con_id or definition.underlying_con_id
+            underlying = "" if under_con_id is None else f"conid:{under_con_id}"
         return Position(
             account=held.key.account,
             con_id=held.key.con_id,

@@ -41,6 +41,8 @@ class PortalQuirks:
     multiplier_in_info: dict[int, Any] = field(default_factory=dict)
     bare_positions: set[int] = field(default_factory=set)
     """Position entries whose secdef part is missing: no asset class, ticker, multiplier, strike."""
+    hidden_underlyings: set[int] = field(default_factory=set)
+    """Options whose underlying only the market data names."""
     definition_first: set[int] = field(default_factory=set)
     """Options whose Greeks are computed only if their definition was asked for before."""
     zero_strike: Any = 0.0
@@ -101,7 +103,7 @@ class Portfolio:
             "putOrCall": contract.right or None,
             "multiplier": multiplier,
             "strike": f"{contract.strike:g}" if contract.strike else self._quirks.zero_strike,
-            "undConid": contract.under_con_id,
+            "undConid": _underlying(contract, self._quirks),
             "listingExchange": contract.exchange,
             "name": contract.long_name,
             "fullName": _description(contract),
@@ -128,7 +130,7 @@ def definitions(
                 "expiry": contract.expiry or None,
                 "putOrCall": contract.right or None,
                 "strike": f"{contract.strike:g}",
-                "undConid": contract.under_con_id,
+                "undConid": _underlying(contract, quirks),
                 "multiplier": quirks.multiplier_in_secdef.get(con_id, contract.multiplier or 0.0),
                 "listingExchange": contract.exchange,
                 "isUS": True,
@@ -149,7 +151,7 @@ def contract_info(contract: Contract, quirks: PortalQuirks) -> dict[str, Any]:
         "currency": contract.currency,
         "exchange": contract.exchange,
         "maturity_date": contract.expiry or None,
-        "underlying_con_id": contract.under_con_id,
+        "underlying_con_id": _underlying(contract, quirks),
         "multiplier": quirks.multiplier_in_info.get(contract.con_id, multiplier),
         "company_name": contract.long_name,
     }
@@ -240,6 +242,10 @@ class Streams:
             else:
                 known[name] = f"{getattr(model, COMPUTED[name]):,.{self._quirks.decimals}f}"
         return known
+
+
+def _underlying(contract: Contract, quirks: PortalQuirks) -> int:
+    return 0 if contract.con_id in quirks.hidden_underlyings else contract.under_con_id
 
 
 def _description(contract: Contract) -> str:
