@@ -98,7 +98,7 @@ def check(
         bool, typer.Option("--alert", help="Also post a test alert to BRIDGE_ALERT_URL.")
     ] = False,
 ) -> None:
-    """Look whether the service would run: settings, spool, database, gateway, market data.
+    """Look whether the service would run: settings, spool, database, gateway, market data, page.
 
     One line each, with what to do where something is wrong; exit code 1 then. Nothing is changed,
     and a running service is not disturbed: beside it the gateway is asked under another client id.

@@ -346,6 +346,8 @@ async def test_beside_a_service_that_reaches_no_gateway_it_says_what_to_do(
         found = await check(tmp_path, **settings)
     assert "is backing off" in found["gateway"]["text"]
     assert "is TWS or IB Gateway up" in found["gateway"]["remedy"]
+    assert found["page"]["verdict"] == "ok"
+    assert "the service answers" in line(found["page"])
 
 
 async def test_a_gateway_that_is_set_but_not_used_yet_is_asked_itself(
@@ -368,6 +370,18 @@ async def test_a_gateway_that_is_set_but_not_used_yet_is_asked_itself(
         found = await check(tmp_path, **settings)
         assert found["gateway"]["verdict"] == "ok"
         assert line(found["gateway"]).startswith(f"{portal.url}: connected")
+
+
+async def test_a_page_whose_port_would_end_the_service(tmp_path: Path) -> None:
+    port = free_port()
+    found = await check(tmp_path, **NOBODY, BRIDGE_STATUS_PORT=port)
+    assert found["page"]["verdict"] == "ok"
+    assert line(found["page"]).startswith(f"http://127.0.0.1:{port}/: starts with the service")
+    async with open_receiver() as other:
+        found = await check(tmp_path, **NOBODY, BRIDGE_STATUS_PORT=other.port)
+        assert found["page"]["verdict"] == "fail"
+        assert f"BRIDGE_STATUS_PORT={other.port}: another program" in line(found["page"])
+    assert "page" not in await check(tmp_path, **NOBODY)
 
 
 async def test_alerts_are_tried_when_asked_for(tmp_path: Path) -> None:

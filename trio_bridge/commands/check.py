@@ -19,7 +19,7 @@ from trio_bridge.commands.checks.spool import check_spool
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.config import load_settings
 from trio_bridge.console import Console
-from trio_bridge.errors import ConfigError
+from trio_bridge.errors import BridgeError, ConfigError
 from trio_bridge.model import ApiMode, Status, utc_now
 from trio_bridge.policy.digest import Bulletin, Line
 from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.commands.checks.finding import Finding
     from trio_bridge.config import Settings
+    from trio_bridge.status import BridgeStatus
     from trio_bridge.stores.spool_look import Holder
 
 
@@ -81,25 +82,45 @@ async def _look(settings: Settings, report: Report, *, try_alert: bool) -> None:
     finding, look = await trio.to_thread.run_sync(check_spool, settings.buffer_path)
     report(finding)
     await check_database(settings, report)
-    await _check_gateway(settings, None if look is None else look.holder, report)
+    holder = None if look is None else look.holder
+    status = None if holder is None else await _status_of_the_service(settings)
+    await _check_gateway(settings, holder, status, report)
+    if settings.status_port is not None:
+        report(await _check_page(settings, answered=status is not None))
     if settings.alert_url is not None:
         report(await _check_alerts(settings.alert_url, wanted=try_alert))
     elif try_alert:
         report(failed("alerts", "BRIDGE_ALERT_URL is not set", "name the webhook of a receiver"))
 
 
-async def _check_gateway(settings: Settings, holder: Holder | None, report: Report) -> None:
-    if holder is not None:
-        try:
-            status = await ask_service(settings)
-        except NoStatusError:
-            status = None  # an older service may run without the endpoint that is set now
-        if status is not None and is_at_the_gateway(status, settings):
-            check_by_status(status, report)
-            return
-        if status is not None and settings.ib_api_mode is ApiMode.PORTAL:
-            holder = None  # the gateway that it uses is another one: nobody is disturbed
+async def _status_of_the_service(settings: Settings) -> BridgeStatus | None:
+    try:
+        return await ask_service(settings)
+    except NoStatusError:
+        return None  # an older service may run without the endpoint that is set now
+
+
+async def _check_gateway(
+    settings: Settings, holder: Holder | None, status: BridgeStatus | None, report: Report
+) -> None:
+    if status is not None and is_at_the_gateway(status, settings):
+        check_by_status(status, report)
+        return
+    if status is not None and settings.ib_api_mode is ApiMode.PORTAL:
+        holder = None  # the gateway that it uses is another one: nobody is disturbed
     await check_gateway(settings, holder, report)
+
+
+async def _check_page(settings: Settings, *, answered: bool) -> Finding:
+    from trio_bridge.web.endpoint import open_endpoint, url_of
+
+    if answered:
+        return ok("page", f"{url_of(settings)}: the service answers")
+    try:
+        async with open_endpoint(settings):
+            return ok("page", f"{url_of(settings)}: starts with the service")
+    except BridgeError as error:
+        return failed("page", str(error))
 
 
 async def _check_alerts(url: SecretStr, *, wanted: bool) -> Finding:
