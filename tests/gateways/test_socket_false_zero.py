@@ -183,6 +183,32 @@ async def test_no_zeros_from_a_gateway_that_is_cut_off_while_it_tells_the_positi
         assert len(rig.sim.received(START)) == 1
 
 
+async def test_a_farm_that_is_well_is_no_sign_that_the_positions_are_known(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The farms are other machines than the one that a gateway with 2110 has lost."""
+    book = still_book(options=4)
+    positions, known = book.positions, False
+    monkeypatch.setattr(book, "positions", lambda *of: positions(*of) if known else [])
+    held = len(positions())
+    async with supervised_rig(book) as rig:
+        with EveryStep(
+            rig.bridge, lambda row: None if row.positions == held else str(row)
+        ) as watch:
+            rig.sim.upstream_lost = True
+            for number in range(1, 4):
+                await rig.until_received(START, number)
+                await trio.sleep(2.5 if number == 1 else 0.5)
+                rig.sim.notify(2104, "usopt")
+            await trio.sleep(3)
+            known = True
+            rig.sim.restore_upstream()
+            await rig.until(lambda: rig.row() is not None)
+            await rig.until_right()
+        assert watch.false_rows == []
+        assert rig.told("whether the gateway has its link again is not certain")
+
+
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 async def test_no_row_from_slow_downloads_that_break_at_random(
     reset: bool, fast_clock: PatientClock

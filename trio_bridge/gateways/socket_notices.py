@@ -65,6 +65,8 @@ class Notices:
         """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
         self.outages = 0
         """How often that has begun."""
+        self.back_by_hearsay = False
+        """Whether only a farm (2104) has said that the last outage is over."""
 
     def on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
         reaction = reaction_to(code)
@@ -89,6 +91,7 @@ class Notices:
             case Reaction.FARM_WELL:
                 if self._self_restoring:
                     self._upstream_is_back(code, empty=False)
+                    self.back_by_hearsay = True
                 self._subscriptions.ask_silent_again()
             case Reaction.NOTE:
                 self._say_once(code, f"gateway notice ({code}: {text})", Status.WARNING)
@@ -101,6 +104,7 @@ class Notices:
         if not self.upstream_lost:
             self.upstream_lost = True
             self.outages += 1
+            self.back_by_hearsay = False
             self._lost_at = self._subscriptions.data_stopped()
             self._emit(
                 f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "
@@ -110,7 +114,7 @@ class Notices:
         self._self_restoring = code == 2110
 
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
-        self.upstream_lost = False
+        self.upstream_lost = self.back_by_hearsay = False
         self._self_restoring = False
         # What has ticked meanwhile was computed without a link, from what was known before.
         self._subscriptions.data_stopped(self._lost_at)
