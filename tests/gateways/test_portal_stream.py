@@ -168,3 +168,15 @@ async def test_a_login_that_ends_is_noticed_through_the_stream(
         rig.sim.login.brokerage = False
         await rig.until(lambda: rig.sim.login.brokerage)
         await rig.until_right()
+
+
+async def test_the_owners_session_is_noticed_through_the_stream(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book, timing=QUICK._replace(status_s=1_000.0, tickle_s=1_000.0)) as rig:
+        await rig.until(lambda: is_streaming(rig))
+        await rig.until_right()
+        rig.sim.login.competing = True
+        await trio.sleep(2)
+        assert rig.row() is None
+        assert rig.told("the owner's session elsewhere")

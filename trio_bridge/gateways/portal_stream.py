@@ -26,6 +26,7 @@ from trio_websocket import (
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.portal_client import API_PATH
 from trio_bridge.gateways.portal_pacing import STREAM
+from trio_bridge.gateways.portal_session import SessionState, read_status
 from trio_bridge.gateways.portal_values import REQUESTED_FIELDS, read_con_id
 
 if TYPE_CHECKING:
@@ -182,10 +183,9 @@ class QuoteStream:
             if con_id in self._subscribed_at:
                 self._feed.quotes.merge(con_id, told, trio.current_time())
         elif topic == "sts" and isinstance(told.get("args"), dict):
-            authenticated = told["args"].get("authenticated")
-            if authenticated is True:
+            if told["args"].get("authenticated") is True:
                 self._welcome.set()
-            elif authenticated is False:
+            if read_status(told["args"]) not in (SessionState.UNKNOWN, SessionState.HEALTHY):
                 self._session.look_soon()
 
     async def _keep_subscribed(self, socket: WebSocketConnection) -> None:

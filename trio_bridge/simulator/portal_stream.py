@@ -93,9 +93,11 @@ class StreamServer:
         await self._send(
             socket, {"topic": "act", "args": {"accounts": list(self._sim.book.accounts)}}
         )
-        await self._send(
-            socket, {"topic": "sts", "args": {"authenticated": self._sim.login.authenticated}}
-        )
+        await self._send(socket, {"topic": "sts", "args": self._standing()})
+
+    def _standing(self) -> dict[str, bool]:
+        login = self._sim.login
+        return {"authenticated": login.authenticated, "competing": login.competing}
 
     async def _listen(self, socket: WebSocket, subscriptions: dict[int, Subscription]) -> None:
         while True:
@@ -119,17 +121,15 @@ class StreamServer:
 
     async def _publish(self, socket: WebSocket, subscriptions: dict[int, Subscription]) -> None:
         """Send each subscription what has changed since it was last sent something."""
-        was_authenticated = True
+        told = {"authenticated": True, "competing": False}
         while True:
-            authenticated = self._sim.login.authenticated
-            if authenticated is not was_authenticated:
-                was_authenticated = authenticated
-                told = {"topic": "sts", "args": {"authenticated": authenticated}}
-                await self._send(socket, told)
+            if told != self._standing():
+                told = self._standing()
+                await self._send(socket, {"topic": "sts", "args": told})
             for con_id, subscription in tuple(subscriptions.items()):
                 if self._clock() >= subscription.ends_at:
                     del subscriptions[con_id]
-                elif authenticated and not self.deaf:
+                elif told["authenticated"] and not self.deaf:
                     await self._publish_one(socket, con_id, subscription)
             await trio.sleep(STEP_S)
 
