@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from trio_bridge.config import ENVIRONMENT_NAMES, SECRETS, Settings, load_settings
+from trio_bridge.config import (
+    ENVIRONMENT_NAMES,
+    SECRETS,
+    Settings,
+    load_settings,
+    misspelt_settings,
+)
 from trio_bridge.errors import ConfigError
 from trio_bridge.model import ApiMode, DataType
 from trio_bridge.policy.reset_window import parse_reset_windows
@@ -387,6 +393,20 @@ def test_a_line_that_can_not_be_read_is_refused_without_its_text(
         "# comment"
     )
     assert caplog.text == ""
+
+
+def test_what_is_almost_a_setting_is_found_and_other_names_are_left_alone(
+    nothing_set: Path,
+) -> None:
+    assert misspelt_settings() == {}
+    lines = ["IB_SOCKET_PROT=7497", "bridge_poll_intervall=1", "BRIDGE_POLLINTERVAL=2"]
+    others = ["ib_client_id=3", "IB_USERNAME=me", "DB_PASSWORD=x", "TWS_PORT=1", "PORT=2", "ALONE"]
+    (nothing_set / ".env").write_text("\n".join([*lines, *others]), "utf-8")
+    assert misspelt_settings() == {
+        "IB_SOCKET_PROT": "IB_SOCKET_PORT",
+        "bridge_poll_intervall": "BRIDGE_POLL_INTERVAL",
+        "BRIDGE_POLLINTERVAL": "BRIDGE_POLL_INTERVAL",
+    }
 
 
 def test_a_directory_in_the_place_of_the_file_is_refused(nothing_set: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -336,6 +337,10 @@ ENVIRONMENT_NAMES = {
 """Attribute → environment variable."""
 
 
+ALMOST = 0.85
+"""How alike two names are when one is the other misspelt; difflib's measure."""
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; keyword arguments (attribute names) win over the environment.
 
@@ -352,6 +357,21 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigError(NO_TEXT) from None
     except OSError as error:
         raise ConfigError(f".env in the working directory cannot be read: {error}") from None
+
+
+def misspelt_settings() -> dict[str, str]:
+    """What `.env` names that is no setting but reads almost like one → that one.
+
+    Whatever else stands there may be another program's.
+    """
+    ours = list(ENVIRONMENT_NAMES.values())
+    found = {}
+    for name in dotenv_values(".env", encoding="utf-8", interpolate=False):
+        if name.upper() not in ours and (
+            meant := get_close_matches(name.upper(), ours, n=1, cutoff=ALMOST)
+        ):
+            found[name] = meant[0]
+    return found
 
 
 def _explain(error: dict[str, Any]) -> str:

@@ -95,6 +95,14 @@ async def test_a_bad_setting(tmp_path: Path, settings: dict[str, str], said: str
     assert said in found["settings"]["text"]
 
 
+async def test_a_setting_that_is_misspelt(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("IB_SOCKET_PROT=7497\n")
+    done = await run_command(tmp_path, "check", **NOBODY)
+    assert (
+        "warn  settings     .env: IB_SOCKET_PROT is no setting: IB_SOCKET_PORT is one" in done.out
+    )
+
+
 async def test_a_spool_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "buffer").mkdir()
     found = await check(tmp_path, **NOBODY, BRIDGE_BUFFER_PATH=tmp_path / "buffer")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import trio
 
 from trio_bridge.commands.checks.database import check_database
-from trio_bridge.commands.checks.finding import Verdict, failed, ok, skipped
+from trio_bridge.commands.checks.finding import Verdict, failed, ok, skipped, warning
 from trio_bridge.commands.checks.gateway import (
     check_by_status,
     check_gateway,
@@ -17,7 +17,7 @@ from trio_bridge.commands.checks.gateway import (
 )
 from trio_bridge.commands.checks.spool import check_spool
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
-from trio_bridge.config import load_settings
+from trio_bridge.config import load_settings, misspelt_settings
 from trio_bridge.console import Console
 from trio_bridge.errors import BridgeError, ConfigError
 from trio_bridge.model import ApiMode, Status, utc_now
@@ -73,6 +73,8 @@ async def run_check(*, as_json: bool, try_alert: bool) -> bool:
         report(failed("settings", str(error)))
     else:
         report(ok("settings", _in_short(settings)))
+        for name, meant in misspelt_settings().items():
+            report(warning("settings", f".env: {name} is no setting", f"{meant} is one"))
         await _look(settings, report, try_alert=try_alert)
     report.close()
     return report.is_well
