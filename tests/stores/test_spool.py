@@ -285,6 +285,18 @@ async def test_a_second_process_is_told_in_one_line_and_the_first_is_unharmed(pa
     (await Spool.open(path)).close()
 
 
+async def test_a_second_name_of_the_file_is_no_second_file(path: Path) -> None:
+    path.touch()
+    link = path.with_name("elsewhere") / "link.jsonl"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    for one, other in ((path, link), (link, path)):
+        first = await Spool.open(one)
+        with pytest.raises(ConfigError, match="another process"):
+            await Spool.open(other)
+        first.close()
+
+
 async def test_the_lock_ends_with_its_process(path: Path) -> None:
     program = textwrap.dedent("""
         import os, sys, trio

@@ -18,10 +18,14 @@ class SpoolFiles(NamedTuple):
 
 
 def spool_files(path: Path) -> SpoolFiles:
-    """All four lie in one directory and move together."""
+    """All four lie in one directory and move together.
+
+    The lock alone lies where the rows really are: a file has one, by whatever link it is reached.
+    """
+    real = path.resolve()
     return SpoolFiles(
         path,
         path.with_name(path.name + ".cursor"),
         path.with_name(path.name + ".quarantine.jsonl"),
-        path.with_name(path.name + ".lock"),
+        real.with_name(real.name + ".lock"),
     )
