@@ -14,6 +14,7 @@ from trio_bridge.stores import spool_look
 from trio_bridge.stores.disk import RealDisk
 from trio_bridge.stores.record import encode_line
 from trio_bridge.stores.spool import Spool
+from trio_bridge.stores.spool_files import spool_files
 from trio_bridge.stores.spool_look import Holder, holder_of, look_at_spool
 
 if TYPE_CHECKING:
@@ -104,6 +105,20 @@ async def test_a_process_that_holds_it_is_known(path: Path, other_process: Holde
     assert holder_of(path) == other_process
     assert look_at_spool(path).holder == other_process
     assert str(Holder(None)) == "another process"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a list")
+async def test_a_file_of_another_file_system_with_the_same_number_is_not_ours(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = await Spool.open(path)
+    inode = spool_files(path).lock.stat().st_ino
+    locks = path.with_name("locks")
+    locks.write_text(f"1: FLOCK  ADVISORY  WRITE 1234 fe:ff:{inode} 0 EOF\n")
+    monkeypatch.setattr(spool_look, "KERNEL_LOCKS", locks)
+    assert holder_of(path) == Holder(1234)  # as of an overlay
+    spool.close()
+    assert holder_of(path) is None
 
 
 async def test_nobody_holds_it_afterwards(path: Path) -> None:

@@ -76,23 +76,29 @@ def holder_of(path: Path) -> Holder | None:
     """
     lock = spool_files(path).lock
     try:
-        inode = lock.stat().st_ino
+        about = lock.stat()
     except FileNotFoundError:
         return None
     if sys.platform == "linux":
         with suppress(OSError):
-            return _named_by_the_kernel(inode)
+            return _named_by_the_kernel(lock, about)
     return _tried(lock)
 
 
-def _named_by_the_kernel(inode: int) -> Holder | None:
+def _named_by_the_kernel(lock: Path, about: os.stat_result) -> Holder | None:
     """A line is `1: FLOCK  ADVISORY  WRITE 1234 08:01:131085 0 EOF`; see proc(5)."""
+    device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
+    alike = None
     for line in KERNEL_LOCKS.read_text().splitlines():
         kind, _, _, pid, place = (line.split()[1:] + [""] * 5)[:5]
-        if kind == "FLOCK" and place.rpartition(":")[2] == str(inode):
+        where, _, inode = place.rpartition(":")
+        if kind == "FLOCK" and inode == str(about.st_ino):
             number = int(pid)
-            return Holder(number if number > 0 else None)
-    return None
+            alike = Holder(number if number > 0 else None)
+            if where == device:
+                return alike
+    # Another file system's file, or ours: of btrfs and overlays the kernel names another device.
+    return alike if alike is not None and _tried(lock) is not None else None
 
 
 def _tried(lock: Path) -> Holder | None:
