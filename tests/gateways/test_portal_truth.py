@@ -4,7 +4,7 @@ leaves out once is not left out for ever."""
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -162,3 +162,40 @@ async def test_options_on_a_future_that_only_their_data_name_are_told_apart_by_i
         row = rig.row()
         assert row is not None
         assert row.underlying_price == price
+
+
+@pytest.mark.parametrize("told", [{"status": 400}, {"text": "[]"}], ids=str)
+async def test_another_login_brings_its_own_accounts(
+    fast_clock: PatientClock, book: Book, told: dict[str, Any]
+) -> None:
+    """As when somebody changes from the paper account to the live one."""
+    new = "U7654321"
+    async with portal_rig(book, timing=QUICK._replace(accounts_s=60.0)) as rig:
+        await rig.until_right()
+        rig.sim.login.log_out()
+        await rig.until(lambda: rig.row() is None)
+        held = [(one.contract.con_id, one.quantity) for one in book.positions(book.accounts[0])]
+        for one in book.positions():
+            book.set_position(one.account, one.contract.con_id, 0)
+        book.accounts = (new,)
+        for con_id, quantity in held[:5]:
+            book.set_position(new, con_id, quantity)
+        rig.rows.distinct.clear()
+        rig.sim.rules.person_logs_in()
+        with rig.sim.faults(Fault("/portfolio/DU100000", **told)):
+            await rig.until_right()
+        assert {row.account for row in rig.rows.distinct.values()} == {new}
+
+
+async def test_positions_of_another_account_are_no_answer(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    first = book.accounts[0]
+    async with portal_rig(book) as rig:
+        await rig.until_right()
+        page = rig.sim.portfolio.page
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rig.sim.portfolio, "page", lambda account, number: page(first, number))
+            await trio.sleep(10)
+        await rig.until_right()
+        assert rig.only_true_rows()

@@ -33,6 +33,11 @@ class Accounts:
         """Whether the settings name them, so that no other can come to count."""
         return bool(self._wanted)
 
+    @property
+    def are_in_doubt(self) -> bool:
+        """Whether one that counts was not named the last time."""
+        return bool(self._missing)
+
     def managed(self, accounts: Collection[str]) -> None:
         """The gateway has named the accounts that the login manages.
 

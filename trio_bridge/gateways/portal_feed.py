@@ -43,7 +43,7 @@ from trio_bridge.gateways.portal_values import REQUESTED_FIELDS, read_con_id
 from trio_bridge.text import count
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence, Set
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
@@ -176,7 +176,8 @@ class PortalFeed:
             ConfigError: as `load_accounts`.
         """
         try:
-            while self._accounts_asked_at == -math.inf:
+            # It may be another person who has logged in.
+            while self._accounts_asked_at == -math.inf or self._accounts.are_in_doubt:
                 try:
                     await self.load_accounts()
                 except GatewayError:
@@ -260,7 +261,8 @@ class PortalFeed:
         self._requests = 0
         for account in accounts:
             await self._invalidate(account)
-            held += await self._download_account(account)
+            others = frozenset(accounts) - {account}
+            held += await self._download_account(account, others)
         return held
 
     async def _invalidate(self, account: str) -> None:
@@ -273,13 +275,13 @@ class PortalFeed:
             if error.status not in NO_SUCH_ENDPOINT:
                 raise
 
-    async def _download_account(self, account: str) -> list[Held]:
+    async def _download_account(self, account: str, others: Set[str]) -> list[Held]:
         held: list[Held] = []
         for page in itertools.count():
             self._requests += 1
             answer = await self._client.ask(
                 POSITIONS,
-                read=lambda payload: (read_page(payload, account), is_last_page(payload)),
+                read=lambda payload: (read_page(payload, account, others), is_last_page(payload)),
                 slow=True,
                 account=account,
                 page=page,

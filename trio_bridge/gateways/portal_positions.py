@@ -15,7 +15,7 @@ from trio_bridge.greeks import FUTURE_TYPES, OPTION_TYPES
 from trio_bridge.model import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Sequence, Set
 
 SMALLEST_PAGE: Final = 30
 """What counts when entries don't tell their page's size. Pages were of 30 in the API's first
@@ -73,13 +73,24 @@ class Definition:
         )
 
 
-def read_page(payload: object, account: str) -> list[Held]:
+def read_page(payload: object, account: str, others: Set[str] = frozenset()) -> list[Held]:
     """One page of `/portfolio/{account}/positions/{page}`.
 
+    Args:
+        payload: the JSON.
+        account: which it was asked for.
+        others: which are asked for beside it, so that their positions must not be in it.
+
     Raises:
-        ShapeError: any entry cannot be read: a position left out would be a false row.
+        ShapeError: any entry cannot be read: a position left out would be a false row, and so would
+            one that counts twice.
     """
-    return [_read_held(entry, account) for entry in _objects(payload, "positions")]
+    entries = _objects(payload, "positions")
+    if strangers := others & {_text(entry, "acctId") for entry in entries}:
+        raise ShapeError(
+            f"asked for positions of account {account}, it gives those of {', '.join(strangers)}"
+        )
+    return [_read_held(entry, account) for entry in entries]
 
 
 def is_last_page(payload: Sequence[dict[str, Any]]) -> bool:
