@@ -72,6 +72,24 @@ def test_a_service_as_late_as_it_may_be_in_every_other_slot_is_one() -> None:
     assert doubled_slots(late, 5.0) is None
 
 
+@pytest.mark.parametrize("interval_s", [5.0, 9.0, 10.0, 12.0, 15.0, 60.0, 3600.0])
+@pytest.mark.parametrize("later", [0, 1, 3])
+def test_rows_of_a_shorter_interval_until_now_are_of_one_service(
+    interval_s: float, later: int
+) -> None:
+    before = [
+        (at + timedelta(milliseconds=number % 3), account)
+        for number, (at, account) in enumerate(rows(number=36))
+    ]
+    after = rows(every_s=interval_s, late_s=36 * 5.0 + interval_s, number=later)
+    assert doubled_slots(before + after, interval_s) is None
+
+
+def test_two_services_of_a_shorter_interval_until_now_are_seen() -> None:
+    found = doubled_slots(both(rows(), rows(late_s=0.01)), 60.0)
+    assert found == (("U1",), 12)
+
+
 def test_no_rows_are_no_doubles() -> None:
     assert doubled_slots([], 5.0) is None
 

@@ -6,13 +6,14 @@ service that stands still would keep the one that is to take over from recording
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from trio_bridge.policy.schedule import TOLERANCE
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Sequence
     from datetime import datetime
 
 LOOK_BACK_S = 60.0
@@ -26,6 +27,11 @@ FEWEST_DOUBLED = 2
 
 SMALLEST_PART = 1 / 8
 """Of an account's rows: a busy machine may bring two rows a little too close, now and then."""
+
+
+SHORTER = 0.51
+"""Of two services' spacings every other one is half an interval or more. When not even the widest
+quarter is, the rows are of a time when the interval was a shorter one."""
 
 
 class Doubled(NamedTuple):
@@ -56,21 +62,25 @@ def doubled_slots(
         interval_s: between the slots of the grid, in seconds.
         ours: the accounts to judge; None for all.
     """
-    last: dict[str, datetime] = {}
-    taken: Counter[str] = Counter()
-    close: Counter[str] = Counter()
+    taken: dict[str, list[datetime]] = defaultdict(list)
     for at, accounts in rows:
         for account in {*(accounts or "").split(",")} - {""}:
-            if ours is not None and account not in ours:
-                continue
-            before = last.get(account)
-            if before is not None and (at - before).total_seconds() < TOLERANCE * interval_s:
-                close[account] += 1
-            last[account] = at
-            taken[account] += 1
+            if ours is None or account in ours:
+                taken[account].append(at)
     doubled = {
         account: slots
-        for account, slots in close.items()
-        if slots >= max(FEWEST_DOUBLED, SMALLEST_PART * taken[account])
+        for account, times in taken.items()
+        if (slots := _close(times, interval_s)) >= max(FEWEST_DOUBLED, SMALLEST_PART * len(times))
     }
     return Doubled(tuple(sorted(doubled)), max(doubled.values())) if doubled else None
+
+
+def _close(times: Sequence[datetime], interval_s: float) -> int:
+    """How many come too soon after the one before."""
+    spacings = sorted((after - before).total_seconds() for before, after in pairwise(times))
+    if not spacings:
+        return 0
+    wide_s = spacings[len(spacings) * 3 // 4]
+    if wide_s < SHORTER * interval_s:
+        interval_s = wide_s
+    return sum(spacing < TOLERANCE * interval_s for spacing in spacings)
