@@ -183,6 +183,28 @@ async def test_no_zeros_from_a_gateway_that_is_cut_off_while_it_tells_the_positi
         assert len(rig.sim.received(START)) == 1
 
 
+async def test_an_empty_book_is_asked_for_again_when_the_link_is_back(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway may notice that it is cut off after it has told that nothing is held."""
+    book = still_book(options=4)
+    positions, known = book.positions, False
+    monkeypatch.setattr(book, "positions", lambda *of: positions(*of) if known else [])
+    held = len(positions())
+    async with supervised_rig(book) as rig:
+        await rig.until(lambda: rig.row() is not None)
+        rig.sim.lose_upstream()
+        await rig.until(lambda: rig.row() is None)
+        with EveryStep(
+            rig.bridge, lambda row: None if row.positions == held else str(row)
+        ) as watch:
+            known = True
+            rig.sim.restore_upstream()
+            await rig.until(lambda: rig.row() is not None)
+            await rig.until_right()
+        assert watch.false_rows == []
+
+
 async def test_a_farm_that_is_well_is_no_sign_that_the_positions_are_known(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ class Notices:
     Args:
         lose: ends the connection for the reason given.
         start_over: positions and subscriptions are gone on the other side; get them again.
+        carry_on: the link is back, and the gateway has kept what it knew.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Notices:
         say_once: OnlyOnce,
         lose: Callable[[str], None],
         start_over: Callable[[], None],
+        carry_on: Callable[[], None],
     ) -> None:
         self._subscriptions = subscriptions
         self._client_id = client_id
@@ -59,6 +61,7 @@ class Notices:
         self._say_once = say_once
         self._lose = lose
         self._start_over = start_over
+        self._carry_on = carry_on
         self._self_restoring = False
         self._lost_at: float | None = None
         self.upstream_lost = False
@@ -125,6 +128,7 @@ class Notices:
             self._emit(f"the gateway's link is back ({code}): subscribing everything again")
         else:
             self._subscriptions.ask_silent_again()
+            self._carry_on()
             self._emit(f"the gateway's link is back ({code}): carrying on")
 
     def _on_request_refused(

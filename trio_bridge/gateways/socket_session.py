@@ -101,6 +101,7 @@ class Session:
             say_once=say_once,
             lose=self._lose,
             start_over=self._start_over,
+            carry_on=self._carry_on,
         )
 
     # What the bridge asks
@@ -369,6 +370,11 @@ class Session:
     def bug(self, error: Exception) -> None:
         self._crash = error
         self._lose(f"bug: {error!r}")
+
+    def _carry_on(self) -> None:
+        if self.downloaded and not self.holdings.view.positions:
+            # It may have known of none because it had no link, and have said so too late.
+            self._start_over()
 
     def _start_over(self) -> None:
         if self._downloading:
