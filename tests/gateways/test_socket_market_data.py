@@ -98,6 +98,27 @@ async def test_a_contract_that_was_unknown_during_a_reset_is_priced_again_withou
         await rig.until_right()
 
 
+@pytest.mark.parametrize("sign", ["2158", "1101", "1102"])
+async def test_an_unknown_contract_is_asked_for_again_when_what_was_lost_is_back(
+    sign: str, fast_clock: PatientClock
+) -> None:
+    book = still_book(options=6)
+    lost, *_ = options_of(book)
+    async with socket_rig(book, connect=False) as rig:
+        rig.sim.refuse_market_data([lost.con_id], 200)
+        await rig.bridge.connect()
+        await rig.until_right(without={lost.con_id})
+        rig.sim.allow_market_data()
+        if sign == "2158":
+            rig.sim.notify(2158, "secdefil")
+        else:
+            rig.sim.lose_upstream()
+            rig.sim.restore_upstream(data_kept=sign == "1102")
+        with trio.fail_after(60):
+            await rig.until_right()
+        assert asked_for(rig, lost.con_id) == 2
+
+
 # Not subscribed ---------------------------------------------------------------------------------
 
 NOT_SUBSCRIBED = (354, 10089, 10091, 10168, 10186)

@@ -29,6 +29,8 @@ class Reaction(Enum):
     """A market-data farm is away: its Greeks age; nothing is torn down."""
     FARM_WELL = auto()
     """A market-data farm is back: Greeks that stay silent are asked for again."""
+    DEFINITIONS_WELL = auto()
+    """The gateway can look contracts up again: those that it did not know get another chance."""
     NOTE = auto()
     """A farm that Greeks do not come from is away: worth a line."""
     PACE = auto()
@@ -72,7 +74,7 @@ REACTIONS: dict[int, Reaction] = {
     2110: Reaction.UPSTREAM_LOST,
     2119: Reaction.IGNORE,
     2157: Reaction.NOTE,  # contract definitions
-    2158: Reaction.IGNORE,
+    2158: Reaction.DEFINITIONS_WELL,
     10089: Reaction.NOT_SUBSCRIBED,
     10090: Reaction.DATA_GOES_ON,
     10091: Reaction.NOT_SUBSCRIBED,

@@ -96,6 +96,8 @@ class Notices:
                     self._upstream_is_back(code, empty=False)
                     self.back_by_hearsay = True
                 self._subscriptions.ask_silent_again()
+            case Reaction.DEFINITIONS_WELL:
+                self._subscriptions.ask_unknown_again()
             case Reaction.NOTE:
                 self._say_once(code, f"gateway notice ({code}: {text})", Status.WARNING)
             case Reaction.PACE:
@@ -121,6 +123,7 @@ class Notices:
         self._self_restoring = False
         # What has ticked meanwhile was computed without a link, from what was known before.
         self._subscriptions.data_stopped(self._lost_at)
+        self._subscriptions.ask_unknown_again()
         self._lost_at = None
         if empty:
             self._subscriptions.all_gone()

@@ -71,6 +71,7 @@ class Subscriptions:
         self._ask_again: dict[int, float] = {}
         self._tried_delayed: set[int] = set()
         self._unanswered: set[int] = set()
+        self._unknown: set[int] = set()
         self._followed: HoldingsView | None = None
         self._told_budget = lines.budget
         self._tell_budget_at = math.inf
@@ -196,6 +197,14 @@ class Subscriptions:
             if line is not None and not line.refresh():
                 self._ask_again[con_id] = due
 
+    def ask_unknown_again(self) -> None:
+        """What was unknown may have been so for want of a link, or of a farm."""
+        now = self._clock()
+        for con_id in self._unknown:
+            if self._lines.postponed(con_id, now):
+                self._lines.given_up(con_id, until=now + ASK_AFTER_INCIDENT_S)
+        self._unknown.clear()
+
     def all_gone(self) -> None:
         """The gateway has forgotten all subscriptions (1101)."""
         for con_id in self.feed.lines:
@@ -216,6 +225,7 @@ class Subscriptions:
         match reaction:
             case Reaction.UNKNOWN_CONTRACT:
                 self._forget(con_id, code, until=now + ASK_UNKNOWN_S)
+                self._unknown.add(con_id)
                 message = f"{name} is unknown to the gateway ({code}): unpriced"
                 self._say_once((code, con_id), message, Status.WARNING)
             case Reaction.TOO_MANY_LINES:
