@@ -304,7 +304,7 @@ BAD = [
     ("BRIDGE_POLL_INTERVAL", "inf", "a number"),
     ("BRIDGE_POLL_INTERVAL", "nan", "a number"),
     ("BRIDGE_FLUSH_INTERVAL", "0", "more than 0"),
-    ("BRIDGE_RECONNECT_BACKOFF", "5,0", "more than 0"),
+    ("BRIDGE_RECONNECT_BACKOFF", "5,0.01", "0.1 or more"),
     ("BRIDGE_RECONNECT_BACKOFF", "5,soon", "a number"),
     ("BRIDGE_RECONNECT_BACKOFF", ",", "not be empty"),
     ("BRIDGE_RESET_WINDOWS", "23:40", "HH:MM-HH:MM"),

@@ -201,7 +201,8 @@ class Settings(BaseSettings):
     )
     flush_interval_s: Annotated[Seconds, Field(alias="BRIDGE_FLUSH_INTERVAL")] = 60.0
     reconnect_backoff_s: Annotated[
-        tuple[Seconds, ...],
+        # Each attempt is an event: without a limit a night fills the disk.
+        tuple[Annotated[float, Field(ge=0.1, allow_inf_nan=False)], ...],
         NoDecode,
         BeforeValidator(_comma_list),
         Field(min_length=1, alias="BRIDGE_RECONNECT_BACKOFF"),
