@@ -318,6 +318,26 @@ async def test_what_positions_leave_out_is_asked_for(
         assert rig.sim.received(DETAILS) == details, "what a contract is was learned once"
 
 
+async def test_a_contract_that_is_described_anew_is_asked_for_so(fast_clock: PatientClock) -> None:
+    """A corporate action in mid-session: multiplier and exchange are others, the id is the same."""
+    book = still_book(options=4)
+    account, option = book.accounts[0], options_of(book)[0]
+    async with socket_rig(book) as rig:
+        await rig.until_right()
+        book.market.change_contract(option.con_id, multiplier=150.0, exchange="PHLX")
+        book.set_position(account, option.con_id, 3)
+        await rig.until_right()
+        rig.sim.lose_upstream()
+        rig.sim.restore_upstream(data_kept=False)
+        await rig.until(lambda: rig.told("link is back"))
+        await rig.until(lambda: rig.row() is not None)
+        await rig.until_right()
+        asked = [one.fields for one in rig.sim.received(SUBSCRIBE)]
+        *_, last = [fields for fields in asked if fields[3] == str(option.con_id)]
+        assert {"150", "PHLX"} <= set(last)
+        assert rig.told("(200)") == []
+
+
 async def test_details_that_always_come_late_are_believed(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

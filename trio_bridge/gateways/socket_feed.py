@@ -124,10 +124,12 @@ class MarketDataFeed:
         for con_id in contracts.keys() - self.lines.keys():
             self.lines[con_id] = Line(contracts[con_id])
 
-    def subscribe(self, con_id: int) -> None:
-        line = self.lines[con_id]
+    def subscribe(self, contract: Contract) -> None:
+        """Of an option that is known; it may be described in other words than before."""
+        line = self.lines[contract.conId]
         if line.request_id is not None:
             return
+        line.contract = contract
         # ib.reqMktData would do, but ib.cancelMktData leaves an entry behind for every request:
         # with rotating subscriptions that is a leak of a million entries a day.
         wrapper, client = self._ib.wrapper, self._ib.client

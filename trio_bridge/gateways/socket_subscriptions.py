@@ -118,7 +118,7 @@ class Subscriptions:
         turn = self._lines.decide(now)
         for action in turn.actions:
             if isinstance(action, Subscribe):
-                self.feed.subscribe(action.con_id)
+                self.feed.subscribe(held.options[action.con_id])
                 self._ask_again[action.con_id] = now + ASK_SILENT_AGAIN_S
             else:
                 self.feed.unsubscribe(action.con_id)
