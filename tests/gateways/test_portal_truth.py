@@ -33,8 +33,8 @@ def book() -> Book:
 async def test_an_empty_list_of_a_gateway_that_is_cut_off_is_no_book(
     fast_clock: PatientClock, book: Book
 ) -> None:
-    """The status is looked at every ten seconds: two lists in a row may come in between."""
-    async with portal_rig(book, timing=USUAL_TIMING) as rig:
+    """Two lists in a row may come between two looks at its status."""
+    async with portal_rig(book, timing=USUAL_TIMING._replace(status_s=60.0)) as rig:
         await rig.until_right()
         with rig.sim.faults(Fault("/positions/0", text="[]")) as fault:
             rig.sim.login.connected = False
@@ -83,19 +83,41 @@ async def test_a_session_that_nobody_has_called_well_for_long_is_not_taken_for_i
         await rig.until_right()
 
 
+@pytest.mark.parametrize("found", [{"brokerage": False}, {"brokerage": False, "competing": True}])
+async def test_a_session_that_is_gone_is_not_well_while_a_new_one_is_waited_for(
+    fast_clock: PatientClock, book: Book, found: dict[str, bool]
+) -> None:
+    async with portal_rig(book, timing=QUICK._replace(slow_answer_s=5.0)) as rig:
+        await rig.until_right()
+        with rig.sim.faults(Fault("/iserver/auth/ssodh/init", hang=True)) as fault:
+            vars(rig.sim.login).update(found)
+            await rig.until(lambda: fault.hits)
+            assert rig.row() is None
+            await rig.until(lambda: rig.told("no rows until then"))
+        rig.sim.login.competing = False
+        await rig.until_right()
+
+
+@pytest.mark.parametrize("loss", ["login", "brokerage session"])
 async def test_definitions_are_asked_for_again_in_a_new_session(
-    fast_clock: PatientClock, book: Book
+    fast_clock: PatientClock, book: Book, loss: str
 ) -> None:
     options = {held.contract.con_id for held in book.positions() if held.contract.is_option}
     async with portal_rig(book, connect=False, timing=QUICK._replace(settle_s=3.0)) as rig:
         rig.sim.quirks.definition_first.update(options)
         await rig.bridge.connect()
         await rig.until_right()
-        rig.sim.login.log_out()
-        await rig.until(lambda: rig.row() is None)
         rig.sim.streams.stop()
         rig.sim.streams.defined.clear()
-        rig.sim.rules.person_logs_in()
+        if loss == "login":
+            rig.sim.login.log_out()
+            await rig.until(lambda: rig.row() is None)
+            rig.sim.rules.person_logs_in()
+        else:
+            rig.sim.login.brokerage = False
+            await rig.until(lambda: rig.sim.login.brokerage)
+            await rig.until(lambda: rig.row() is None)
+        rig.rows.distinct.clear()
         await rig.until_right()
 
 
@@ -199,3 +221,23 @@ async def test_positions_of_another_account_are_no_answer(
             await trio.sleep(10)
         await rig.until_right()
         assert rig.only_true_rows()
+
+
+async def test_greeks_are_no_younger_than_the_last_word_that_the_session_is_well(
+    fast_clock: PatientClock, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that is cut off may go on to tell what it knew, until its status is looked at."""
+    timing = USUAL_TIMING._replace(quotes_s=0.5, streamed_quotes_s=0.5)
+    async with portal_rig(book, timing=timing) as rig:
+        await rig.until_right()
+        monkeypatch.setattr(rig.sim.rules, "_order", lambda path: None)
+        rig.sim.login.connected = False
+        cut_off_at = trio.current_time()
+        seen = 0
+        while (row := rig.row()) is not None:
+            assert row.greeks_age_s is not None
+            assert row.greeks_age_s >= trio.current_time() - cut_off_at
+            seen += 1
+            await trio.sleep(0.5)
+        assert seen > 1
+        assert trio.current_time() - cut_off_at < 10

@@ -98,8 +98,7 @@ class PortalBridge(IBridgeBase):
 
     def book(self) -> Book:
         assert self._connection is not None
-        feed = self._connection.feed
-        return Book(feed.accounts, feed.portfolio.positions(), feed.greeks())
+        return self._connection.book()
 
     def _tell_unverified(self) -> None:
         unverified = self.endpoint.startswith("https:") and self.settings.ibkr_ca_file is None

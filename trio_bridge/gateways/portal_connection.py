@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.gateways.base import Book
 from trio_bridge.gateways.portal_client import PortalClient
 from trio_bridge.gateways.portal_errors import AnswerError, NoAnswerError, PausedError
 from trio_bridge.gateways.portal_feed import PortalFeed
@@ -97,6 +98,10 @@ class Connection:
         if self._silence.is_suspect:
             return f"the gateway does not answer ({self._silence.last_error})"
         return self._session.not_ready_reason() or self.feed.not_ready_reason()
+
+    def book(self) -> Book:
+        greeks = self.feed.greeks(well_at=self._session.well_at)
+        return Book(self.feed.accounts, self.feed.portfolio.positions(), greeks)
 
     async def probe(self) -> None:
         """See `IBridgeBase.probe`: any answer is a sign of life, even a refusal."""

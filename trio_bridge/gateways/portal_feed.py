@@ -120,13 +120,14 @@ class PortalFeed:
             return "waiting for the first Greeks"
         return None
 
-    def greeks(self) -> dict[int, Greeks]:
-        """The last model Greeks by contract id."""
+    def greeks(self, *, well_at: float) -> dict[int, Greeks]:
+        """The last model Greeks by contract id, no younger than the last word that the session is
+        well: a gateway that is cut off may go on to tell what it knew."""
         since = trio.current_time() - self._settings.greeks_max_age_s
         found = {}
         for con_id in self.portfolio.options():
             underlying = self.portfolio.underlying_of(con_id)
-            greeks = self.quotes.greeks(con_id, underlying, since=since)
+            greeks = self.quotes.greeks(con_id, underlying, since=since, until=well_at)
             if greeks is not None:
                 found[con_id] = greeks
         return found

@@ -24,9 +24,10 @@ class Timing(NamedTuple):
     tickle_s: float = 60.0
     """The session ends after some minutes without one."""
     tickle_retry_s: float = 15.0
-    status_s: float = 10.0
+    status_s: float = 5.0
+    """Greeks count as no younger than the last look."""
     status_stale_s: float = 60.0
-    """A session that nobody has called well for so long (6 looks) is no longer taken for it."""
+    """A session that nobody has called well for so long (12 looks) is no longer taken for it."""
     login_retry_s: float = 30.0
     """While the session is not well: a person may need hours to log in."""
     positions_s: float = 5.0

@@ -163,10 +163,18 @@ class QuoteBoard:
         quote = self._quotes.get(con_id)
         return None if quote is None else quote.underlying_con_id
 
-    def greeks(self, con_id: int, underlying_con_id: int | None, *, since: float) -> Greeks | None:
+    def greeks(
+        self,
+        con_id: int,
+        underlying_con_id: int | None,
+        *,
+        since: float,
+        until: float = math.inf,
+    ) -> Greeks | None:
         """The contract's model Greeks; None when it has none, or of a kind that may not count.
 
-        A kind and an underlying's price that were last told before `since` are no longer known.
+        A kind and an underlying's price that were last told before `since` are no longer known; and
+        what was told after `until` may be no younger than that.
         """
         quote = self._quotes.get(con_id)
         if quote is None:
@@ -184,7 +192,7 @@ class QuoteBoard:
             theta=quote.greek(THETA),
             underlying_price=self._price(underlying_con_id or quote.underlying_con_id, price_since),
             data_type=kind,
-            current_until=oldest,
+            current_until=min(oldest, until),
         )
 
     def _price(self, con_id: int | None, since: float) -> float | None:

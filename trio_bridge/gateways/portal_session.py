@@ -74,11 +74,12 @@ class PortalSession:
         self.state = SessionState.UNKNOWN
         self.token = ""
         """What the WebSocket wants to see: the `session` of a tickle."""
+        self.well_at = -math.inf
+        """When the session was last called well."""
         self._client = client
         self._troubles = troubles
         self._login_url = login_url
         self._timing = timing
-        self._well_at = -math.inf
         self._tickled = SessionState.UNKNOWN
         """What the last tickle told, until the status is known again."""
         self._changed = trio.Event()
@@ -95,6 +96,8 @@ class PortalSession:
             state, authenticated = await self._status()
             reason = ""
             if state in (SessionState.NO_BROKERAGE, SessionState.COMPETING) and not authenticated:
+                # Before it is told: the new one may be there at once, or not for long.
+                self._become(state)
                 # Without competing this takes nothing from the owner, and it is refused or
                 # without effect as long as the owner's session lasts.
                 found, (state, reason) = state, await self._open(state)
@@ -109,7 +112,7 @@ class PortalSession:
         """Why no row is true as far as the session goes; None when it is well."""
         if self.state is not SessionState.HEALTHY:
             return str(self.state.value)
-        age_s = trio.current_time() - self._well_at
+        age_s = trio.current_time() - self.well_at
         if age_s > self._timing.status_stale_s:
             return f"the session's state could not be asked for {age_s:.0f} s"
         return None
@@ -139,13 +142,16 @@ class PortalSession:
             AnswerError: an answer of no use; the gateway lives.
         """
         try:
-            answer: Any = (await self._client.ask(TICKLE)).value
+            told: Answer[Any] = await self._client.ask(TICKLE)
         except LoggedOutError:
             self._told_by_tickle(SessionState.LOGGED_OUT)
             raise
+        answer: Any = told.value
         if isinstance(answer, dict) and isinstance(answer.get("session"), str):
             self.token = answer["session"]
-        self._told_by_tickle(read_tickle(answer))
+        state = read_tickle(answer)
+        self._note_well(state, told.asked_at)
+        self._told_by_tickle(state)
 
     async def keep_alive(self) -> NoReturn:
         """Tickle once a minute for ever; no failure ends it."""
@@ -176,8 +182,10 @@ class PortalSession:
         self._tickled = state
         if state not in (SessionState.UNKNOWN, self.state):
             self.look_soon()
-        elif state is SessionState.HEALTHY:
-            self._well_at = trio.current_time()
+
+    def _note_well(self, state: SessionState, asked_at: float) -> None:
+        if state is SessionState.HEALTHY:
+            self.well_at = max(self.well_at, asked_at)
 
     async def _status(self) -> tuple[SessionState, bool]:
         """The state, and whether the gateway calls itself authenticated."""
@@ -185,7 +193,9 @@ class PortalSession:
             answer: Answer[Any] = await self._client.ask(STATUS, read=_known_status)
         except LoggedOutError:
             return SessionState.LOGGED_OUT, False
-        return read_status(answer.value), answer.value["authenticated"]
+        state = read_status(answer.value)
+        self._note_well(state, answer.asked_at)
+        return state, answer.value["authenticated"]
 
     async def _open(self, state: SessionState) -> tuple[SessionState, str]:
         """Open the brokerage session; the state afterwards, and why it is not well."""
@@ -193,7 +203,7 @@ class PortalSession:
             answer: Answer[Any] = await self._client.ask(OPEN_SESSION, slow=True)
         except LoggedOutError:
             return SessionState.LOGGED_OUT, ""
-        except AnswerError as error:
+        except GatewayError as error:
             return state, str(error)
         for _ in range(OPENING_LOOKS):
             state, _authenticated = await self._status()
@@ -204,7 +214,6 @@ class PortalSession:
 
     def _set(self, state: SessionState, reason: str) -> None:
         if state is SessionState.HEALTHY:
-            self._well_at = trio.current_time()
             self._troubles.end("session", "the session is well again: rows can be had")
         else:
             because = f" ({reason})" if reason else ""
@@ -213,6 +222,9 @@ class PortalSession:
                 f"{state.value}{because}: {self._advice(state)}; no rows until then",
                 variant=state,
             )
+        self._become(state)
+
+    def _become(self, state: SessionState) -> None:
         if state is not self.state:
             self.state = state
             self._changed.set()
