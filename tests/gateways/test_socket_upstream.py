@@ -167,15 +167,26 @@ async def test_a_gateway_that_is_cut_off_when_we_connect_is_waited_for(
 
 
 async def test_2110_ends_with_the_farms_too(fast_clock: PatientClock) -> None:
-    """ "It will be restored automatically": some gateways say no more than that farms are OK."""
+    """ "It will be restored automatically": some gateways say no more than that farms are OK.
+
+    Whether the link is back, with positions that changed meanwhile, a new connection tells.
+    """
     book = still_book(options=6)
-    async with socket_rig(book) as rig:
+    account, option = book.accounts[0], options_of(book)[0]
+    async with supervised_rig(book) as rig:
         await rig.until_right()
         rig.sim.lose_upstream(2110)
         await rig.until(lambda: rig.row() is None)
+        book.set_position(account, option.con_id, 9)
+        rig.rows.clear()
+        rig.sim.notify(2104, "usopt")
+        await rig.until_received(START, 2)
+        await rig.until(lambda: rig.silent_because() == NO_ROWS)
         rig.sim.upstream_lost = False
         rig.sim.notify(2104, "usopt")
-        await rig.until_right()
+        await rig.until(lambda: rig.rows)
+        assert rig.only_true_rows()
+        assert len(rig.sim.received(START)) == 3
 
         rig.sim.lose_upstream(1100)
         await rig.until(lambda: rig.row() is None)

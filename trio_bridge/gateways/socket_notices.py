@@ -68,8 +68,6 @@ class Notices:
         """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
         self.outages = 0
         """How often that has begun."""
-        self.back_by_hearsay = False
-        """Whether only a farm (2104) has said that the last outage is over."""
 
     def on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
         reaction = reaction_to(code)
@@ -93,8 +91,12 @@ class Notices:
                 self._emit(f"a market data farm is away ({code}: {text})", Status.WARNING)
             case Reaction.FARM_WELL:
                 if self._self_restoring:
-                    self._upstream_is_back(code, empty=False)
-                    self.back_by_hearsay = True
+                    # Some gateways say no more than this of a link that is back. But farms are
+                    # other machines than the one that knows of positions; a new client is told.
+                    self._lose(
+                        f"a market data farm is back ({code}), and perhaps the gateway's link: "
+                        "connecting anew to know"
+                    )
                 self._subscriptions.ask_silent_again()
             case Reaction.DEFINITIONS_WELL:
                 self._subscriptions.ask_unknown_again()
@@ -109,7 +111,6 @@ class Notices:
         if not self.upstream_lost:
             self.upstream_lost = True
             self.outages += 1
-            self.back_by_hearsay = False
             self._lost_at = self._subscriptions.data_stopped()
             self._emit(
                 f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "
@@ -119,7 +120,7 @@ class Notices:
         self._self_restoring = code == 2110
 
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
-        self.upstream_lost = self.back_by_hearsay = False
+        self.upstream_lost = False
         self._self_restoring = False
         # What has ticked meanwhile was computed without a link, from what was known before.
         self._subscriptions.data_stopped(self._lost_at)

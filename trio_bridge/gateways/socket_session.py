@@ -254,17 +254,7 @@ class Session:
 
         What a gateway tells that is cut off from Interactive Brokers may be a part, or nothing at
         all: it does not count, and is asked for again when the link stands.
-
-        Raises:
-            GatewayError: they did not arrive; or whether the link stands is known from a farm only,
-                which is another machine than the one that knows of positions: whoever connects
-                anew is told if it does not.
         """
-        if self._notices.back_by_hearsay:
-            raise GatewayError(
-                "whether the gateway has its link again is not certain, and its positions are not "
-                "known yet"
-            )
         self.downloaded = self.settled = self._reload = False
         self._downloading = True
         cut_off, outages = self.upstream_lost, self._notices.outages
