@@ -75,6 +75,15 @@ def test_a_size_that_works_is_found_and_mostly_kept(works: int) -> None:
     assert rows >= 100 * works / 3
 
 
+def test_what_has_worked_is_not_doubted_at_the_first_failure() -> None:
+    size = BatchSize()
+    size.taken(100)
+    size.failed(100)
+    assert size.rows == LARGEST_BATCH
+    size.failed(100)
+    assert size.rows == 50
+
+
 def test_a_few_rows_that_are_taken_do_not_raise_what_more_of_them_have_set() -> None:
     size = BatchSize()
     size.failed(100)

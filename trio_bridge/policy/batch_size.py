@@ -22,6 +22,8 @@ class BatchSize:
         self._largest = largest
         self._limit = largest
         """So many may work; known better after each failure."""
+        self._works = 0
+        """So many have been taken."""
         self._suspect = 0
         """So many of the next rows are known to have a bad one among them."""
         self.rows = largest
@@ -29,6 +31,7 @@ class BatchSize:
 
     def taken(self, size: int) -> None:
         """A batch of `size` rows is in."""
+        self._works = max(self._works, size)
         if self._suspect > size:
             self._suspect -= size
             self.rows = max(1, self._suspect // 2)
@@ -50,4 +53,7 @@ class BatchSize:
     def failed(self, size: int) -> None:
         """A batch of `size` rows was not taken, for a reason that may be its size."""
         self._suspect = 0
-        self.rows = self._limit = max(1, size // 2)
+        if size <= self._works:
+            self._works //= 2  # it was not the size, the first few times
+        else:
+            self.rows = self._limit = max(1, size // 2)
