@@ -121,6 +121,27 @@ async def test_rows_and_the_hand_over_meet_at_every_moment(autojump_clock: MockC
         check_tables(store)
 
 
+@pytest.mark.parametrize("latency_s", [0.01, 0.09, 0.15, 0.3])
+async def test_rows_that_come_faster_than_the_database_answers_are_handed_over_too(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock, latency_s: float
+) -> None:
+    """Else the spool would never be empty, and so grow for ever."""
+    disk.delay_s = 0.005
+    store.latency_s = latency_s
+    store.trouble = Trouble.REFUSED
+    async with running(store, disk) as sinks:
+        for n in range(1_000):
+            sinks.send(n)
+            await trio.sleep(0.1)
+            if n == 50:
+                assert sinks.state() is BreakerState.OPEN
+                store.trouble = None
+        assert sinks.state() is BreakerState.CLOSED
+        assert disk.content(BUFFER) == b""
+    assert numbers(store) == list(range(1_000))
+    check_tables(store)
+
+
 async def test_the_circuit_stays_half_open_when_a_row_slips_into_the_spool_at_the_last_moment(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

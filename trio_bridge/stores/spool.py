@@ -121,6 +121,11 @@ class Spool:
     def backlog_bytes(self) -> int:
         return max(0, self._file.size - self._place.offset)
 
+    @property
+    def end(self) -> int:
+        """Where the next row will lie; `Chunk.end` counts from the same place."""
+        return self._file.size
+
     async def append(self, records: Sequence[Record]) -> None:
         """Return when all records are on disk, in order, with one fsync.
 

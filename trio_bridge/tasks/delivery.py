@@ -56,6 +56,10 @@ DISK_RETRY_S = 1.0
 WORTH_TRYING = 0.25
 """The part of the database's time that must be left of a row's, else it goes to the spool."""
 
+QUICK_ENOUGH = 0.5
+"""The part of the database's time for a row within which a replay has to end for the writer to take
+over while rows come."""
+
 RESCUE_TIMEOUT_S = 2.0
 """For bringing the queue to disk when the writer is cancelled."""
 
@@ -307,20 +311,38 @@ class Delivery:
         committed = self.status.committed
         outage = None
         while outage is None and not self._ended:
+            began = trio.current_time()
             if self._spool.holds_rows():
                 outage = await self._replay.everything(until=lambda: self._ended)
-            else:
-                # Under the lock no row is on its way into the spool, and nothing is awaited
-                # between the check and the change: no row can slip behind a closed circuit.
-                async with self._head:
-                    if self._spool.holds_rows():
-                        continue
-                    if self.status.committed > committed or not self._queue:
-                        self._notices.changed(self._breaker.close("everything is replayed"))
-                        return None
-                    # The disk is full and the rows wait in memory: they are the probe.
-                    outage = await self._write_head(trio.current_time() + self._db_timeout_s)
+                took_s = trio.current_time() - began
+                if outage is not None or took_s >= QUICK_ENOUGH * self._db_timeout_s:
+                    continue  # many rows may have come meanwhile
+            # Under the lock no row is on its way into the spool, and nothing is awaited between the
+            # check and the change: no row can slip behind a closed circuit.
+            async with self._head:
+                if not await self._replay_last():
+                    continue
+                if self.status.committed > committed or not self._queue:
+                    self._notices.changed(self._breaker.close("everything is replayed"))
+                    return None
+                # The disk is full and the rows wait in memory: they are the probe.
+                outage = await self._write_head(trio.current_time() + self._db_timeout_s)
         return outage
+
+    async def _replay_last(self) -> bool:
+        """Under the lock, while new rows wait in memory: replay what came since the last look.
+
+        Else rows that come faster than the database answers would keep the spool from ever being
+        empty. False: the database is too slow for that, or gone, which the next replay tells.
+        """
+        deadline = trio.current_time() + self._db_timeout_s
+        while self._spool.holds_rows():
+            outage = await self._replay.one_chunk(
+                batch_timeout_s=self._db_timeout_s, deadline=deadline
+            )
+            if outage is not None:
+                return False
+        return True
 
     # What there is to tell.
 

@@ -61,7 +61,7 @@ class Replay:
         return outcome.outage
 
     async def everything(self, *, until: Callable[[], bool]) -> str | None:
-        """Replay what the spool holds; None, or why the database did not take it.
+        """Replay what the spool holds now; None, or why the database did not take it.
 
         While the database takes a chunk, the disk acknowledges the one before and reads the next.
         `until` ends it between two chunks.
@@ -69,6 +69,7 @@ class Replay:
         Raises:
             SpoolError: the spool can't be read or acknowledged.
         """
+        end = self._spool.end  # what comes behind it, faster than we are perhaps, is left
         chunk = await self._spool.read()
         before: tuple[Chunk, Outcome] | None = None
         for number in count(1):
@@ -83,7 +84,7 @@ class Replay:
             before = (chunk, outcome)
             if turn.trouble is not None:
                 raise turn.trouble
-            if turn.ahead is None or outcome.outage is not None:
+            if turn.ahead is None or outcome.outage is not None or chunk.end >= end:
                 break
             chunk = turn.ahead
         if before is None:
