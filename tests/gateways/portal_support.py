@@ -38,6 +38,7 @@ QUICK = Timing(
     streamed_quotes_s=1.0,
     first_quotes_s=0.3,
     definitions_retry_s=1.0,
+    silent_s=60.0,
     longest_backoff_s=1.0,
     # What a busy machine could break by standing still for some seconds, no test waits for.
     answer_s=60.0,

@@ -241,3 +241,43 @@ async def test_greeks_are_no_younger_than_the_last_word_that_the_session_is_well
             await trio.sleep(0.5)
         assert seen > 1
         assert trio.current_time() - cut_off_at < 10
+
+
+SILENT = QUICK._replace(settle_s=3.0, silent_s=10.0)
+
+
+async def test_options_asked_for_before_their_definition_are_priced_in_the_end(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book, connect=False, timing=SILENT) as rig:
+        rig.sim.quirks.definition_first.update(book.contracts)
+        with rig.sim.faults(Fault("/trsrv/secdef", status=500)):
+            await rig.bridge.connect()
+            await rig.until(lambda: rig.row() is not None)
+            await trio.sleep(5)
+        await rig.until_right()
+
+
+async def test_options_are_priced_again_after_a_session_that_was_renewed_unnoticed(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book, timing=SILENT) as rig:
+        await rig.until_right()
+        rig.sim.quirks.definition_first.update(book.contracts)
+        rig.sim.streams.stop()
+        rig.sim.streams.defined.clear()
+        book.advance(300)
+        await rig.until_right()
+
+
+async def test_an_option_without_greeks_is_asked_for_its_definition_now_and_then(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    option = next(one.contract.con_id for one in book.positions() if one.contract.is_option)
+    book.market.silence_greeks(option)
+    async with portal_rig(book, timing=SILENT) as rig:
+        await rig.until(lambda: rig.row() is not None)
+        asked = rig.sim.rules.counts["/trsrv/secdef"]
+        await trio.sleep(60)
+        assert asked + 3 <= rig.sim.rules.counts["/trsrv/secdef"] <= asked + 6
+        assert rig.only_true_rows()

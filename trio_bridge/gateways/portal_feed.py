@@ -58,6 +58,10 @@ CONFIRM_S: Final = 1.0
 POSITIONS_SHARE_S: Final = 0.5
 """Positions take no more than one request in so many seconds, on average."""
 
+RESTART_S: Final = 3.0
+"""So long a contract is not asked for when its market data are to start anew: the stream looks once
+a second for what it should end."""
+
 MOST_PAGES: Final = 1_000
 
 NO_SUCH_ENDPOINT: Final = frozenset({404, 405, 501})
@@ -104,6 +108,7 @@ class PortalFeed:
         self._definitions_due = trio.Event()
         self._definitions_failed = False
         self._retry_lookup_at: dict[int, float] = {}
+        self._defined_at: dict[int, float] = {}
         self._loaded = trio.Event()
 
     # What is known ---------------------------------------------------------------------------
@@ -201,6 +206,7 @@ class PortalFeed:
         self._settle_at = math.inf
         self._definitions_failed = False
         self._retry_lookup_at.clear()
+        self._defined_at.clear()
 
     async def _follow_positions(self) -> NoReturn:
         failures = 0
@@ -301,6 +307,9 @@ class PortalFeed:
             with trio.move_on_after(self._timing.definitions_retry_s):
                 await self._definitions_due.wait()
             self._definitions_due = trio.Event()
+            if silent := self._silent():
+                self.portfolio.define_again(silent)
+                await trio.sleep(RESTART_S)
             try:
                 await self._define(self.portfolio.undefined())
                 failures = 0
@@ -321,6 +330,21 @@ class PortalFeed:
             query = {"conids": ",".join(map(str, batch))}
             answer = await self._client.ask(DEFINITIONS, read=read_definitions, query=query)
             self.portfolio.define(batch, answer.value)
+            self._defined_at.update(dict.fromkeys(batch, trio.current_time()))
+
+    def _silent(self) -> list[int]:
+        """Options that have told no Greeks for long, although they were defined.
+
+        The gateway computes some only if their definition was asked for before their market data,
+        and its session may have been renewed unnoticed since: both are asked for once more.
+        """
+        since = trio.current_time() - self._timing.silent_s
+        return [
+            con_id
+            for con_id in self.portfolio.options()
+            if self._defined_at.get(con_id, math.inf) < since
+            and self.quotes.greeks_at(con_id) < since
+        ]
 
     async def _look_up(self, con_ids: Sequence[int]) -> None:
         """Ask for contracts one by one whose definition did not tell the multiplier."""

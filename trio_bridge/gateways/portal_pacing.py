@@ -40,6 +40,8 @@ class Timing(NamedTuple):
     first_quotes_s: float = 1.0
     """Until every option has answered: computed fields come one by one, each to a new question."""
     definitions_retry_s: float = 60.0
+    silent_s: float = 120.0
+    """An option that told no Greeks for so long is asked for from its definition on."""
     stream_tic_s: float = 30.0
     stream_silent_s: float = 60.0
     """A WebSocket on which nothing was heard for so long is given up; it has a heartbeat."""

@@ -230,6 +230,10 @@ class PortfolioBook:
         self._defined.update(con_ids)
         self.learn(told)
 
+    def define_again(self, con_ids: Iterable[int]) -> None:
+        """Have these looked up anew; what is known of them stays."""
+        self._defined.difference_update(con_ids)
+
     def learn(self, definitions: dict[int, Definition]) -> None:
         """Add what a look-up told; earlier knowledge stays where the new one is silent."""
         for con_id, definition in definitions.items():

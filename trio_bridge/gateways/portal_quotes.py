@@ -158,6 +158,13 @@ class QuoteBoard:
             and all(quote.greek(name) is not None for name in GREEK_FIELDS)
         )
 
+    def greeks_at(self, con_id: int) -> float:
+        """When the oldest of the contract's four Greeks was told; long ago if one never was."""
+        quote = self._quotes.get(con_id)
+        if quote is None or not self.has_greeks(con_id):
+            return -math.inf
+        return min(found.at for found in quote.greeks_said())
+
     def underlying_of(self, con_id: int) -> int | None:
         """The underlying that the market data names."""
         quote = self._quotes.get(con_id)

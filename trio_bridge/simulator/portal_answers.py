@@ -175,6 +175,11 @@ class Streams:
         self._started.clear()
         self._blind.clear()
 
+    def end(self, con_id: int) -> None:
+        """One contract's stream ends."""
+        self._started.pop(con_id, None)
+        self._blind.discard(con_id)
+
     def start(self, con_id: int) -> bool:
         """Start a contract's stream; False when it ran already."""
         if con_id in self._started:

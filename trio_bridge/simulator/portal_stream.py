@@ -116,6 +116,7 @@ class StreamServer:
                 subscriptions[con_id] = Subscription(fields, ends_at)
             elif (found := _UNSUBSCRIBE.fullmatch(message)) is not None:
                 subscriptions.pop(int(found[1]), None)
+                self._sim.streams.end(int(found[1]))
             elif message in ("tic", "ech+hb"):
                 await self._send(socket, {"topic": "tic", "alive": True, "id": "simulated"})
 
