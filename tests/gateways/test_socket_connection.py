@@ -176,6 +176,27 @@ async def test_silent_in_the_first_download(
         assert trio.current_time() - began <= 6.0 + LATE_S
 
 
+async def test_a_download_that_takes_long_is_waited_for_while_it_goes_on(
+    fast_clock: PatientClock,
+) -> None:
+    book = still_book(options=40)
+    async with socket_rig(book, connect=False) as rig:
+        rig.sim.download_delay_s = 2.0
+        await rig.bridge.connect()
+        await rig.until_right()
+
+
+async def test_a_download_without_an_end_is_given_up(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_session, "LONGEST_DOWNLOAD_S", 40.0)
+    async with socket_rig(still_book(options=40), connect=False) as rig:
+        rig.sim.download_delay_s = 2.0
+        began = trio.current_time()
+        assert (await refusal_of(rig)).startswith("the positions did not arrive")
+        assert 40 <= trio.current_time() - began <= 50
+
+
 async def test_closed_in_the_first_download(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book()) as rig:
         rig.sim.break_next_download()

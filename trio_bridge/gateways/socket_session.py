@@ -41,6 +41,9 @@ T = TypeVar("T")
 
 HANDSHAKE_TIMEOUT_S = 10.0
 POSITIONS_TIMEOUT_S = 30.0
+"""From one position to the next, or to the end of them."""
+
+LONGEST_DOWNLOAD_S = 600.0
 CONFIRM_EMPTY_S = 1.0
 """A gateway that has just logged in may know of no positions yet, and a false row of zeros is the
 worst there is: none counts only when it was told twice, so far apart."""
@@ -76,6 +79,7 @@ class Session:
         self._downloading = False
         self._reload = False
         self._settle_until = -math.inf
+        self._heard_at = -math.inf
         self.done = trio.Event()
         self.lost_reason = ""
         self.downloaded = False
@@ -185,7 +189,9 @@ class Session:
     async def _bounded(
         self, request: Callable[[], Awaitable[T]], timeout_s: float, failure: str
     ) -> T:
-        """Run asyncio code until it is done, the connection is lost, or time is up."""
+        """Run asyncio code until it is done, the connection is lost, or time is up; that begins
+        anew with each position that arrives."""
+        began = self._heard_at = trio.current_time()
         answers: list[T] = []
         failures: list[str] = []
 
@@ -195,7 +201,10 @@ class Session:
             nursery.cancel_scope.cancel()
 
         async def fail_when_late() -> None:
-            await trio.sleep(timeout_s)
+            latest = began + LONGEST_DOWNLOAD_S
+            # Each position moves the end, and need wake nobody for that.
+            while trio.current_time() < (due := min(self._heard_at + timeout_s, latest)):  # noqa: ASYNC110
+                await trio.sleep_until(due)
             failures.append(f"{failure} within {timeout_s:g} s")
             nursery.cancel_scope.cancel()
 
@@ -339,6 +348,7 @@ class Session:
         self._wake.set()
 
     def position(self, position: Any) -> None:
+        self._heard_at = trio.current_time()
         self.holdings.update(position)
         self._wake.set()
 
