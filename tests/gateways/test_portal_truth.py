@@ -281,3 +281,24 @@ async def test_an_option_without_greeks_is_asked_for_its_definition_now_and_then
         await trio.sleep(60)
         assert asked + 3 <= rig.sim.rules.counts["/trsrv/secdef"] <= asked + 6
         assert rig.only_true_rows()
+
+
+async def test_a_stream_is_not_flooded_when_many_options_start_anew(
+    fast_clock: PatientClock,
+) -> None:
+    book = make_book(options=130)
+    book.freeze(at=10)
+    async with portal_rig(book, timing=SILENT) as rig:
+        await rig.until_right()
+        await rig.until(lambda: len(rig.sim.websocket.messages) >= 130)
+        rig.sim.quirks.definition_first.update(book.contracts)
+        rig.sim.streams.stop()
+        rig.sim.streams.defined.clear()
+        messages, most = rig.sim.websocket.messages, 0
+        for _ in range(30):
+            before = len(messages)
+            await trio.sleep(1)
+            most = max(most, len(messages) - before)
+        assert any(message.startswith("umd") for message in messages)
+        assert most <= 25
+        await rig.until_right()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.portal_session import PortalSession
 
 OPEN_TIMEOUT_S: Final = 10.0
-SUBSCRIPTIONS_A_SECOND: Final = 20
+MESSAGES_A_SECOND: Final = 20
 WELCOME_S: Final = 5.0
 """So long the gateway may take to say that we are known, before we subscribe regardless."""
 
@@ -197,12 +197,13 @@ class QuoteStream:
             for con_id in self._subscribed_at.keys() - set(wanted):
                 del self._subscribed_at[con_id]
                 await _send(socket, f"umd+{con_id}+{{}}")
+                await trio.sleep(1 / MESSAGES_A_SECOND)
             oldest = trio.current_time() - self._timing.resubscribe_s
             for con_id in wanted:
                 if self._subscribed_at.get(con_id, -math.inf) <= oldest:
                     self._subscribed_at[con_id] = trio.current_time()
                     await _send(socket, f"{QUOTES_TOPIC}{con_id}+{FIELDS}")
-                    await trio.sleep(1 / SUBSCRIPTIONS_A_SECOND)
+                    await trio.sleep(1 / MESSAGES_A_SECOND)
             if not self._feed.streaming:
                 self._feed.streaming = self._streamed = True
                 self._troubles.end("stream", "quotes are streaming again")
