@@ -193,12 +193,11 @@ async def _write_one(database: Store | TrioConnection, record: Record) -> bool:
 
 
 def _by_table(records: Sequence[Record]) -> Mapping[str, list[bytes]]:
-    batches: dict[str, list[bytes]] = {}
-    for record in records:
-        if record.table not in TABLES:
-            raise RowRejectedError(f"there is no table {record.table[:60]!r}", sqlstate="42P01")
-        batches.setdefault(record.table, []).append(record.row)
-    return batches
+    tables = dict.fromkeys([record.table for record in records])
+    for table in tables:
+        if table not in TABLES:
+            raise RowRejectedError(f"there is no table {table[:60]!r}", sqlstate="42P01")
+    return {table: [record.row for record in records if record.table == table] for table in tables}
 
 
 async def _insert_together(
