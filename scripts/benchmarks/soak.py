@@ -53,7 +53,7 @@ def measure(effort: Effort, *, minutes: float = 5.0) -> Section:
         f"default 5 s. Every {FAULT_EVERY_S:g} s something breaks: connections dropped, the "
         "gateway's upstream lost, a data farm broken, a competing session, the database stopped. "
         f"The state at the start is that after {minutes * WARM_UP:.2g} minutes of all this, in "
-        "which each cache has had the time to fill; the one at the end follows a quiet half minute.",
+        "which each cache has had the time to fill; that at the end follows a quiet half minute.",
     )
     trio.run(_measure, section, minutes)
     return section
