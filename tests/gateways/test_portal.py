@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from httpx import AsyncClient
 
 from tests.gateways.portal_support import (
     QUICK,
@@ -404,6 +406,28 @@ async def test_the_gateway_that_goes_and_comes_back_is_found_again(
         assert len(rig.told("disconnected from")) == 2
         assert len(rig.told("connected to")) == 3
         assert rig.told("reconnect attempt")
+
+
+async def test_what_attempts_and_connections_leave_is_gone_when_the_next_one_is_made(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with supervised_rig(book) as rig:
+
+        def attempts() -> int:
+            return len(rig.told("reconnect attempt"))
+
+        gc.disable()
+        try:
+            for _ in range(3):
+                await rig.until_right()
+                await rig.sim.stop()
+                enough = attempts() + 2
+                await rig.until(lambda enough=enough: attempts() >= enough)  # type: ignore[misc]
+                await rig.sim.start()
+            await rig.until_right()
+            assert len([one for one in gc.get_objects() if type(one) is AsyncClient]) == 1
+        finally:
+            gc.enable()
 
 
 async def test_a_gateway_that_falls_silent_is_lost(fast_clock: PatientClock, book: Book) -> None:

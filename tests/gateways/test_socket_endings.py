@@ -443,6 +443,22 @@ async def test_reconnecting_again_and_again_leaves_nothing_of_the_old_connection
         assert len(rig.sim.received(POSITIONS)) == 13
 
 
+async def test_what_a_connection_leaves_is_gone_when_the_next_one_is_made(
+    fast_clock: PatientClock,
+) -> None:
+    async with supervised_rig(still_book(options=6), delays_s=(0.05,)) as rig:
+        gc.disable()
+        try:
+            for _ in range(4):
+                await rig.until(lambda: rig.row() is not None)
+                rig.sim.drop_connections()
+                await rig.until(lambda: rig.row() is None)
+            await rig.until_right()
+            assert len(alive(IB)) == len(alive(Session)) == 1
+        finally:
+            gc.enable()
+
+
 @pytest.mark.long
 async def test_memory_stays_where_it_is_over_thousands_of_rotations_and_reconnects() -> None:
     process = psutil.Process()

@@ -53,6 +53,8 @@ class PortalBridge(IBridgeBase):
     async def connect(self) -> None:
         if self.is_connected():
             raise RuntimeError("already connected: disconnect first")
+        self._connection = None
+        self._clear_away()
         context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
         connection = Connection(
             self.settings,

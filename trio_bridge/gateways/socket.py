@@ -54,6 +54,8 @@ class SocketBridge(IBridgeBase):
                 raise GatewayError("the last connection has not ended yet")
         nursery, before = self.nursery, self.usage()
         self._received, self._sent = before.received, before.sent
+        self._session = None
+        self._clear_away()
         self._session = Session(self.settings, self.emit, lines=self._lines, details=self._details)
         await nursery.start(self._session.run)
 
