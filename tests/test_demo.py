@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 import trio
 
@@ -83,3 +85,37 @@ async def test_a_later_run_shows_its_own_first_event_however_late_it_looks(
         said = " ".join(capsys.readouterr().out.split())
         assert said.count("has started: SOCKET mode") == 1
         assert "3 events in api_logs" in said
+
+
+async def test_rows_that_wait_at_the_end_are_told_of_and_land_in_the_next_run(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add = demo.View.add
+
+    def add_and_freeze(view: demo.View, rows: list[LandedRow], events: list[LandedEvent]) -> None:
+        before = view.row_count
+        add(view, rows, events)
+        if before < 3 <= view.row_count:
+            freeze(room)
+
+    monkeypatch.setattr(demo, "default_directory", lambda name: room)
+    monkeypatch.setattr(demo, "DEMO_BUFFER", tmp_path / "buffer.jsonl")
+    monkeypatch.setenv("BRIDGE_POLL_INTERVAL", "0.5")
+    monkeypatch.setenv("BRIDGE_DB_TIMEOUT", "1")
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as once:
+        once.setattr(demo.View, "add", add_and_freeze)
+        await demo.run_demo(seconds=8, mode=ApiMode.SOCKET)
+    assert re.search(r"\d+ \w+ of rows and events wait in \S+buffer.jsonl", capsys.readouterr().out)
+
+    await demo.run_demo(seconds=3, mode=ApiMode.SOCKET)
+    assert " wait in " not in capsys.readouterr().out
+    assert (tmp_path / "buffer.jsonl").read_bytes() == b""
+
+
+def freeze(room: Path) -> None:
+    """Stop the demo's whole server where it stands."""
+    (pid_file,) = room.rglob("postmaster.pid")
+    postmaster = psutil.Process(int(pid_file.read_text().split()[0]))
+    for process in [postmaster, *postmaster.children()]:
+        process.suspend()

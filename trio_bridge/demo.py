@@ -29,7 +29,7 @@ from trio_bridge.simulator.book import make_book
 from trio_bridge.stores.conninfo import safe_target
 from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.reader import Landing
-from trio_bridge.text import count, number
+from trio_bridge.text import count, number, size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,6 +54,8 @@ class View:
         self.database = ""
         self.row_count = 0
         self.event_count = 0
+        self.backlog_bytes = 0
+        """What waited for the database when the service had ended."""
 
     def add(self, rows: list[LandedRow], events: list[LandedEvent]) -> None:
         self.rows.extend(rows)
@@ -110,6 +112,7 @@ async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
                 stopper.stop()
                 await trio.sleep_forever()
             finally:
+                view.backlog_bytes = service.delivery.backlog_bytes
                 with trio.move_on_after(FAREWELL_S, shield=True):
                     await look()
                 landing.close()
@@ -121,6 +124,12 @@ async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
         f"{count(view.event_count, 'event')} in api_logs, in the database {view.database}",
         soft_wrap=True,
     )
+    if view.backlog_bytes:
+        console.print(
+            f"{size(view.backlog_bytes)} of rows and events wait in {settings.buffer_path} for "
+            "the database to answer: the next demo brings them in",
+            soft_wrap=True,
+        )
 
 
 async def _start_gateway(stack: AsyncExitStack, mode: ApiMode) -> Settings:

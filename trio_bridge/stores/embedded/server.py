@@ -194,6 +194,9 @@ class Server:
             with trio.move_on_after(seconds):
                 await self._child.wait()
                 break
+        else:
+            # A process of it that is frozen would keep the next server from starting.
+            self._child.kill_family()
         self._forget()
 
     async def _initdb(self) -> None:
