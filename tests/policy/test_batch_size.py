@@ -111,10 +111,10 @@ def test_what_was_suspect_is_forgotten_with_its_reason() -> None:
     assert taken_whole.rows == 8
 
     slow = BatchSize()
-    slow.refused(8)
-    slow.failed(4)
-    slow.taken(2)
-    assert slow.rows == 3
+    slow.refused(100)
+    slow.failed(50)
+    slow.taken(25)
+    assert slow.rows == 28
 
     found = BatchSize()
     found.refused(2)
