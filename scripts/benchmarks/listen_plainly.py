@@ -1,6 +1,7 @@
-"""A client of the recorded stream, as a process: prints its CPU seconds while the stream played.
+"""A client of the recorded stream, as a process: prints its CPU seconds while the stream played,
+and with `profile` where they went.
 
-    python -m benchmarks.listen_plainly asyncio|uvloop PORT
+    python -m benchmarks.listen_plainly asyncio|uvloop PORT [profile]
 
 What a program written for ib_async and asyncio does. trio_asyncio must not be imported here: it
 takes over asyncio's loops.
@@ -9,31 +10,61 @@ takes over asyncio's loops.
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import json
+import pstats
 import sys
 import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 from ib_async import IB
 
 from benchmarks.stream import QUIET_S
 
+PACKAGES = ("eventkit", "trio_asyncio", "trio", "asyncio", "trio_bridge")
+
 
 class Stopwatch:
     """CPU time of this process from the middle of the silence before the stream to its end."""
 
-    def __init__(self) -> None:
-        self._cpu = self._wall = 0.0
-        self.result: dict[str, float] = {}
+    def __init__(self, *, profile: bool = False) -> None:
+        self._cpu = 0.0
+        self._profile = cProfile.Profile(time.process_time) if profile else None
+        self.result: dict[str, Any] = {}
 
     def start(self) -> None:
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
+        self._cpu = time.process_time()
+        if self._profile is not None:
+            self._profile.enable()
 
     def stop(self, priced: int) -> None:
-        self.result = {
-            "cpu_s": time.process_time() - self._cpu,
-            "wall_s": time.perf_counter() - self._wall,
-            "priced": priced,
-        }
+        self.result = {"cpu_s": time.process_time() - self._cpu, "priced": priced}
+        if self._profile is not None:
+            self._profile.disable()
+            self.result["parts"] = seconds_by_part(self._profile)
+
+
+def seconds_by_part(profile: cProfile.Profile) -> dict[str, float]:
+    """What each package, and each module of ib_async, has used itself. What is written in C counts
+    as its caller's."""
+    seconds: Counter[str] = Counter()
+    stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    for (file, _, _), (_, _, own, _, callers) in stats.items():
+        if file == "~" and callers:
+            for (caller, _, _), (_, _, share, _) in callers.items():
+                seconds[_part(caller)] += share
+        else:
+            seconds[_part(file)] += own
+    return dict(seconds)
+
+
+def _part(file: str) -> str:
+    path = Path(file)
+    if "ib_async" in path.parts:
+        return f"ib_async, {path.stem}"
+    return next((name for name in PACKAGES if name in path.parts), "the rest of Python")
 
 
 async def listen_plainly(port: int, watch: Stopwatch) -> None:
@@ -55,8 +86,8 @@ async def listen_plainly(port: int, watch: Stopwatch) -> None:
     watch.stop(sum(ticker.modelGreeks is not None for ticker in tickers))
 
 
-def main(kind: str, port: int) -> None:
-    watch = Stopwatch()
+def main(kind: str, port: int, *, profile: bool) -> None:
+    watch = Stopwatch(profile=profile)
     if kind == "uvloop":
         import uvloop
 
@@ -67,4 +98,4 @@ def main(kind: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), profile="profile" in sys.argv)

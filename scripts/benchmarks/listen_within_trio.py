@@ -1,6 +1,7 @@
-"""A client of the recorded stream, as a process: prints its CPU seconds while the stream played.
+"""A client of the recorded stream, as a process: prints its CPU seconds while the stream played,
+and with `profile` where they went.
 
-    python -m benchmarks.listen_within_trio plain|digesting|bridge PORT OPTIONS
+    python -m benchmarks.listen_within_trio plain|digesting|bridge PORT OPTIONS [profile]
 
 `plain` is the program of `listen_plainly` within Trio, `bridge` is our session, `digesting` our
 session with every message handed to ib_async.
@@ -58,8 +59,8 @@ def _take_all(self: TickFilter, data: bytes) -> bytes:
     return data
 
 
-def main(kind: str, port: int, options: int) -> None:
-    watch = Stopwatch()
+def main(kind: str, port: int, options: int, *, profile: bool) -> None:
+    watch = Stopwatch(profile=profile)
     if kind == "plain":
         trio.run(listen_within_trio, port, watch)
     else:
@@ -70,4 +71,4 @@ def main(kind: str, port: int, options: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), profile="profile" in sys.argv)

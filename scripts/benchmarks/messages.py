@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.children import run_child
 from benchmarks.figures import Check, Effort, Section, Spread
 from benchmarks.stream import Player, Recording
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Listener(NamedTuple):
@@ -32,6 +35,10 @@ STREAMS = {
     "1,000 options, 5,000 messages/s": Recording(1_000, rounds=2, rate=5_000),
     "1,000 options, flood": Recording(1_000, rounds=14, rate=0),
 }
+PROFILED = "90 options, 5,000 messages/s"
+SMALLEST_SHARE = 1.0
+"""Percent."""
+
 QUICK_STREAM = Recording(90, rounds=11, rate=5_000)
 LARGEST_RATIO = 1.3
 
@@ -43,7 +50,9 @@ def measure(effort: Effort) -> Section:
         "for bid, ask, last and the model), played over a socket to each kind of client in turn, "
         "each a process of its own. CPU time of the whole process while the stream plays, in "
         "microseconds a message. One update of ten messages is one packet, but for the flood, "
-        "which comes as fast as it is taken.",
+        "which comes as fast as it is taken. The second table is cProfile's word on the first "
+        "stream: what each part uses itself. A profiler makes small functions dear, so it shows "
+        "what dominates, not what it costs.",
     )
     streams = STREAMS if effort else {"90 options, 5,000 messages/s": QUICK_STREAM}
     listeners: tuple[Listener, ...] = LISTENERS if effort else (PLAIN, BRIDGE)
@@ -64,14 +73,35 @@ def measure(effort: Effort) -> Section:
         section.checks.append(
             Check(f"our session beside plain asyncio, {name}", ratio, at_most=LARGEST_RATIO)
         )
+    if effort:
+        _add_profiles(section, listeners)
     return section
+
+
+def _add_profiles(section: Section, listeners: Sequence[Listener]) -> None:
+    """Where the time goes, in percent of each client's own."""
+    recording = STREAMS[PROFILED]
+    profiles = [_play(one, recording, "profile")["parts"] for one in listeners]
+    shares = [
+        {part: 100 * seconds / sum(profile.values()) for part, seconds in profile.items()}
+        for profile in profiles
+    ]
+    table = section.table(f"CPU by part, %: {PROFILED}", *(one.name for one in listeners))
+    parts = {part for profile in shares for part in profile}
+    for part in sorted(parts, key=lambda part: -shares[0].get(part, 0.0)):
+        if max(profile.get(part, 0.0) for profile in shares) >= SMALLEST_SHARE:
+            table.add(part, *(round(profile.get(part, 0.0), 1) for profile in shares))
 
 
 def _cost(listener: Listener, recording: Recording) -> float:
     """Microseconds of CPU for one message."""
+    return float(_play(listener, recording)["cpu_s"]) / recording.messages * 1e6
+
+
+def _play(listener: Listener, recording: Recording, *more: str) -> Any:
     with Player(recording) as player:
         options = [recording.options] if listener.module == "listen_within_trio" else []
-        found = run_child(listener.module, listener.kind, player.port, *options)
+        found = run_child(listener.module, listener.kind, player.port, *options, *more)
     if found["priced"] != recording.options:
         raise RuntimeError(f"{listener.name} has seen {found['priced']} of {recording.options}")
-    return float(found["cpu_s"]) / recording.messages * 1e6
+    return found
