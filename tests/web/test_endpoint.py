@@ -8,6 +8,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 import trio
 from pydantic import SecretStr
@@ -351,6 +352,33 @@ async def test_there_is_room_for_so_many_streams(tmp_path: Path, fresh_database:
             f"trio_bridge_http_event_streams {MOST_STREAMS}.0" in (await http.get("/metrics")).text
         )
         nursery.cancel_scope.cancel()
+
+
+async def test_events_on_their_way_to_the_database_are_told_once(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    """Whoever asks now is told live only of what comes after."""
+    async with (
+        watched_service(tmp_path, fresh_database) as here,
+        here.client() as http,
+    ):
+        await here.wait_ready()
+        with psycopg.connect(fresh_database) as other:
+            other.execute("LOCK TABLE api_logs IN EXCLUSIVE MODE")  # it can be read
+            here.gateway.lose_upstream()
+            await here.service.wait_for_output("no rows: ")
+            answer = (await http.get("/api/events")).json()
+            assert answer["from"] == "database"
+            during = [event["message"] for event in answer["events"]]
+            assert (await http.get("/api/events?limit=1")).json()["events"] == answer["events"][-1:]
+            assert fetch(fresh_database, "SELECT FROM api_logs WHERE message ~ '^no rows: '") == []
+        with trio.fail_after(PATIENCE_S):
+            while not fetch(fresh_database, "SELECT FROM api_logs WHERE message ~ '^no rows: '"):
+                await trio.sleep(0.1)
+        after = [event["message"] for event in (await http.get("/api/events")).json()["events"]]
+        for told in (during, after):
+            assert [message[:9] for message in told].count("no rows: ") == 1
+            assert [message[:13] for message in told].count("connected to ") == 1
 
 
 async def test_an_endpoint_that_breaks_down_comes_back_and_the_recording_goes_on(

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
+    from trio_bridge.model import ApiEvent
     from trio_bridge.stores.history import History
+    from trio_bridge.stores.reader import LandedEvent
     from trio_bridge.web.access import Access
     from trio_bridge.web.files import PageFile
     from trio_bridge.web.metrics import Metrics
@@ -101,13 +103,23 @@ class Site:
         return Response(content, headers=headers, media_type="application/json")
 
     async def events(self, request: Request) -> Response:
+        """The latest events; a little earlier than the database has them: a page that asks now is
+        told live of what comes from now on, and must not miss what is on its way."""
         limit = events_wanted(request.query_params)
         try:
-            events = [event_json(event) for event in await self.history.events(limit)]
+            stored = await self.history.events(limit)
         except StoreError as error:
             status = self.observer.status()
             return Json({"from": "memory", "because": str(error), "events": status.events[-limit:]})
-        return Json({"from": "database", "events": events})
+        known = {(event.timestamp, event.message) for event in stored}
+        on_their_way = [
+            event
+            for event in self.observer.service.events
+            if (event.timestamp, event.message) not in known
+            and not (stored and event.timestamp <= stored[0].timestamp)
+        ]
+        events: list[LandedEvent | ApiEvent] = [*stored, *on_their_way]
+        return Json({"from": "database", "events": list(map(event_json, events[-limit:]))})
 
     async def status_json(self) -> dict[str, Any]:
         """The service's status and, beside it, what only this endpoint knows."""

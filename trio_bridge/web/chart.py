@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from trio_bridge.model import ApiEvent
     from trio_bridge.stores.gaps import Gap
     from trio_bridge.stores.history import Chart, Window
     from trio_bridge.stores.reader import LandedEvent
@@ -38,7 +39,7 @@ def chart_json(chart: Chart) -> dict[str, Any]:
     }
 
 
-def event_json(event: LandedEvent) -> dict[str, Any]:
+def event_json(event: LandedEvent | ApiEvent) -> dict[str, Any]:
     return {
         "timestamp": event.timestamp,
         "api_mode": event.api_mode,

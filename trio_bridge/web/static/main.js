@@ -280,6 +280,8 @@ function addRows(rows) {
 function remember(events) {
   page.events.push(...events);
   page.events.splice(0, page.events.length - EVENTS_KEPT);
+  page.dirty = true;
+  requestAnimationFrame(render);
 }
 
 async function showLatest() {

@@ -69,6 +69,9 @@ export class Rows {
 
   /** Every gap until `now`, the one that lasts included. */
   gapsUntil(now) {
+    for (const gap of this.gaps) { // its event may be told after the row that ended it
+      if (gap.watched && !gap.reasons.length) gap.reasons = this.#reasons(gap.from, gap.to);
+    }
     const from = this.last ?? this.openGap?.from ?? null;
     if (from === null || now - from <= MISSING * this.#usual(from) + IN_THE_DARK_S) return this.gaps;
     return [...this.gaps, { from, to: now, open: true, reasons: this.#reasons(from, now) }];
@@ -125,7 +128,7 @@ export class Rows {
   }
 
   #close(from, to) {
-    this.gaps.push({ from, to, open: false, reasons: this.#reasons(from, to) });
+    this.gaps.push({ from, to, open: false, watched: true, reasons: this.#reasons(from, to) });
     const usual = this.#usual(from);
     const missing = from >= this.start
       ? Math.round((to - from) / usual) - 1 : Math.floor((to - this.start) / usual);
