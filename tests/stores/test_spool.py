@@ -260,6 +260,19 @@ async def test_a_rejected_line_is_quarantined_with_its_sqlstate(spool: Spool, pa
     assert entry["line"].encode() + b"\n" == encode_line(record(2))
 
 
+async def test_how_many_lines_went_to_the_quarantine_is_told(path: Path) -> None:
+    """The damaged and the rejected ones; not those behind the acknowledged place."""
+    lines = [encode_line(record(n)) for n in range(4)]
+    path.write_bytes(lines[0] + b"damaged\n" + lines[1] + lines[2] + b"damaged\n" + lines[3])
+    spool = await Spool.open(path)
+    poison = [Rejected(1, "22003", "poison"), Rejected(2, "22003", "poison")]
+    assert await spool.acknowledge(await spool.read(), 3, poison) == 3
+    assert await spool.acknowledge(await spool.read(), 1) == 1
+    assert len(quarantined(path)) == 4
+    assert not spool.holds_rows()
+    spool.close()
+
+
 # Others who touch the file
 
 
@@ -344,7 +357,7 @@ async def test_a_chunk_of_a_file_that_was_replaced_acknowledges_nothing(
     chunk = await spool.read()
     path.unlink()
     await spool.append([record(2)])
-    await spool.acknowledge(chunk, 1)
+    assert await spool.acknowledge(chunk, 1) == 0
     assert [number_of(row) for row in await replay(spool)] == [2]
 
 
