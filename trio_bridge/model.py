@@ -137,7 +137,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class ApiEvent:
-    """One row of `api_logs`: something in the bridge's life that a person may want to know."""
+    """One row of `api_logs`: something in the bridge's life that a person may want to know.
+
+    A lone surrogate (from undecodable bytes in a gateway's text or in a file's name) can neither be
+    stored nor shown: in `message` it is spelled, `\\udcff`.
+    """
 
     timestamp: datetime
     api_mode: ApiMode
@@ -146,6 +150,8 @@ class ApiEvent:
     event_id: UUID = field(default=UUID(int=0))
 
     def __post_init__(self) -> None:
+        message = self.message.encode("utf-8", "backslashreplace").decode()
+        object.__setattr__(self, "message", message)
         if self.event_id.int == 0:
             object.__setattr__(self, "event_id", new_event_id(self.timestamp))
 

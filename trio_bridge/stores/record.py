@@ -77,7 +77,7 @@ def record_of(item: Snapshot | ApiEvent) -> Record:
                 "event_id": item.event_id,
                 "timestamp": item.timestamp,
                 "api_mode": item.api_mode,
-                "message": _encodable(item.message),
+                "message": item.message,
                 "status": item.status,
             }
         ),
@@ -132,11 +132,6 @@ def _earlier_system(line: bytes, offset: int) -> Record:
         return Record(_text(value["table"]), _encode({**row, "event_id": event_id}))
     except orjson.JSONEncodeError as error:  # nested more deeply than it can be written again
         raise DamagedLineError(f"not a row: {error}") from None
-
-
-def _encodable(text: str) -> str:
-    """A lone surrogate (from undecodable bytes in a gateway's text) can't be stored: spell it."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(table: object) -> str:
