@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -65,9 +66,11 @@ INKED = """
 
 
 def shown(value: float) -> str:
-    """As the page writes it."""
+    """As the page writes it: a browser rounds the digits that it would show, half away from zero
+    (5,295.65 is a little less in binary, and becomes 5,295.7)."""
     decimals = 1 if abs(value) >= 1000 else 2 if abs(value) >= 1 else 4
-    return f"{value:,.{decimals}f}".replace("-", "−")
+    rounded = Decimal(repr(value)).quantize(Decimal(10) ** -decimals, ROUND_HALF_UP)
+    return f"{rounded:,f}".replace("-", "−")
 
 
 async def missing_slots(browser: Browser) -> int:
