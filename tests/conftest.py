@@ -10,7 +10,7 @@ import trio_asyncio  # noqa: F401  # it must come before psycopg
 
 from tests.support.postgres import PostgresFactory, PostgresServer
 from tests.support.wire_watch import WireWatch, ledger_faults
-from trio_bridge.simulator.tws_controls import LEDGER_VARIABLE
+from trio_bridge.simulator.tws.state import LEDGER_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

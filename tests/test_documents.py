@@ -71,14 +71,11 @@ def test_every_dependency_has_its_reason_and_licence() -> None:
     assert {name for name in names if not re.search(rf"(?<![\w-]){name}(?![\w-])", told)} == set()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_every_part_of_the_package_has_its_place(document: str) -> None:
-    text = (PROJECT / document).read_text("utf-8")
+def test_every_part_of_the_package_has_its_place() -> None:
+    text = (PROJECT / "CONTRIBUTING.md").read_text("utf-8")
     found = (PROJECT / "trio_bridge").iterdir()
     parts = {path.stem for path in found if path.suffix == ".py" or (path / "__init__.py").exists()}
-    told = text.partition(
-        "\n## How the code is laid out\n" if document == "README.md" else "## Where"
-    )
+    told = text.partition("\n## Where things live\n")
     names = {*re.findall(r"[a-z_]+", told[2].partition("\n## ")[0])}
     assert {part for part in parts if not part.startswith("__")} <= names
 

@@ -9,23 +9,23 @@ import pytest
 import trio
 
 import trio_bridge
+from tests.delivery.sinks import running, spooled
 from tests.support.database import fetch, messages
 from tests.support.time import WallClock, eastern
-from tests.tasks.sinks import running, spooled
 from trio_bridge.config import ENVIRONMENT_NAMES
+from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.gateways.fake import FakeBridge
-from trio_bridge.model import ApiEvent, ApiMode, Position, Snapshot, Status
+from trio_bridge.model import ApiEvent, ApiMode, Position, Severity, Snapshot
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
-from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.simulator.tws.server import open_tws_simulator
+from trio_bridge.stores.database.connection import TrioConnection
+from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.fake import FakeStore, Trouble
-from trio_bridge.stores.fake_disk import FakeDisk
-from trio_bridge.stores.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
-from trio_bridge.stores.spool import Spool
-from trio_bridge.tasks.delivery import Delivery
-from trio_bridge.tasks.flusher import run_flusher
+from trio_bridge.stores.spool.fake_disk import FakeDisk
+from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.tasks.supervisor import Supervisor
 from trio_bridge.tasks.ticker import Ticker
 
@@ -241,7 +241,7 @@ async def test_the_backoff_is_5_10_20_and_each_attempt_is_in_api_logs(
             delays_s=settings.reconnect_backoff_s,
             windows=settings.reset_windows,
             heartbeat_s=settings.heartbeat_s,
-            emit=lambda message, status=Status.INFO: sinks.send_event(message),
+            emit=lambda message, status=Severity.INFO: sinks.send_event(message),
             now=wall,
         )
         with trio.move_on_after(36):

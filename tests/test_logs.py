@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_bridge.model import Status
+from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,10 +49,10 @@ except RuntimeError as error:
 
 EVENTS = """
 from trio_bridge.logs import configure_logging, log_event
-from trio_bridge.model import Status
+from trio_bridge.model import Severity
 
 configure_logging("info", "json")
-for status in Status:
+for status in Severity:
     log_event("something", status)
 """
 
@@ -96,7 +96,7 @@ def test_the_log_tells_an_event_at_the_level_of_its_status() -> None:
     ).stderr
 
     lines = [json.loads(line) for line in told.splitlines()]
-    assert [line["level"] for line in lines] == list(Status)
+    assert [line["level"] for line in lines] == list(Severity)
 
 
 @pytest.mark.parametrize("style", ["console", "json"])

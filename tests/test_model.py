@@ -17,8 +17,8 @@ from trio_bridge.model import (
     DataType,
     Greeks,
     Position,
+    Severity,
     Snapshot,
-    Status,
     new_event_id,
     utc_now,
 )
@@ -85,7 +85,7 @@ def test_a_row_can_not_be_changed_on_its_way() -> None:
 
 def test_the_words_that_readers_of_the_tables_see() -> None:
     assert [kind.label for kind in DataType] == ["live", "frozen", "delayed", "delayed-frozen"]
-    assert [*Status] == ["info", "warning", "error"]
+    assert [*Severity] == ["info", "warning", "error"]
     assert [*ApiMode] == ["SOCKET", "PORTAL"]
     assert SNAPSHOT.contract == "PORTFOLIO"
     assert EVENT.status == "info"

@@ -15,12 +15,12 @@ import pytest
 
 from tests.support.database import fetch
 from tests.support.rows import event, snapshot
-from trio_bridge.gateways.portal_session import SessionState
-from trio_bridge.stores.catalog import read_table
-from trio_bridge.stores.connection import TrioConnection
-from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.gateways.portal.login import SessionState
+from trio_bridge.stores.database.catalog import read_table
+from trio_bridge.stores.database.connection import TrioConnection
+from trio_bridge.stores.database.postgres import PostgresStore
+from trio_bridge.stores.database.schema import TABLES, plan
 from trio_bridge.stores.record import record_of
-from trio_bridge.stores.schema import TABLES, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +119,8 @@ def _name(function: ast.expr) -> str:
 
 def all_messages() -> list[str]:
     found: set[str] = set()
-    for folder in ("gateways", "tasks", "stores/embedded"):
-        for file in sorted((PROJECT / "trio_bridge" / folder).glob("*.py")):
+    for folder in ("gateways", "delivery", "tasks", "stores/embedded"):
+        for file in sorted((PROJECT / "trio_bridge" / folder).rglob("*.py")):
             found |= set(messages_of(ast.parse(file.read_text("utf-8"))))
     states = {SessionState.UNKNOWN, SessionState.HEALTHY}
     found |= {state.value for state in SessionState if state not in states}

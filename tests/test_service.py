@@ -31,7 +31,7 @@ from tests.support.process import (
 from tests.support.still import assert_true_row, hold_still
 from trio_bridge.policy.schedule import TOLERANCE
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.simulator.tws.server import open_tws_simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

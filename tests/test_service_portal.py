@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.gateways.portal_support import tolerance
+from tests.gateways.portal.support import tolerance
 from tests.support.database import fetch, wait_for_rows
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.portal import open_portal_simulator
+from trio_bridge.simulator.portal.server import open_portal_simulator
 
 if TYPE_CHECKING:
     from pathlib import Path

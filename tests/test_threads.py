@@ -25,13 +25,13 @@ import trio
 
 from tests.support.rows import record, snapshot
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.socket_address import resolve
+from trio_bridge.gateways.socket.address import resolve
 from trio_bridge.model import ApiEvent, Snapshot
-from trio_bridge.stores.breaker import DBCircuitBreaker
-from trio_bridge.stores.postgres import PostgresStore
-from trio_bridge.stores.spool import Spool
-from trio_bridge.tasks.delivery import Delivery
-from trio_bridge.tasks.writer import run_writer
+from trio_bridge.delivery.breaker import DBCircuitBreaker
+from trio_bridge.stores.database.postgres import PostgresStore
+from trio_bridge.stores.spool.spool import Spool
+from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.delivery.writer import run_writer
 from trio_bridge.threads import in_thread, tell_of_missing_threads
 
 NO_ROOM = 2**47 - 65_536

@@ -9,35 +9,35 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from trio_bridge.version import __version__
+
 if TYPE_CHECKING:
     from trio_bridge.config import Settings, load_settings
+    from trio_bridge.delivery.breaker import DBCircuitBreaker
     from trio_bridge.gateways.base import IBridgeBase
     from trio_bridge.gateways.factory import build_bridge_from_env
-    from trio_bridge.gateways.portal import PortalBridge
-    from trio_bridge.gateways.socket import SocketBridge
+    from trio_bridge.gateways.portal.bridge import PortalBridge
+    from trio_bridge.gateways.socket.bridge import SocketBridge
     from trio_bridge.model import ApiEvent, ApiMode, Greeks, Position, Snapshot
-    from trio_bridge.stores.breaker import DBCircuitBreaker
-    from trio_bridge.stores.postgres import log_api_event, write_portfolio_snapshot
-    from trio_bridge.stores.schema import ensure_bridge_schema
-
-__version__ = "0.1.0"
+    from trio_bridge.stores.database.postgres import log_api_event, write_portfolio_snapshot
+    from trio_bridge.stores.database.schema import ensure_bridge_schema
 
 _HOMES = {
     "ApiEvent": "model",
     "ApiMode": "model",
-    "DBCircuitBreaker": "stores.breaker",
+    "DBCircuitBreaker": "delivery.breaker",
     "Greeks": "model",
     "IBridgeBase": "gateways.base",
-    "PortalBridge": "gateways.portal",
+    "PortalBridge": "gateways.portal.bridge",
     "Position": "model",
     "Settings": "config",
     "Snapshot": "model",
-    "SocketBridge": "gateways.socket",
+    "SocketBridge": "gateways.socket.bridge",
     "build_bridge_from_env": "gateways.factory",
-    "ensure_bridge_schema": "stores.schema",
+    "ensure_bridge_schema": "stores.database.schema",
     "load_settings": "config",
-    "log_api_event": "stores.postgres",
-    "write_portfolio_snapshot": "stores.postgres",
+    "log_api_event": "stores.database.postgres",
+    "write_portfolio_snapshot": "stores.database.postgres",
 }
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "Settings",
     "Snapshot",
     "SocketBridge",
+    "__version__",
     "build_bridge_from_env",
     "ensure_bridge_schema",
     "load_settings",

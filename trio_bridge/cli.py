@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import trio
 import typer
 
-from trio_bridge import __version__
 from trio_bridge.config import load_settings
 from trio_bridge.errors import BridgeError, ConfigError, StartError
 from trio_bridge.logs import as_error, configure_logging
 from trio_bridge.model import ApiMode, utc_now
+from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -220,7 +220,7 @@ def demo(
     mode: Annotated[Mode, typer.Option(help="Which of the two APIs to demonstrate.")] = Mode.SOCKET,
 ) -> None:
     """Watch the real bridge at work on a simulated gateway and a database of its own."""
-    from trio_bridge.demo import run_demo
+    from trio_bridge.commands.demo import run_demo
 
     _run(run_demo, seconds=seconds, mode=ApiMode[mode.name])
 

@@ -23,7 +23,7 @@ _CONSOLE = "%(asctime)s [%(levelname)s] %(name)s: %(message)s"
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
-class Console:
+class ConsoleStream:
     """Standard error for as long as somebody takes it.
 
     A log on a full disk, a reader that has gone or stands still (Ctrl-S), or none from the start:
@@ -64,7 +64,7 @@ def configure_logging(level: str, style: str) -> None:
         level: "debug", "info", "warning" or "error".
         style: "console" for people, "json" for one object a line.
     """
-    console = cast("TextIO", Console())
+    console = cast("TextIO", ConsoleStream())
     number = logging.getLevelNamesMapping()[level.upper()]
     for_journal = _writes_to_the_journal()
     shared: list[Any] = [
@@ -107,7 +107,7 @@ def configure_logging(level: str, style: str) -> None:
 
 
 def log_event(message: str, status: str) -> None:
-    """An event, for the console: its status (`model.Status`) is the name of a level."""
+    """An event, for the console: its status (`model.Severity`) is the name of a level."""
     structlog.get_logger().log(logging.getLevelNamesMapping()[status.upper()], message)
 
 

@@ -29,7 +29,7 @@ class ApiMode(StrEnum):
         return cls.__members__.get(str(value).upper())
 
 
-class Status(StrEnum):
+class Severity(StrEnum):
     """How grave an event is, as `api_logs.status` stores it."""
 
     INFO = "info"
@@ -146,7 +146,7 @@ class ApiEvent:
     timestamp: datetime
     api_mode: ApiMode
     message: str
-    status: Status = Status.INFO
+    status: Severity = Severity.INFO
     event_id: UUID = field(default=UUID(int=0))
 
     def __post_init__(self) -> None:

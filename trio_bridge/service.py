@@ -21,25 +21,25 @@ import outcome
 import structlog
 import trio
 
-from trio_bridge import __version__
+from trio_bridge.delivery.breaker import DBCircuitBreaker
+from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.delivery.flusher import run_flusher
+from trio_bridge.delivery.writer import run_writer
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.logs import log_event
-from trio_bridge.model import ApiEvent, ApiMode, Snapshot, Status, utc_now
-from trio_bridge.stores.breaker import DBCircuitBreaker
-from trio_bridge.stores.connection import conninfo_from_settings, safe_target
+from trio_bridge.model import ApiEvent, ApiMode, Severity, Snapshot, utc_now
+from trio_bridge.stores.database.connection import conninfo_from_settings, safe_target
+from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.embedded.server import open_embedded
-from trio_bridge.stores.postgres import PostgresStore
-from trio_bridge.stores.recent import recent_rows
+from trio_bridge.stores.reading.recent import recent_rows
 from trio_bridge.stores.record import Record
-from trio_bridge.stores.spool import Spool
-from trio_bridge.tasks.delivery import Delivery
+from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.tasks.doubles import watch_for_doubles
-from trio_bridge.tasks.flusher import run_flusher
 from trio_bridge.tasks.guests import keep_going
 from trio_bridge.tasks.supervisor import Supervisor
 from trio_bridge.tasks.ticker import Ticker
-from trio_bridge.tasks.writer import run_writer
 from trio_bridge.threads import tell_of_missing_threads
+from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -131,7 +131,7 @@ class Outlet:
             # The sources have ended; what still speaks (the embedded server) has been logged.
             return
 
-    def emit(self, message: str, status: Status = Status.INFO) -> None:
+    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
         """An event for `api_logs` and the console."""
         log_event(message, status)
         self.put(ApiEvent(self._now(), self._mode, message, status))
@@ -256,7 +256,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """
     service: Service | None = None
 
-    def emit(message: str, status: Status) -> None:
+    def emit(message: str, status: Severity) -> None:
         """What the embedded server says; before there is a service, to the console alone."""
         if service is None:
             log_event(message, status)

@@ -14,11 +14,11 @@ import orjson
 import trio
 from pydantic import TypeAdapter
 
-from trio_bridge import __version__
-from trio_bridge.model import ApiMode, Status
-from trio_bridge.stores.breaker import BreakerState
-from trio_bridge.stores.conninfo import safe_target
+from trio_bridge.delivery.breaker import BreakerState
+from trio_bridge.model import ApiMode, Severity
+from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.tasks.supervisor import State
+from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
     from trio_bridge.model import Snapshot
@@ -90,7 +90,7 @@ class EventStatus:
     """One row of `api_logs`."""
 
     timestamp: datetime
-    status: Status
+    status: Severity
     message: str
 
 

@@ -14,11 +14,11 @@ from ib_async import Contract, OptionComputation, Position, Ticker
 from benchmarks.figures import Check, Effort, Section, Spread
 from trio_bridge.config import Settings
 from trio_bridge.gateways.base import discard_event
-from trio_bridge.gateways.socket import SocketBridge
-from trio_bridge.gateways.socket_session import Session
-from trio_bridge.greeks import Portfolio, aggregate
+from trio_bridge.gateways.socket.bridge import SocketBridge
+from trio_bridge.gateways.socket.connection import Connection
+from trio_bridge.gateways.socket.lines import MarketLines
 from trio_bridge.model import utc_now
-from trio_bridge.policy.market_lines import MarketLines
+from trio_bridge.risk.greeks import Portfolio, aggregate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,15 +81,15 @@ def _measure(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
         for ticker, computation in zip(tickers, turns[turn % 2], strict=True):
             ticker.modelGreeks = computation
 
-    book = bridge.book()
-    portfolio = Portfolio(book.positions)
+    inputs = bridge.inputs()
+    portfolio = Portfolio(inputs.positions)
     instant, now = utc_now(), trio.current_time()
-    units = np.array([position.quantity * MULTIPLIER for position in book.positions])
-    matrix = np.array([list(book.greeks[one.con_id][:4]) for one in book.positions]).T.copy()
+    units = np.array([position.quantity * MULTIPLIER for position in inputs.positions])
+    matrix = np.array([list(inputs.greeks[one.con_id][:4]) for one in inputs.positions]).T.copy()
 
     def row_of_sums() -> object:
         return aggregate(
-            portfolio, book.greeks, timestamp=instant, now=now, max_age_s=120.0, account="U1"
+            portfolio, inputs.greeks, timestamp=instant, now=now, max_age_s=120.0, account="U1"
         )
 
     calls: list[tuple[Callable[[], object], Callable[[int], None] | None]] = [
@@ -118,12 +118,12 @@ def _microseconds(call: Callable[[], object], before: Callable[[int], None] | No
     return Spread.of(times).median * 1e6
 
 
-def _bridge_with(size: int) -> tuple[SocketBridge, Session]:
+def _bridge_with(size: int) -> tuple[SocketBridge, Connection]:
     """A bridge in the state in which a connection with so many options leaves it."""
     settings = Settings(_env_file=None)  # type: ignore[call-arg]
     bridge = SocketBridge(settings)
-    session = Session(settings, discard_event, lines=MarketLines(size), details={})
-    bridge._session = session
+    session = Connection(settings, discard_event, lines=MarketLines(size), details={})
+    bridge._connection = session
     session._open = session.downloaded = session.settled = True
     session.accounts.managed(["U1"])
     rng = random.Random(1)

@@ -13,13 +13,13 @@ from benchmarks.children import run_child
 from benchmarks.database import COLUMNS, disk_room, disk_server, make_tables, query
 from benchmarks.figures import Effort, Section, percentile
 from tests.support.rows import record, snapshot
+from trio_bridge.delivery.breaker import DBCircuitBreaker
+from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.delivery.writer import run_writer
 from trio_bridge.model import ApiEvent, Snapshot, utc_now
-from trio_bridge.stores.breaker import DBCircuitBreaker
-from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
-from trio_bridge.stores.spool import Spool
-from trio_bridge.tasks.delivery import Delivery
-from trio_bridge.tasks.writer import run_writer
+from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ ELSEWHERE = (
     "once and in order, but the page's charts are refused. × 20, × 31, × 5.7. A worker that was "
     "killed or stopped meant waiting, and no row was lost or doubled.",
     "Multi-host: a URL with a primary and a standby finds the one that takes rows, also after the "
-    "standby was promoted; the tests do that (`tests/stores/test_connection.py`).",
+    "standby was promoted; the tests do that (`tests/stores/database/test_connection.py`).",
 )
 GROW = f"""
     INSERT INTO portfolio_greeks ({COLUMNS})

@@ -12,10 +12,10 @@ import psycopg
 import trio
 
 from tests.support.rows import record
-from trio_bridge.stores.connection import TrioConnection
+from trio_bridge.stores.database.connection import TrioConnection
+from trio_bridge.stores.database.schema import ensure_bridge_schema
 from trio_bridge.stores.embedded.server import open_embedded
 from trio_bridge.stores.record import encode_line
-from trio_bridge.stores.schema import ensure_bridge_schema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,7 +16,7 @@ from benchmarks.live import Live, count_rows, live_service, row_times
 from tests.support.postgres import PostgresFactory, PostgresServer
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.simulator.tws.server import open_tws_simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -18,10 +18,10 @@ import trio_asyncio
 from benchmarks.listen_plainly import Stopwatch, listen_plainly
 from benchmarks.stream import QUIET_S
 from trio_bridge.config import Settings
-from trio_bridge.gateways.socket import SocketBridge
-from trio_bridge.gateways.socket_positions import Details
-from trio_bridge.gateways.socket_ticks import TickFilter
-from trio_bridge.policy.market_lines import MarketLines
+from trio_bridge.gateways.socket.bridge import SocketBridge
+from trio_bridge.gateways.socket.holdings import Details
+from trio_bridge.gateways.socket.lines import MarketLines
+from trio_bridge.gateways.socket.ticks import TickFilter
 from trio_bridge.simulator.book import make_book
 
 SUBSCRIPTIONS_PER_S = 100_000
@@ -44,7 +44,7 @@ async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> No
     }
     async with bridge:
         await bridge.connect()
-        session = bridge._session
+        session = bridge._connection
         assert session is not None
         session.client.ib.client.MaxRequests = 0
         while session.subscriptions.feed.held < options or bridge.not_ready_reason():
@@ -52,7 +52,7 @@ async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> No
         await trio.sleep(QUIET_S / 2)
         watch.start()
         await bridge.wait_lost()
-        watch.stop(len(bridge.book().greeks))
+        watch.stop(len(bridge.inputs().greeks))
 
 
 def _take_all(self: TickFilter, data: bytes) -> bytes:

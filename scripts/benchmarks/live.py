@@ -12,14 +12,14 @@ import psutil
 from benchmarks.database import query
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.simulator.tws.server import open_tws_simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from tests.support.process import ServiceProcess
-    from trio_bridge.simulator.tws import TwsSimulator
+    from trio_bridge.simulator.tws.server import TwsSimulator
 
 ROOM_FOR_TESTS = 10_000
 """Market-data lines of a simulator that shall not refuse any."""

@@ -12,7 +12,7 @@ from benchmarks.figures import Effort, Section, percentile
 from benchmarks.live import lateness, row_times
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.portal import open_portal_simulator
+from trio_bridge.simulator.portal.server import open_portal_simulator
 
 if TYPE_CHECKING:
     from pathlib import Path

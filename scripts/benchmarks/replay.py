@@ -25,7 +25,7 @@ from benchmarks.database import (
 from benchmarks.figures import Check, Effort, Section, Table, percentile
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.simulator.tws.server import open_tws_simulator
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import trio
 
-from trio_bridge.stores.breaker import DBCircuitBreaker
-from trio_bridge.stores.postgres import PostgresStore
-from trio_bridge.stores.spool import Spool
-from trio_bridge.tasks.delivery import Delivery
+from trio_bridge.delivery.breaker import DBCircuitBreaker
+from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.stores.database.postgres import PostgresStore
+from trio_bridge.stores.spool.spool import Spool
 
 SAMPLE_S = 0.02
 

@@ -14,7 +14,7 @@ from benchmarks.database import disk_room, write_spool
 from benchmarks.figures import Check, Effort, Section, percentile
 from tests.support.rows import record
 from trio_bridge.stores.record import encode_line
-from trio_bridge.stores.spool import Spool
+from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ import threading
 import time
 from typing import NamedTuple, Self
 
-from trio_bridge.simulator import tws_wire as wire
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws_ticks import TickFeed
+from trio_bridge.simulator.tws import wire
+from trio_bridge.simulator.tws.ticks import TickFeed
 
 VERSION = 178
 QUIET_S = 2.0

@@ -15,7 +15,7 @@ import trio
 from benchmarks.figures import percentile
 from tests.support.rows import snapshot
 from trio_bridge.model import Snapshot, utc_now
-from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
 
 SECONDS = 4.0

@@ -16,10 +16,10 @@ from tests.support.receiver import open_receiver
 from tests.support.rows import snapshot
 from trio_bridge.model import utc_now
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.portal import open_portal_simulator
-from trio_bridge.simulator.tws import open_tws_simulator
-from trio_bridge.stores.connection import TrioConnection
-from trio_bridge.stores.schema import TABLES, ensure_bridge_schema
+from trio_bridge.simulator.portal.server import open_portal_simulator
+from trio_bridge.simulator.tws.server import open_tws_simulator
+from trio_bridge.stores.database.connection import TrioConnection
+from trio_bridge.stores.database.schema import TABLES, ensure_bridge_schema
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from trio_bridge.demo import View
-from trio_bridge.stores.reader import LandedEvent, LandedRow
+from trio_bridge.commands.demo import View
+from trio_bridge.stores.reading.landing import LandedEvent, LandedRow
 
 AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
 

@@ -20,7 +20,7 @@ from tests.support.command import run_command, run_process
 from tests.support.process import clean_environment
 from tests.support.rows import event, snapshot
 from trio_bridge.commands.export import parse_moment
-from trio_bridge.stores import export
+from trio_bridge.stores.reading import export
 from trio_bridge.stores.record import GREEKS_TABLE
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from tests.support.process import running_service
 from tests.support.rows import record
 from trio_bridge.commands.flush import Flush
 from trio_bridge.stores.fake import FakeStore
-from trio_bridge.stores.fake_disk import FakeDisk
 from trio_bridge.stores.record import encode_line
-from trio_bridge.stores.spool import Spool
+from trio_bridge.stores.spool.fake_disk import FakeDisk
+from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

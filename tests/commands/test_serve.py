@@ -15,7 +15,7 @@ from tests.support.database import count_rows, fetch, wait_for_rows
 from tests.support.process import PATIENCE_S, descendants, running_service
 from tests.support.receiver import open_receiver
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.tasks.webhook import POST_TIMEOUT_S
 
 if TYPE_CHECKING:

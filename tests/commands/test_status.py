@@ -16,9 +16,10 @@ from tests.support.process import PATIENCE_S, running_service
 from tests.support.receiver import open_receiver
 from tests.support.rows import event, snapshot
 from trio_bridge.commands import status as status_module
-from trio_bridge.model import ApiMode, Status
+from trio_bridge.delivery.breaker import BreakerState
+from trio_bridge.model import ApiMode, Severity
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.status import (
     BridgeStatus,
     EventStatus,
@@ -29,9 +30,8 @@ from trio_bridge.status import (
     from_json,
     to_json,
 )
-from trio_bridge.stores.breaker import BreakerState
-from trio_bridge.stores.connection import TrioConnection
-from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.database.connection import TrioConnection
+from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
 from trio_bridge.tasks.supervisor import State
 from trio_bridge.text import size
@@ -63,7 +63,7 @@ def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None)
         storage=StorageStatus(
             "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
         ),
-        events=(EventStatus(now, Status.WARNING, "something happened"),),
+        events=(EventStatus(now, Severity.WARNING, "something happened"),),
     )
 
 
@@ -221,7 +221,7 @@ async def test_a_database_that_is_waited_for_does_not_make_the_last_row_old(
 
 async def test_only_so_many_events_as_asked_for_and_the_latest(tmp_path: Path) -> None:
     status = a_status()
-    events = tuple(EventStatus(status.at, Status.INFO, f"number {n}") for n in range(4))
+    events = tuple(EventStatus(status.at, Severity.INFO, f"number {n}") for n in range(4))
     async with open_receiver() as receiver:
         receiver.body = to_json(replace(status, events=events))
         for wanted in (0, 2):

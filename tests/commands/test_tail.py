@@ -16,8 +16,8 @@ from tests.support.rows import event, snapshot
 from trio_bridge.commands import tail as tail_module
 from trio_bridge.commands.tail import Screen, run_tail
 from trio_bridge.config import load_settings
-from trio_bridge.stores.postgres import PostgresStore
-from trio_bridge.stores.reader import LandedEvent, LandedRow
+from trio_bridge.stores.database.postgres import PostgresStore
+from trio_bridge.stores.reading.landing import LandedEvent, LandedRow
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from trio_bridge import cli, service
+from trio_bridge.delivery import delivery
 from trio_bridge.stores.embedded import server
-from trio_bridge.tasks import delivery
 
 UNIT = Path(__file__).parents[2] / "scripts" / "systemd" / "trio-bridge.service"
 LEAST_SECURE = 2.0

@@ -15,8 +15,8 @@ from tests.support.command import run_command
 from tests.support.database import count_rows, fetch, messages, wait_for_rows
 from tests.support.process import PATIENCE_S
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
-from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
+from trio_bridge.stores.database.postgres import PostgresStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,13 +15,13 @@ import pytest
 import trio
 
 from tests.support.rows import snapshot
+from trio_bridge.delivery.breaker import DBCircuitBreaker
+from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.delivery.flusher import run_flusher
+from trio_bridge.delivery.writer import run_writer
 from trio_bridge.model import ApiEvent, Snapshot
-from trio_bridge.stores.breaker import DBCircuitBreaker
-from trio_bridge.stores.postgres import PostgresStore
-from trio_bridge.stores.spool import Spool
-from trio_bridge.tasks.delivery import Delivery
-from trio_bridge.tasks.flusher import run_flusher
-from trio_bridge.tasks.writer import run_writer
+from trio_bridge.stores.database.postgres import PostgresStore
+from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

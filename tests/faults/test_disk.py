@@ -19,7 +19,7 @@ from tests.support.database import fetch, messages, wait_for_rows
 from tests.support.process import PATIENCE_S
 from tests.support.rows import record, snapshot
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
+from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 from trio_bridge.stores.record import encode_line
 
 if TYPE_CHECKING:

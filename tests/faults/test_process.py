@@ -13,7 +13,7 @@ import trio
 from tests.faults.ledger import BUFFER, ROWS_UNTIL_SAFE, Run, bridge, check, more_rows
 from tests.support.database import fetch, wait_for_rows
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
+from trio_bridge.simulator.tws.server import open_tws_simulator
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,11 +11,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bridge.gateways.socket_ticks import TickFilter
-from trio_bridge.simulator import tws_wire as wire
+from trio_bridge.gateways.socket.ticks import TickFilter
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import TwsSimulator
-from trio_bridge.simulator.tws_session import Session
+from trio_bridge.simulator.tws import wire
+from trio_bridge.simulator.tws.server import TwsSimulator
+from trio_bridge.simulator.tws.session import ClientSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +133,7 @@ def the_simulator_outlives_any_client(stream: bytes, cuts: list[int]) -> None:
     async def serve() -> None:
         sim = TwsSimulator(make_book(options=2))
         ours, theirs = trio.socket.socketpair()
-        session = Session(sim, trio.SocketStream(ours))
+        session = ClientSession(sim, trio.SocketStream(ours))
         sim.sessions.append(session)
         with trio.fail_after(20), theirs:
             async with trio.open_nursery() as nursery:

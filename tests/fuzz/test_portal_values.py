@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bridge.gateways import portal_values as values
-from trio_bridge.gateways.portal_feed import _read_snapshot
-from trio_bridge.gateways.portal_positions import (
-    PortfolioBook,
+from trio_bridge.gateways.portal import values
+from trio_bridge.gateways.portal.feed import _read_snapshot
+from trio_bridge.gateways.portal.holdings import (
+    Holdings,
     ShapeError,
     read_accounts,
     read_contract_info,
     read_definitions,
     read_page,
 )
-from trio_bridge.gateways.portal_quotes import QuoteBoard
-from trio_bridge.gateways.portal_session import read_status, read_tickle
-from trio_bridge.greeks import LARGEST_CREDIBLE, NOT_COMPUTED, Portfolio, aggregate
+from trio_bridge.gateways.portal.login import read_status, read_tickle
+from trio_bridge.gateways.portal.quotes import QuoteBoard
 from trio_bridge.model import DataType
+from trio_bridge.risk.greeks import LARGEST_CREDIBLE, NOT_COMPUTED, Portfolio, aggregate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +119,7 @@ def rows_hold_only_numbers(
     snapshots: list[object],
     setting: DataType,
 ) -> None:
-    book, quotes = PortfolioBook(), QuoteBoard(setting)
+    book, quotes = Holdings(), QuoteBoard(setting)
     for payload in pages:
         held = _unless_shapeless(read_page, payload, "DU1")
         if held is not None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trio_bridge.config import ENVIRONMENT_NAMES, SECRETS, Settings, load_settings
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.conninfo import (
+from trio_bridge.stores.database.conninfo import (
     conninfo_from_settings,
     host_attempts,
     parse_conninfo,

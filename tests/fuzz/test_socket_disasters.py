@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.gateways.socket_support import agrees, options_of, socket_rig, still_book
+from tests.gateways.socket.support import agrees, options_of, socket_rig, still_book
 from tests.support.patient_clock import PatientClock
-from trio_bridge.gateways import socket_subscriptions
+from trio_bridge.gateways import sleep
 from trio_bridge.gateways.base import discard_event
-from trio_bridge.policy import sleep
-from trio_bridge.simulator import tws_wire as wire
-from trio_bridge.simulator.tws_requests import Requests
+from trio_bridge.gateways.socket import subscriptions as socket_subscriptions
+from trio_bridge.simulator.tws import wire
+from trio_bridge.simulator.tws.requests import Requests
 from trio_bridge.tasks.supervisor import Supervisor
 from trio_bridge.tasks.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.gateways.socket_support import Rig
+    from tests.gateways.socket.support import Rig
     from trio_bridge.model import Snapshot
     from trio_bridge.simulator.book import Book, NetGreeks
 
@@ -206,7 +206,7 @@ def test_no_false_row_in_any_series_of_disasters_and_a_right_one_after(
 
     async def download_if_known(self: Requests) -> None:
         """A gateway without its link knows of no positions."""
-        if self._controls.upstream_lost:
+        if self._state.upstream_lost:
             self._send(wire.position_end())
         else:
             await download(self)
@@ -217,11 +217,11 @@ def test_no_false_row_in_any_series_of_disasters_and_a_right_one_after(
         async def late() -> None:
             await trio.sleep(0.0 if after_s == math.inf else after_s)
             if after_s == math.inf:
-                self._session.send_error(int(fields[2]), 200, "")
+                self._client.send_error(int(fields[2]), 200, "")
             else:
                 answer(self, fields)
 
-        self._session.start(late)
+        self._client.start(late)
 
     monkeypatch.setattr(Requests, "_download", download_if_known)
     monkeypatch.setattr(Requests, "_contract_details", answer_late)

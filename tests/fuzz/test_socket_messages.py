@@ -16,17 +16,17 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.gateways.scripted_gateway import BOOK, VERSION, framed, run_session
+from tests.gateways.socket.scripted_gateway import BOOK, VERSION, framed, run_session
 from trio_bridge.errors import NotReadyError
-from trio_bridge.greeks import OPTION_TYPES
-from trio_bridge.simulator import tws_wire as wire
+from trio_bridge.risk.greeks import OPTION_TYPES
 from trio_bridge.simulator.pricing import OptionValue
-from trio_bridge.simulator.tws_contracts import contract_details, contract_details_end
+from trio_bridge.simulator.tws import wire
+from trio_bridge.simulator.tws.contracts import contract_details, contract_details_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trio_bridge.gateways.socket import SocketBridge
+    from trio_bridge.gateways.socket.bridge import SocketBridge
     from trio_bridge.model import Greeks, Position, Snapshot
 
 pytestmark = pytest.mark.long
@@ -161,9 +161,9 @@ def judge(bridge: SocketBridge) -> None:
         row: Snapshot = bridge.get_portfolio_greeks()
     except NotReadyError:
         return
-    book = bridge.book()
-    known = sum(is_known(one, book.greeks.get(one.con_id)) for one in book.positions)
-    assert row.positions == len(book.positions)
+    inputs = bridge.inputs()
+    known = sum(is_known(one, inputs.greeks.get(one.con_id)) for one in inputs.positions)
+    assert row.positions == len(inputs.positions)
     assert row.priced <= known
     for value in (row.delta, row.gamma, row.vega, row.theta, row.underlying_price):
         assert value is None or math.isfinite(value)

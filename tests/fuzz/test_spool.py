@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.rows import record
-from trio_bridge.stores import spool as spool_module
-from trio_bridge.stores.commit import Rejected
-from trio_bridge.stores.fake_disk import FakeDisk
-from trio_bridge.stores.record import Record, decode_line, encode_line
-from trio_bridge.stores.spool import Spool
-from trio_bridge.stores.spool_files import spool_files
-from trio_bridge.stores.spool_look import look_at_spool
+from trio_bridge.stores.record import Record, Rejected, decode_line, encode_line
+from trio_bridge.stores.spool import spool as spool_module
+from trio_bridge.stores.spool.fake_disk import FakeDisk
+from trio_bridge.stores.spool.files import spool_files
+from trio_bridge.stores.spool.look import look_at_spool
+from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable

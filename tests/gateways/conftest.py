@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.patient_clock import PatientClock
-from trio_bridge.policy import sleep
+from trio_bridge.gateways import sleep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,16 +6,16 @@ import pytest
 
 from trio_bridge.errors import ConfigError
 from trio_bridge.gateways.accounts import Accounts
-from trio_bridge.model import Status
+from trio_bridge.model import Severity
 
 
 class Heard:
     """An event sink."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, Status]] = []
+        self.events: list[tuple[str, Severity]] = []
 
-    def __call__(self, message: str, status: Status = Status.INFO) -> None:
+    def __call__(self, message: str, status: Severity = Severity.INFO) -> None:
         self.events.append((message, status))
 
 
@@ -58,7 +58,7 @@ def test_one_that_appears_counts_and_is_told_once(heard: Heard, listed: bool) ->
             assert accounts.counts("U0")
     assert accounts.chosen == ("U0", "U1", "U2")
     assert heard.events == [
-        ("account U0 has appeared: its positions count, too", Status.INFO),
+        ("account U0 has appeared: its positions count, too", Severity.INFO),
     ]
 
 
@@ -78,7 +78,7 @@ def test_one_that_is_not_named_twice_in_a_row_is_gone_and_that_is_told_once(hear
     assert accounts.chosen == ("U1",)
     ((message, status),) = heard.events
     assert message.startswith("account U2 is no longer among those of this login")
-    assert status is Status.WARNING
+    assert status is Severity.WARNING
 
 
 def test_another_login_brings_its_own(heard: Heard) -> None:

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.gateways import portal_support, socket_support
-from tests.gateways.portal_support import QUICK, tolerance
+from tests.gateways.portal import support as portal_support
+from tests.gateways.portal.support import QUICK, tolerance
+from tests.gateways.socket import support as socket_support
 from tests.support.patient_clock import until
 from trio_bridge.errors import NotReadyError
-from trio_bridge.gateways.portal import PortalBridge
-from trio_bridge.gateways.socket import SocketBridge
-from trio_bridge.model import DataType, Status
+from trio_bridge.gateways.portal.bridge import PortalBridge
+from trio_bridge.gateways.socket.bridge import SocketBridge
+from trio_bridge.model import DataType, Severity
 from trio_bridge.simulator.book import Book, make_book
-from trio_bridge.simulator.portal import ServedPortal, open_portal_simulator
-from trio_bridge.simulator.portal_faults import Fault
-from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
+from trio_bridge.simulator.portal.faults import Fault
+from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
+from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 from trio_bridge.tasks.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from tests.support.patient_clock import PatientClock
     from trio_bridge.gateways.base import IBridgeBase
-    from trio_bridge.gateways.portal_pacing import Timing
+    from trio_bridge.gateways.portal.pacing import Timing
     from trio_bridge.model import Snapshot
 
 STAYS_S = 2.0
@@ -126,7 +127,7 @@ async def pair_of(
     """Both bridges, each kept connected by its supervisor."""
     events: list[str] = []
 
-    def emit(message: str, status: Status = Status.INFO) -> None:
+    def emit(message: str, status: Severity = Severity.INFO) -> None:
         events.append(message)
 
     async with AsyncExitStack() as stack:

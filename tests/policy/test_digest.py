@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bridge.model import Status
+from trio_bridge.model import Severity
 from trio_bridge.policy.digest import (
     CLOSEST_S,
     FIRST_REPEAT_S,
@@ -19,8 +19,8 @@ from trio_bridge.policy.digest import (
     MOST_KINDS,
     Bulletin,
     Digest,
-    Line,
-    Silence,
+    DigestLine,
+    RowSilence,
     SilenceWatch,
 )
 
@@ -28,7 +28,7 @@ AT = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def add(digest: Digest, message: str, now: float) -> None:
-    digest.add(AT, Status.WARNING, message, now=now)
+    digest.add(AT, Severity.WARNING, message, now=now)
 
 
 def test_nothing_to_tell_means_no_alert() -> None:
@@ -88,8 +88,8 @@ def test_what_differs_in_digits_only_is_one_line_with_the_latest_text() -> None:
 
 def test_the_same_words_with_another_gravity_are_another_kind() -> None:
     digest = Digest()
-    digest.add(AT, Status.WARNING, "full", now=0.0)
-    digest.add(AT, Status.ERROR, "full", now=0.0)
+    digest.add(AT, Severity.WARNING, "full", now=0.0)
+    digest.add(AT, Severity.ERROR, "full", now=0.0)
     assert len(digest.take(2.0).lines) == 2
 
 
@@ -174,7 +174,7 @@ def test_where_nothing_is_left_out_nothing_is_said_to_be() -> None:
     digest = Digest()
     add(digest, "disconnected", 0.0)
     told = digest.take(2.0)
-    assert told == Bulletin((Line(AT, Status.WARNING, "disconnected", 1),))
+    assert told == Bulletin((DigestLine(AT, Severity.WARNING, "disconnected", 1),))
     assert (told.left_out, digest.take(20.0)) == (0, Bulletin((), 0))
 
 
@@ -225,18 +225,18 @@ def test_a_short_silence_is_nobodys_business() -> None:
 
 def test_a_long_silence_is_told_once_and_so_is_its_end() -> None:
     watch = SilenceWatch(300.0, now=0.0)
-    assert watch.look(now=310.0, right_s=10.0, excused=False) == Silence(300.0, over=False)
+    assert watch.look(now=310.0, right_s=10.0, excused=False) == RowSilence(300.0, over=False)
     assert watch.look(now=400.0, right_s=10.0, excused=False) is None
-    assert watch.look(now=505.0, right_s=504.0, excused=False) == Silence(494.0, over=True)
+    assert watch.look(now=505.0, right_s=504.0, excused=False) == RowSilence(494.0, over=True)
     assert watch.look(now=506.0, right_s=504.0, excused=False) is None
-    assert watch.look(now=804.0, right_s=504.0, excused=False) == Silence(300.0, over=False)
+    assert watch.look(now=804.0, right_s=504.0, excused=False) == RowSilence(300.0, over=False)
 
 
 def test_silence_within_a_reset_window_is_expected() -> None:
     watch = SilenceWatch(300.0, now=0.0)
     assert watch.look(now=1400.0, right_s=100.0, excused=True) is None
     assert watch.look(now=1600.0, right_s=100.0, excused=False) is None
-    assert watch.look(now=1700.0, right_s=100.0, excused=False) == Silence(300.0, over=False)
+    assert watch.look(now=1700.0, right_s=100.0, excused=False) == RowSilence(300.0, over=False)
     assert watch.look(now=1800.0, right_s=100.0, excused=True) is None
     assert watch.look(now=1900.0, right_s=1899.0, excused=False) is not None
 
@@ -248,7 +248,7 @@ def test_a_burst_of_kinds_does_not_silence_what_comes_after_it() -> None:
     digest.take(2.0)
     add(digest, "disconnected", 20.0)
     assert digest.due_at == 20.0 + GATHER_S
-    assert digest.take(22.0) == Bulletin((Line(AT, Status.WARNING, "disconnected", 1),))
+    assert digest.take(22.0) == Bulletin((DigestLine(AT, Severity.WARNING, "disconnected", 1),))
 
 
 def test_room_is_made_by_the_kinds_that_were_silent_longest() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_bridge.model import ApiEvent, ApiMode, DataType, Snapshot, Status
+from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot
 from trio_bridge.stores.record import (
     DamagedLineError,
     Record,
@@ -63,7 +63,7 @@ api_events = st.builds(
     timestamp=instants,
     api_mode=st.sampled_from(ApiMode),
     message=any_text,
-    status=st.sampled_from(Status),
+    status=st.sampled_from(Severity),
 )
 records = st.builds(record_of, snapshots | api_events)
 
@@ -90,7 +90,7 @@ def test_a_snapshot_is_one_json_object_of_columns() -> None:
 
 
 def test_an_event_is_one_json_object_of_columns() -> None:
-    event = ApiEvent(AT, ApiMode.PORTAL, "Überlauf – „again“", Status.WARNING)
+    event = ApiEvent(AT, ApiMode.PORTAL, "Überlauf – „again“", Severity.WARNING)
     record = record_of(event)
 
     assert record.table == "api_logs"

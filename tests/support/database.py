@@ -9,10 +9,10 @@ import psycopg
 import trio
 
 from tests.support.process import PATIENCE_S
-from trio_bridge.stores.connection import TrioConnection
-from trio_bridge.stores.postgres import insert
+from trio_bridge.stores.database.connection import TrioConnection
+from trio_bridge.stores.database.postgres import insert
+from trio_bridge.stores.database.schema import ensure_bridge_schema
 from trio_bridge.stores.record import record_of
-from trio_bridge.stores.schema import ensure_bridge_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,7 +13,7 @@ from tests.support.process import PATIENCE_S
 
 if TYPE_CHECKING:
     from trio_bridge.simulator.book import Book
-    from trio_bridge.simulator.tws import TwsSimulator
+    from trio_bridge.simulator.tws.server import TwsSimulator
 
 
 def assert_true_row(book: Book, conninfo: str) -> None:

@@ -11,12 +11,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.gateways.socket_support import socket_rig, still_book
-from tests.simulator.tws_client import RawClient
+from tests.gateways.socket.support import socket_rig, still_book
+from tests.simulator.tws.client import RawClient
 from tests.support.wire_watch import WireWatch, ledger_faults
-from trio_bridge.simulator.tws_codes import FORBIDDEN
-from trio_bridge.simulator.tws_controls import LEDGER_VARIABLE
-from trio_bridge.simulator.tws_wire import message
+from trio_bridge.simulator.tws.codes import FORBIDDEN
+from trio_bridge.simulator.tws.state import LEDGER_VARIABLE
+from trio_bridge.simulator.tws.wire import message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ async def test_so_are_more_than_fifty_messages_in_any_second(virtual_clock: Mock
 async def test_it_watches_the_bridges_of_every_test(wire_watch: WireWatch) -> None:
     async with socket_rig(still_book(options=0)) as rig:
         assert list(wire_watch.faults()) == []
-        rig.bridge._session.client.ib.client.conn.sendMsg(message(4, 1, 17))  # type: ignore[union-attr]
+        rig.bridge._connection.client.ib.client.conn.sendMsg(message(4, 1, 17))  # type: ignore[union-attr]
         await rig.until(lambda: rig.sim.violations)
         (violation,) = rig.sim.acknowledge_violations()
         assert violation.what == "cancelOrder (message 4)"

@@ -18,7 +18,7 @@ from tests.support import patient_clock
 from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from tests.support.rows import snapshot
-from trio_bridge.model import ApiEvent, ApiMode, Status
+from trio_bridge.model import ApiEvent, ApiMode, Severity
 from trio_bridge.policy.digest import MOST_KINDS
 from trio_bridge.tasks.alerts import LAST_WORD_S, Alerts
 from trio_bridge.tasks.supervisor import ConnectionStatus, State
@@ -37,7 +37,7 @@ def quick_clock() -> PatientClock:
     return PatientClock()
 
 
-def event(message: str, status: Status = Status.WARNING) -> ApiEvent:
+def event(message: str, status: Severity = Severity.WARNING) -> ApiEvent:
     return ApiEvent(AT, ApiMode.SOCKET, message, status)
 
 
@@ -51,7 +51,7 @@ class Bench:
         self.ended: str | None = None
         self.events: list[str] = []
 
-    def emit(self, message: str, status: Status = Status.INFO) -> None:
+    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
         self.events.append(message)
         self.alerts.notice(event(message, status))
 
@@ -107,9 +107,9 @@ async def test_a_bug_in_here_is_told_and_alerting_goes_on(
 
 async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver, alerting(receiver) as bench:
-        bench.alerts.notice(event("all is well", Status.INFO))
+        bench.alerts.notice(event("all is well", Severity.INFO))
         bench.alerts.notice(event("database circuit CLOSED → OPEN"))
-        bench.alerts.notice(event("spool can't be written", Status.ERROR))
+        bench.alerts.notice(event("spool can't be written", Severity.ERROR))
         await bench.until_posted(receiver, "spool")
     (post,) = receiver.posts
     assert receiver.targets == ["/services/the-secret"]

@@ -14,12 +14,12 @@ from tests.support.database import fetch, messages, store, wait_for_rows
 from tests.support.rows import snapshot
 from trio_bridge.config import load_settings
 from trio_bridge.errors import OutageError, StoreError
-from trio_bridge.model import Snapshot, Status
+from trio_bridge.model import Severity, Snapshot
 from trio_bridge.policy.doubles import doubled_slots
 from trio_bridge.service import run_service
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import open_tws_simulator
-from trio_bridge.stores.recent import recent_rows
+from trio_bridge.simulator.tws.server import open_tws_simulator
+from trio_bridge.stores.reading.recent import recent_rows
 from trio_bridge.tasks import doubles
 from trio_bridge.tasks.doubles import (
     FIRST_LOOK_S,
@@ -49,7 +49,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.ticker = TickerStatus(last=snapshot(1))
-        self.said: list[tuple[float, str, Status]] = []
+        self.said: list[tuple[float, str, Severity]] = []
         self.looks: list[float] = []
         self.doubled = True
         self.fails: Exception | None = None
@@ -67,7 +67,7 @@ class Bench:
         rows = [(at, "U1") for at in slots for _ in range(1 + self.doubled)]
         return [] if self.is_empty else rows
 
-    def emit(self, message: str, status: Status = Status.INFO) -> None:
+    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
         self.said.append((trio.current_time(), message, status))
 
     async def run(self, seconds: float) -> None:
@@ -84,7 +84,7 @@ async def test_it_is_told_once_after_a_minute(autojump_clock: MockClock) -> None
     bench = Bench()
     await bench.run(2000)
     assert bench.looks == [FIRST_LOOK_S + turn * LOOK_EVERY_S for turn in range(4)]
-    assert bench.said == [(60.0, TOLD, Status.WARNING)]
+    assert bench.said == [(60.0, TOLD, Severity.WARNING)]
 
 
 async def test_its_end_is_told_and_then_it_would_be_news_again(autojump_clock: MockClock) -> None:
@@ -95,9 +95,9 @@ async def test_its_end_is_told_and_then_it_would_be_news_again(autojump_clock: M
             bench.doubled, bench.is_empty = doubled, is_empty
             await trio.sleep(LOOK_EVERY_S)
     assert [(message, status) for _, message, status in bench.said] == [
-        (TOLD, Status.WARNING),
-        ("each slot holds one row again", Status.INFO),
-        (TOLD, Status.WARNING),
+        (TOLD, Severity.WARNING),
+        ("each slot holds one row again", Severity.INFO),
+        (TOLD, Severity.WARNING),
     ]
 
 

@@ -14,7 +14,7 @@ from tests.support.time import EASTERN, WallClock, eastern
 from trio_bridge.config import load_settings
 from trio_bridge.errors import ConfigError, NotReadyError
 from trio_bridge.gateways.fake import FakeBridge
-from trio_bridge.model import Status
+from trio_bridge.model import Severity
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
 from trio_bridge.tasks.supervisor import State, Supervisor
 from trio_bridge.tasks.ticker import Ticker
@@ -41,7 +41,7 @@ class Rig:
     ) -> None:
         self.wall = clock(start)
         self.bridge = FakeBridge(load_settings(), now=self.wall)
-        self.events: list[tuple[float, str, Status]] = []
+        self.events: list[tuple[float, str, Severity]] = []
         self.windows = parse_reset_windows(windows)
         self.supervisor = Supervisor(
             self.bridge,
@@ -53,7 +53,7 @@ class Rig:
         )
         self.wall()
 
-    def emit(self, message: str, status: Status = Status.INFO) -> None:
+    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
         self.events.append((trio.current_time(), message, status))
 
     @property

@@ -10,7 +10,7 @@ import trio
 from tests.support.time import WallClock, eastern
 from trio_bridge.config import load_settings
 from trio_bridge.gateways.fake import FakeBridge
-from trio_bridge.model import Position, Snapshot, Status
+from trio_bridge.model import Position, Severity, Snapshot
 from trio_bridge.tasks.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Rig:
             self.bridge, self.rows.append, interval_s=interval_s, emit=self.emit, now=self.wall
         )
 
-    def emit(self, message: str, status: Status = Status.INFO) -> None:
+    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
         self.events.append(message)
 
     async def run_for(self, seconds: float) -> None:

@@ -15,7 +15,7 @@ import trio
 from tests.support.process import PATIENCE_S as START_PATIENCE_S
 from tests.support.process import ServiceProcess, free_port, running_service
 from trio_bridge.simulator.book import make_book
-from trio_bridge.simulator.tws import TwsSimulator, open_tws_simulator
+from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 from trio_bridge.web.connections import prepare, serve
 
 if TYPE_CHECKING:

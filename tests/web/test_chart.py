@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from trio_bridge.stores.gaps import Gap
-from trio_bridge.stores.history import Bucket, Chart, Window
+from trio_bridge.stores.reading.buckets import Bucket, Window
+from trio_bridge.stores.reading.gaps import Gap
+from trio_bridge.stores.reading.history import Chart
 from trio_bridge.web.chart import chart_json
 
 START = datetime(2026, 1, 2, 14, 0, tzinfo=UTC)

@@ -11,11 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.rows import snapshot
 from trio_bridge.config import load_settings
-from trio_bridge.model import ApiEvent, ApiMode, Snapshot, Status, utc_now
+from trio_bridge.model import ApiEvent, ApiMode, Severity, Snapshot, utc_now
 from trio_bridge.service import Service
-from trio_bridge.stores.postgres import PostgresStore
+from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
-from trio_bridge.stores.spool import Spool
+from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.tasks.supervisor import State
 from trio_bridge.web.metrics import Metrics
 from trio_bridge.web.observer import Observer
@@ -173,7 +173,7 @@ async def test_of_the_last_rows_as_many_are_told_as_fit_into_a_time(bench: Bench
 async def test_rows_and_events_are_counted(bench: Bench) -> None:
     bench.row(snapshot(1))
     bench.row(snapshot(2), safe_after_s=None)
-    for status in (Status.INFO, Status.WARNING, Status.WARNING):
+    for status in (Severity.INFO, Severity.WARNING, Severity.WARNING):
         bench.service._tell(ApiEvent(utc_now(), ApiMode.SOCKET, "x", status))
 
     found = bench.samples()
@@ -256,7 +256,9 @@ async def test_the_number_of_series_does_not_grow(bench: Bench) -> None:
     before = bench.samples().keys()
     for number in range(50):
         bench.row(snapshot(number))
-        bench.service._tell(ApiEvent(utc_now(), ApiMode.SOCKET, f"message {number}", Status.ERROR))
+        bench.service._tell(
+            ApiEvent(utc_now(), ApiMode.SOCKET, f"message {number}", Severity.ERROR)
+        )
         bench.service.supervisor.status.reason = f"reason {number}"
     assert bench.samples().keys() == before
 

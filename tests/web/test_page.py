@@ -19,7 +19,8 @@ from tests.support.rows import snapshot
 from tests.support.still import hold_still
 from tests.web.browser import ARTIFACTS
 from tests.web.support import PATIENCE_S, Watched, in_background, watched_service
-from trio_bridge.stores.history import History, Window
+from trio_bridge.stores.reading.buckets import Window
+from trio_bridge.stores.reading.history import History
 from trio_bridge.stores.record import record_of
 from trio_bridge.web.chart import chart_json
 

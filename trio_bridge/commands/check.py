@@ -16,12 +16,12 @@ from trio_bridge.commands.checks.gateway import (
     is_at_the_gateway,
 )
 from trio_bridge.commands.checks.spool import check_spool
+from trio_bridge.commands.console import Console
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.config import load_settings, misspelt_settings
-from trio_bridge.console import Console
 from trio_bridge.errors import BridgeError, ConfigError
-from trio_bridge.model import ApiMode, Status, utc_now
-from trio_bridge.policy.digest import Bulletin, Line
+from trio_bridge.model import ApiMode, Severity, utc_now
+from trio_bridge.policy.digest import Bulletin, DigestLine
 from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Finding
     from trio_bridge.config import Settings
     from trio_bridge.status import BridgeStatus
-    from trio_bridge.stores.spool_look import Holder
+    from trio_bridge.stores.spool.look import Holder
 
 
 class Report:
@@ -136,7 +136,7 @@ async def _check_alerts(url: SecretStr, *, wanted: bool) -> Finding:
             return skipped(
                 "alerts", f"go to {receiver}; `check --alert` posts one to see it arrive"
             )
-        line = Line(utc_now(), Status.INFO, "a test: alerts of this bridge arrive here", 1)
+        line = DigestLine(utc_now(), Severity.INFO, "a test: alerts of this bridge arrive here", 1)
         await webhook.post(Bulletin((line,)))
     except (NotNowError, RefusedError) as error:
         return failed("alerts", f"{receiver}: {error}", "check BRIDGE_ALERT_URL")

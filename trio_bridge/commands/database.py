@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.conninfo import conninfo_from_settings
+from trio_bridge.stores.database.conninfo import conninfo_from_settings
 from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.embedded.server import open_embedded, running_conninfo
 

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Literal
 from trio_bridge.commands.database import open_database
 from trio_bridge.commands.parquet import ParquetFile, import_pyarrow
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.export import COLUMNS, export_batches, export_csv
+from trio_bridge.stores.reading.export import COLUMNS, export_batches, export_csv
 from trio_bridge.text import count, size
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import trio
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trio_bridge.commands.console import Console
 from trio_bridge.commands.database import open_database
-from trio_bridge.console import Console
+from trio_bridge.delivery.commit import SCHEMA_TIMEOUT_S, Committer
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.commit import SCHEMA_TIMEOUT_S, Committer
-from trio_bridge.stores.postgres import PostgresStore
-from trio_bridge.stores.spool import Spool
-from trio_bridge.stores.spool_look import holder_of
+from trio_bridge.stores.database.postgres import PostgresStore
+from trio_bridge.stores.spool.look import holder_of
+from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.text import count, duration, size
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.schema import TABLES
+from trio_bridge.stores.database.schema import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

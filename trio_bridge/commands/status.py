@@ -12,14 +12,14 @@ import trio
 from rich.table import Table
 from rich.text import Text
 
+from trio_bridge.commands.console import STYLES, Console
 from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
-from trio_bridge.console import STYLES, Console
 from trio_bridge.errors import BridgeError
 from trio_bridge.model import utc_now
-from trio_bridge.stores.conninfo import safe_target
-from trio_bridge.stores.spool_look import look_at_spool
-from trio_bridge.stores.summary import read_summary
+from trio_bridge.stores.database.conninfo import safe_target
+from trio_bridge.stores.reading.summary import read_summary
+from trio_bridge.stores.spool.look import look_at_spool
 from trio_bridge.text import count, duration, moment, number, percent, size, waiting
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.status import BridgeStatus, RowStatus
-    from trio_bridge.stores.reader import LandedRow
-    from trio_bridge.stores.spool_look import SpoolLook
-    from trio_bridge.stores.summary import Summary
+    from trio_bridge.stores.reading.landing import LandedRow
+    from trio_bridge.stores.reading.summary import Summary
+    from trio_bridge.stores.spool.look import SpoolLook
 
 DATABASE_TIMEOUT_S = 10.0
 LOOK_BACK = timedelta(hours=24)

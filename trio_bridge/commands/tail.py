@@ -10,10 +10,10 @@ import orjson
 import trio
 from rich.text import Text
 
+from trio_bridge.commands.console import STYLES, Console
 from trio_bridge.commands.database import present_database
-from trio_bridge.console import STYLES, Console
 from trio_bridge.errors import OutageError, StoreError
-from trio_bridge.stores.reader import LandedRow, Landing
+from trio_bridge.stores.reading.landing import LandedRow, Landing
 from trio_bridge.text import number
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from trio_bridge.config import Settings
-    from trio_bridge.stores.reader import LandedEvent
+    from trio_bridge.stores.reading.landing import LandedEvent
 
 LOOK_EVERY_S = 0.5
 LOOK_TIMEOUT_S = 10.0

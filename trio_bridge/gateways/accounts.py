@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.errors import ConfigError
-from trio_bridge.model import Status
+from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -65,7 +65,7 @@ class Accounts:
             self._emit(
                 f"account {account} is no longer among those of this login: "
                 "its positions do not count any more",
-                Status.WARNING,
+                Severity.WARNING,
             )
 
     def counts(self, account: str) -> bool:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 import trio
 
 from trio_bridge.errors import NotReadyError
-from trio_bridge.greeks import KNOWN_TYPES, OPTION_TYPES, Portfolio, aggregate
-from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, Status, utc_now
-from trio_bridge.policy.sleep import SleepWatch
+from trio_bridge.gateways.sleep import SleepWatch
+from trio_bridge.model import ApiMode, Greeks, Position, Severity, Snapshot, utc_now
+from trio_bridge.risk.greeks import KNOWN_TYPES, OPTION_TYPES, Portfolio, aggregate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class EventSink(Protocol):
     """Takes an event for `api_logs`. Never blocks, never raises."""
 
-    def __call__(self, message: str, status: Status = Status.INFO) -> None: ...
+    def __call__(self, message: str, status: Severity = Severity.INFO) -> None: ...
 
 
-class Book(NamedTuple):
+class RiskInputs(NamedTuple):
     """What a gateway holds in memory at one instant."""
 
     accounts: Sequence[str]
@@ -49,7 +49,7 @@ class Usage(NamedTuple):
     lines_budget: int | None = None
 
 
-def discard_event(message: str, status: Status = Status.INFO) -> None:
+def discard_event(message: str, status: Severity = Severity.INFO) -> None:
     """The event sink of a bridge that nobody listens to."""
 
 
@@ -156,7 +156,7 @@ class IBridgeBase(ABC):
         or first Greeks still under way, nobody logged in."""
 
     @abstractmethod
-    def book(self) -> Book:
+    def inputs(self) -> RiskInputs:
         """Positions and Greeks as they are in memory. Never awaits."""
 
     def usage(self) -> Usage:
@@ -213,7 +213,7 @@ class IBridgeBase(ABC):
             reason = "the gateway did not answer the last probe"
         if reason is not None:
             raise NotReadyError(reason)
-        book = self.book()
+        book = self.inputs()
         if book.positions is not self._positions:
             self._positions = book.positions
             self._portfolio = Portfolio(book.positions)
@@ -235,7 +235,7 @@ class IBridgeBase(ABC):
                 self.emit(
                     f"positions of type {sec_type!r} are not known to this bridge: "
                     "they are counted but add nothing to the Greeks",
-                    Status.WARNING,
+                    Severity.WARNING,
                 )
 
     def _mention_currencies(self, positions: Sequence[Position]) -> None:
@@ -245,5 +245,5 @@ class IBridgeBase(ABC):
             self.emit(
                 f"options in {', '.join(sorted(self._currencies))}: vega and theta add up amounts "
                 "of different currencies, nothing is converted",
-                Status.WARNING,
+                Severity.WARNING,
             )

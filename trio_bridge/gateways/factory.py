@@ -21,10 +21,10 @@ def build_bridge(
 ) -> IBridgeBase:
     """The bridge for `settings.ib_api_mode`. Only that mode's libraries are imported."""
     if settings.ib_api_mode is ApiMode.PORTAL:
-        from trio_bridge.gateways.portal import PortalBridge
+        from trio_bridge.gateways.portal.bridge import PortalBridge
 
         return PortalBridge(settings, emit=emit, now=now)
-    from trio_bridge.gateways.socket import SocketBridge
+    from trio_bridge.gateways.socket.bridge import SocketBridge
 
     return SocketBridge(settings, emit=emit, now=now)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.base import Book, IBridgeBase
+from trio_bridge.gateways.base import IBridgeBase, RiskInputs
 from trio_bridge.model import ApiMode
 
 if TYPE_CHECKING:
@@ -80,5 +80,5 @@ class FakeBridge(IBridgeBase):
     def not_ready_reason(self) -> str | None:
         return self.not_ready if self._connected else "not connected to the gateway"
 
-    def book(self) -> Book:
-        return Book(("DU1",), tuple(self.positions), dict(self.greeks))
+    def inputs(self) -> RiskInputs:
+        return RiskInputs(("DU1",), tuple(self.positions), dict(self.greeks))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from trio_bridge.model import Status
+    from trio_bridge.model import Severity
 
 GATHER_S = 2.0
 """What belongs together happens together: one alert for all of it."""
@@ -38,11 +38,11 @@ _NUMBER = re.compile(r"\d[\d,]*(?: (\w+?)s?\b)?")
 """With what it counts, which may be one or several."""
 
 
-class Line(NamedTuple):
+class DigestLine(NamedTuple):
     """The latest event of a kind, and how many times it came since the last alert."""
 
     at: datetime
-    status: Status
+    status: Severity
     message: str
     times: int
 
@@ -50,7 +50,7 @@ class Line(NamedTuple):
 class Bulletin(NamedTuple):
     """One alert: its lines in the order in which their kinds began."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[DigestLine, ...]
     left_out: int = 0
 
     def followed_by(self, later: Bulletin) -> Bulletin:
@@ -71,12 +71,12 @@ class Digest:
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Kind] = {}
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, DigestLine] = {}
         self._left_out = 0
         self._due_s = math.inf
         self._taken_s = -math.inf
 
-    def add(self, at: datetime, status: Status, message: str, *, now: float) -> None:
+    def add(self, at: datetime, status: Severity, message: str, *, now: float) -> None:
         """Note an event."""
         key = f"{status} " + _NUMBER.sub(r"# \1", message)
         self._forget(now)
@@ -88,7 +88,7 @@ class Digest:
             kind = self._kinds[key] = _Kind(now)
         kind.heard_s = now
         known = self._lines.get(key)
-        self._lines[key] = Line(at, status, message, 1 if known is None else known.times + 1)
+        self._lines[key] = DigestLine(at, status, message, 1 if known is None else known.times + 1)
         due_s = max(now + GATHER_S, kind.told_s + kind.wait_s, self._taken_s + CLOSEST_S)
         self._due_s = min(self._due_s, due_s)
 
@@ -126,7 +126,7 @@ class Digest:
                 del self._kinds[key]
 
 
-class Silence(NamedTuple):
+class RowSilence(NamedTuple):
     """There has been no right row for so long; `over`: and now there is one again."""
 
     lasted_s: float
@@ -146,7 +146,7 @@ class SilenceWatch:
         self._since_s = now
         self._told = False
 
-    def look(self, *, now: float, right_s: float | None, excused: bool) -> Silence | None:
+    def look(self, *, now: float, right_s: float | None, excused: bool) -> RowSilence | None:
         """What is to be told now, if anything.
 
         `right_s` is when the last right row was taken. While `excused` (a reset window is sat out)
@@ -156,7 +156,7 @@ class SilenceWatch:
             lasted_s, self._since_s = right_s - self._since_s, right_s
             if self._told:
                 self._told = False
-                return Silence(lasted_s, over=True)
+                return RowSilence(lasted_s, over=True)
         if self._told:
             return None
         if excused:
@@ -164,4 +164,4 @@ class SilenceWatch:
         if now - self._since_s < self._after_s:
             return None
         self._told = True
-        return Silence(now - self._since_s, over=False)
+        return RowSilence(now - self._since_s, over=False)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
@@ -45,6 +45,14 @@ class Record:
 def _encode(row: dict[str, Any]) -> bytes:
     # A copy: what orjson returns keeps all of its 4 KB buffer, and thousands of rows may wait.
     return bytes(memoryview(orjson.dumps(row)))
+
+
+class Rejected(NamedTuple):
+    """The database will never take the row of this number in the list."""
+
+    number: int
+    sqlstate: str
+    reason: str
 
 
 class DamagedLineError(ValueError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from trio_bridge.model import ApiEvent, Status, utc_now
+from trio_bridge.model import ApiEvent, Severity, utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.digest import Digest, SilenceWatch
 from trio_bridge.tasks.guests import keep_going
@@ -66,10 +66,10 @@ class Alerts:
 
     def notice(self, item: Snapshot | ApiEvent) -> None:
         """Take note of a warning or an error; never waits."""
-        if isinstance(item, ApiEvent) and item.status is not Status.INFO:
+        if isinstance(item, ApiEvent) and item.status is not Severity.INFO:
             self._add(item.timestamp, item.status, item.message)
 
-    def say(self, message: str, status: Status) -> None:
+    def say(self, message: str, status: Severity) -> None:
         """Alert of something that is no event."""
         self._add(self._now(), status, message)
 
@@ -91,7 +91,7 @@ class Alerts:
         finally:
             with trio.move_on_after(LAST_WORD_S, shield=True):
                 if (reason := ended()) is not None:
-                    self.say(reason, Status.ERROR)
+                    self.say(reason, Severity.ERROR)
                 await self._post_last()
                 await self._webhook.aclose()
 
@@ -100,7 +100,7 @@ class Alerts:
             nursery.start_soon(self._watch_rows, ticker, connection)
             await self._post_all()
 
-    def _add(self, at: datetime, status: Status, message: str) -> None:
+    def _add(self, at: datetime, status: Severity, message: str) -> None:
         self._digest.add(at, status, message, now=trio.current_time())
         self._news.set()
 
@@ -117,9 +117,9 @@ class Alerts:
                 continue
             lasted = f"{silence.lasted_s:.0f} s"
             if silence.over:
-                self.say(f"right rows again, after {lasted} without", Status.INFO)
+                self.say(f"right rows again, after {lasted} without", Severity.INFO)
             else:
-                self.say(f"no right row for {lasted}: {_why(ticker)}", Status.ERROR)
+                self.say(f"no right row for {lasted}: {_why(ticker)}", Severity.ERROR)
 
     async def _post_all(self) -> None:
         while True:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from trio_bridge.errors import StoreError
-from trio_bridge.model import Status, utc_now
+from trio_bridge.model import Severity, utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ async def watch_for_doubles(
                     f"{doubled.slots} of the last slots hold two rows of "
                     f"{', '.join(doubled.accounts)}: another service records into this database, "
                     "too; end one of the two",
-                    Status.WARNING,
+                    Severity.WARNING,
                 )
             elif doubled is None and told:
                 emit("each slot holds one row again")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 import trio
 
-from trio_bridge.model import Status
+from trio_bridge.model import Severity
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ async def keep_going(name: str, run: Callable[[], Awaitable[object]], emit: Even
             emit(
                 f"{name} broke down and starts again in {backoff.delay_s:g} s; "
                 "the recording goes on",
-                Status.ERROR,
+                Severity.ERROR,
             )
         await trio.sleep(backoff.delay_s)
         backoff = backoff.attempted()

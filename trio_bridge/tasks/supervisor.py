@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.errors import ConfigError, GatewayError
-from trio_bridge.model import Status, utc_now
+from trio_bridge.model import Severity, utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.reset_window import eastern_text, hold_until
 
@@ -131,7 +131,7 @@ class Supervisor:
         await self._bridge.disconnect()
         self._backoff = self._backoff.lost(up_s=trio.current_time() - began)
         self.status.reconnects += 1
-        self._emit(f"disconnected from {self._bridge.endpoint}: {reasons[0]}", Status.WARNING)
+        self._emit(f"disconnected from {self._bridge.endpoint}: {reasons[0]}", Severity.WARNING)
         return reasons[0]
 
     async def _miss_probes(self) -> str:
@@ -155,7 +155,8 @@ class Supervisor:
                 # Not if the connection has just ended: that is about to be told.
                 if self._bridge.is_connected():
                     self._emit(
-                        f"the gateway is silent: {error}; no rows until it answers", Status.WARNING
+                        f"the gateway is silent: {error}; no rows until it answers",
+                        Severity.WARNING,
                     )
             else:
                 if misses:
@@ -171,7 +172,8 @@ class Supervisor:
         delay_s = self._backoff.delay_s
         self._enter(State.BACKING_OFF, reason)
         self._emit(
-            f"reconnect attempt {self._backoff.attempt} in {delay_s:g} s: {reason}", Status.WARNING
+            f"reconnect attempt {self._backoff.attempt} in {delay_s:g} s: {reason}",
+            Severity.WARNING,
         )
         await trio.sleep(delay_s)
         if not await self._hold(reason):

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from trio_bridge.errors import NotReadyError
-from trio_bridge.model import Snapshot, Status, utc_now
+from trio_bridge.model import Severity, Snapshot, utc_now
 from trio_bridge.policy.schedule import Grid
 from trio_bridge.text import count
 
@@ -74,7 +74,7 @@ class Ticker:
                 self.status.skipped += skipped
                 self._emit(
                     f"{count(skipped, 'slot')} skipped: the machine was busy or asleep",
-                    Status.WARNING,
+                    Severity.WARNING,
                 )
                 served = slot - 1
             await trio.sleep_until(grid.at(slot))
@@ -118,6 +118,6 @@ class Ticker:
         status = self.status
         # Before the first row the supervisor's own events say it all.
         if status.silent_because is None and status.rows:
-            self._emit(f"no rows: {reason}", Status.WARNING)
+            self._emit(f"no rows: {reason}", Severity.WARNING)
         status.silent_because = reason
         status.silent_slots += 1

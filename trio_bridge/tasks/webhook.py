@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 import httpx
 import trio
 
-from trio_bridge import __version__
 from trio_bridge.errors import ConfigError
-from trio_bridge.model import Status
+from trio_bridge.model import Severity
+from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from trio_bridge.policy.digest import Bulletin, Line
+    from trio_bridge.policy.digest import Bulletin, DigestLine
 
 POST_TIMEOUT_S = 10.0
 LONGEST_PAUSE_S = 3600.0
@@ -32,7 +32,7 @@ TEXT_LIMIT = 1_900
 TRY_LATER = frozenset({408, 425, 429})
 """Refusals that pass, besides all of 500 and above."""
 
-GRAVITY = {Status.INFO: 0, Status.WARNING: 1, Status.ERROR: 2}
+GRAVITY = {Severity.INFO: 0, Severity.WARNING: 1, Severity.ERROR: 2}
 
 
 class NotNowError(Exception):
@@ -143,12 +143,12 @@ def _text(bulletin: Bulletin) -> str:
     return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}…"
 
 
-def _line(line: Line) -> str:
+def _line(line: DigestLine) -> str:
     times = f" (×{line.times})" if line.times > 1 else ""
     return f"{line.at:%H:%M:%S} UTC {line.status}: {line.message}{times}"
 
 
-def _worst(bulletin: Bulletin) -> Status:
+def _worst(bulletin: Bulletin) -> Severity:
     return max((line.status for line in bulletin.lines), key=GRAVITY.__getitem__)
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from trio_bridge.model import ApiEvent
-    from trio_bridge.stores.history import History
-    from trio_bridge.stores.reader import LandedEvent
+    from trio_bridge.stores.reading.history import History
+    from trio_bridge.stores.reading.landing import LandedEvent
     from trio_bridge.web.access import Access
     from trio_bridge.web.files import PageFile
     from trio_bridge.web.metrics import Metrics

@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.model import ApiEvent
-    from trio_bridge.stores.gaps import Gap
-    from trio_bridge.stores.history import Chart, Window
-    from trio_bridge.stores.reader import LandedEvent
+    from trio_bridge.stores.reading.buckets import Window
+    from trio_bridge.stores.reading.gaps import Gap
+    from trio_bridge.stores.reading.history import Chart
+    from trio_bridge.stores.reading.landing import LandedEvent
 
 SERIES = ("delta", "gamma", "vega", "theta", "underlying_price")
 

@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
-from trio_bridge.stores.history import History
+from trio_bridge.stores.reading.history import History
 from trio_bridge.tasks.guests import keep_going
 from trio_bridge.web.access import Access
 from trio_bridge.web.app import Site, build_app

@@ -15,8 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from trio_bridge.model import Status
-from trio_bridge.stores.breaker import BreakerState
+from trio_bridge.delivery.breaker import BreakerState
+from trio_bridge.model import Severity
 from trio_bridge.tasks.supervisor import State
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class ServiceCollector(Collector):
         events = CounterMetricFamily(
             "trio_bridge_events", "Events for api_logs, by their status", labels=["status"]
         )
-        for kind in Status:
+        for kind in Severity:
             events.add_metric([kind.value], observer.events[kind])
         yield events
         last = ticker.last

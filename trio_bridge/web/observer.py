@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 import trio
 
-from trio_bridge.model import ApiEvent, Status
+from trio_bridge.model import ApiEvent, Severity
 from trio_bridge.status import status_of
 from trio_bridge.stores.record import GREEKS_TABLE
 from trio_bridge.tasks.supervisor import State
@@ -64,7 +64,7 @@ class Observer:
     lateness: Gauge
     time_to_safe: Gauge
     audience: Audience
-    events: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
+    events: dict[Severity, int] = field(default_factory=lambda: dict.fromkeys(Severity, 0))
     recent: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_ROWS))
     """The last safe rows, as the JSON that was stored."""
     safe_rows: int = 0

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from trio_bridge.stores.history import Window
+from trio_bridge.stores.reading.buckets import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

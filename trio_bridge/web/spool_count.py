@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_bridge.stores.spool_look import look_at_spool
+from trio_bridge.stores.spool.look import look_at_spool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,18 +19,18 @@ from trio_bridge.commands.checks.finding import (
 from trio_bridge.errors import ConfigError, OutageError, StoreError
 from trio_bridge.model import utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
-from trio_bridge.stores.conninfo import conninfo_from_settings, safe_target
+from trio_bridge.stores.database.conninfo import conninfo_from_settings, safe_target
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.embedded.server import running_conninfo
-from trio_bridge.stores.inspection import Inspection
+from trio_bridge.stores.reading.inspection import Inspection
 from trio_bridge.stores.record import GREEKS_TABLE
 from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Report
     from trio_bridge.config import Settings
-    from trio_bridge.stores.inspection import Server, Table
+    from trio_bridge.stores.reading.inspection import ServerFacts, Table
 
 CONNECT_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 10.0
@@ -125,7 +125,7 @@ async def _inspect(inspection: Inspection, settings: Settings, report: Report) -
     report_with_rest(failed(NAMES[done], reason), NAMES, report)
 
 
-def _judge_server(server: Server) -> Finding:
+def _judge_server(server: ServerFacts) -> Finding:
     text = f"{server.target}: PostgreSQL {server.version}, {server.round_trip_s * 1000:.1f} ms away"
     if server.is_standby:
         return failed(
@@ -143,7 +143,7 @@ def _judge_server(server: Server) -> Finding:
     return ok("database", text)
 
 
-def _judge_schema(server: Server, tables: list[Table]) -> Finding:
+def _judge_schema(server: ServerFacts, tables: list[Table]) -> Finding:
     missing = [table.name for table in tables if table.missing]
     if missing and not server.may_create:
         where = "the search path" if server.schema is None else f"the schema {server.schema}"
@@ -168,7 +168,7 @@ def _judge_schema(server: Server, tables: list[Table]) -> Finding:
     return ok("schema", f"{' and '.join(table.name for table in tables)} are complete")
 
 
-def _judge_rights(server: Server, tried: list[str]) -> Finding:
+def _judge_rights(server: ServerFacts, tried: list[str]) -> Finding:
     if not tried:
         return skipped("rights", "nothing to try before the tables are made")
     return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, taken back)")

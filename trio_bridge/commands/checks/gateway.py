@@ -14,7 +14,7 @@ import trio
 from trio_bridge.commands.checks.finding import failed, ok, report_with_rest, skipped, warning
 from trio_bridge.errors import ConfigError, GatewayError, NotReadyError
 from trio_bridge.gateways.factory import build_bridge
-from trio_bridge.model import ApiMode, Status
+from trio_bridge.model import ApiMode, Severity
 from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.base import IBridgeBase
     from trio_bridge.model import Snapshot
     from trio_bridge.status import BridgeStatus
-    from trio_bridge.stores.spool_look import Holder
+    from trio_bridge.stores.spool.look import Holder
 
 READY_TIMEOUT_S = 25.0
 """For the first Greeks; the bridge itself waits 10 s for them, and a portal is slower."""
@@ -48,8 +48,8 @@ async def check_gateway(settings: Settings, holder: Holder | None, report: Repor
         settings = beside_the_service(settings)
     troubles: list[str] = []
 
-    def note(message: str, status: Status = Status.INFO) -> None:
-        if status is not Status.INFO:
+    def note(message: str, status: Severity = Severity.INFO) -> None:
+        if status is not Severity.INFO:
             troubles.append(message)
 
     bridge = build_bridge(settings, emit=note)
@@ -139,9 +139,9 @@ async def _first_row(bridge: IBridgeBase, troubles: list[str]) -> tuple[Snapshot
 
 
 def _report_accounts(bridge: IBridgeBase, report: Report) -> None:
-    book = bridge.book()
-    accounts = ", ".join(book.accounts) or "no account"
-    report(ok(NAMES[1], f"{accounts}: {count(len(book.positions), 'position')}"))
+    inputs = bridge.inputs()
+    accounts = ", ".join(inputs.accounts) or "no account"
+    report(ok(NAMES[1], f"{accounts}: {count(len(inputs.positions), 'position')}"))
 
 
 def _judge_prices(

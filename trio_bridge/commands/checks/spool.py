@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.commands.checks.finding import Finding, failed, ok, warning
-from trio_bridge.stores.spool_look import look_at_spool
+from trio_bridge.stores.spool.look import look_at_spool
 from trio_bridge.text import count, size, waiting
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trio_bridge.stores.spool_look import SpoolLook
+    from trio_bridge.stores.spool.look import SpoolLook
 
 ROOM_WANTED = 200 * 1024 * 1024
 """About a month of rows."""

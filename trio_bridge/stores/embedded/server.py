@@ -12,9 +12,8 @@ import trio
 
 from trio_bridge.errors import ConfigError, StartError
 from trio_bridge.logs import log_event
-from trio_bridge.model import Status
-from trio_bridge.stores.connection import TrioConnection
-from trio_bridge.stores.disk import cannot_start
+from trio_bridge.model import Severity
+from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import (
     DATABASE,
@@ -25,6 +24,7 @@ from trio_bridge.stores.embedded.cluster import (
     postgres_command,
 )
 from trio_bridge.stores.embedded.process import Account, spawn
+from trio_bridge.stores.spool.disk import cannot_start
 from trio_bridge.threads import in_thread
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ STOP_DEADLINES_S = (
 
 @asynccontextmanager
 async def open_embedded(
-    directory: Path | None = None, *, emit: Callable[[str, Status], None] = log_event
+    directory: Path | None = None, *, emit: Callable[[str, Severity], None] = log_event
 ) -> AsyncIterator[str]:
     """A PostgreSQL of our own, made at the first use; gives the conninfo of `portfolio_engine`.
 
@@ -72,7 +72,7 @@ async def open_embedded(
     """
     root = (directory or default_directory()).absolute()
     room, installation, lock = await in_thread(_prepare, root)
-    server = Server(room, installation, emit)
+    server = EmbeddedServer(room, installation, emit)
     failure: Exception | None = None
     try:
         await server.start()
@@ -126,11 +126,11 @@ def _prepare(root: Path) -> tuple[Room, Installation, int]:
         raise _unusable(root, error) from error
 
 
-class Server:
+class EmbeddedServer:
     """One data directory and the process that serves it."""
 
     def __init__(
-        self, room: Room, installation: Installation, emit: Callable[[str, Status], None]
+        self, room: Room, installation: Installation, emit: Callable[[str, Severity], None]
     ) -> None:
         self.room = room
         self._installation = installation
@@ -159,7 +159,7 @@ class Server:
             if self._child is not None:
                 code = await self._family_of(self._child)
                 self._forget()
-                self._emit(f"the embedded PostgreSQL ended ({_ending(code)})", Status.WARNING)
+                self._emit(f"the embedded PostgreSQL ended ({_ending(code)})", Severity.WARNING)
                 if trio.current_time() - began > STEADY_S:
                     failures = 0
             await trio.sleep(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)])
@@ -169,9 +169,9 @@ class Server:
                 await self.start()
             except ConfigError as error:
                 await self.stop()
-                self._emit(f"the embedded PostgreSQL does not come back: {error}", Status.ERROR)
+                self._emit(f"the embedded PostgreSQL does not come back: {error}", Severity.ERROR)
             else:
-                self._emit("the embedded PostgreSQL runs again", Status.INFO)
+                self._emit("the embedded PostgreSQL runs again", Severity.INFO)
 
     async def _family_of(self, child: Child) -> int:
         """Wait for the end of the server and of all its processes; return its exit code.
@@ -200,7 +200,7 @@ class Server:
         self._forget()
 
     async def _initdb(self) -> None:
-        self._emit(f"making a PostgreSQL database in {self.room.root}", Status.INFO)
+        self._emit(f"making a PostgreSQL database in {self.room.root}", Severity.INFO)
         directory = await in_thread(self.room.new_data)
         command = initdb_command(self._installation, directory)
         begin = await self._spawn(command, death_signal=signal.SIGKILL)

@@ -1,0 +1,347 @@
+"""One paced client: certificates are checked, answers understood, pauses obeyed."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import ssl
+import warnings
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trustme
+
+from tests.gateways.portal.support import make_settings
+from tests.gateways.socket.support import steps
+from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.gateways.portal.bridge import USUAL_TIMING, PortalBridge
+from trio_bridge.gateways.portal.client import PortalClient, reason_of, tls_context
+from trio_bridge.gateways.portal.errors import (
+    AnswerError,
+    LoggedOutError,
+    NoAnswerError,
+    PausedError,
+)
+from trio_bridge.gateways.portal.holdings import ShapeError
+from trio_bridge.gateways.portal.pacing import DEFINITIONS, STATUS, EndpointLimit, Pacing
+from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.portal.faults import Fault
+from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from tests.support.patient_clock import PatientClock
+    from trio_bridge.model import Severity
+
+NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
+
+
+class Noted:
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[str, type[GatewayError] | None]] = []
+
+    def __call__(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
+        self.outcomes.append((endpoint.path, None if error is None else type(error)))
+
+
+@asynccontextmanager
+async def client_and_sim(
+    **timing: Any,
+) -> AsyncGenerator[tuple[PortalClient, ServedPortal, Noted]]:
+    noted = Noted()
+    async with open_portal_simulator(make_book(options=1)) as sim:
+        client = PortalClient(
+            sim.url,
+            tls_context(sim.url, None),
+            Pacing(),
+            on_outcome=noted,
+            timing=USUAL_TIMING._replace(**timing),
+            now=lambda: NOW,
+        )
+        yield client, sim, noted
+        await client.aclose()
+
+
+async def test_an_answer_is_read_and_told_with_the_instant_of_its_question() -> None:
+    async with client_and_sim() as (client, _, noted):
+        before = trio.current_time()
+        answer = await client.ask(STATUS, read=lambda payload: payload["authenticated"])
+        assert answer.value is True
+        assert before <= answer.asked_at <= trio.current_time()
+        assert noted.outcomes == [(STATUS.path, None)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"status": 401}, LoggedOutError),
+        ({"status": 302}, LoggedOutError),
+        ({"status": 403}, AnswerError),
+        ({"status": 404}, AnswerError),
+        ({"status": 411}, AnswerError),
+        ({"status": 500}, AnswerError),
+        ({"status": 503}, AnswerError),
+        ({"status": 429}, PausedError),
+        ({"html": True}, AnswerError),
+        ({"text": ""}, AnswerError),
+        ({"text": '{"authenticated": tr'}, AnswerError),
+        ({"hang": True}, NoAnswerError),
+        ({"drip": True}, NoAnswerError),
+    ],
+    ids=str,
+)
+async def test_what_is_no_answer_is_an_error_of_its_kind(
+    fault: dict[str, Any], error: type[GatewayError]
+) -> None:
+    async with client_and_sim(answer_s=1.0) as (client, sim, noted):
+        with sim.faults(Fault("", **fault)), pytest.raises(error) as caught:
+            await client.ask(STATUS)
+        assert type(caught.value) is error
+        assert "\n" not in str(caught.value)
+        assert noted.outcomes == [(STATUS.path, error)]
+
+
+async def test_an_answer_of_another_shape_is_of_no_use() -> None:
+    def refuse(payload: Any) -> Any:
+        raise ShapeError("not what was promised")
+
+    async with client_and_sim() as (client, _, noted):
+        with pytest.raises(AnswerError, match="not what was promised"):
+            await client.ask(STATUS, read=refuse)
+        assert noted.outcomes == [(STATUS.path, AnswerError)]
+
+
+async def test_an_endless_answer_is_given_up() -> None:
+    async with client_and_sim() as (client, sim, _):
+        with (
+            sim.faults(Fault("", text=" " * (17 * 2**20))),
+            pytest.raises(AnswerError, match="larger than 16 MiB"),
+        ):
+            await client.ask(STATUS)
+        await client.ask(DEFINITIONS)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "pause_s"),
+    [
+        ("30", 30),
+        ("0", 1),
+        ("-5", 1),
+        ("1e9", 1_800),
+        ("nan", 600),
+        ("soon", 600),
+        (None, 600),
+        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90),
+        (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 1),
+        ("Mon, 02 Mar 2026 15:00:30 -0000", 600),
+    ],
+)
+async def test_a_429_is_followed_by_the_pause_it_asks_for(
+    retry_after: str | None, pause_s: float
+) -> None:
+    async with client_and_sim() as (client, sim, _):
+        sim.rules.penalize(5)
+        sim.rules.retry_after = retry_after
+        with pytest.raises(PausedError):
+            await client.ask(STATUS)
+        assert client.pacing.pause_s == pytest.approx(pause_s, abs=0.9)
+        sent = len(sim.rules.requests)
+        with pytest.raises(PausedError):
+            await client.ask(STATUS)
+        assert len(sim.rules.requests) == sent
+        await client.knock()
+        assert len(sim.rules.requests) == sent
+
+
+@pytest.mark.parametrize("url", ["https://gateway..lan", "https://xn--a"])
+async def test_a_name_that_cannot_be_looked_up_is_no_answer(url: str) -> None:
+    client = PortalClient(
+        url, tls_context(url, None), Pacing(), on_outcome=Noted(), timing=USUAL_TIMING
+    )
+    with pytest.raises(NoAnswerError):
+        await client.ask(STATUS, read=lambda payload: payload)
+    with pytest.raises(NoAnswerError):
+        await client.knock()
+    await client.aclose()
+
+
+async def test_a_port_where_nobody_listens() -> None:
+    async with client_and_sim() as (client, sim, noted):
+        await sim.stop()
+        with pytest.raises(NoAnswerError, match="cannot connect: connection refused"):
+            await client.ask(STATUS)
+        with pytest.raises(NoAnswerError):
+            await client.knock()
+        assert noted.outcomes == [(STATUS.path, NoAnswerError)]
+
+
+async def test_a_port_that_takes_connections_and_says_nothing(fast_clock: PatientClock) -> None:
+    noted = Noted()
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    url = f"https://127.0.0.1:{port}"
+    client = PortalClient(
+        url, tls_context(url, None), Pacing(), on_outcome=noted, timing=USUAL_TIMING
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, silent, listeners)
+        began = trio.current_time()
+        with pytest.raises(NoAnswerError, match="no answer within 5 s"):
+            await client.ask(STATUS)
+        assert trio.current_time() - began < 6
+        await client.knock()
+        nursery.cancel_scope.cancel()
+    await client.aclose()
+    assert noted.outcomes == [(STATUS.path, NoAnswerError)]
+
+
+async def silent(stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (ConnectionRefusedError(111, "Error connecting to ('::1', 5000)"), "connection refused"),
+        (TimeoutError(110, "x"), "connection timed out"),
+        (socket.gaierror(-2, "Name or service not known"), "name or service not known"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "wrong version"),
+        (OSError("all attempts to connect failed"), "all attempts to connect failed"),
+        (ExceptionGroup("x", [ConnectionRefusedError(111, "x")]), "connection refused"),
+        (RuntimeError(), "ValueError"),
+    ],
+    ids=repr,
+)
+def test_the_reason_of_a_failure_is_told_in_words(cause: Exception, told: str) -> None:
+    error = ValueError()
+    error.__cause__ = cause
+    assert told in reason_of(error)
+
+
+async def test_a_connection_that_ends_in_the_middle() -> None:
+    async with client_and_sim() as (client, sim, noted):
+        with sim.faults(Fault("", hang=True)) as fault:
+
+            async def cut() -> None:
+                while not fault.hits:
+                    await trio.sleep(0.01)
+                await sim.stop()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cut)
+                with suppress(NoAnswerError):
+                    await client.ask(STATUS)
+        assert noted.outcomes == [(STATUS.path, NoAnswerError)]
+
+
+async def test_a_request_given_up_at_any_step_leaves_no_socket_behind(
+    fast_clock: PatientClock,
+) -> None:
+    pacing = Pacing()
+    answered = 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with open_portal_simulator(make_book(options=1)) as sim:
+            for number in range(60):
+                client = PortalClient(
+                    sim.url,
+                    tls_context(sim.url, None),
+                    pacing,
+                    on_outcome=Noted(),
+                    timing=USUAL_TIMING,
+                )
+                await trio.sleep(0.2)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client.ask, STATUS)
+                    await steps(number)
+                    nursery.cancel_scope.cancel()
+                answered += pacing.answers
+                pacing.answers = 0
+                await client.aclose()
+                del client
+        gc.collect()
+    assert 0 < answered < 55, "some were given up, and some not"
+    assert [str(one.message) for one in caught if one.category is ResourceWarning] == []
+
+
+# Certificates --------------------------------------------------------------------------------
+
+
+async def connects(url: str, ca_file: Path | None = None) -> tuple[str | None, list[str]]:
+    """The error of an attempt, if any, and the events."""
+    events: list[str] = []
+
+    def emit(message: str, status: Severity | None = None) -> None:
+        events.append(message)
+
+    async with PortalBridge(make_settings(url, ibkr_ca_file=ca_file), emit=emit) as bridge:
+        try:
+            await bridge.connect()
+        except (GatewayError, ConfigError) as error:
+            return str(error), events
+        await bridge.disconnect()
+        # Told once, not with every connection.
+        await bridge.connect()
+        await bridge.disconnect()
+    return None, events
+
+
+async def test_a_self_signed_certificate_is_accepted_on_loopback_and_said_once(
+    fast_clock: PatientClock,
+) -> None:
+    async with open_portal_simulator(make_book(options=1)) as sim:
+        error, events = await connects(sim.url)
+    assert error is None
+    assert len([event for event in events if "is not checked" in event]) == 1
+
+
+async def test_with_a_ca_file_the_certificate_is_checked_on_loopback_too(
+    fast_clock: PatientClock, tmp_path: Path
+) -> None:
+    right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
+    trustme.CA().cert_pem.write_to_path(wrong)
+    async with open_portal_simulator(make_book(options=1)) as sim:
+        sim.ca_pem.write_to_path(right)
+        assert await connects(sim.url, right) == (None, [])
+        error, _ = await connects(sim.url, wrong)
+    assert error is not None
+    assert "certificate is not trusted" in error
+    assert "IBKR_CA_FILE" in error
+
+
+async def test_any_other_host_must_have_a_valid_certificate(
+    fast_clock: PatientClock, tmp_path: Path
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    # On this machine, but not one of the names that are known to be.
+    async with open_portal_simulator(make_book(options=1), host="127.0.0.2") as sim:
+        sim.ca_pem.write_to_path(ca_file)
+        error, _ = await connects(sim.url)
+        assert error is not None
+        assert "certificate is not trusted" in error
+        assert await connects(sim.url, ca_file) == (None, [])
+
+
+async def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    async with open_portal_simulator(make_book(options=1)) as sim:
+        sim.ca_pem.write_to_path(ca_file)
+        # The certificate names localhost and 127.0.0.1; this address reaches the same machine.
+        error, _ = await connects(f"https://0.0.0.0:{sim.port}", ca_file)
+    assert error is not None
+    assert "certificate is not trusted" in error
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path, content: str | None) -> None:
+    ca_file = tmp_path / "ca.pem"
+    if content is not None:
+        ca_file.write_text(content)
+    with pytest.raises(ConfigError, match=r"IBKR_CA_FILE=.*ca\.pem"):
+        tls_context("https://localhost:5000", ca_file)

@@ -1,0 +1,551 @@
+"""Market data that a gateway refuses, takes away, or gives only in part: what is done, what is
+said, what the rows say meanwhile. Every code comes over the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tests.gateways.socket.support import (
+    CANCEL,
+    DATA_TYPE,
+    START,
+    SUBSCRIBE,
+    Rig,
+    agrees,
+    options_of,
+    socket_rig,
+    still_book,
+    supervised_rig,
+)
+from trio_bridge.gateways.socket import lines as market_lines
+from trio_bridge.gateways.socket import subscriptions as socket_subscriptions
+from trio_bridge.model import DataType, Severity
+
+if TYPE_CHECKING:
+    from tests.support.patient_clock import PatientClock
+    from trio_bridge.simulator.book import Book
+    from trio_bridge.simulator.tws.session import ClientSession
+
+LATE_S = 3.0
+"""How late a busy machine may be, on the fast clock."""
+
+
+def asked_for(rig: Rig, con_id: int) -> int:
+    """How often market data of a contract was requested."""
+    return [one.fields[3] for one in rig.sim.received(SUBSCRIBE)].count(str(con_id))
+
+
+def tell(rig: Rig, con_id: int, code: int, *, ended: bool) -> None:
+    """Let the gateway say this code of the contract's subscription, and end it or not."""
+    session: ClientSession = rig.sim.sessions[0]
+    (subscription,) = [
+        one for one in session.market_data.subscriptions.values() if one.con_id == con_id
+    ]
+    if ended:
+        del session.market_data.subscriptions[subscription.req_id]
+    session.send_error(subscription.req_id, code, "the gateway's words")
+
+
+def unpriced(rig: Rig) -> int:
+    row = rig.row()
+    assert row is not None
+    return row.positions - row.priced
+
+
+# No such contract -------------------------------------------------------------------------------
+
+
+async def test_200_gives_the_contract_up_for_long_and_says_so_once(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 5.0)
+    book = still_book(options=6)
+    lost, *_ = options_of(book)
+    async with supervised_rig(book) as rig:
+        rig.sim.refuse_market_data([lost.con_id], 200)
+        began = trio.current_time()
+        await rig.until_right(without={lost.con_id})
+        assert trio.current_time() - began < 10, "an error is an answer: the rows don't wait for it"
+        await trio.sleep(12)
+        rig.sim.drop_connections()
+        await rig.until_told("disconnected from")
+        began = trio.current_time()
+        await rig.until_right(without={lost.con_id})
+        assert trio.current_time() - began < 10, "not after a reconnect either"
+        assert asked_for(rig, lost.con_id) == 1
+        assert [event for event in rig.events if "(200)" in event[0]] == [
+            (f"{lost.local_symbol} is unknown to the gateway (200): unpriced", Severity.WARNING)
+        ]
+
+
+async def test_a_contract_that_was_unknown_during_a_reset_is_priced_again_without_a_restart(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "ASK_UNKNOWN_S", 5.0)
+    book = still_book(options=6)
+    lost, *_ = options_of(book)
+    async with socket_rig(book, connect=False) as rig:
+        rig.sim.refuse_market_data([lost.con_id], 200)
+        await rig.bridge.connect()
+        await rig.until_right(without={lost.con_id})
+        await trio.sleep(12)
+        assert 2 <= asked_for(rig, lost.con_id) <= 4
+        assert len(rig.told("(200)")) == 1
+        rig.sim.allow_market_data()
+        await rig.until_right()
+
+
+@pytest.mark.parametrize("sign", ["2158", "1101", "1102"])
+async def test_an_unknown_contract_is_asked_for_again_when_what_was_lost_is_back(
+    sign: str, fast_clock: PatientClock
+) -> None:
+    book = still_book(options=6)
+    lost, *_ = options_of(book)
+    async with socket_rig(book, connect=False) as rig:
+        rig.sim.refuse_market_data([lost.con_id], 200)
+        await rig.bridge.connect()
+        await rig.until_right(without={lost.con_id})
+        rig.sim.allow_market_data()
+        if sign == "2158":
+            rig.sim.notify(2158, "secdefil")
+        else:
+            rig.sim.lose_upstream()
+            rig.sim.restore_upstream(data_kept=sign == "1102")
+        with trio.fail_after(60):
+            await rig.until_right()
+        assert asked_for(rig, lost.con_id) == 2
+
+
+# Not subscribed ---------------------------------------------------------------------------------
+
+NOT_SUBSCRIBED = (354, 10089, 10091, 10168, 10186)
+
+
+@pytest.mark.parametrize("code", NOT_SUBSCRIBED)
+@pytest.mark.parametrize("setting", [DataType.LIVE, DataType.FROZEN])
+async def test_without_live_data_an_option_is_unpriced_where_delayed_is_not_allowed(
+    code: int, setting: DataType, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "ASK_REFUSED_S", 3.0)
+    book = still_book(options=6)
+    refused = {option.con_id for option in options_of(book)[:2]}
+    async with socket_rig(book, connect=False, ib_market_data_type=setting) as rig:
+        rig.sim.refuse_market_data(refused, code)
+        await rig.bridge.connect()
+        row = await rig.until_right(without=refused)
+        assert row.data_type is DataType.LIVE
+        (event,) = [event for event in rig.events if f"({code}: " in event[0]]
+        assert event[1] is Severity.WARNING
+        assert event[0].startswith("no market data for ")
+        assert event[0].endswith("unpriced; IB_MARKET_DATA_TYPE=3 or 4 would take delayed data")
+
+        # The owner subscribes; it is noticed without a restart, and not by asking all the time.
+        rig.sim.allow_market_data()
+        await rig.until_right()
+        for con_id in refused:
+            assert asked_for(rig, con_id) == 2
+        assert len(rig.sim.received(DATA_TYPE)) == 1
+        assert len(rig.sim.subscribed()) == rig.sim.lines_in_use == 6
+
+
+@pytest.mark.parametrize("code", [354, 10089, 10091, 10168])
+@pytest.mark.parametrize("setting", [DataType.DELAYED, DataType.DELAYED_FROZEN])
+async def test_with_delayed_data_allowed_the_row_has_them_and_says_so(
+    code: int, setting: DataType, fast_clock: PatientClock
+) -> None:
+    book = still_book(options=6)
+    refused = options_of(book)[0].con_id
+    async with socket_rig(book, connect=False, ib_market_data_type=setting) as rig:
+        rig.sim.refuse_market_data([refused], code)
+        await rig.bridge.connect()
+        row = await rig.until_right()
+        assert row.data_type is DataType.DELAYED
+        assert asked_for(rig, refused) == 1
+
+
+@pytest.mark.parametrize("code", [354, 10089, 10091, 10168])
+async def test_live_data_that_end_in_mid_session_are_followed_by_delayed_ones(
+    code: int, fast_clock: PatientClock
+) -> None:
+    book = still_book(options=6)
+    refused = options_of(book)[0].con_id
+    async with socket_rig(book, ib_market_data_type=DataType.DELAYED) as rig:
+        assert (await rig.until_right()).data_type is DataType.LIVE
+        book.market.set_data_type(refused, int(DataType.DELAYED))
+        tell(rig, refused, code, ended=True)
+        await rig.until(lambda: (row := rig.row()) and row.data_type is DataType.DELAYED)
+        assert (await rig.until_right()).greeks_age_s == 0.0
+        assert asked_for(rig, refused) == 2
+        assert rig.sim.lines_in_use == 6
+
+
+async def test_data_that_are_not_even_delayed_leave_the_option_unpriced(
+    fast_clock: PatientClock,
+) -> None:
+    book = still_book(options=6)
+    refused = options_of(book)[0].con_id
+    async with socket_rig(book, connect=False, ib_market_data_type=DataType.DELAYED) as rig:
+        rig.sim.refuse_market_data([refused], 10186)
+        await rig.bridge.connect()
+        await rig.until_right(without={refused})
+        await trio.sleep(12)
+        assert asked_for(rig, refused) == 2, "once more for delayed data, then a long pause"
+        (message,) = rig.told("(10186: ")
+        assert message.endswith(": unpriced")
+
+
+@pytest.mark.parametrize(("code", "data_type"), [(10090, DataType.LIVE), (10167, DataType.DELAYED)])
+async def test_remarks_on_data_that_go_on_cancel_nothing(
+    code: int, data_type: DataType, fast_clock: PatientClock
+) -> None:
+    book = still_book(options=6)
+    marked = {option.con_id for option in options_of(book)[:3]}
+    async with socket_rig(book, connect=False) as rig:
+        rig.sim.refuse_market_data(marked, code)
+        await rig.bridge.connect()
+        assert (await rig.until_right()).data_type is data_type
+        await trio.sleep(5)
+        book.advance(60)
+        await rig.until_right()
+        assert rig.sim.received(CANCEL) == []
+        assert len(rig.sim.received(SUBSCRIBE)) == 6
+        (event,) = [event for event in rig.events if f"({code})" in event[0]]
+        assert event[1] is Severity.INFO
+
+
+# A competing session ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data_return", [False, True], ids=["dead", "revived"])
+async def test_10197_is_waited_out_said_once_and_the_data_come_back(
+    data_return: bool, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
+    book = still_book(options=6)
+    async with supervised_rig(book, greeks_max_age_s=5.0) as rig:
+        await rig.until_right()
+        began = trio.current_time()
+        rig.sim.start_competing_session()
+        await rig.until_told("another session")
+        row = await rig.until_right()
+        assert row.greeks_age_s is not None
+        assert 0 < row.greeks_age_s <= trio.current_time() - began, "old from then on"
+        await rig.until(lambda: unpriced(rig) == 6)
+        await trio.sleep(5)
+        assert len(rig.sim.received(SUBSCRIBE)) <= 6 + 8, "one is asked for again now and then"
+        assert len(rig.told("10197")) == 1
+
+        book.advance(60)
+        rig.sim.end_competing_session(data_return=data_return)
+        await rig.until_right()
+        await rig.until_told("the competing session has ended: market data is back")
+        assert (await rig.until_right()).greeks_age_s == 0.0
+        assert rig.sim.lines_in_use == 6
+        assert rig.told("10197") == [
+            "the owner uses the market data in another session (10197): waiting for its end"
+        ]
+    assert len(rig.sim.received(START)) == 1
+
+
+async def test_10197_for_nothing_in_particular_is_for_everything(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
+    book = still_book(options=6)
+    async with supervised_rig(book) as rig:
+        await rig.until_right()
+        rig.sim.notify(10197)
+        await rig.until_told("another session")
+        row = await rig.until_right()
+        assert row.greeks_age_s
+        await rig.until_told("has ended")
+        await rig.until(lambda: (row := rig.row()) and row.greeks_age_s == 0.0)
+
+
+async def test_a_competing_session_when_we_connect(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
+    book = still_book(options=6)
+    async with supervised_rig(book) as rig:
+        rig.sim.start_competing_session()
+        await rig.until(lambda: rig.row() is not None)
+        assert unpriced(rig) == 6
+        await trio.sleep(5)
+        rig.sim.end_competing_session()
+        await rig.until_right()
+        assert len(rig.told("10197")) == 1
+        assert len(rig.told("has ended")) == 1
+
+
+async def test_competing_sessions_come_again(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_lines, "COMPETING_PROBE_S", 2.0)
+    book = still_book(options=6)
+    async with supervised_rig(book) as rig:
+        for times in (1, 2, 3):
+            await rig.until_right()
+            rig.sim.start_competing_session()
+            await rig.until_told("10197", times)
+            await trio.sleep(1)
+            book.advance(60)
+            rig.sim.end_competing_session()
+            await rig.until_told("has ended", times)
+            await rig.until_right()
+
+
+# Requests that the gateway does not like --------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [321, 10999])
+async def test_a_request_that_is_not_accepted_is_logged_with_its_contract(
+    code: int, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "ASK_INVALID_S", 2.0)
+    book = still_book(options=6)
+    option = options_of(book)[0]
+    async with socket_rig(book) as rig:
+        await rig.until_right()
+        for _ in range(2):
+            tell(rig, option.con_id, code, ended=False)
+            await rig.until(lambda: option.con_id not in rig.sim.subscribed())
+            row = await rig.until_right()
+            assert row.greeks_age_s, "nobody vouches for its Greeks now"
+            await rig.until(lambda: option.con_id in rig.sim.subscribed())
+            await rig.until(lambda: (row := rig.row()) and row.greeks_age_s == 0.0)
+        (event,) = [event for event in rig.events if f"({code})" in event[0]]
+        assert event[1] is Severity.ERROR
+        assert event[0].startswith(f"{option.local_symbol}: ")
+        assert rig.sim.lines_in_use == 6, "no line was left behind"
+
+
+async def test_a_warning_nobody_has_heard_of_ends_nothing(fast_clock: PatientClock) -> None:
+    book = still_book(options=6)
+    option = options_of(book)[0]
+    async with socket_rig(book) as rig:
+        await rig.until_right()
+        for _ in range(3):
+            tell(rig, option.con_id, 2152, ended=False)
+        await rig.until_told("(2152)")
+        await rig.settle()
+        assert len(rig.told("(2152)")) == 1
+        assert (await rig.until_right()).greeks_age_s == 0.0
+        assert rig.sim.received(CANCEL) == []
+
+
+@pytest.mark.parametrize("code", [100, 321, 10999])
+async def test_complaints_about_nothing_in_particular_are_told_and_change_nothing(
+    code: int, fast_clock: PatientClock
+) -> None:
+    book = still_book(options=6)
+    async with supervised_rig(book) as rig:
+        await rig.until_right()
+        rig.sim.notify(code, "60")
+        await rig.until_told(f"({code}")
+        await rig.until_right()
+        (event,) = [event for event in rig.events if f"({code}" in event[0]]
+        assert event[1] is Severity.WARNING
+        assert rig.sim.received(CANCEL) == []
+    assert len(rig.sim.received(START)) == 1
+
+
+async def test_an_option_that_keeps_silent_is_asked_for_anew_once_in_a_while(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 4.0)
+    book = still_book(options=6)
+    silent = str(options_of(book)[0].con_id)
+    book.market.silence_greeks(int(silent))
+    async with socket_rig(book) as rig:
+        await rig.until(lambda: asked_for(rig, int(silent)) == 3)
+        times = [one.at for one in rig.sim.received(SUBSCRIBE) if one.fields[3] == silent]
+        assert 3.5 <= times[1] - times[0] <= 4.0 + LATE_S
+        assert len(rig.sim.received(SUBSCRIBE)) == 6 + 2
+        book.market.silence_greeks(int(silent), silent=False)
+        await rig.until_right()
+
+
+# Too many lines ---------------------------------------------------------------------------------
+
+
+def most_lines(rig: Rig) -> int:
+    """The most lines that the bridge ever asked for at once, when none was refused."""
+    held: set[str] = set()
+    most = 0
+    for one in rig.sim.transcript:
+        if one.message_id == SUBSCRIBE:
+            held.add(one.fields[2])
+        elif one.message_id == CANCEL:
+            held.discard(one.fields[2])
+        most = max(most, len(held))
+    return most
+
+
+def given_up_at(rig: Rig, con_id: int) -> float:
+    """When the contract's line was last cancelled, by the gateway's watch."""
+    requests = {
+        one.fields[2] for one in rig.sim.received(SUBSCRIBE) if int(one.fields[3]) == con_id
+    }
+    return max(one.at for one in rig.sim.received(CANCEL) if one.fields[2] in requests)
+
+
+def units(book: Book, con_id: int) -> float:
+    return sum(
+        held.quantity * (held.contract.multiplier or 0)
+        for held in book.positions()
+        if held.contract.con_id == con_id
+    )
+
+
+async def test_more_options_than_lines_take_turns(fast_clock: PatientClock) -> None:
+    book = still_book(options=12)
+    largest = max(options_of(book), key=lambda option: abs(units(book, option.con_id)))
+    async with supervised_rig(book, ib_market_data_lines=4) as rig:
+        began = trio.current_time()
+        row = await rig.until_right()
+        assert trio.current_time() - began < 10
+        await trio.sleep(10)
+        row = await rig.until_right()
+        assert row.greeks_age_s is not None
+        assert 0 < row.greeks_age_s < 10, "each had its turn a moment ago"
+        assert most_lines(rig) == 4
+        times_asked = {one.con_id: asked_for(rig, one.con_id) for one in options_of(book)}
+        average = sum(times_asked.values()) / len(times_asked)
+        assert times_asked[largest.con_id] < 0.8 * average, "the largest keeps its line for longer"
+        assert rig.only_true_rows()
+        for con_id, greeks in rig.bridge.inputs().greeks.items():
+            if greeks.current_until is not None:
+                assert abs(greeks.current_until - given_up_at(rig, con_id)) < 1.0
+        book.advance(60)
+        await rig.until_right()
+        assert rig.told("(101)") == []
+
+
+async def test_the_owners_lines_shrink_the_budget_once_and_it_grows_back(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_lines, "GROWTH_WAIT_S", 1.0)
+    book = still_book(options=12)
+    async with supervised_rig(book, simulator={"market_data_lines": 20}) as rig:
+        rig.sim.lines_used_by_owner = 15
+        await rig.until_right()
+        await rig.until_told("(101)")
+        assert rig.sim.lines_in_use <= 20
+        await trio.sleep(4)
+        assert (await rig.until_right()).priced == 16
+        assert rig.told("(101)") == [
+            "no more market data lines (101), TWS uses some: going on with 5"
+        ], "growth that is refused is no news"
+        rig.sim.lines_used_by_owner = 0
+        await rig.until(lambda: rig.sim.lines_in_use_by_clients == 12)
+        await rig.until(lambda: (row := rig.row()) and row.greeks_age_s == 0.0)
+        assert len(rig.told("(101)")) == 1
+
+
+async def test_a_budget_that_is_whole_again_is_told(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_lines, "GROWTH_WAIT_S", 1.0)
+    book = still_book(options=8)
+    async with supervised_rig(
+        book, ib_market_data_lines=6, simulator={"market_data_lines": 10}
+    ) as rig:
+        rig.sim.lines_used_by_owner = 7
+        await rig.until_told("going on with 3")
+        rig.sim.lines_used_by_owner = 0
+        await rig.until_told("TWS has left its market data lines: going on with 6 again")
+        await rig.until_right()
+
+
+async def test_the_owner_takes_lines_while_the_bridge_rotates(fast_clock: PatientClock) -> None:
+    book = still_book(options=12)
+    async with supervised_rig(
+        book, ib_market_data_lines=8, simulator={"market_data_lines": 10}
+    ) as rig:
+        await rig.until_right()
+        rig.sim.lines_used_by_owner = 6
+        await rig.until_told("(101)")
+        assert rig.told("(101)") == [
+            "no more market data lines (101), TWS uses some: going on with 4"
+        ]
+        row = await rig.until_right()
+        assert row.greeks_age_s is not None
+        assert row.greeks_age_s < 15
+
+
+async def test_lines_that_cannot_refresh_all_options_in_time_are_told_once_and_so_is_the_end(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "COUNT_EVERY_S", 1.0)
+    book = still_book(options=24)
+    async with supervised_rig(book, ib_market_data_lines=4, greeks_max_age_s=0.8) as rig:
+        await rig.until_told("options take turns on")
+        await trio.sleep(3)
+        assert [event for event in rig.events if "take turns" in event[0]] == [
+            (
+                "24 options take turns on 4 market data lines: Greeks get about 1 s old, and are "
+                "unpriced beyond 0.8 s: raise IB_MARKET_DATA_LINES (after quote booster packs) or "
+                "BRIDGE_GREEKS_MAX_AGE",
+                Severity.WARNING,
+            )
+        ]
+        assert unpriced(rig) > 0
+        for held in book.positions()[:-6]:
+            book.set_position(held.account, held.contract.con_id, 0)
+        await rig.until_told("market data lines are enough again: 4 for ")
+        await rig.until_right()
+
+
+async def test_lines_that_refresh_all_options_in_time_are_no_news(
+    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_subscriptions, "COUNT_EVERY_S", 1.0)
+    async with supervised_rig(still_book(options=24), ib_market_data_lines=4) as rig:
+        await rig.until_right()
+        await trio.sleep(3)
+        assert rig.told("market data lines") == []
+
+
+# Hundreds of options ----------------------------------------------------------------------------
+
+
+async def test_240_options_on_100_lines_are_all_priced_within_30_seconds(
+    fast_clock: PatientClock,
+) -> None:
+    book = still_book(options=240)
+    async with supervised_rig(book, heartbeat_s=10.0) as rig:
+        await rig.until(rig.bridge.is_connected)
+        began = trio.current_time()
+        await rig.until_right()
+        assert trio.current_time() - began <= 30
+        assert most_lines(rig) == 90
+        await trio.sleep(6)
+        row = await rig.until_right()
+        assert row.greeks_age_s is not None
+        assert row.greeks_age_s < 20
+        assert most_lines(rig) == 90
+        assert rig.sim.lines_in_use <= 90
+        assert rig.told("(101)") == []
+        assert rig.told("silent") == [], "probes get through beside all that"
+
+
+@pytest.mark.long
+async def test_a_thousand_options_are_all_priced_and_stay_so() -> None:
+    """On the real clock: that is what 44 messages a second give."""
+    book = still_book(options=1000)
+    async with supervised_rig(book, heartbeat_s=10.0) as rig:
+        with trio.fail_after(100):
+            while not ((row := rig.row()) and agrees(row, book)):
+                await trio.sleep(1)
+        for _ in range(20):
+            await trio.sleep(1)
+            row = await rig.until_right()
+            assert row.greeks_age_s is not None
+            assert row.greeks_age_s < 60
+        assert most_lines(rig) == 90
+        assert rig.told("(101)") == []
+        assert rig.told("silent") == []

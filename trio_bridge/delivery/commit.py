@@ -1,0 +1,129 @@
+"""Commits rows in order, and finds the ones that the database will never take."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+import trio
+
+from trio_bridge.delivery.batch_size import BatchSize
+from trio_bridge.errors import (
+    OutageError,
+    RowRejectedError,
+    SchemaMissingError,
+    UnreachableError,
+)
+from trio_bridge.stores.record import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_bridge.stores.base import Store
+    from trio_bridge.stores.record import Record
+
+SCHEMA_TIMEOUT_S = 600.0
+"""For completing the tables where no row waits for it. The unique key of ten million rows takes
+longer than any batch, and what is given up half-way the server undoes: each attempt would begin at
+the beginning, for ever."""
+
+TOO_NARROW = frozenset({"22001", "22003"})
+"""What a row is refused with that is longer or larger than its column takes: the first of them may
+be the column's fault. Tables that somebody made complete are not looked at otherwise."""
+
+log = structlog.get_logger()
+
+
+class Outcome(NamedTuple):
+    """What became of a list of records: the first `done` are committed or rejected.
+
+    `outage` says why the others are not; whether the database took some of them is unknown.
+    """
+
+    done: int
+    rejected: list[Rejected]
+    outage: str | None
+
+
+class Committer:
+    """Remembers how large a batch may be, so that a search goes on where a deadline cut it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._batch = BatchSize()
+        self._widened = False
+        self.committed = 0
+
+    async def commit(
+        self,
+        records: Sequence[Record],
+        *,
+        batch_timeout_s: float,
+        deadline: float = math.inf,
+        schema_timeout_s: float = 0.0,
+    ) -> Outcome:
+        """Write records in order, going around those that are rejected.
+
+        Each transaction may take `batch_timeout_s`, all together until `deadline`, an instant of
+        `trio.current_time()`; where that leaves less than `schema_timeout_s` for completing the
+        tables, that counts. Raises nothing but what is a bug.
+        """
+        done = 0
+        rejected: list[Rejected] = []
+        while done < len(records):
+            batch = records[done : done + self._batch.rows]
+            try:
+                await self._write(
+                    batch,
+                    min(deadline, trio.current_time() + batch_timeout_s),
+                    schema_timeout_s,
+                )
+            except UnreachableError as error:
+                return Outcome(done, rejected, str(error))
+            except OutageError as error:
+                self._batch.failed(len(batch))
+                return Outcome(done, rejected, str(error))
+            except RowRejectedError as error:
+                if self._batch.refused(len(batch)):
+                    rejected.append(Rejected(done, error.sqlstate, str(error)))
+                    done += 1
+            else:
+                self._batch.taken(len(batch))
+                self.committed += len(batch)
+                done += len(batch)
+        return Outcome(done, rejected, None)
+
+    async def _write(
+        self, batch: Sequence[Record], deadline: float, schema_timeout_s: float
+    ) -> None:
+        with trio.move_on_at(deadline) as scope:
+            try:
+                await self._store.write(batch)
+            except SchemaMissingError as error:
+                self._say_missing(str(error))
+                scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
+                await self._write_into_new_schema(batch)
+            except RowRejectedError as error:
+                if len(batch) > 1 or error.sqlstate not in TOO_NARROW or self._widened:
+                    raise
+                self._widened = True
+                log.warning("a column may be too narrow: looking at the tables", reason=str(error))
+                scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
+                await self._write_into_new_schema(batch)
+            return
+        raise OutageError("no answer in time")
+
+    def _say_missing(self, reason: str) -> None:
+        """Before the first row a new database is the rule; later somebody has dropped a table."""
+        if self.committed == 0:
+            log.info("completing the tables", reason=reason)
+        else:
+            log.warning("table or column missing: making it", reason=reason)
+
+    async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:
+        await self._store.ensure_schema()
+        try:
+            await self._store.write(batch)
+        except SchemaMissingError as error:
+            raise OutageError(f"still missing after it was made: {error}") from error

@@ -1,0 +1,1 @@
+"""PORTAL mode: the Client Portal Gateway through httpx."""

@@ -1,0 +1,112 @@
+"""PORTAL mode: the Client Portal Gateway through httpx.
+
+Read-only by construction: the client sends nothing but what `portal_pacing` lists, and that list
+knows no order, no logout and no competing session.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Final
+
+import trio
+
+from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage
+from trio_bridge.gateways.portal.client import is_loopback, tls_context
+from trio_bridge.gateways.portal.connection import Connection
+from trio_bridge.gateways.portal.health import Answers, Troubles
+from trio_bridge.gateways.portal.pacing import Pacing, Timing
+from trio_bridge.model import ApiMode
+
+DISCONNECT_TIMEOUT_S: Final = 2.0
+USUAL_TIMING: Final = Timing()
+
+
+class PortalBridge(IBridgeBase):
+    """The account seen through the Client Portal; see `IBridgeBase` for what each method promises.
+
+    Nobody logged in, the owner's competing session and a missing brokerage session are states of a
+    connection, not its end: the bridge says so once, waits, and gives no row meanwhile.
+
+    Args:
+        timing: how often each thing is asked for.
+    """
+
+    mode: ClassVar[ApiMode] = ApiMode.PORTAL
+
+    def __init__(self, *args: Any, timing: Timing = USUAL_TIMING, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timing = timing
+        self._connection: Connection | None = None
+        self._told_unverified = False
+        # These outlive a connection: a reconnect must neither ask too soon nor tell things twice.
+        self._pacing = Pacing()
+        self._troubles = Troubles(self.emit, trio.current_time)
+        self._answers = Answers(
+            self._troubles, trio.current_time, is_paused=lambda: self._pacing.pause_s > 0
+        )
+
+    @property
+    def endpoint(self) -> str:
+        return self.settings.ibkr_gateway_url
+
+    async def connect(self) -> None:
+        if self.is_connected():
+            raise RuntimeError("already connected: disconnect first")
+        self._connection = None
+        self._clear_away()
+        context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
+        connection = Connection(
+            self.settings,
+            self.emit,
+            context,
+            self._pacing,
+            self._troubles,
+            self._answers,
+            self._timing,
+            self._now,
+        )
+        await self.nursery.start(connection.run)
+        self._connection = connection
+        self._tell_unverified()
+
+    async def disconnect(self) -> None:
+        if self._connection is None:
+            return
+        self._connection.scope.cancel()
+        with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
+            await self._connection.done.wait()
+
+    def is_connected(self) -> bool:
+        return self._connection is not None and not self._connection.is_lost
+
+    async def wait_lost(self) -> str:
+        if self._connection is None:
+            return "never connected"
+        return await self._connection.wait_lost()
+
+    async def probe(self) -> None:
+        if self._connection is None:
+            raise GatewayError("not connected to the gateway")
+        await self._connection.probe()
+
+    def not_ready_reason(self) -> str | None:
+        if self._connection is None:
+            return "not connected to the gateway"
+        return self._connection.not_ready_reason()
+
+    def usage(self) -> Usage:
+        return Usage(self._pacing.answers, self._pacing.requests)
+
+    def inputs(self) -> RiskInputs:
+        assert self._connection is not None
+        return self._connection.inputs()
+
+    def _tell_unverified(self) -> None:
+        unverified = self.endpoint.startswith("https:") and self.settings.ibkr_ca_file is None
+        if unverified and is_loopback(self.endpoint) and not self._told_unverified:
+            self._told_unverified = True
+            self.emit(
+                f"the certificate of {self.endpoint} is not checked: it is on this machine "
+                "(IBKR_CA_FILE names a certificate to check it with)"
+            )

@@ -1,0 +1,301 @@
+"""The one place that sends requests to the Client Portal Gateway: paced, timed out, understood."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+import trio
+
+from trio_bridge.config import LOOPBACK_HOSTS
+from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.gateways.portal.errors import (
+    AnswerError,
+    LoggedOutError,
+    NoAnswerError,
+    PausedError,
+)
+from trio_bridge.gateways.portal.holdings import ShapeError
+from trio_bridge.gateways.portal.transport import tidy_transport
+from trio_bridge.model import utc_now
+from trio_bridge.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from trio_bridge.gateways.portal.pacing import EndpointLimit, Pacing, Timing
+
+API_PATH: Final = "/v1/api"
+PENALTY_S: Final = 600.0
+"""A 429 without Retry-After: as long as the penalty box lasts."""
+
+LONGEST_PAUSE_S: Final = 1_800.0
+CLOSE_TIMEOUT_S: Final = 1.0
+LARGEST_ANSWER: Final = 16 * 2**20
+HTTP_OK: Final = 200
+HTTP_TOO_MANY: Final = 429
+LOGGED_OUT_CODES: Final = frozenset({401, 302, 303, 307})
+"""Unauthorized, or on the way to the login page. Not 403: that gateway refuses our host."""
+
+TEXT_SHOWN: Final = 80
+
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple, Generic[T]):
+    """What the gateway said, and the instant (monotonic clock) at which it was asked."""
+
+    value: T
+    asked_at: float
+
+
+def as_is(payload: Any) -> Any:
+    """Any JSON is welcome."""
+    return payload
+
+
+def is_loopback(url: str) -> bool:
+    return (urlsplit(url).hostname or "") in LOOPBACK_HOSTS
+
+
+def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
+    """How the gateway's certificate is checked.
+
+    The gateway ships with a self-signed certificate, so on a loopback host any is accepted unless
+    a CA file is given. Everywhere else it must be valid for the host.
+
+    Raises:
+        ConfigError: IBKR_CA_FILE cannot be used.
+    """
+    if ca_file is None and is_loopback(url):
+        # Without the system's certificates: to read them takes 20 ms, in which no row is written.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    try:
+        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"IBKR_CA_FILE={ca_file}: no usable PEM certificates ({error})") from None
+
+
+class PortalClient:
+    """Requests over one HTTP connection pool; close it with `aclose`.
+
+    Args:
+        url: `https://host:port`, without the API's path.
+        context: from `tls_context`.
+        pacing: shared by all clients of one gateway, one after the other.
+        on_outcome: told of every request's end, with None or what went wrong.
+        timing: how long an answer may take, from the first byte sent to the last one received;
+            waiting for a turn comes on top.
+        now: the wall clock, for a Retry-After that names a date.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        context: ssl.SSLContext,
+        pacing: Pacing,
+        *,
+        on_outcome: Callable[[EndpointLimit, GatewayError | None], None],
+        timing: Timing,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.pacing = pacing
+        self._parts = urlsplit(url)
+        self._on_outcome = on_outcome
+        self._timing = timing
+        self._now = now
+        self._http = httpx.AsyncClient(
+            base_url=url.rstrip("/") + API_PATH,
+            transport=tidy_transport(context),
+            # Neither a proxy nor ~/.netrc has a say in where a brokerage session goes.
+            trust_env=False,
+            follow_redirects=False,
+            timeout=None,  # every request has a deadline over all of it
+            headers={"User-Agent": f"trio_bridge/{__version__}", "Accept": "application/json"},
+        )
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def ask(
+        self,
+        endpoint: EndpointLimit,
+        *,
+        read: Callable[[Any], T] = as_is,
+        query: Mapping[str, str] | None = None,
+        slow: bool = False,
+        **path: object,
+    ) -> Answer[T]:
+        """Make one request, when it is its turn, and return what `read` makes of the JSON.
+
+        Args:
+            endpoint: what to ask.
+            read: turns the decoded JSON into what is wanted, or raises ShapeError.
+            query: the URL's parameters.
+            slow: whether it is one of those that may take long (`Timing.slow_answer_s`).
+            path: what stands for the braces in the endpoint's path.
+
+        Raises:
+            NoAnswerError: no answer came in time.
+            LoggedOutError: nobody is logged in.
+            PausedError: the gateway asked, now or before, for a pause; nothing is sent meanwhile.
+            AnswerError: any other answer that is not the document expected, with status 200.
+        """
+        async with self.pacing.turn(endpoint):
+            if self.pacing.pause_s > 0:
+                raise PausedError(f"the gateway wants no requests for {self.pacing.pause_s:.0f} s")
+            asked_at = trio.current_time()
+            where = f"{endpoint.method} {endpoint.path.format(**path)}"
+            timeout_s = self._timing.slow_answer_s if slow else self._timing.answer_s
+            self.pacing.requests += 1
+            try:
+                payload = await self._send(
+                    endpoint, endpoint.path.format(**path), query, timeout_s, where
+                )
+                answer = read(payload)
+            except GatewayError as error:
+                self._on_outcome(endpoint, error)
+                raise
+            except ShapeError as error:
+                useless = AnswerError(f"{where}: {error}")
+                self._on_outcome(endpoint, useless)
+                raise useless from error
+            self._on_outcome(endpoint, None)
+            return Answer(answer, asked_at)
+
+    async def knock(self) -> None:
+        """See whether the gateway's port is open, without a request.
+
+        Raises:
+            NoAnswerError: it is not.
+        """
+        host, port = self._parts.hostname or "", self._parts.port or 443
+        try:
+            with trio.fail_after(self._timing.answer_s):
+                stream = await trio.open_tcp_stream(host, port)
+        except (OSError, UnicodeError, trio.TooSlowError) as error:
+            raise NoAnswerError(f"{host}:{port} does not take connections: {error}") from error
+        await trio.aclose_forcefully(stream)
+
+    async def _send(
+        self,
+        endpoint: EndpointLimit,
+        path: str,
+        query: Mapping[str, str] | None,
+        timeout_s: float,
+        where: str,
+    ) -> Any:
+        body = orjson.dumps(endpoint.body) if endpoint.method == "POST" else b""
+        headers = {"Content-Type": "application/json"} if body else None
+        try:
+            with trio.fail_after(timeout_s):
+                request = self._http.build_request(
+                    endpoint.method, path, params=query, content=body or None, headers=headers
+                )
+                request.stream = _Body(body)
+                response = await self._http.send(request, stream=True)
+                try:
+                    content = await _read_all(response, where)
+                finally:
+                    with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+                        await response.aclose()
+        except trio.TooSlowError:
+            raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
+        except httpx.ConnectError as error:
+            raise NoAnswerError(f"cannot connect: {reason_of(error)}") from error
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise NoAnswerError(f"{where}: {reason_of(error)}") from error
+        self.pacing.answers += 1
+        return self._understand(where, response, content)
+
+    def _understand(self, where: str, response: httpx.Response, content: bytes) -> Any:
+        status = response.status_code
+        if status == HTTP_TOO_MANY:
+            pause_s = self._retry_after_s(response.headers.get("Retry-After"))
+            self.pacing.pause(pause_s)
+            raise PausedError(f"{where}: HTTP 429, the gateway wants a pause of {pause_s:.0f} s")
+        if status in LOGGED_OUT_CODES:
+            raise LoggedOutError(f"{where}: HTTP {status}, not logged in", status)
+        if status != HTTP_OK:
+            raise AnswerError(f"{where}: HTTP {status}{_shown(content)}", status)
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError:
+            raise AnswerError(f"{where}: not JSON{_shown(content)}") from None
+
+    def _retry_after_s(self, header: str | None) -> float:
+        """Seconds of a Retry-After header, which holds a number or a date (RFC 9110)."""
+        seconds = PENALTY_S
+        if header is not None:
+            try:
+                seconds = float(header)
+            except ValueError:
+                try:
+                    seconds = (parsedate_to_datetime(header) - self._now()).total_seconds()
+                except (ValueError, TypeError):
+                    return PENALTY_S
+        return min(max(seconds, 1.0), LONGEST_PAUSE_S) if seconds == seconds else PENALTY_S
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx's own is an async generator, which a request that is given up would
+    leave to the garbage collector."""
+
+    def __init__(self, content: bytes) -> None:
+        self._parts = [content] if content else []
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
+
+
+async def _read_all(response: httpx.Response, where: str) -> bytes:
+    content = bytearray()
+    # To its end in any case: what httpx has begun to iterate must not be left to the collector.
+    async for chunk in response.aiter_bytes():
+        if len(content) <= LARGEST_ANSWER:
+            content += chunk
+    if len(content) > LARGEST_ANSWER:
+        raise AnswerError(f"{where}: the answer is larger than {LARGEST_ANSWER >> 20} MiB")
+    return bytes(content)
+
+
+def reason_of(error: BaseException) -> str:
+    """A connection's failure in words for a person: its innermost cause that says something."""
+    cause: BaseException | None = error
+    innermost = error
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the gateway's certificate is not trusted ({cause.verify_message}): "
+                "set IBKR_CA_FILE to the PEM file of its issuer"
+            )
+        if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
+            # Host names that nobody knows have numbers and texts of their own.
+            return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
+        innermost = cause if str(cause) else innermost
+        cause = cause.__cause__ or cause.__context__
+    return str(innermost) or type(error).__name__
+
+
+def _shown(content: bytes) -> str:
+    """The beginning of an answer that was of no use, on one line."""
+    text = " ".join(content[: 4 * TEXT_SHOWN].decode("utf-8", "replace").split())
+    return f": {text[:TEXT_SHOWN]}" if text else ""

@@ -1,0 +1,141 @@
+"""What is wrong with the gateway now: one event when a trouble starts, one when it has ended. Pure.
+
+Three questions, kept apart: does the gateway answer at all (`Silence`: the supervisor's business),
+are its answers of use (`Answers`), and is the brokerage session well (`portal_session`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from trio_bridge.gateways.portal.errors import NoAnswerError, PausedError
+from trio_bridge.model import Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_bridge.errors import GatewayError
+    from trio_bridge.gateways.base import EventSink
+
+LOST_AFTER_FAILURES: Final = 3
+LOST_AFTER_S: Final = 5.0
+SUSPECT_AFTER_FAILURES: Final = 2
+
+TROUBLE_AFTER_FAILURES: Final = 2
+TROUBLE_AFTER_S: Final = 2.0
+FORGET_S: Final = 120.0
+"""An endpoint that has not failed for so long is no longer asked: there is nothing to ask it."""
+
+
+class Troubles:
+    """Tells each trouble's start and end once, however often they are reported.
+
+    It outlives a connection, so that a trouble that survives a reconnect is not told twice.
+    """
+
+    def __init__(self, emit: EventSink, clock: Callable[[], float]) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._open: dict[str, tuple[object, float]] = {}
+
+    def begin(self, kind: str, message: str, *, variant: object = None) -> None:
+        """A trouble is there. The same kind in another variant is told anew."""
+        known = self._open.get(kind)
+        if known is not None and known[0] == variant:
+            return
+        started = self._clock() if known is None else known[1]
+        self._open[kind] = (variant, started)
+        self._emit(message, Severity.WARNING)
+
+    def end(self, kind: str, message: str) -> None:
+        """The trouble is over; harmless when there was none."""
+        known = self._open.pop(kind, None)
+        if known is not None:
+            self._emit(f"{message} (after {self._clock() - known[1]:.0f} s)", Severity.INFO)
+
+
+class Silence:
+    """Whether the gateway still answers requests, told from how they end."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._since = 0.0
+        self.last_error = ""
+
+    def note(self, error: GatewayError | None) -> None:
+        if not isinstance(error, NoAnswerError):
+            self._failures = 0
+            return
+        if self._failures == 0:
+            self._since = self._clock()
+        self._failures += 1
+        self.last_error = str(error)
+
+    @property
+    def is_suspect(self) -> bool:
+        """The last requests got no answer: what we know may be about to be old."""
+        return self._failures >= SUSPECT_AFTER_FAILURES
+
+    @property
+    def is_lost(self) -> bool:
+        return self._failures >= LOST_AFTER_FAILURES and self._clock() - self._since >= LOST_AFTER_S
+
+
+@dataclass(slots=True)
+class _Failing:
+    count: int
+    since: float
+    last: float
+
+
+class Answers:
+    """Whether the answers are of use, endpoint by endpoint: 5xx, HTML, one that hangs.
+
+    A gateway that answers nothing at all is not told here: it is lost.
+    """
+
+    KIND: Final = "answers"
+    PAUSE_KIND: Final = "pause"
+
+    def __init__(
+        self,
+        troubles: Troubles,
+        clock: Callable[[], float],
+        *,
+        is_paused: Callable[[], bool],
+    ) -> None:
+        self._troubles = troubles
+        self._clock = clock
+        self._is_paused = is_paused
+        self._failing: dict[str, _Failing] = {}
+        self._last_answer = float("-inf")
+
+    def note(self, endpoint: str, error: GatewayError | None) -> None:
+        """A request to this endpoint has ended."""
+        now = self._clock()
+        if isinstance(error, PausedError):
+            self._troubles.begin(self.PAUSE_KIND, f"no requests for a while: {error}")
+            return
+        if not isinstance(error, NoAnswerError):
+            self._last_answer = now
+        if error is None:
+            self._failing.pop(endpoint, None)
+            for other in [name for name, one in self._failing.items() if one.last < now - FORGET_S]:
+                del self._failing[other]
+            if not self._is_paused():
+                self._troubles.end(self.PAUSE_KIND, "the gateway takes requests again")
+            if not self._failing:
+                self._troubles.end(self.KIND, "the gateway answers properly again")
+        else:
+            self._fail(endpoint, error, now)
+
+    def _fail(self, endpoint: str, error: GatewayError, now: float) -> None:
+        failing = self._failing.setdefault(endpoint, _Failing(0, now, now))
+        failing.count += 1
+        failing.last = now
+        lasting = failing.count >= TROUBLE_AFTER_FAILURES and now - failing.since >= TROUBLE_AFTER_S
+        # While nothing else is answered either, it is the connection that is in trouble.
+        if lasting and self._last_answer >= failing.since:
+            self._troubles.begin(self.KIND, f"the gateway's answers are of no use: {error}")

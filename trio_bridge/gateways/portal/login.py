@@ -1,0 +1,258 @@
+"""The brokerage session behind the gateway: watched, kept alive, opened without competing.
+
+A person logs in with a browser; the API cannot. The owner's own session always comes first: we
+never compete, never log out, and wait in patience.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import trio
+
+from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.portal.errors import AnswerError, LoggedOutError
+from trio_bridge.gateways.portal.holdings import ShapeError
+from trio_bridge.gateways.portal.pacing import OPEN_SESSION, STATUS, TICKLE
+
+if TYPE_CHECKING:
+    from trio_bridge.gateways.portal.client import Answer, PortalClient
+    from trio_bridge.gateways.portal.health import Troubles
+    from trio_bridge.gateways.portal.pacing import Timing
+
+STATUS_GAP_S: Final = 1.0
+"""Between two looks at the status, however often one is asked for."""
+
+OPENING_LOOKS: Final = 3
+"""How often the status is looked at after the brokerage session was opened."""
+
+
+class SessionState(Enum):
+    """Whether rows can be had, and if not, what for."""
+
+    UNKNOWN = "the session's state is not known yet"
+    HEALTHY = "the session is well"
+    LOGGED_OUT = "nobody is logged in at the gateway"
+    NO_BROKERAGE = "the gateway has no brokerage session"
+    COMPETING = "the owner's session elsewhere has the market data"
+    UPSTREAM_LOST = "the gateway has lost its connection to Interactive Brokers"
+
+
+def read_status(payload: object) -> SessionState:
+    """The state told by `/iserver/auth/status` or by a tickle's `authStatus`."""
+    if not isinstance(payload, dict) or not isinstance(payload.get("authenticated"), bool):
+        return SessionState.UNKNOWN
+    if payload.get("competing") is True:
+        return SessionState.COMPETING
+    if not payload["authenticated"]:
+        return SessionState.NO_BROKERAGE
+    if payload.get("connected") is False:
+        return SessionState.UPSTREAM_LOST
+    return SessionState.HEALTHY
+
+
+def read_tickle(payload: object) -> SessionState:
+    """The state told by `/tickle`."""
+    part = payload.get("iserver") if isinstance(payload, dict) else None
+    return read_status(part.get("authStatus") if isinstance(part, dict) else None)
+
+
+class Login:
+    """One connection's view of the brokerage session.
+
+    Args:
+        client: asks the gateway.
+        troubles: where starts and ends are told.
+        login_url: where a person logs in.
+    """
+
+    def __init__(
+        self, client: PortalClient, troubles: Troubles, login_url: str, timing: Timing
+    ) -> None:
+        self.state = SessionState.UNKNOWN
+        self.token = ""
+        """What the WebSocket wants to see: the `session` of a tickle."""
+        self.well_at = -math.inf
+        """When the session was last called well."""
+        self._client = client
+        self._troubles = troubles
+        self._login_url = login_url
+        self._timing = timing
+        self._tickled = SessionState.UNKNOWN
+        """What the last tickle told, until the status is known again."""
+        self._changed = trio.Event()
+        self._look = trio.Event()
+        self._looking = trio.Lock()
+
+    async def check(self) -> SessionState:
+        """Look at the status; open the brokerage session when it is missing.
+
+        Raises:
+            GatewayError: the gateway gave no usable answer; the state stays as it was.
+        """
+        async with self._looking:
+            state, authenticated = await self._status()
+            reason = ""
+            if state in (SessionState.NO_BROKERAGE, SessionState.COMPETING) and not authenticated:
+                # Before it is told: the new one may be there at once, or not for long.
+                self._become(state)
+                # Without competing this takes nothing from the owner, and it is refused or
+                # without effect as long as the owner's session lasts.
+                found, (state, reason) = state, await self._open(state)
+                if found is SessionState.COMPETING and state is SessionState.NO_BROKERAGE:
+                    # The owner left meanwhile: the way is free now.
+                    state, reason = await self._open(state)
+            self._tickled = SessionState.UNKNOWN
+            self._set(state, reason)
+            return state
+
+    def not_ready_reason(self) -> str | None:
+        """Why no row is true as far as the session goes; None when it is well."""
+        if self.state is not SessionState.HEALTHY:
+            return str(self.state.value)
+        age_s = trio.current_time() - self.well_at
+        if age_s > self._timing.status_stale_s:
+            return f"the session's state could not be asked for {age_s:.0f} s"
+        return None
+
+    async def is_well(self) -> bool:
+        """Look now, as `check`; where the status has no use, a tickle tells it, too."""
+        try:
+            return await self.check() is SessionState.HEALTHY
+        except AnswerError:
+            await self.tickle()
+            return self._tickled is SessionState.HEALTHY
+
+    async def wait_for(self, *, healthy: bool) -> None:
+        """Wait until the session is (or is no longer) well."""
+        while (self.state is SessionState.HEALTHY) is not healthy:
+            await self._changed.wait()
+
+    def look_soon(self) -> None:
+        """Something hints that the state has changed: look without waiting for the next time."""
+        self._look.set()
+
+    async def tickle(self) -> None:
+        """Keep the session alive, and notice its state.
+
+        Raises:
+            NoAnswerError: none came.
+            AnswerError: an answer of no use; the gateway lives.
+        """
+        try:
+            told: Answer[Any] = await self._client.ask(TICKLE)
+        except LoggedOutError:
+            self._told_by_tickle(SessionState.LOGGED_OUT)
+            raise
+        answer: Any = told.value
+        if isinstance(answer, dict) and isinstance(answer.get("session"), str):
+            self.token = answer["session"]
+        state = read_tickle(answer)
+        self._note_well(state, told.asked_at)
+        self._told_by_tickle(state)
+
+    async def keep_alive(self) -> NoReturn:
+        """Tickle once a minute for ever; no failure ends it."""
+        while True:
+            try:
+                await self.tickle()
+            except GatewayError:
+                await trio.sleep(self._timing.tickle_retry_s)
+            else:
+                await trio.sleep(self._timing.tickle_s)
+
+    async def watch(self) -> NoReturn:
+        """Look at the status for ever: often while all is well, patiently while it is not."""
+        while True:
+            is_well = self.state is SessionState.HEALTHY
+            timing = self._timing
+            with trio.move_on_after(timing.status_s if is_well else timing.login_retry_s):
+                await self._look.wait()
+            self._look = trio.Event()
+            try:
+                await self.check()
+            except GatewayError:  # told by the client's own bookkeeping
+                if self._tickled not in (SessionState.UNKNOWN, self.state):
+                    self._set(self._tickled, "")
+            await trio.sleep(STATUS_GAP_S)
+
+    def _told_by_tickle(self, state: SessionState) -> None:
+        self._tickled = state
+        if state not in (SessionState.UNKNOWN, self.state):
+            self.look_soon()
+
+    def _note_well(self, state: SessionState, asked_at: float) -> None:
+        if state is SessionState.HEALTHY:
+            self.well_at = max(self.well_at, asked_at)
+
+    async def _status(self) -> tuple[SessionState, bool]:
+        """The state, and whether the gateway calls itself authenticated."""
+        try:
+            answer: Answer[Any] = await self._client.ask(STATUS, read=_known_status)
+        except LoggedOutError:
+            return SessionState.LOGGED_OUT, False
+        state = read_status(answer.value)
+        self._note_well(state, answer.asked_at)
+        return state, answer.value["authenticated"]
+
+    async def _open(self, state: SessionState) -> tuple[SessionState, str]:
+        """Open the brokerage session; the state afterwards, and why it is not well."""
+        try:
+            answer: Answer[Any] = await self._client.ask(OPEN_SESSION, slow=True)
+        except LoggedOutError:
+            return SessionState.LOGGED_OUT, ""
+        except GatewayError as error:
+            return state, str(error)
+        for _ in range(OPENING_LOOKS):
+            state, _authenticated = await self._status()
+            if state is not SessionState.NO_BROKERAGE:
+                break
+            await trio.sleep(STATUS_GAP_S)
+        return state, _complaint(answer.value)
+
+    def _set(self, state: SessionState, reason: str) -> None:
+        if state is SessionState.HEALTHY:
+            self._troubles.end("session", "the session is well again: rows can be had")
+        else:
+            because = f" ({reason})" if reason else ""
+            self._troubles.begin(
+                "session",
+                f"{state.value}{because}: {self._advice(state)}; no rows until then",
+                variant=state,
+            )
+        self._become(state)
+
+    def _become(self, state: SessionState) -> None:
+        if state is not self.state:
+            self.state = state
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def _advice(self, state: SessionState) -> str:
+        match state:
+            case SessionState.LOGGED_OUT:
+                return f"open {self._login_url} in a browser and log in"
+            case SessionState.NO_BROKERAGE:
+                return (
+                    f"asking for one every {self._timing.login_retry_s:.0f} s; "
+                    f"if that does not help, open {self._login_url} in a browser and log in"
+                )
+            case SessionState.COMPETING:
+                return "waiting until it ends"
+            case _:
+                return "waiting until it is back"
+
+
+def _known_status(payload: Any) -> Any:
+    if read_status(payload) is SessionState.UNKNOWN:
+        raise ShapeError("the answer names no session state")
+    return payload
+
+
+def _complaint(payload: object) -> str:
+    """What the answer to an opening says against it, if anything."""
+    if not isinstance(payload, dict):
+        return ""
+    return next((str(payload[key]) for key in ("error", "fail", "message") if payload.get(key)), "")

@@ -1,0 +1,145 @@
+"""The Client Portal's values: field ids, the strings that numbers come in, what a kind means. Pure.
+
+Field ids: https://www.interactivebrokers.com/docs/web-api/v1/endpoints/market-data (an older
+description of this bridge had theta and vega exchanged: a test pins them).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final, NamedTuple
+
+from trio_bridge.model import DataType
+from trio_bridge.risk.greeks import LARGEST_CREDIBLE
+
+LAST: Final = "31"
+BID: Final = "84"
+ASK: Final = "86"
+DELTA: Final = "7308"
+GAMMA: Final = "7309"
+THETA: Final = "7310"
+VEGA: Final = "7311"
+MARK: Final = "7635"
+UNDERLYING_CON_ID: Final = "6457"
+AVAILABILITY: Final = "6509"
+
+GREEK_FIELDS: Final = (DELTA, GAMMA, VEGA, THETA)
+PRICE_FIELDS: Final = (MARK, LAST, BID, ASK)
+NUMBER_FIELDS: Final = (*GREEK_FIELDS, *PRICE_FIELDS)
+REQUESTED_FIELDS: Final = (*NUMBER_FIELDS, UNDERLYING_CON_ID, AVAILABILITY)
+"""What every snapshot and every subscription asks for; the portal allows 50."""
+
+_NUMBER = re.compile(
+    r"""(?P<prefix>[CH])?\s*
+        (?P<number>[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:E[+-]?\d{1,3})?)
+        (?P<suffix>[KMB%])?""",
+    re.VERBOSE | re.ASCII | re.IGNORECASE,
+)
+_SCALE: Final = {"K": 1e3, "M": 1e6, "B": 1e9}
+_LONGEST = 40
+
+
+class Reading(NamedTuple):
+    """A number as the portal wrote it."""
+
+    value: float
+    prior_close: bool = False
+    """Marked `C`: it is of the previous trading day."""
+    percent: bool = False
+    """Written with a percent sign; the value is in percent."""
+    exact: bool = True
+    """Without any mark: neither shortened (`10.2K`) nor of another day or unit."""
+
+
+def read_number(raw: object) -> Reading | None:
+    """Read one value of the portal; None for everything that is not plainly a finite number.
+
+    Taken: numbers, and text such as `0.271`, `1,300`, `10.2K`, `0.54%`, `C193.18` (prior close) and
+    `H12.5` (trading halted). Not `0,271`: that comma could only be a decimal one.
+    """
+    if isinstance(raw, bool):
+        return None
+    if isinstance(raw, int | float):
+        return _credible(raw)
+    if not isinstance(raw, str):
+        return None
+    text = raw.strip()
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
+    if match is None:
+        return None
+    try:
+        number = float(match["number"].replace(",", ""))
+    except ValueError:
+        return None
+    suffix = (match["suffix"] or "").upper()
+    reading = _credible(number * _SCALE.get(suffix, 1.0))
+    if reading is None:
+        return None
+    prior_close = (match["prefix"] or "").upper() == "C"
+    exact = not (match["prefix"] or suffix)
+    return reading._replace(prior_close=prior_close, percent=suffix == "%", exact=exact)
+
+
+def read_exact(raw: object) -> float | None:
+    """A quantity or the like: a finite number without any mark, else None."""
+    reading = read_number(raw)
+    return reading.value if reading is not None and reading.exact else None
+
+
+def read_positive(raw: object) -> float | None:
+    """A multiplier or the like: exact and positive, else None (the portal says 0 for unknown)."""
+    value = read_exact(raw)
+    return value if value is not None and value > 0 else None
+
+
+def read_con_id(raw: object) -> int | None:
+    """A contract id, which the portal writes as a number or as text (`265598`, `265598@SMART`)."""
+    if isinstance(raw, bool):
+        return None
+    if isinstance(raw, str):
+        digits = raw.strip().partition("@")[0]
+        raw = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 18 else None
+    return raw if isinstance(raw, int) and raw > 0 else None
+
+
+_KINDS: Final = {
+    "R": DataType.LIVE,
+    "Z": DataType.FROZEN,
+    "D": DataType.DELAYED,
+    "Y": DataType.DELAYED_FROZEN,
+}
+
+
+def read_availability(raw: object) -> DataType | None:
+    """The kind of market data (field 6509, whose first letter tells), or None.
+
+    None stands for N (not subscribed), for letters we don't know and for no answer yet: such data
+    is of no known kind, and never live.
+    """
+    return _KINDS.get(raw[:1].upper()) if isinstance(raw, str) else None
+
+
+_ALLOWED: Final = {
+    DataType.LIVE: frozenset({DataType.LIVE}),
+    DataType.FROZEN: frozenset({DataType.LIVE, DataType.FROZEN}),
+    DataType.DELAYED: frozenset({DataType.LIVE, DataType.DELAYED}),
+    DataType.DELAYED_FROZEN: frozenset(DataType),
+}
+
+
+def is_allowed(kind: DataType | None, setting: DataType) -> bool:
+    """Whether data of this kind may count under IB_MARKET_DATA_TYPE, as in SOCKET mode.
+
+    The portal gives what it has and can't be asked for a kind, so what the TWS API would not have
+    sent is left out here.
+    """
+    return kind in _ALLOWED[setting]
+
+
+def _credible(number: float) -> Reading | None:
+    try:
+        value = float(number)
+    except OverflowError:
+        return None
+    return Reading(value) if math.isfinite(value) and abs(value) < LARGEST_CREDIBLE else None

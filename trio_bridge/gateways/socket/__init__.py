@@ -1,0 +1,1 @@
+"""SOCKET mode: TWS or IB Gateway through ib_async."""

@@ -1,0 +1,111 @@
+"""SOCKET mode: TWS or IB Gateway through ib_async.
+
+Read-only by construction: it asks for positions, contract details, market data and the time, and
+for nothing that knows of orders.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import trio
+
+from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage
+from trio_bridge.gateways.socket.connection import Connection
+from trio_bridge.gateways.socket.lines import MarketLines
+from trio_bridge.model import ApiMode
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from trio_bridge.gateways.socket.holdings import Details
+
+DISCONNECT_TIMEOUT_S = 2.0
+
+
+class SocketBridge(IBridgeBase):
+    """The account seen through the TWS API; see `IBridgeBase` for what each method promises."""
+
+    mode: ClassVar[ApiMode] = ApiMode.SOCKET
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connection: Connection | None = None
+        # Messages of the sessions before this one.
+        self._received = self._sent = 0
+        # What a contract is does not change between two connections.
+        self._details: dict[int, Details] = {}
+        # What was learned about the market-data budget outlives a connection.
+        self._lines = MarketLines(self.settings.ib_market_data_lines)
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.settings.ib_socket_host}:{self.settings.ib_socket_port}"
+
+    async def connect(self) -> None:
+        if self._connection is not None and not self._connection.done.is_set():
+            if not self._connection.ending:
+                raise RuntimeError("already connected: disconnect first")
+            # A process that stood still gave up waiting for this end before it was there.
+            with trio.move_on_after(DISCONNECT_TIMEOUT_S):
+                await self._connection.done.wait()
+            if not self._connection.done.is_set():
+                raise GatewayError("the last connection has not ended yet")
+        nursery, before = self.nursery, self.usage()
+        self._received, self._sent = before.received, before.sent
+        self._connection = None
+        self._clear_away()
+        self._connection = Connection(
+            self.settings, self.emit, lines=self._lines, details=self._details
+        )
+        await nursery.start(self._connection.run)
+
+    async def disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.end()
+            with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
+                await self._connection.done.wait()
+
+    def is_connected(self) -> bool:
+        return self._connection is not None and self._connection.connected
+
+    async def wait_lost(self) -> str:
+        if self._connection is None:
+            return "never connected"
+        return await self._connection.wait_lost()
+
+    async def probe(self) -> None:
+        if self._connection is None or not self._connection.connected:
+            raise GatewayError("not connected to the gateway")
+        await self._connection.heartbeat.probe()
+
+    def not_ready_reason(self) -> str | None:
+        connection = self._connection
+        if connection is None or not connection.connected:
+            return "not connected to the gateway"
+        if connection.upstream_lost:
+            return "the gateway has lost its link to Interactive Brokers"
+        if not connection.downloaded:
+            return "the positions are still being downloaded"
+        if not connection.settled:
+            return "waiting for the first Greeks"
+        return None
+
+    def usage(self) -> Usage:
+        connection = self._connection
+        return Usage(
+            self._received + (connection.client.received if connection else 0),
+            self._sent + (connection.client.sent if connection else 0),
+            self._lines.lines_used if self.is_connected() else 0,
+            self._lines.budget,
+        )
+
+    def inputs(self) -> RiskInputs:
+        assert self._connection is not None
+        connection = self._connection
+        return RiskInputs(
+            connection.accounts.chosen,
+            connection.holdings.view.positions,
+            connection.subscriptions.feed.greeks(),
+        )

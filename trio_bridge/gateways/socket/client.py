@@ -1,0 +1,211 @@
+"""ib_async on a short lead: what an observer needs of it, and nothing that it does unnoticed.
+
+Seven of its habits are broken here:
+
+- it asks for account figures by itself (after a 1102);
+- it logs what it cannot read and goes on: a position that is missing makes every row a lie;
+- it keeps the computation before one that it cannot read, and that looks current for ever;
+- it tells which kind of data there is now, not of which kind those are that have come;
+- it gives the answer to every question for the time to whoever asked last;
+- it takes any answer that carries a request's number for the answer to that request;
+- through eventkit it swallows what our handlers raise: `bug` keeps that loud.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+from ib_async import IB
+
+from trio_bridge.gateways.socket.ticks import DELAYED_MODEL_TICK, TickFilter
+from trio_bridge.model import DataType
+
+if TYPE_CHECKING:
+    from asyncio import Transport
+    from collections.abc import Callable
+
+CLOSE_TIMEOUT_S = 1.0
+
+READ_BYTES = 256 * 1024
+
+GATHER_S = 0.1
+"""Between two reads: a wake-up costs more than what a packet brings, and the gateway itself lets
+ticks gather for longer than this."""
+
+POSITION_MESSAGE = 61
+CURRENT_TIME_MESSAGE = 49
+COMPUTATION_MESSAGE = 21
+DATA_TYPE_MESSAGE = 58
+
+READ_MESSAGES = frozenset(
+    {4, 9, 10, 15, 18, COMPUTATION_MESSAGE, 52, DATA_TYPE_MESSAGE, POSITION_MESSAGE, 62}
+)
+"""Errors, next request id, contract details (of bonds too), accounts, option computations, end of
+details, market data type, positions, end of positions: what an observer's questions lead to."""
+
+
+class Listener(Protocol):
+    """What is done about the gateway's messages: at once, and without waiting for anything."""
+
+    def error(self, request_id: int, code: int, text: str, contract: Any) -> None: ...
+    def position(self, position: Any) -> None: ...
+    def current_time(self) -> None: ...
+    def data_type_changes(self, request_id: int) -> None:
+        """What comes for this request is of another kind from now on."""
+
+    def closed(self, reason: str) -> None:
+        """The connection has ended; `reason` is empty when that was in good order."""
+
+    def unreadable(self, error: Exception) -> None:
+        """The gateway sent what cannot be understood."""
+
+    def bug(self, error: Exception) -> None:
+        """One of these methods raised this."""
+
+
+class GatewayClient:
+    """One IB object and its socket. `ib` is for requests; what comes back goes to the listener."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.ib = IB()
+        self._listener = listener
+        self._ticks = TickFilter()
+        self._ended = trio.Event()
+        self.received = self.sent = 0
+        """Messages, as of the last `count`: ib_async forgets them when the connection ends."""
+        client = self.ib.client
+        self.ib.errorEvent.clear()
+        self.ib.errorEvent.connect(listener.error, error=self._on_bug)
+        self.ib.positionEvent.connect(listener.position, error=self._on_bug)
+        client.conn.disconnected.connect(self._on_disconnected, error=self._on_bug)
+        client.conn.hasData.error_event.connect(self._on_unreadable)
+        self._digest = client.conn.data_received
+        client.conn.data_received = self._receive  # type: ignore[method-assign]
+        handlers: dict[int, Callable[[list[str]], None]] = client.decoder.handlers
+        for kind in handlers.keys() - READ_MESSAGES:
+            handlers[kind] = _ignore
+        handlers[POSITION_MESSAGE] = self._loudly(handlers[POSITION_MESSAGE])
+        handlers[COMPUTATION_MESSAGE] = self._in_full(handlers[COMPUTATION_MESSAGE])
+        handlers[DATA_TYPE_MESSAGE] = self._told_before(handlers[DATA_TYPE_MESSAGE])
+        handlers[CURRENT_TIME_MESSAGE] = lambda fields: listener.current_time()
+
+    def count(self) -> None:
+        """Take note of how many messages there were."""
+        client = self.ib.client
+        self.received = max(self.received, client._numMsgRecv + self._ticks.dropped)
+        self.sent = max(self.sent, client.conn.numMsgSent)
+
+    async def read(self) -> None:
+        """Read the socket until it ends, for half of what asyncio takes for it."""
+        transport = self.ib.client.conn.transport
+        if transport is None:
+            return  # closed in the meantime, and known to be
+        try:
+            await read_beside(transport, self._receive)
+        except OSError as error:
+            self._on_disconnected(str(error))
+
+    async def close(self) -> None:
+        """Say goodbye, but wait for nobody: a peer that takes no more bytes is cut off."""
+        self.count()
+        client = self.ib.client
+        with suppress(OSError):  # the peer may have closed already, and we not have heard of it
+            client.disconnect()
+        with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+            if client.conn.isConnected():
+                await self._ended.wait()
+        if client.conn.transport is not None:
+            client.conn.transport.abort()
+
+    def expect_another(self) -> None:
+        """The peer was none; the next one begins afresh."""
+        self._ticks = TickFilter()
+        self._ended = trio.Event()
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            wanted = self._ticks.feed(data)
+        except ValueError as error:
+            self._listener.unreadable(error)
+        else:
+            if wanted:
+                self._digest(wanted)
+
+    def _loudly(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+        @functools.wraps(read)
+        def read_loudly(fields: list[str]) -> None:
+            try:
+                read(fields)
+            except Exception as error:
+                self._listener.unreadable(error)
+
+        return read_loudly
+
+    def _in_full(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+        wrapper = self.ib.wrapper
+
+        @functools.wraps(read)
+        def read_in_full(fields: list[str]) -> None:
+            try:
+                read(fields)
+            except Exception:
+                if (ticker := wrapper.reqId2Ticker.get(int(fields[1]))) is not None:
+                    ticker.modelGreeks = None
+                raise
+            if fields[2] == DELAYED_MODEL_TICK:
+                # Whether the word that data are delayed comes first is documented nowhere.
+                ticker = wrapper.reqId2Ticker.get(int(fields[1]))
+                if ticker is not None and ticker.marketDataType < DataType.DELAYED:
+                    ticker.marketDataType = int(DataType.DELAYED)
+
+        return read_in_full
+
+    def _told_before(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+        @functools.wraps(read)
+        def read_told(fields: list[str]) -> None:
+            self._listener.data_type_changes(int(fields[2]))
+            read(fields)
+
+        return read_told
+
+    def _on_disconnected(self, reason: str) -> None:
+        self._ended.set()
+        self._listener.closed(reason)
+
+    def _on_unreadable(self, _event: Any, error: Exception) -> None:
+        self._listener.unreadable(error)
+
+    def _on_bug(self, _event: Any, error: Exception) -> None:
+        self._listener.bug(error)
+
+
+def _ignore(fields: list[str]) -> None:
+    """Nobody has asked for it."""
+
+
+async def read_beside(transport: Transport, take: Callable[[bytes], None]) -> None:
+    """Hand what arrives to `take` until the peer has closed; the transport then notices the end.
+
+    asyncio's transport goes on writing to the socket. Read through trio-asyncio, a packet wakes a
+    task that waits for the socket, which wakes the loop's task, which calls the transport: twice
+    the cost of plain asyncio, for every few ticks. A Trio task reads for less; and since nothing
+    depends on a tick's arrival to the millisecond, it lets some gather.
+
+    When this is cancelled the transport reads no more: close it.
+
+    Raises:
+        OSError: the connection broke.
+    """
+    transport.pause_reading()
+    # A file descriptor of our own: the transport may close its one at any time.
+    owned = socket.socket(fileno=socket.dup(transport.get_extra_info("socket").fileno()))
+    with trio.socket.from_stdlib_socket(owned) as ours:
+        while data := await ours.recv(READ_BYTES):
+            take(data)
+            if len(data) < READ_BYTES:
+                await trio.sleep(GATHER_S)
+    transport.resume_reading()

@@ -1,0 +1,390 @@
+"""One connection to TWS or IB Gateway, from its first packet to its last.
+
+ib_async is an asyncio library; trio-asyncio runs its loop inside one Trio task. Every session has a
+loop of its own, so that whatever breaks in there takes this one connection with it and no more.
+
+The gateway's messages are handled synchronously, so what they change in memory holds for the very
+next row.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+import trio
+import trio_asyncio
+from ib_async import Contract
+
+from trio_bridge.errors import BridgeError, GatewayError
+from trio_bridge.gateways.accounts import Accounts
+from trio_bridge.gateways.socket.address import explain, resolve
+from trio_bridge.gateways.socket.client import GatewayClient
+from trio_bridge.gateways.socket.heartbeat import Heartbeat
+from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
+from trio_bridge.gateways.socket.notices import Notices, OnlyOnce
+from trio_bridge.gateways.socket.subscriptions import POLL_S, Subscriptions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.socket.holdings import Details
+    from trio_bridge.gateways.socket.lines import MarketLines
+
+T = TypeVar("T")
+
+HANDSHAKE_TIMEOUT_S = 10.0
+POSITIONS_TIMEOUT_S = 30.0
+"""From one position to the next, or to the end of them."""
+
+LONGEST_DOWNLOAD_S = 600.0
+CONFIRM_EMPTY_S = 1.0
+"""A gateway that has just logged in may know of no positions yet, and a false row of zeros is the
+worst there is: none counts only when it was told twice, so far apart."""
+
+SETTLE_TIMEOUT_S = 10.0
+"""How long the first rows wait for the Greeks of every option."""
+
+IDLE_POLL_S = 1.0
+"""How often the subscriptions are looked after when all options have answered."""
+
+log = structlog.get_logger()
+
+
+class Connection:
+    """`run` is the whole life of a connection; everything else is read while it lasts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        emit: EventSink,
+        *,
+        lines: MarketLines,
+        details: dict[int, Details],
+    ) -> None:
+        self._settings = settings
+        self._scope = trio.CancelScope()
+        self._lost = trio.Event()
+        self._wake = trio.Event()
+        self._crash: Exception | None = None
+        self._open = False
+        self._trying = False
+        self._closing = False
+        self._downloading = False
+        self._reload = False
+        self._settle_until = -math.inf
+        self._heard_at = -math.inf
+        self.done = trio.Event()
+        self.lost_reason = ""
+        self.downloaded = False
+        self.settled = False
+        self.client = GatewayClient(self)
+        self.heartbeat = Heartbeat(self._ask_time)
+        self.accounts = Accounts(settings.ib_account, emit)
+        self.holdings = Holdings(self.accounts, details)
+        say_once = OnlyOnce(emit)
+        self.subscriptions = Subscriptions(
+            self.client.ib,
+            lines,
+            data_type=settings.ib_market_data_type,
+            max_age_s=settings.greeks_max_age_s,
+            emit=emit,
+            say_once=say_once,
+            clock=trio.current_time,
+        )
+        self._notices = Notices(
+            self.subscriptions,
+            client_id=settings.ib_client_id,
+            emit=emit,
+            say_once=say_once,
+            lose=self._lose,
+            start_over=self._start_over,
+            carry_on=self._carry_on,
+        )
+
+    # What the bridge asks
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands; that it has ended is known at the instant it does."""
+        return self._open and not self._lost.is_set()
+
+    @property
+    def ending(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self._lost.is_set()
+
+    @property
+    def upstream_lost(self) -> bool:
+        return self._notices.upstream_lost
+
+    def end(self) -> None:
+        """End the connection, or the attempt to make one; `done` tells when that has happened."""
+        self._lose("disconnected")
+        self._scope.cancel()
+
+    async def wait_lost(self) -> str:
+        await self.done.wait()
+        return self.lost_reason
+
+    # Life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Connect, download, report started; then serve until the connection is lost.
+
+        Raises:
+            GatewayError, ConfigError: before it was started.
+        """
+        started = False
+        refusal: BridgeError | None = None
+        try:
+            with self._scope:
+                async with trio_asyncio.open_loop():
+                    try:
+                        await self._connect()
+                        started = self._open = True
+                        task_status.started()
+                        await self._serve()
+                    except BridgeError as error:
+                        refusal = error
+                        self._lose(str(error))
+                    except Exception as error:
+                        self.bug(error)
+                    finally:
+                        self._open, self._closing = False, True
+                        await self.client.close()
+        except BaseExceptionGroup as group:
+            broken, rest = group.split(Exception)
+            if broken is not None:
+                self._broke_down(broken)
+            if rest is not None:
+                raise rest from None
+        except Exception as error:
+            self._broke_down(error)
+        finally:
+            self._lose("disconnected")
+            self.done.set()
+        if self._crash is not None:
+            raise self._crash
+        if not started:
+            raise refusal or GatewayError(self.lost_reason)
+
+    def _broke_down(self, error: Exception) -> None:
+        """An exception in the asyncio loop ends this connection, and is never hidden."""
+        log.error("the connection's event loop broke down", exc_info=error)
+        self._lose(f"the connection broke down: {_innermost(error)!r}")
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.is_set():
+            self.lost_reason = reason
+            self._lost.set()
+            self._wake.set()
+
+    async def _bounded(
+        self, request: Callable[[], Awaitable[T]], timeout_s: float, failure: str
+    ) -> T:
+        """Run asyncio code until it is done, the connection is lost, or time is up; that begins
+        anew with each position that arrives."""
+        began = self._heard_at = trio.current_time()
+        answers: list[T] = []
+        failures: list[str] = []
+
+        async def fail_when_lost() -> None:
+            await self._lost.wait()
+            failures.append(self.lost_reason)
+            nursery.cancel_scope.cancel()
+
+        async def fail_when_late() -> None:
+            latest = began + LONGEST_DOWNLOAD_S
+            # Each position moves the end, and need wake nobody for that.
+            while trio.current_time() < (due := min(self._heard_at + timeout_s, latest)):  # noqa: ASYNC110
+                await trio.sleep_until(due)
+            failures.append(f"{failure} within {timeout_s:g} s")
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_when_lost)
+            nursery.start_soon(fail_when_late)
+            try:
+                answers.append(await trio_asyncio.aio_as_trio(request)())
+            except OSError as error:
+                settings = self._settings
+                failures.append(explain(error, settings.ib_socket_host, settings.ib_socket_port))
+            nursery.cancel_scope.cancel()
+        # The first failure is the cause: giving up on a connection also loses it. And an answer of
+        # a connection that ended meanwhile is of no use, because nothing follows it.
+        if self._lost.is_set():
+            failures.append(self.lost_reason)
+        if failures:
+            raise GatewayError(failures[0])
+        return answers[0]
+
+    # The beginning
+
+    async def _connect(self) -> None:
+        settings, ib = self._settings, self.client.ib
+        ib.wrapper.clientId = settings.ib_client_id
+        addresses = await resolve(
+            settings.ib_socket_host, settings.ib_socket_port, timeout_s=HANDSHAKE_TIMEOUT_S
+        )
+        await self._shake_hands(addresses)
+        self.accounts.managed(ib.client.getAccounts())
+        await self._download()
+
+    async def _shake_hands(self, addresses: list[str]) -> None:
+        """Try the addresses in turn; a gateway may listen on one of them only, and another program
+        on another."""
+        settings, client = self._settings, self.client.ib.client
+        for address in addresses:
+            self._trying = address != addresses[-1]
+            # Not ib.connectAsync: it also asks for orders, accounts and executions.
+            shake_hands = functools.partial(
+                client.connectAsync, address, settings.ib_socket_port, settings.ib_client_id, 0
+            )
+            try:
+                await self._bounded(shake_hands, HANDSHAKE_TIMEOUT_S, "the gateway did not answer")
+            except GatewayError:
+                if self._lost.is_set() or not self._trying:
+                    raise
+                await self.client.close()
+                self.client.expect_another()
+            else:
+                self._trying = False
+                return
+
+    async def _download(self) -> None:
+        """Get the positions; rows then wait for the Greeks of their options.
+
+        What a gateway tells that is cut off from Interactive Brokers may be a part, or nothing at
+        all: it does not count, and is asked for again when the link stands.
+        """
+        self.downloaded = self.settled = self._reload = False
+        self._downloading = True
+        cut_off, outages = self.upstream_lost, self._notices.outages
+        self.holdings.forget()
+        self.subscriptions.open()
+        await self._ask_positions()
+        if not self.holdings.view.positions:
+            with trio.move_on_after(CONFIRM_EMPTY_S):
+                await self._lost.wait()
+            await self._ask_positions()
+        self._downloading = False
+        if cut_off or self._notices.outages > outages:
+            self._reload = True
+            return
+        self.subscriptions.expect(self.holdings.view.exposures)
+        self._settle_until = trio.current_time() + SETTLE_TIMEOUT_S
+        self.downloaded = True
+
+    async def _ask_positions(self) -> None:
+        self.subscriptions.sent(1)
+        await self._bounded(
+            self.client.ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
+        )
+
+    # Serving
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.client.read)
+            nursery.start_soon(self.heartbeat.run)
+            nursery.start_soon(learn_details, self.holdings, self._learn)
+            try:
+                await self._follow()
+            except GatewayError as error:
+                self._lose(str(error))
+            nursery.cancel_scope.cancel()
+
+    async def _follow(self) -> None:
+        while not self._lost.is_set():
+            self._wake = trio.Event()
+            if self._reload and not self.upstream_lost:
+                await self._download()
+            await self._step()
+
+    async def _step(self) -> None:
+        """Bring the subscriptions in line with what we hold; wait for something to happen."""
+        self.client.count()
+        now = trio.current_time()
+        again_at = now + IDLE_POLL_S
+        if self.upstream_lost:
+            self._settle_until = now + SETTLE_TIMEOUT_S
+        else:
+            due = self.subscriptions.step(self.holdings.view)
+            again_at = max(now + POLL_S, min(again_at, due))
+            if not self.settled:
+                again_at = now + POLL_S
+                self.settled = self.subscriptions.all_answered or now >= self._settle_until
+        with trio.move_on_at(again_at):
+            await self._wake.wait()
+
+    def _ask_time(self) -> None:
+        if not self._lost.is_set():
+            self.subscriptions.sent(1)
+            self.client.ib.client.reqCurrentTime()
+
+    async def _learn(self, con_id: int) -> None:
+        """Ask for the details of one contract, beside everything else."""
+        self.subscriptions.sent(1)
+        request = functools.partial(self.client.ib.reqContractDetailsAsync, Contract(conId=con_id))
+        with trio.move_on_after(AGAIN_S), suppress(OSError):  # OSError: the socket fell
+            answers = await trio_asyncio.aio_as_trio(request)()
+            # ib_async takes an option computation for an answer, too.
+            for answer in answers if isinstance(answers, list) else ():
+                if answer.contract.conId == con_id:
+                    self.holdings.learn(con_id, details_from(answer))
+                    self._wake.set()
+
+    # What the gateway says (`socket_client.Listener`)
+
+    def error(self, request_id: int, code: int, text: str, contract: Any) -> None:
+        self._notices.on_error(request_id, code, text, contract)
+        self._wake.set()
+
+    def position(self, position: Any) -> None:
+        self._heard_at = trio.current_time()
+        self.holdings.update(position)
+        self._wake.set()
+
+    def current_time(self) -> None:
+        self.heartbeat.answered()
+
+    def data_type_changes(self, request_id: int) -> None:
+        self.subscriptions.feed.note(request_id)
+
+    def closed(self, reason: str) -> None:
+        if not self._closing and not self._trying:
+            detail = f": {reason}" if reason else ""
+            self._lose(f"the gateway closed the connection{detail}")
+
+    def unreadable(self, error: Exception) -> None:
+        log.error("the gateway sent what cannot be read", exc_info=error)
+        self._lose(f"the gateway sent what cannot be read: {error!r}")
+
+    def bug(self, error: Exception) -> None:
+        self._crash = error
+        self._lose(f"bug: {error!r}")
+
+    def _carry_on(self) -> None:
+        if self.downloaded and not self.holdings.view.positions:
+            # It may have known of none because it had no link, and have said so too late.
+            self._start_over()
+
+    def _start_over(self) -> None:
+        if self._downloading:
+            # Two downloads at once could not be told apart: the end of the first would pass for
+            # the end of the second.
+            self._lose("the gateway lost our subscriptions in the middle of the download")
+        self.downloaded = False
+        self._reload = True
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,172 @@
+"""Market data of the options we hold: who is subscribed, and how old each option's Greeks are.
+
+A Greek is current while its subscription lives, however rarely it ticks. Its age counts from the
+moment that ended: rotated out, refused, its farm broken, the gateway's upstream lost. It is current
+again only when a new model tick has arrived; ib_async replaces `ticker.modelGreeks` at every model
+tick, so a new object is the sign, and no handler runs for the many ticks in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trio_bridge.model import DataType, Greeks
+from trio_bridge.risk.greeks import valid_greek
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ib_async import IB, Contract
+
+OPTION_GREEKS_TICKS = ""
+"""No generic ticks: model Greeks (tick 13, delayed 83) come with an empty list."""
+
+
+DATA_TYPES = {data_type.value: data_type for data_type in DataType}
+"""By the gateway's number; one that is not here counts as the worst."""
+
+
+@dataclass(slots=True, eq=False)
+class MarketLine:
+    """One option's market data: its subscription, if it has one, and the Greeks it brought."""
+
+    contract: Contract
+    request_id: int | None = None
+    ticker: Any = None
+    current_until: float | None = 0.0
+    """As `Greeks.current_until`; an option that never had Greeks has simply none to be old."""
+    seen: Any = None
+    """The model computation that was there when the line was last subscribed or went stale."""
+    cached: Greeks | None = None
+    cached_for: Any = None
+    cached_kind: int = 0
+    """The model computation and the market data type that `cached` was made of.
+
+    A better type is told before its first computation comes: the one at hand stays what it was.
+    """
+
+    @property
+    def model(self) -> Any:
+        return None if self.ticker is None else self.ticker.modelGreeks
+
+    def refresh(self) -> bool:
+        """Notice a model tick that has come since the line went stale; whether it is current."""
+        if self.current_until is not None and self.request_id is not None:
+            model = self.model
+            if model is not self.seen and is_complete(model):
+                self.current_until = None
+        return self.current_until is None
+
+    def mark_stale(self, since: float) -> None:
+        """The Greeks have been ageing from `since` on, and do until a new model tick arrives."""
+        self.refresh()
+        until = self.current_until
+        self.current_until = since if until is None else min(until, since)
+        self.seen = self.model
+
+    def greeks(self) -> Greeks | None:
+        ticker = self.ticker
+        if ticker is None or (model := ticker.modelGreeks) is None:
+            return None
+        kind = ticker.marketDataType
+        if (
+            model is not self.cached_for
+            or kind != self.cached_kind
+            or self.current_until is not None
+        ):
+            self.refresh()
+            data_type = DATA_TYPES.get(kind, DataType.DELAYED_FROZEN)
+            if model is self.cached_for and self.cached is not None:
+                data_type = max(data_type, self.cached.data_type)
+            self.cached_for, self.cached_kind = model, kind
+            self.cached = Greeks(
+                model.delta,
+                model.gamma,
+                model.vega,
+                model.theta,
+                model.undPrice,
+                data_type,
+                self.current_until,
+            )
+        return self.cached
+
+
+def is_complete(model: Any) -> bool:
+    """Whether all four Greeks of a computation were computed."""
+    return model is not None and all(
+        valid_greek(value) for value in (model.delta, model.gamma, model.vega, model.theta)
+    )
+
+
+class MarketDataFeed:
+    """Subscribes and unsubscribes on one connection. Its calls send at once and never wait.
+
+    They must be made where asyncio's loop is current (inside the session).
+    """
+
+    def __init__(self, ib: IB, clock: Callable[[], float]) -> None:
+        self._ib = ib
+        self._clock = clock
+        self.lines: dict[int, MarketLine] = {}
+
+    @property
+    def held(self) -> int:
+        """How many market-data lines are in use."""
+        return sum(line.request_id is not None for line in self.lines.values())
+
+    def follow(self, contracts: Mapping[int, Contract]) -> None:
+        """Know these options; forget others once they are unsubscribed."""
+        for con_id in self.lines.keys() - contracts.keys():
+            if self.lines[con_id].request_id is None:
+                gone = self.lines.pop(con_id)
+                self._ib.wrapper.tickers.pop(hash(gone.contract), None)
+        for con_id in contracts.keys() - self.lines.keys():
+            self.lines[con_id] = MarketLine(contracts[con_id])
+
+    def subscribe(self, contract: Contract) -> None:
+        """Of an option that is known; it may be described in other words than before."""
+        line = self.lines[contract.conId]
+        if line.request_id is not None:
+            return
+        line.contract = contract
+        # ib.reqMktData would do, but ib.cancelMktData leaves an entry behind for every request:
+        # with rotating subscriptions that is a leak of a million entries a day.
+        wrapper, client = self._ib.wrapper, self._ib.client
+        line.request_id = client.getReqId()
+        line.ticker = wrapper.startTicker(line.request_id, line.contract, "mktData")
+        line.seen = line.ticker.modelGreeks
+        client.reqMktData(line.request_id, line.contract, OPTION_GREEKS_TICKS, False, False, [])
+
+    def unsubscribe(self, con_id: int, *, tell_gateway: bool = True) -> None:
+        """Give the line back; without telling when the gateway itself has ended it."""
+        line = self.lines[con_id]
+        if line.request_id is None:
+            return
+        line.mark_stale(self._clock())
+        wrapper = self._ib.wrapper
+        wrapper.endTicker(line.ticker, "mktData")
+        wrapper.reqId2Ticker.pop(line.request_id, None)
+        if tell_gateway:
+            self._ib.client.cancelMktData(line.request_id)
+        line.request_id = None
+
+    def mark_stale(self, since: float) -> None:
+        """The subscriptions stay, but since then nothing has vouched for their data."""
+        for line in self.lines.values():
+            line.mark_stale(since)
+
+    def note(self, request_id: int) -> None:
+        """What has come for this request stays of the kind that it is, whatever comes next."""
+        ticker = self._ib.wrapper.reqId2Ticker.get(request_id)
+        if ticker is not None and ticker.contract is not None:
+            self.lines[ticker.contract.conId].greeks()
+
+    def greeks(self) -> dict[int, Greeks]:
+        """The last model Greeks by contract id."""
+        found = {}
+        for con_id, line in self.lines.items():
+            greeks = line.greeks()
+            if greeks is not None:
+                found[con_id] = greeks
+        return found

@@ -1,0 +1,236 @@
+"""What TWS says we hold, as `Position`s: the selected accounts, completed by contract details where
+positions leave out exchange, multiplier or the future underneath."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+
+from trio_bridge.model import Position
+from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from ib_async import Contract
+
+    from trio_bridge.gateways.accounts import Accounts
+
+FUTURES_OPTION = "FOP"
+DEFAULT_EXCHANGE = "SMART"
+
+AGAIN_S = 60.0
+"""How long until a request without an answer, or with one that leaves something out, is made again.
+An answer counts until then, so that a gateway that is slow for long gets through, too."""
+
+LOOK_AGAIN_S = 5.0
+"""How often that is looked after while nothing changes."""
+
+GAP_S = 0.05
+UNDERLYINGS_GAP_S = 0.25
+"""Between two requests: what is left of the gateway's message rate is for market data, and most of
+it while details only tell which future an option is on."""
+
+
+class Details(NamedTuple):
+    """What only a contract-details request tells."""
+
+    exchange: str
+    multiplier: float | None
+    underlying: str
+
+
+def parse_multiplier(text: str) -> float | None:
+    """TWS sends multipliers as text; None for anything that is not a positive number."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if value > 0 and math.isfinite(value) else None
+
+
+def details_from(answer: Any) -> Details:
+    """The useful part of an ib_async ContractDetails."""
+    contract = answer.contract
+    return Details(
+        exchange=contract.exchange or DEFAULT_EXCHANGE,
+        multiplier=parse_multiplier(contract.multiplier),
+        underlying=f"conid:{answer.underConId}" if answer.underConId else "",
+    )
+
+
+class Holdings:
+    """The positions of the selected accounts, kept up to date by `position` messages."""
+
+    def __init__(self, accounts: Accounts, details: dict[int, Details]) -> None:
+        self._accounts = accounts
+        self.details = details
+        self._held: dict[tuple[str, int | str], Any] = {}
+        self._view: HoldingsView | None = None
+        self.changed = trio.Event()
+        """Set at the next change; there is another one then."""
+
+    def forget(self) -> None:
+        """A new download begins. Every message counts from now on, also those behind its end."""
+        self._held.clear()
+        self._look_anew()
+
+    def update(self, position: Any) -> None:
+        """One `position` message: new, changed, or closed (quantity 0)."""
+        contract = position.contract
+        # Two holdings without an id (0) must not pass for one.
+        key = (position.account, contract.conId or str(contract))
+        if position.position == 0:
+            self._held.pop(key, None)
+        elif self._accounts.counts(position.account):
+            self._held[key] = position
+        self._look_anew()
+
+    def learn(self, con_id: int, details: Details) -> None:
+        """What an answer leaves out stays what it was."""
+        known = self.details.get(con_id, details)
+        details = details._replace(
+            multiplier=details.multiplier or known.multiplier,
+            underlying=details.underlying or known.underlying,
+        )
+        if self.details.get(con_id) != details:
+            self.details[con_id] = details
+            self._look_anew()
+
+    def _look_anew(self) -> None:
+        self._view = None
+        self.changed.set()
+        self.changed = trio.Event()
+
+    @property
+    def view(self) -> HoldingsView:
+        """The same object until something changes."""
+        if self._view is None:
+            self._view = HoldingsView(self._held.values(), self.details)
+        return self._view
+
+
+class HoldingsView:
+    """What is held between two changes; all that follows from it is computed once, when needed.
+
+    It is looked at many times a second, and changes a few times a day.
+    """
+
+    def __init__(self, held: Iterable[Any], details: Mapping[int, Details]) -> None:
+        self._held = tuple(held)
+        self._details = details
+
+    @cached_property
+    def positions(self) -> tuple[Position, ...]:
+        return tuple(map(self._position, self._held))
+
+    @cached_property
+    def options(self) -> dict[int, Contract]:
+        """Contracts that need market data and can be asked for it: with an exchange."""
+        found = {}
+        for con_id, contract in self._contracts.items():
+            if contract.secType not in OPTION_TYPES:
+                continue
+            if not contract.exchange:
+                # "Please enter exchange" (error 321) is what a request without one earns.
+                details = self._details.get(con_id)
+                if details is None:
+                    continue
+                contract.exchange = details.exchange
+            found[con_id] = contract
+        return found
+
+    @cached_property
+    def exposures(self) -> dict[int, float]:
+        """Every option that can be asked about, with its absolute units (quantity × multiplier)
+        over all accounts."""
+        found: dict[int, float] = {}
+        for position in self.positions:
+            if position.sec_type in OPTION_TYPES and position.con_id:
+                units = abs(position.quantity * (position.multiplier or 1.0))
+                known = units if math.isfinite(units) else 0.0
+                found[position.con_id] = found.get(position.con_id, 0.0) + known
+        return found
+
+    @cached_property
+    def lacking_details(self) -> list[int]:
+        """Contracts that cannot be priced before a details request has told more of them."""
+        # All that are held, not one for each id: another account's message may tell less.
+        held = (held.contract for held in self._held if held.contract.conId)
+        return list(dict.fromkeys(contract.conId for contract in held if self._lacks(contract)))
+
+    @cached_property
+    def lacking_underlyings(self) -> list[int]:
+        """Contracts that only lack the name of their underlying."""
+        return [
+            con_id
+            for con_id, contract in self._contracts.items()
+            if contract.secType == FUTURES_OPTION and not self._future_under(contract)
+        ]
+
+    @cached_property
+    def _contracts(self) -> dict[int, Contract]:
+        """Every contract held that can be asked about, by contract id."""
+        contracts = (held.contract for held in self._held)
+        return {contract.conId: contract for contract in contracts if contract.conId}
+
+    def _lacks(self, contract: Contract) -> bool:
+        if contract.secType in FUTURE_TYPES:
+            return self._multiplier(contract) is None
+        return contract.secType in OPTION_TYPES and (
+            self._multiplier(contract) is None
+            or not (contract.exchange or contract.conId in self._details)
+        )
+
+    def _multiplier(self, contract: Contract) -> float | None:
+        told = parse_multiplier(contract.multiplier)
+        details = self._details.get(contract.conId)
+        return details.multiplier if told is None and details is not None else told
+
+    def _future_under(self, contract: Contract) -> str:
+        details = self._details.get(contract.conId)
+        return "" if details is None else details.underlying
+
+    def _position(self, held: Any) -> Position:
+        contract = held.contract
+        underlying = f"{contract.symbol}:{contract.currency}"
+        if contract.secType == FUTURES_OPTION:
+            # Options on one future differ in symbol no more than those on the next one.
+            underlying = self._future_under(contract)
+        return Position(
+            account=held.account,
+            con_id=contract.conId,
+            sec_type=contract.secType,
+            symbol=contract.localSymbol or contract.symbol,
+            quantity=held.position,
+            multiplier=self._multiplier(contract),
+            underlying=underlying,
+            currency=contract.currency,
+        )
+
+
+async def learn_details(holdings: Holdings, ask: Callable[[int], Awaitable[None]]) -> None:
+    """Keep asking for what is still unknown; `ask` must end by itself and never fail."""
+    asked: dict[int, float] = {}
+
+    def due(con_ids: Iterable[int]) -> int | None:
+        recently = trio.current_time() - AGAIN_S
+        return next((one for one in con_ids if asked.get(one, -math.inf) <= recently), None)
+
+    async with trio.open_nursery() as nursery:
+        while True:
+            gap_s, changed = GAP_S, holdings.changed
+            con_id = due(holdings.view.lacking_details)
+            if con_id is None:
+                gap_s = UNDERLYINGS_GAP_S
+                con_id = due(holdings.view.lacking_underlyings)
+            if con_id is None:
+                with trio.move_on_after(LOOK_AGAIN_S):
+                    await changed.wait()
+                continue
+            asked[con_id] = trio.current_time()
+            nursery.start_soon(ask, con_id)
+            await trio.sleep(gap_s)

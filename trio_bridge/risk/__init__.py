@@ -1,0 +1,1 @@
+"""What the numbers mean: plain functions of plain values."""

@@ -1,0 +1,1 @@
+"""The Client Portal REST API and its WebSocket over TLS."""

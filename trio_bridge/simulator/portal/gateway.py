@@ -1,0 +1,213 @@
+"""What the simulated Client Portal Gateway answers to each request."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import trio
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, Response
+
+from trio_bridge.simulator.portal.answers import (
+    MOST_CON_IDS,
+    MOST_FIELDS,
+    PortalQuirks,
+    PositionPages,
+    Streams,
+    contract_info,
+    definitions,
+)
+from trio_bridge.simulator.portal.faults import Faults
+from trio_bridge.simulator.portal.rules import Refusal, Rules, SimulatedLogin
+from trio_bridge.simulator.portal.stream import StreamServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+    from starlette.websockets import WebSocket
+
+    from trio_bridge.simulator.book import Book
+
+
+CLIENT_WENT_AWAY: Final = 499
+
+
+class RulesBrokenError(AssertionError):
+    """A client did what it must never do; the text lists it."""
+
+
+class PortalSimulator:
+    """The gateway's state and its answers; `open_portal_simulator` serves it.
+
+    Args:
+        book: what it serves; hold it still or change it at any time.
+        clock: seconds from any origin; for pacing, sessions and streams.
+    """
+
+    def __init__(self, book: Book, *, clock: Callable[[], float] = trio.current_time) -> None:
+        self.book = book
+        self.quirks = PortalQuirks()
+        self.login = SimulatedLogin()
+        self.rules = Rules(self.login, clock)
+        self.faults = Faults()
+        self.streams = Streams(book, self.quirks, clock)
+        self.portfolio = PositionPages(book, self.quirks)
+        self.websocket = StreamServer(book, self.rules, self.login, self.streams, clock)
+        self._crashes: list[BaseException] = []
+
+    def check(self) -> None:
+        """Fail if a client broke a rule, or the simulator itself broke.
+
+        Raises:
+            RulesBrokenError: what was done.
+        """
+        if self._crashes:
+            raise BaseExceptionGroup("the simulated portal broke", self._crashes)
+        if self.rules.violations:
+            raise RulesBrokenError("; ".join(self.rules.violations))
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one HTTP request."""
+        try:
+            return await self._answer(request)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_WENT_AWAY)
+        except Exception as error:
+            self._crashes.append(error)
+            raise
+
+    async def stream(self, socket: WebSocket) -> None:
+        """Serve one WebSocket."""
+        try:
+            await self.websocket.serve(socket)
+        except Exception as error:
+            self._crashes.append(error)
+            raise
+
+    async def _answer(self, request: Request) -> Response:
+        path = "/" + request.path_params["path"]
+        query = dict(request.query_params)
+        body = _json(await request.body())
+        refusal = self.rules.judge(request.method, path, query, body)
+        if refusal is not None:
+            return _response(refusal)
+        if (fault := self.faults.find(path)) is not None:
+            if not fault.late_s:
+                return await fault.answer(request)
+            await trio.sleep(fault.late_s)
+        for pattern, method, handler in _ROUTES:
+            match = pattern.fullmatch(path)
+            if match is not None and method == request.method:
+                answer = handler(self, query, *match.groups())
+                return _response(answer if isinstance(answer, Refusal) else Refusal(200, answer))
+        return _response(Refusal(404, {"error": "Resource not found", "statusCode": 404}))
+
+    # The endpoints ---------------------------------------------------------------------------
+
+    def tickle(self, query: dict[str, str]) -> Any:
+        return {
+            "session": self.login.token,
+            "ssoExpires": 400_000,
+            "collission": self.login.competing,
+            "userId": 1,
+            "hmds": {"error": "no bridge"},
+            "iserver": {"authStatus": self.login.status()},
+        }
+
+    def auth_status(self, query: dict[str, str]) -> Any:
+        return self.login.status()
+
+    def open_brokerage(self, query: dict[str, str]) -> Any:
+        login = self.login
+        if not login.can_open:
+            return Refusal(500, {"error": "failed to generate sso dh token", "statusCode": 500})
+        if not login.competing and login.connected:
+            login.brokerage = True
+        return login.status() | {"passed": login.brokerage}
+
+    def accounts(self, query: dict[str, str]) -> Any:
+        return [
+            {
+                "id": account,
+                "accountId": account,
+                "accountVan": account,
+                "displayName": account,
+                "currency": "USD",
+                "type": "DEMO",
+                "tradingType": "STKNOPT",
+            }
+            for account in self.book.accounts
+        ]
+
+    def brokerage_accounts(self, query: dict[str, str]) -> Any:
+        accounts = list(self.book.accounts)
+        return {"accounts": accounts, "selectedAccount": accounts[0], "aliases": {}}
+
+    def positions(self, query: dict[str, str], account: str, page: str) -> Any:
+        if account not in self.book.accounts:
+            return Refusal(400, {"error": f"unknown account {account}"})
+        return self.portfolio.page(account, int(page))
+
+    def invalidate(self, query: dict[str, str], account: str) -> Any:
+        self.portfolio.invalidate(account)
+        return {"message": "success"}
+
+    def secdef(self, query: dict[str, str]) -> Any:
+        con_ids = _con_ids(query)
+        self.streams.defined.update(con_ids)
+        return definitions(self.book, self.quirks, con_ids)
+
+    def info(self, query: dict[str, str], con_id: str) -> Any:
+        contract = self.book.contracts.get(int(con_id))
+        if contract is None:
+            return Refusal(404, {"error": "no contract", "statusCode": 404})
+        return contract_info(contract, self.quirks)
+
+    def snapshot(self, query: dict[str, str]) -> Any:
+        con_ids = _con_ids(query)
+        fields = [name for name in query.get("fields", "").split(",") if name]
+        if len(con_ids) > MOST_CON_IDS or len(fields) > MOST_FIELDS:
+            self.rules.violate(f"a snapshot of {len(con_ids)} contracts, {len(fields)} fields")
+            return Refusal(400, {"error": "too many conids or fields"})
+        return self.streams.snapshot(con_ids, fields)
+
+
+_ROUTES: Final = tuple(
+    (re.compile(pattern), method, handler)
+    for pattern, method, handler in (
+        ("/tickle", "POST", PortalSimulator.tickle),
+        ("/iserver/auth/status", "POST", PortalSimulator.auth_status),
+        ("/iserver/auth/status", "GET", PortalSimulator.auth_status),
+        ("/iserver/auth/ssodh/init", "POST", PortalSimulator.open_brokerage),
+        ("/iserver/accounts", "GET", PortalSimulator.brokerage_accounts),
+        ("/iserver/marketdata/snapshot", "GET", PortalSimulator.snapshot),
+        (r"/iserver/contract/(\d+)/info", "GET", PortalSimulator.info),
+        ("/portfolio/accounts", "GET", PortalSimulator.accounts),
+        (r"/portfolio/(\w+)/positions/invalidate", "POST", PortalSimulator.invalidate),
+        (r"/portfolio/(\w+)/positions/(\d+)", "GET", PortalSimulator.positions),
+        ("/trsrv/secdef", "GET", PortalSimulator.secdef),
+    )
+)
+
+
+def _con_ids(query: dict[str, str]) -> list[int]:
+    return [int(part) for part in query.get("conids", "").split(",") if part.isdigit()]
+
+
+def _json(body: bytes) -> Any:
+    """The request's JSON; None when it has none."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _response(refusal: Refusal) -> Response:
+    headers = dict(refusal.headers)
+    if isinstance(refusal.body, str):
+        return HTMLResponse(refusal.body, refusal.status, headers)
+    content = orjson.dumps(refusal.body)
+    return Response(content, refusal.status, headers, media_type="application/json")

@@ -1,0 +1,162 @@
+"""A simulated Client Portal Gateway: one book behind REST over self-signed TLS.
+
+    async with open_portal_simulator(make_book()) as sim:
+        ...  # a client talks to sim.url
+
+It holds its clients to the real one's rules (`portal_rules`), and at its end it fails loudly if one
+of them did what a read-only bridge must never do. On the command line:
+
+    python -m trio_bridge.simulator.portal --port 5000
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+import trustme
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Route, WebSocketRoute
+
+from trio_bridge.simulator.portal.gateway import PortalSimulator, RulesBrokenError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from starlette.requests import Request
+
+    from trio_bridge.simulator.book import Book
+
+__all__ = ["RulesBrokenError", "ServedPortal", "open_portal_simulator"]
+
+API_PATH: Final = "/v1/api"
+START_TIMEOUT_S: Final = 10.0
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class ServedPortal(PortalSimulator):
+    """A simulator on a port of this machine; it can go down and come back there."""
+
+    def __init__(
+        self,
+        book: Book,
+        nursery: trio.Nursery,
+        *,
+        host: str,
+        port: int,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(book, clock=clock)
+        self.host = host
+        self.port = port
+        authority = trustme.CA(organization_name="trio_bridge simulated portal")
+        self.ca_pem = authority.cert_pem
+        """What its certificate can be checked with."""
+        self._certificate = authority.issue_cert("localhost", host)
+        self._nursery = nursery
+        self._scope = trio.CancelScope()
+        self._stopped = trio.Event()
+        self._app = Starlette(
+            routes=[
+                WebSocketRoute(API_PATH + "/ws", self.stream),
+                Route(API_PATH + "/{path:path}", self.answer, methods=list(METHODS)),
+                Route("/", _login_page),
+            ]
+        )
+
+    @property
+    def url(self) -> str:
+        """What IBKR_GATEWAY_URL would be."""
+        return f"https://{self.host}:{self.port}"
+
+    async def start(self) -> None:
+        """Take requests."""
+        self._scope = trio.CancelScope()
+        self._stopped = trio.Event()
+        with trio.fail_after(START_TIMEOUT_S):
+            await self._nursery.start(self._serve)
+
+    async def stop(self) -> None:
+        """Close the port and every connection, as when the gateway's process ends."""
+        self._scope.cancel()
+        await self._stopped.wait()
+
+    async def _serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        config = _MemoryTlsConfig(self._certificate, self.host, self.port)
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    binds = await nursery.start(partial(serve, self._app, config, mode="asgi"))  # type: ignore[arg-type]
+                    self.port = int(binds[0].rpartition(":")[2])
+                    task_status.started()
+        finally:
+            self._stopped.set()
+
+
+@asynccontextmanager
+async def open_portal_simulator(
+    book: Book,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    clock: Callable[[], float] = trio.current_time,
+) -> AsyncGenerator[ServedPortal]:
+    """Serve a book; leaving the block ends it.
+
+    Args:
+        book: what is served.
+        host: an address of this machine.
+        port: 0 for any that is free.
+        clock: for pacing, sessions and streams.
+
+    Raises:
+        RulesBrokenError: at the end: a client did what it must never do.
+    """
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        sim = ServedPortal(book, nursery, host=host, port=port, clock=clock)
+        await sim.start()
+        try:
+            yield sim
+        except Exception as error:
+            # Kept out of the nursery, which would wrap it into a group.
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is None:
+        sim.check()
+    else:
+        for violation in sim.rules.violations:
+            failure.add_note(f"the simulator saw what a bridge must never do: {violation}")
+        raise failure
+
+
+class _MemoryTlsConfig(Config):
+    """Hypercorn's settings, with a certificate that is in no file."""
+
+    def __init__(self, certificate: trustme.LeafCert, host: str, port: int) -> None:
+        super().__init__()
+        self._certificate = certificate
+        self.bind = [f"{host}:{port}"]
+        self.errorlog = None
+        # Clients that went away don't hold up the end.
+        self.graceful_timeout = 0.1
+
+    @property
+    def ssl_enabled(self) -> bool:
+        return True
+
+    def create_ssl_context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.set_alpn_protocols(["http/1.1"])
+        self._certificate.configure_cert(context)
+        return context
+
+
+async def _login_page(request: Request) -> HTMLResponse:
+    return HTMLResponse("<html><body>Client login succeeds</body></html>")

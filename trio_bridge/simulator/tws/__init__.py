@@ -1,0 +1,1 @@
+"""The TWS wire protocol on TCP."""

@@ -1,0 +1,188 @@
+"""Every fault the simulated gateway can be given, and what tests look at (`server` lists them)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from trio_bridge.simulator.tws.codes import DATA_GOES_ON, LIVE_ONLY_MISSING
+from trio_bridge.simulator.tws.state import Arrival, BrokenFarm, GatewayState, Received, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from trio_bridge.simulator.book import Book
+    from trio_bridge.simulator.tws.session import ClientSession
+
+MARKET_DATA_CODES: Final = frozenset({200, 10186}) | LIVE_ONLY_MISSING | DATA_GOES_ON
+
+
+class TwsControls(GatewayState):
+    """The levers a test pulls. Nothing here waits.
+
+    Keyword arguments: see `GatewayState`.
+    """
+
+    def __init__(self, book: Book, **settings: Any) -> None:
+        super().__init__(book, **settings)
+        self.sessions: list[ClientSession] = []
+
+    @property
+    def lines_in_use_by_clients(self) -> int:
+        return sum(len(session.market_data.subscriptions) for session in self.sessions)
+
+    def client_id_in_use(self, client_id: int) -> bool:
+        return client_id in self._occupied or any(
+            session.client_id == client_id for session in self.sessions
+        )
+
+    # What tests look at ----------------------------------------------------------------------
+
+    def received(self, message_id: int) -> list[Received]:
+        """The messages of one kind, oldest first."""
+        return [one for one in self.transcript if one.message_id == message_id]
+
+    def subscribed(self) -> set[int]:
+        """The contracts that any client has a market-data subscription for."""
+        return {
+            one.con_id
+            for session in self.sessions
+            for one in session.market_data.subscriptions.values()
+        }
+
+    def acknowledge_violations(self) -> list[Violation]:
+        """Return the violations and forget them: they were what the test wanted."""
+        violations, self.violations[:] = list(self.violations), []
+        return violations
+
+    def tick_now(self) -> None:
+        """Send every client the book's present values without waiting for the interval."""
+        for session in self.sessions:
+            session.market_data.tick()
+
+    # Faults: connections ---------------------------------------------------------------------
+
+    def hang(self) -> None:
+        """Answer nothing more, on any connection, old or new; connections stay open."""
+        if self._flow is None:
+            self._flow = trio.Event()
+
+    def unhang(self) -> None:
+        """Carry on, with what came in the meantime."""
+        if self._flow is not None:
+            self._flow.set()
+            self._flow = None
+
+    def drop_connections(self, *, reset: bool = False) -> None:
+        """Close all connections at once, with a FIN or (reset) a RST."""
+        for session in list(self.sessions):
+            session.drop(reset=reset)
+
+    def accept_silently(self) -> None:
+        """From now on, never say a word to whoever connects."""
+        self.arrival = Arrival.SILENCE
+
+    def accept_and_close(self) -> None:
+        """From now on, close at once on whoever connects."""
+        self.arrival = Arrival.CLOSED
+
+    def accept_normally(self) -> None:
+        """Serve whoever connects."""
+        self.arrival = Arrival.SERVED
+
+    def break_next_download(self) -> None:
+        """Close the connection in the middle of the next download of positions."""
+        self._break_download = True
+
+    def occupy_client_id(self, client_id: int) -> None:
+        """Let another program have this client id: error 326."""
+        self._occupied.add(client_id)
+
+    def free_client_id(self, client_id: int) -> None:
+        """The other program has gone."""
+        self._occupied.discard(client_id)
+
+    def move_port(self, port: int) -> None:
+        """Tell all clients that the port has changed (1300) and close on them."""
+        self.notify(1300, str(port))
+        for session in self._started():
+            session.finish()
+
+    # Faults: upstream ------------------------------------------------------------------------
+
+    def notify(self, code: int, detail: str = "") -> None:
+        """Send a notice to all clients; only the words, nothing happens."""
+        for session in self._started():
+            session.send_error(-1, code, detail)
+
+    def lose_upstream(self, code: int = 1100) -> None:
+        """Lose the link to Interactive Brokers (1100, or 2110): ticks and changes stop."""
+        self.upstream_lost = True
+        self.notify(code)
+
+    def restore_upstream(self, *, data_kept: bool = True) -> None:
+        """Get the link back: 1102, or 1101 with all subscriptions really gone."""
+        self.upstream_lost = False
+        for session in self._started():
+            if not data_kept:
+                session.market_data.subscriptions.clear()
+                session.requests.forget_streams()
+            session.send_error(-1, 1102 if data_kept else 1101)
+            session.requests.catch_up()
+
+    def break_farm(self, con_ids: Iterable[int], *, farm: str = "usopt", code: int = 2103) -> None:
+        """A data farm breaks (2103, or 2105, 2157): these contracts tick no more."""
+        self._broken_farms[farm] = BrokenFarm(code, frozenset(con_ids))
+        self.notify(code, farm)
+
+    def mend_farm(self, *, farm: str = "usopt", code: int = 2104) -> None:
+        """The data farm is well again (2104, or 2106, 2158), and so are its contracts."""
+        self._broken_farms.pop(farm, None)
+        self.notify(code, farm)
+        self._repeat_ticks()
+
+    def pause_ticks(self, con_ids: Iterable[int]) -> None:
+        """These contracts tick no more, and nobody says why: nobody trades them."""
+        self._paused.update(con_ids)
+
+    def resume_ticks(self) -> None:
+        """The paused contracts tick again."""
+        self._paused.clear()
+        self._repeat_ticks()
+
+    def start_competing_session(self) -> None:
+        """The owner logs in elsewhere: 10197 for every subscription, old and new."""
+        self.competing = True
+        for session in self._started():
+            session.market_data.lose_data()
+
+    def end_competing_session(self, *, data_return: bool = False) -> None:
+        """The owner has gone; lost subscriptions stay dead unless `data_return`."""
+        self.competing = False
+        if data_return:
+            for session in self._started():
+                session.market_data.revive()
+
+    # Faults: market data ---------------------------------------------------------------------
+
+    def refuse_market_data(self, con_ids: Collection[int], code: int) -> None:
+        """Answer new requests for these contracts with `code`; subscriptions that stand are kept.
+
+        200, 10186: no data, whatever is asked. 354, 10089, 10091, 10168: no live data; a client
+        that asked for delayed data gets it. 10090, 10167: a notice, and data (10167: delayed).
+        """
+        if code not in MARKET_DATA_CODES:
+            raise ValueError(f"{code} is none of {sorted(MARKET_DATA_CODES)}")
+        self.refusals.update(dict.fromkeys(con_ids, code))
+
+    def allow_market_data(self) -> None:
+        """Refuse nothing any more."""
+        self.refusals.clear()
+
+    def _repeat_ticks(self) -> None:
+        for session in self.sessions:
+            session.market_data.repeat()
+
+    def _started(self) -> list[ClientSession]:
+        return [session for session in self.sessions if session.started]

@@ -1,0 +1,172 @@
+"""What all sessions of the simulated gateway share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from trio_bridge.simulator.tws.ticks import TickFeed
+
+if TYPE_CHECKING:
+    from trio_bridge.simulator.book import Book
+    from trio_bridge.simulator.contracts import Contract
+    from trio_bridge.simulator.tws.contracts import ContractQuery
+
+SUB_ACCOUNTS_WITH_POSITIONS: Final = 50
+"""A master with more of them is refused reqPositions."""
+
+OPENING_NOTICES: Final = ((2104, "usfuture"), (2104, "usopt"), (2106, "ushmds"), (2158, "secdefil"))
+
+LEDGER_VARIABLE: Final = "TWS_SIMULATOR_LEDGER"
+"""Environment variable: a file to which every violation is added, for a suite that runs simulators
+in other processes."""
+
+_log = logging.getLogger(__name__)
+
+
+class Arrival(Enum):
+    """What happens to a client that connects."""
+
+    SERVED = "served"
+    SILENCE = "silence"
+    CLOSED = "closed"
+
+
+class Received(NamedTuple):
+    """One message from a client; `fields` include the message id. `at` is `trio.current_time`."""
+
+    at: float
+    client_id: int | None
+    message_id: int
+    fields: tuple[str, ...]
+
+
+class Violation(NamedTuple):
+    """Something that a bridge must never do."""
+
+    at: float
+    client_id: int | None
+    what: str
+
+
+class BrokenFarm(NamedTuple):
+    """A data farm that does not deliver."""
+
+    code: int
+    con_ids: frozenset[int]
+
+
+class GatewayState(ABC):
+    """What all sessions share and ask. Only `flowing` waits."""
+
+    def __init__(
+        self,
+        book: Book,
+        *,
+        server_version: int = 178,
+        market_data_lines: int = 100,
+        tick_interval_s: float = 1.0,
+        first_tick_delay_s: float = 0.0,
+        snapshot_s: float = 0.2,
+        transcript_size: int = 50_000,
+    ) -> None:
+        self.book = book
+        self.feed = TickFeed(book)
+        self.server_version = server_version
+        self.market_data_lines = market_data_lines
+        self.tick_interval_s = tick_interval_s
+        self.first_tick_delay_s = first_tick_delay_s
+        self.snapshot_s = snapshot_s
+        self.transcript: deque[Received] = deque(maxlen=transcript_size)
+        self.violations: list[Violation] = []
+
+        self.lines_used_by_owner = 0
+        self.answers_current_time = True
+        self.positions_refused = len(book.accounts) > SUB_ACCOUNTS_WITH_POSITIONS
+        self.positions_lack: frozenset[str] = frozenset()
+        self.download_delay_s = 0.0
+        self.refusals: dict[int, int] = {}
+        self.upstream_lost = False
+        self.competing = False
+        self.arrival = Arrival.SERVED
+        self._occupied: set[int] = set()
+        self._paused: set[int] = set()
+        self._broken_farms: dict[str, BrokenFarm] = {}
+        self._break_download = False
+        self._flow: trio.Event | None = None
+
+    async def flowing(self) -> None:
+        """Wait while the gateway hangs."""
+        while self._flow is not None:
+            await self._flow.wait()
+
+    def epoch_s(self) -> int:
+        """The gateway's clock."""
+        return int(time.time())
+
+    def find(self, query: ContractQuery) -> list[Contract]:
+        """The listed contracts that fit a client's description."""
+        if query.con_id:
+            contract = self.book.contracts.get(query.con_id)
+            return [] if contract is None else [contract]
+        return [contract for contract in self.book.contracts.values() if query.matches(contract)]
+
+    @property
+    def lines_in_use(self) -> int:
+        """Market-data lines of all API clients and of the owner's own screen."""
+        return self.lines_used_by_owner + self.lines_in_use_by_clients
+
+    @property
+    @abstractmethod
+    def lines_in_use_by_clients(self) -> int:
+        """Market-data lines of all API clients."""
+
+    @property
+    def ticks_stopped(self) -> bool:
+        """Whether no market data flow at all."""
+        return self.upstream_lost or self._flow is not None
+
+    def is_silent(self, con_id: int) -> bool:
+        """Whether this contract gets no updates: paused, or its farm is broken."""
+        return con_id in self._paused or any(
+            con_id in one.con_ids for one in self._broken_farms.values()
+        )
+
+    @abstractmethod
+    def client_id_in_use(self, client_id: int) -> bool:
+        """Whether another client has this id."""
+
+    def opening_notices(self) -> list[tuple[int, str]]:
+        """What a client is told when it has started."""
+        if self.upstream_lost:
+            return [(2110, "")]
+        broken = [(one.code, farm) for farm, one in self._broken_farms.items()]
+        well = [one for one in OPENING_NOTICES if one[1] not in self._broken_farms]
+        return broken + well
+
+    def breaks_download(self, sent: int, of: int) -> bool:
+        """Whether a download ends here, by a closed connection; only once."""
+        if self._break_download and sent >= of // 2:
+            self._break_download = False
+            return True
+        return False
+
+    def record(self, client_id: int | None, message_id: int, fields: list[str]) -> None:
+        """Keep a message for the transcript."""
+        self.transcript.append(Received(trio.current_time(), client_id, message_id, tuple(fields)))
+
+    def violate(self, client_id: int | None, what: str) -> None:
+        """Record what a bridge must never do, loudly."""
+        _log.error("VIOLATION by client %s: %s", client_id, what)
+        if ledger := os.environ.get(LEDGER_VARIABLE):
+            with Path(ledger).open("a") as file:
+                file.write(f"{os.getpid()} client {client_id}: {what}\n")
+        self.violations.append(Violation(trio.current_time(), client_id, what))

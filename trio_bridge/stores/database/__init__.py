@@ -1,0 +1,1 @@
+"""PostgreSQL: its connection, the schema, what its errors mean, and writing rows."""

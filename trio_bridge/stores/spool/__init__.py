@@ -1,0 +1,1 @@
+"""The JSONL file that keeps rows while the database is down."""

@@ -1,0 +1,60 @@
+"""A piece of the spool: what of it can be replayed, and what can not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trio_bridge.stores.record import (
+    EVENTS_TABLE,
+    GREEKS_TABLE,
+    DamagedLineError,
+    Record,
+    decode_line,
+)
+from trio_bridge.stores.spool.quarantine import Unfit
+
+TABLES = frozenset({GREEKS_TABLE, EVENTS_TABLE})
+
+
+class SpoolLine(NamedTuple):
+    """A line that can be replayed; `end` is where the next one begins."""
+
+    record: Record
+    raw: bytes
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next lines of the spool. Those in `unfit` lie between the others and are not replayed."""
+
+    lines: list[SpoolLine]
+    unfit: list[Unfit]
+    start: int
+    end: int
+    generation: int
+
+    def __bool__(self) -> bool:
+        """Whether there is anything in it."""
+        return self.end > self.start
+
+
+def decode_chunk(parts: list[bytes], chunk: Chunk, size: int) -> Chunk:
+    """Fill an empty chunk with these lines, which begin at its start; `size` is the file's end."""
+    lines, unfit, start = chunk.lines, chunk.unfit, chunk.start
+    for raw in parts:
+        end = min(start + len(raw) + 1, size)
+        if raw:
+            try:
+                record = decode_line(raw, offset=start)
+            except DamagedLineError as error:
+                unfit.append(Unfit(str(error), raw, start, end))
+            else:
+                if record.table in TABLES:
+                    lines.append(SpoolLine(record, raw, start, end))
+                else:
+                    unfit.append(Unfit("unknown table", raw, start, end))
+        start = end
+    return Chunk(lines, unfit, chunk.start, start, chunk.generation)

@@ -1,0 +1,325 @@
+"""The spool: rows that the database has not taken yet, one JSON line each, in order, on disk.
+
+Beside `<buffer>` lie `<buffer>.cursor` (how far it is acknowledged), `<buffer>.quarantine.jsonl`
+(what could not be replayed) and `<buffer>.lock`. Rows are appended and fsynced; replayed in chunks
+from the acknowledged place on; and when everything is acknowledged the file is emptied.
+
+What a crash can do, at any point:
+- within an append: the rows were not acknowledged to anyone, and a torn end is a damaged line;
+- within an acknowledgement: the old cursor is found, or none, and rows are replayed once more,
+  which their event_id makes harmless;
+- between emptying the file and removing the cursor: the cursor does not fit the file (see there).
+
+Bookkeeping never stands in the way of rows: a cursor or a quarantine entry that can't be written
+now (full disk) is written later, and until then the acknowledged place is known in memory only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+import trio
+
+from trio_bridge.errors import ConfigError, SpoolError, StartError
+from trio_bridge.model import utc_now
+from trio_bridge.stores.record import encode_line
+from trio_bridge.stores.spool.append_file import AppendFile
+from trio_bridge.stores.spool.chunk import Chunk, decode_chunk
+from trio_bridge.stores.spool.cursor import Cursor
+from trio_bridge.stores.spool.disk import RealDisk, cannot_start
+from trio_bridge.stores.spool.files import spool_files
+from trio_bridge.stores.spool.quarantine import Quarantine, Unfit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from trio_bridge.stores.record import Record, Rejected
+    from trio_bridge.stores.spool.disk import Disk
+
+CHUNK_LINES = 1_000
+CHUNK_BYTES = 1024 * 1024
+"""The most that is read at a time, and so the longest line that is replayed."""
+
+DISK_TIMEOUT_S = 10.0
+"""A disk that is silent for so long counts as failed."""
+
+SET_ASIDE_BYTES = 4 * 1024 * 1024
+"""The most that may wait in memory for room in the quarantine file."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Place:
+    """How far everything before it is acknowledged, and how much of that is durable."""
+
+    offset: int = 0
+    saved: int = 0
+    generation: int = 0
+    set_aside: list[Unfit] = field(default_factory=list)
+
+
+class Spool:
+    """Made by `Spool.open`. One process at a time; within it one job at a time (`Disk.run`)."""
+
+    def __init__(self, path: Path, disk: Disk, now: Callable[[], datetime]) -> None:
+        self.path = path
+        self._disk = disk
+        self._lock_fd: int | None = None
+        self._file = AppendFile(disk, path)
+        files = spool_files(path)
+        self._lock_path = files.lock
+        self._cursor = Cursor(disk, files.cursor, self._file)
+        self.quarantine_path = files.quarantine
+        self._quarantine = Quarantine(disk, self.quarantine_path, self._file, now)
+        self._place = _Place()
+        self._appending = 0
+        self._bookkeeping_fails = False
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, disk: Disk | None = None, now: Callable[[], datetime] = utc_now
+    ) -> Spool:
+        """Lock the spool and find the place where the last run stopped.
+
+        Missing parent directories are made (mode 0700), and the file (mode 0600).
+
+        Raises:
+            ConfigError: another process holds it, or it can't be used (a StartError where that may
+                pass by itself); one line for a person.
+        """
+        spool = cls(path, disk or RealDisk(), now)
+        try:
+            with trio.fail_after(DISK_TIMEOUT_S):
+                await spool._disk.run(spool._open)
+        except OSError as error:
+            spool.close()
+            raise cannot_start(
+                f"BRIDGE_BUFFER_PATH={path}: {error.strerror or error}; "
+                "it must be a file that this user can read and write",
+                error,
+            ) from error
+        except trio.TooSlowError:
+            raise StartError(f"BRIDGE_BUFFER_PATH={path}: the disk does not answer") from None
+        except BaseException:
+            spool.close()
+            raise
+        return spool
+
+    def holds_rows(self) -> bool:
+        """Whether anything is left to replay. A row on its way into the file counts as there."""
+        return self._appending > 0 or self._disk.busy or self.backlog_bytes > 0
+
+    @property
+    def backlog_bytes(self) -> int:
+        return max(0, self._file.size - self._place.offset)
+
+    @property
+    def end(self) -> int:
+        """Where the next row will lie; `Chunk.end` counts from the same place."""
+        return self._file.size
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Return when all records are on disk, in order, with one fsync.
+
+        Raises:
+            SpoolError: none of them counts as written; try again later, all of them, in order.
+        """
+        lines = b"".join(map(encode_line, records))
+        self._appending += 1
+        try:
+            await self._on_disk(lambda: self._append(lines))
+        finally:
+            self._appending -= 1
+
+    async def read(self, max_lines: int = CHUNK_LINES, *, after: Chunk | None = None) -> Chunk:
+        """The next lines behind the acknowledged place, bounded in number and bytes.
+
+        With `after` those behind that chunk, which is not acknowledged yet.
+
+        Raises:
+            SpoolError: the file can't be read now.
+        """
+        return await self._on_disk(lambda: self._read(max_lines, after))
+
+    async def acknowledge(
+        self,
+        chunk: Chunk,
+        replayed: int,
+        rejected: Iterable[Rejected] = (),
+        *,
+        durably: bool = True,
+    ) -> int:
+        """The first `replayed` lines of the chunk are in the database, or `rejected` by it; how
+        many lines go to the quarantine, those `rejected` and the damaged ones before that place.
+
+        Not `durably`: a crash before the next durable acknowledgement may bring them once more.
+
+        Raises:
+            SpoolError: the disk does not answer, or too many lines wait for the quarantine.
+        """
+        unfit = [
+            Unfit(reason, line.raw, line.start, line.end, sqlstate)
+            for number, sqlstate, reason in rejected
+            for line in (chunk.lines[number],)
+        ]
+        return await self._on_disk(lambda: self._acknowledge(chunk, replayed, unfit, durably))
+
+    async def quarantine(self, record: Record, *, sqlstate: str, reason: str) -> None:
+        """Put a row that never was in the spool where the unfit lines are.
+
+        Raises:
+            SpoolError: see `acknowledge`.
+        """
+        unfit = Unfit(reason, encode_line(record), sqlstate=sqlstate)
+        await self._on_disk(lambda: self._set_aside([unfit]))
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a cursor or a quarantine entry could not be written the last time."""
+        return self._bookkeeping_fails
+
+    async def settle(self) -> None:
+        """Try again to write what `unsettled` is about.
+
+        Raises:
+            SpoolError: the disk does not answer.
+        """
+        await self._on_disk(self._settle)
+
+    def close(self) -> None:
+        """Close all files and give the lock back."""
+        self._file.close()
+        self._quarantine.close()
+        if self._lock_fd is not None:
+            self._disk.close(self._lock_fd)
+            self._lock_fd = None
+
+    async def _on_disk(self, job: Callable[[], T]) -> T:
+        with trio.move_on_after(DISK_TIMEOUT_S):
+            try:
+                return await self._disk.run(job)
+            except OSError as error:
+                raise SpoolError(f"{self.path}: {error.strerror or error}") from error
+        raise SpoolError(f"{self.path}: the disk has not answered for {DISK_TIMEOUT_S:g} s")
+
+    # What follows blocks, and runs within `Disk.run`.
+
+    def _open(self) -> None:
+        self._disk.make_directory(self.path.parent)
+        try:
+            self._lock_fd = self._disk.open(self._lock_path, create=True)
+        except FileExistsError:
+            self._lock_fd = self._disk.open(self._lock_path, create=False)
+        if not self._disk.lock(self._lock_fd):
+            raise ConfigError(
+                f"BRIDGE_BUFFER_PATH={self.path}: another process records into this file; "
+                "end it, or give this one a file of its own"
+            )
+        self._file.open()
+        self._file.make_private()
+        self._place.offset = self._place.saved = self._cursor.load()
+
+    def _append(self, lines: bytes) -> None:
+        self._settle()
+        self._file.append(lines)
+        self._begin_anew_if_replaced()
+
+    def _read(self, max_lines: int, after: Chunk | None) -> Chunk:
+        self._look()
+        place = self._place
+        ahead = after is not None and after.generation == place.generation
+        offset = after.end if after is not None and ahead else place.offset
+        window = self._file.read(offset, CHUNK_BYTES)
+        at_end = offset + len(window) == self._file.size
+        parts = window.split(b"\n", max_lines)
+        rest = parts.pop()
+        chunk = Chunk([], [], offset, offset, place.generation)
+        if rest and at_end and len(parts) < max_lines:
+            parts.append(rest)  # the last line lacks its newline; it may be whole all the same
+        elif not parts and rest:
+            return self._too_long(chunk, offset + len(window))
+        return decode_chunk(parts, chunk, self._file.size)
+
+    def _too_long(self, chunk: Chunk, offset: int) -> Chunk:
+        while piece := self._file.read(offset, CHUNK_BYTES):
+            newline = piece.find(b"\n")
+            if newline >= 0:
+                offset += newline + 1
+                break
+            offset += len(piece)
+        reason = f"longer than {CHUNK_BYTES} bytes"
+        unfit = Unfit(reason, None, chunk.start, offset)
+        return Chunk([], [unfit], chunk.start, offset, chunk.generation)
+
+    def _acknowledge(
+        self, chunk: Chunk, replayed: int, rejected: list[Unfit], durably: bool
+    ) -> int:
+        if chunk.generation != self._place.generation:
+            return 0
+        if replayed == len(chunk.lines):
+            place = chunk.end
+        else:
+            place = chunk.lines[replayed - 1].end if replayed else chunk.start
+        damaged = [line for line in chunk.unfit if line.end is not None and line.end <= place]
+        if durably or damaged or rejected or place == self._file.size:
+            self._set_aside(damaged + rejected, upto=place)
+        else:
+            self._place.offset = place
+        return len(damaged) + len(rejected)
+
+    def _set_aside(self, unfit: list[Unfit], upto: int | None = None) -> None:
+        place = self._place
+        held = sum(len(line.raw or b"") for line in (*place.set_aside, *unfit))
+        if place.set_aside and held > SET_ASIDE_BYTES:
+            raise SpoolError(f"{self.quarantine_path}: can't be written, and memory is full")
+        place.set_aside += unfit
+        if upto is not None:
+            place.offset = upto
+        self._settle()
+
+    def _settle(self) -> None:
+        """Make durable what memory knows: the quarantine, then the acknowledged place."""
+        try:
+            self._look()  # a file that was replaced has no acknowledged place
+            place = self._place
+            if place.set_aside:
+                self._quarantine.add(place.set_aside)
+                place.set_aside = []
+            if place.offset and place.offset == self._file.size:
+                try:
+                    self._file.clear()
+                finally:
+                    if not self._file.size:
+                        place.offset = place.saved = 0
+                self._cursor.remove()
+            elif place.offset != place.saved:
+                self._cursor.save(place.offset)
+                place.saved = place.offset
+        except OSError as error:
+            if not self._bookkeeping_fails:
+                log.warning("spool: cursor or quarantine can't be written now", reason=str(error))
+            self._bookkeeping_fails = True
+        else:
+            self._bookkeeping_fails = False
+
+    def _look(self) -> None:
+        self._file.look()
+        self._begin_anew_if_replaced()
+
+    def _begin_anew_if_replaced(self) -> None:
+        """Start from the beginning of the file when somebody else has changed it."""
+        if not self._file.replaced:
+            return
+        log.error("spool: the file was removed, replaced or shortened by someone else")
+        self._file.replaced = False
+        self._place = _Place(
+            generation=self._place.generation + 1,
+            set_aside=[line for line in self._place.set_aside if line.raw is not None],
+        )
