@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 import trio_asyncio  # noqa: F401  # it must come before psycopg
 
 from tests.support.postgres import PostgresFactory, PostgresServer
@@ -72,6 +74,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _by_slowness(item: pytest.Item) -> int:
     parts = item.path.relative_to(item.config.rootpath).parts
     return next((n for n, name in enumerate(SLOWEST_FIRST) if name in parts), len(SLOWEST_FIRST))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command or a demo sets up logging for its whole process, and other tests look at logs."""
+    levels = {
+        logger: logger.level
+        for logger in logging.root.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger)
+    }
+    yield
+    structlog.reset_defaults()
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

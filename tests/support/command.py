@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import sys
 from functools import partial
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
 import pytest
-import structlog
 import trio
 
 from tests.support.process import PATIENCE_S, clean_environment
@@ -88,20 +86,10 @@ def _main() -> int:
 
 @contextlib.contextmanager
 def _as_if_alone(environment: dict[str, str], home: Path, arguments: list[str]) -> Iterator[None]:
-    """What a process has to itself: environment, working directory, arguments, logging."""
-    levels = {
-        logger: logger.level
-        for logger in logging.root.manager.loggerDict.values()
-        if isinstance(logger, logging.Logger)
-    }
+    """What a process has to itself: environment, working directory, arguments."""
     with (
         patch.dict(os.environ, environment, clear=True),
         patch.object(sys, "argv", arguments),
         contextlib.chdir(home),
     ):
-        try:
-            yield
-        finally:
-            structlog.reset_defaults()
-            for logger, level in levels.items():
-                logger.setLevel(level)
+        yield
