@@ -11,8 +11,8 @@ the spool, or fsynced in the quarantine. Three rules keep the order:
 3. The database belongs to one task at a time. CLOSED: to whoever holds `_head` (the writer, now and
    then the flusher). HALF_OPEN: to the flusher. OPEN: to nobody.
 
-Delivery's own events (a change of the breaker, quarantine, drops) are put at the queue's end like
-any other row; nothing is ever sent back through the channel, so nothing can wait for itself.
+Rows come through the outlet. Delivery's own events (a change of the breaker, quarantine, drops)
+take the same way, so they stay behind the rows that came before them.
 
 The queue is short-lived in normal life. It grows only while neither database nor disk takes rows;
 at `QUEUE_LIMIT` the newest rows are dropped, so that what is lost is one gap with a clear beginning
@@ -35,7 +35,7 @@ from trio_bridge.delivery.commit import Committer
 from trio_bridge.delivery.notices import DeliveryNotices
 from trio_bridge.delivery.replay import Replay
 from trio_bridge.errors import SpoolError
-from trio_bridge.model import ApiEvent, ApiMode, Severity, Snapshot, utc_now
+from trio_bridge.model import Severity
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.delivery.breaker import DBCircuitBreaker
+    from trio_bridge.delivery.outlet import Outlet
+    from trio_bridge.model import ApiEvent, Snapshot
     from trio_bridge.stores.base import Store
     from trio_bridge.stores.record import Record
     from trio_bridge.stores.spool.spool import Spool
@@ -96,10 +98,9 @@ class Delivery:
         store: Store,
         spool: Spool,
         breaker: DBCircuitBreaker,
+        outlet: Outlet,
         *,
         db_timeout_s: float,
-        api_mode: ApiMode = ApiMode.SOCKET,
-        now: Callable[[], datetime] = utc_now,
         watch: Callable[[Snapshot | ApiEvent], None] | None = None,
         safe: Callable[[Record, float], None] | None = None,
     ) -> None:
@@ -115,15 +116,15 @@ class Delivery:
         self._wake = trio.Event()
         self._committer = Committer(store)
         self._replay = Replay(spool, self._committer, self._count)
-        self._notices = DeliveryNotices(
-            self.accept, api_mode=api_mode, quarantine_path=spool.quarantine_path, now=now
-        )
+        self._outlet = outlet
+        self._notices = DeliveryNotices(outlet.emit, quarantine_path=spool.quarantine_path)
         self._ended = False
         self._disk_fails = False
         self.status = DeliveryStatus()
         if spool.backlog_bytes:
             reason = f"{spool.backlog_bytes} bytes of an earlier run wait in the spool"
             self._notices.changed(breaker.hold_back(reason))
+            outlet.receive_pending(self.accept)  # before anybody watches: it is worth no alert
 
     @property
     def waiting(self) -> int:
@@ -138,15 +139,12 @@ class Delivery:
     def backlog_bytes(self) -> int:
         return self._spool.backlog_bytes
 
-    # The way in. Nothing here waits or raises.
+    # The way in.
 
-    def follow(self, receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent]) -> None:
-        """Keep delivery's own events behind the rows that are still in this channel."""
-        self._notices.follow(receive)
-
-    def accept_own(self) -> None:
-        """The receiver of that channel has caught up: delivery's own events may follow."""
-        self._notices.pass_on()
+    async def receive_all(self) -> None:
+        """Accept everything that comes out of the outlet, until it is closed and empty."""
+        await self._outlet.receive_all(self.accept)
+        self.end()
 
     def accept(self, item: Snapshot | ApiEvent) -> None:
         """Put a row at the end of the queue; at the limit it is dropped and counted."""
@@ -162,6 +160,7 @@ class Delivery:
     def end(self) -> None:
         """No more rows will come: the writer ends when all is safe, no flush begins or goes on."""
         self._ended = True
+        self._outlet.end(self.accept)
         self._notices.end()
         self._wake.set()
 
