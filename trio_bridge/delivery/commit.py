@@ -38,12 +38,16 @@ log = structlog.get_logger()
 class Outcome(NamedTuple):
     """What became of a list of records: the first `done` are committed or rejected.
 
-    `outage` says why the others are not; whether the database took some of them is unknown.
+    `outage` is why the others are not; whether the database took some of them is unknown.
     """
 
     done: int
     rejected: list[Rejected]
-    outage: str | None
+    outage: OutageError | None
+
+    def raise_outage(self) -> None:
+        if self.outage is not None:
+            raise self.outage
 
 
 class Committer:
@@ -79,11 +83,10 @@ class Committer:
                     min(deadline, trio.current_time() + batch_timeout_s),
                     schema_timeout_s,
                 )
-            except UnreachableError as error:
-                return Outcome(done, rejected, str(error))
             except OutageError as error:
-                self._batch.failed(len(batch))
-                return Outcome(done, rejected, str(error))
+                if not isinstance(error, UnreachableError):
+                    self._batch.failed(len(batch))
+                return Outcome(done, rejected, error)
             except RowRejectedError as error:
                 if self._batch.refused(len(batch)):
                     rejected.append(Rejected(done, error.sqlstate, str(error)))

@@ -34,7 +34,7 @@ from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.delivery.commit import Committer
 from trio_bridge.delivery.notices import DeliveryNotices
 from trio_bridge.delivery.replay import Replay
-from trio_bridge.errors import SpoolError
+from trio_bridge.errors import OutageError, SpoolError
 from trio_bridge.model import Severity
 from trio_bridge.stores.record import record_of
 
@@ -215,25 +215,24 @@ class Delivery:
         await self._wake.wait()
 
     async def _to_database(self, deadline: float) -> bool:
-        """CLOSED: replay what little the spool holds, then write the queue's head."""
+        """CLOSED: replay what little the spool holds, then write the queue's head. True: it is in;
+        False: the database did not take it, which is counted and logged."""
         try:
-            outage = None
-            while outage is None and self._spool.holds_rows():
-                outage = await self._replay.one_chunk(
-                    batch_timeout_s=self._db_timeout_s, deadline=deadline
-                )
-            if outage is None:
-                outage = await self._write_head(deadline)
-        except SpoolError as error:
-            outage = str(error)  # nothing gets past rows that can't be read
-        if outage is None:
-            return True
-        log.warning("database does not take rows", reason=outage)
-        self._notices.changed(self._breaker.record_failure(outage))
-        return False
+            await self._replay_rest(deadline)
+            await self._write_head(deadline)
+        except (OutageError, SpoolError) as error:  # nothing gets past rows that can't be read
+            log.warning("database does not take rows", reason=str(error))
+            self._notices.changed(self._breaker.record_failure(str(error)))
+            return False
+        return True
 
-    async def _write_head(self, deadline: float) -> str | None:
-        """Commit up to one batch of the queue; None, or why the database did not take it."""
+    async def _replay_rest(self, deadline: float) -> None:
+        """Empty the spool while new rows wait in memory, so only as long as they may wait."""
+        while self._spool.holds_rows():
+            await self._replay.one_chunk(batch_timeout_s=self._db_timeout_s, deadline=deadline)
+
+    async def _write_head(self, deadline: float) -> None:
+        """Commit up to one batch of the queue."""
         head = list(islice(self._queue, LARGEST_BATCH))
         outcome = await self._committer.commit(
             [row.record for row in head], batch_timeout_s=self._db_timeout_s, deadline=deadline
@@ -243,7 +242,7 @@ class Delivery:
         rejected = {number for number, *_ in outcome.rejected}
         self._leave_queue(head[: outcome.done], rejected)
         self._count(outcome.done, len(rejected))
-        return outcome.outage
+        outcome.raise_outage()
 
     async def _spool_queue(self) -> None:
         """Append everything that waits; what the disk refuses goes on waiting."""
@@ -292,13 +291,13 @@ class Delivery:
     async def _replay_backlog(self) -> None:
         self._notices.changed(self._breaker.probe(f"{self._spool.backlog_bytes} bytes to replay"))
         try:
-            outage = await self._replay_all()
-        except SpoolError as error:
-            log.error("spool can't be replayed", reason=str(error))
-            outage = str(error)
-        if outage is not None and not self._ended:
-            log.warning("replay stopped", reason=outage)
-            self._notices.changed(self._breaker.record_failure(outage))
+            await self._replay_all()
+        except (OutageError, SpoolError) as error:
+            if isinstance(error, SpoolError):
+                log.error("spool can't be replayed", reason=str(error))
+            if not self._ended:
+                log.warning("replay stopped", reason=str(error))
+                self._notices.changed(self._breaker.record_failure(str(error)))
 
     async def _flush_leftovers(self) -> None:
         """One or two failures left rows in the spool, and no row came since to take them along."""
@@ -306,42 +305,28 @@ class Delivery:
             if self._breaker.state is BreakerState.CLOSED and self._spool.holds_rows():
                 await self._to_database(trio.current_time() + self._db_timeout_s)
 
-    async def _replay_all(self) -> str | None:
+    async def _replay_all(self) -> None:
         committed = self.status.committed
-        outage = None
-        while outage is None and not self._ended:
+        while not self._ended:
             began = trio.current_time()
             if self._spool.holds_rows():
-                outage = await self._replay.everything(until=lambda: self._ended)
-                took_s = trio.current_time() - began
-                if outage is not None or took_s >= QUICK_ENOUGH * self._db_timeout_s:
+                await self._replay.everything(until=lambda: self._ended)
+                if trio.current_time() - began >= QUICK_ENOUGH * self._db_timeout_s:
                     continue  # many rows may have come meanwhile
             # Under the lock no row is on its way into the spool, and nothing is awaited between the
             # check and the change: no row can slip behind a closed circuit.
             async with self._head:
-                if not await self._replay_last():
-                    continue
+                # Rows that come faster than the database answers would keep the spool from ever
+                # being empty: those that came since are replayed while new ones wait in memory.
+                try:
+                    await self._replay_rest(trio.current_time() + self._db_timeout_s)
+                except OutageError:
+                    continue  # too slow for that, or gone: the next replay shows which
                 if self.status.committed > committed or not self._queue:
                     self._notices.changed(self._breaker.close("everything is replayed"))
-                    return None
+                    return
                 # The disk is full and the rows wait in memory: they are the probe.
-                outage = await self._write_head(trio.current_time() + self._db_timeout_s)
-        return outage
-
-    async def _replay_last(self) -> bool:
-        """Under the lock, while new rows wait in memory: replay what came since the last look.
-
-        Else rows that come faster than the database answers would keep the spool from ever being
-        empty. False: the database is too slow for that, or gone, which the next replay tells.
-        """
-        deadline = trio.current_time() + self._db_timeout_s
-        while self._spool.holds_rows():
-            outage = await self._replay.one_chunk(
-                batch_timeout_s=self._db_timeout_s, deadline=deadline
-            )
-            if outage is not None:
-                return False
-        return True
+                await self._write_head(trio.current_time() + self._db_timeout_s)
 
     # What there is to tell.
 

@@ -47,26 +47,26 @@ class Replay:
         self._committer = committer
         self._done = done
 
-    async def one_chunk(self, *, batch_timeout_s: float, deadline: float) -> str | None:
-        """Replay the next lines; None, or why the database did not take them.
-
-        `deadline` is an instant of `trio.current_time()`.
+    async def one_chunk(self, *, batch_timeout_s: float, deadline: float) -> None:
+        """Replay the next lines until `deadline`, an instant of `trio.current_time()`.
 
         Raises:
+            OutageError: the database did not take all of them.
             SpoolError: the spool can't be read or acknowledged.
         """
         chunk = await self._spool.read()
         outcome = await self._commit(chunk, batch_timeout_s=batch_timeout_s, deadline=deadline)
         await self._acknowledge(chunk, outcome)
-        return outcome.outage
+        outcome.raise_outage()
 
-    async def everything(self, *, until: Callable[[], bool]) -> str | None:
-        """Replay what the spool holds now; None, or why the database did not take it.
+    async def everything(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Replay what the spool holds now.
 
         While the database takes a chunk, the disk acknowledges the one before and reads the next.
         `until` ends it between two chunks.
 
         Raises:
+            OutageError: the database did not take all of it.
             SpoolError: the spool can't be read or acknowledged.
         """
         end = self._spool.end  # what comes behind it, faster than we are perhaps, is left
@@ -87,10 +87,9 @@ class Replay:
             if turn.ahead is None or outcome.outage is not None or chunk.end >= end:
                 break
             chunk = turn.ahead
-        if before is None:
-            return None
-        await self._acknowledge(*before)
-        return before[1].outage
+        if before is not None:
+            await self._acknowledge(*before)
+            before[1].raise_outage()
 
     async def _take_turn(
         self, turn: _DiskTurn, before: tuple[Chunk, Outcome] | None, chunk: Chunk
