@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 TOLERANCE = 0.5
 """How late a slot may still be served, as a part of the interval."""
 
+STOOD_STILL_S = 5.0
+"""Whatever comes later than it was due by this much, comes from a process that was stopped: what
+the gateway has said since is still to be read."""
+
 
 class NextSlot(NamedTuple):
     """The slot to serve next, and how many before it can no longer be served."""

@@ -13,6 +13,7 @@ import trio
 from trio_bridge.errors import ConfigError, StartError
 from trio_bridge.logs import log_event
 from trio_bridge.model import Severity
+from trio_bridge.policy.backoff import Backoff
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import (
@@ -44,9 +45,7 @@ READY_POLL_S = 0.02
 STILL_IN_USE = "still in use"
 """The last server's processes, orphaned by a SIGKILL, have not all noticed yet."""
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Before each attempt to bring back a server that ended by itself; the last repeats."""
-STEADY_S = 60.0
-"""A server that ran this long was well: the delays begin anew."""
+"""Before each attempt to bring back a server that ended by itself (see `Backoff`)."""
 ORPHANS_S = 5.0
 """For the processes of a server that was killed to notice that."""
 STOP_DEADLINES_S = (
@@ -153,17 +152,16 @@ class EmbeddedServer:
 
     async def keep_running(self) -> None:
         """Start the server again whenever it ends. Runs until cancelled."""
-        failures = 0
+        backoff = Backoff(RESTART_DELAYS_S)
         began = trio.current_time()
         while True:
             if self._child is not None:
                 code = await self._family_of(self._child)
                 self._forget()
                 self._emit(f"the embedded PostgreSQL ended ({_ending(code)})", Severity.WARNING)
-                if trio.current_time() - began > STEADY_S:
-                    failures = 0
-            await trio.sleep(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)])
-            failures += 1
+                backoff = backoff.lost(up_s=trio.current_time() - began)
+            await trio.sleep(backoff.delay_s)
+            backoff = backoff.attempted()
             began = trio.current_time()
             try:
                 await self.start()
