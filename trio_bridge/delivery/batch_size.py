@@ -18,16 +18,15 @@ class BatchSize:
     behind what was taken, at the beginning of what was refused.
     """
 
-    def __init__(self, largest: int = LARGEST_BATCH) -> None:
-        self._largest = largest
-        self._limit = largest
-        """So many may work; known better after each failure."""
+    def __init__(self) -> None:
+        self.rows = LARGEST_BATCH
+        """The size of the next batch."""
+        self._limit = LARGEST_BATCH
+        """Upper bound for the next batch; each failure lowers it."""
         self._works = 0
-        """So many have been taken."""
+        """The largest batch that was taken."""
         self._suspect = 0
-        """So many of the next rows are known to have a bad one among them."""
-        self.rows = largest
-        """How many to try next."""
+        """At least one of this many next rows is known to be bad."""
 
     def taken(self, size: int) -> None:
         """A batch of `size` rows is in."""
@@ -38,7 +37,7 @@ class BatchSize:
         else:
             self._suspect = 0
             if size >= self._limit:
-                self._limit = min(self._largest, self._limit + max(1, self._limit // 8))
+                self._limit = min(LARGEST_BATCH, self._limit + max(1, self._limit // 8))
             self.rows = min(self._limit, self.rows * 2)
 
     def refused(self, size: int) -> bool:

@@ -32,16 +32,11 @@ class DBCircuitBreaker:
     stays open. Each method returns the change it caused, None when there was none.
     """
 
-    def __init__(
-        self,
-        *,
-        failure_threshold: int = FAILURE_THRESHOLD,
-        state: BreakerState = BreakerState.CLOSED,
-    ) -> None:
+    def __init__(self, *, failure_threshold: int = FAILURE_THRESHOLD) -> None:
         self.failure_threshold = failure_threshold
         self.failures = 0
         """Failures in a row."""
-        self._state = state
+        self._state = BreakerState.CLOSED
 
     @property
     def state(self) -> BreakerState:

@@ -101,8 +101,8 @@ class Delivery:
         outlet: Outlet,
         *,
         db_timeout_s: float,
-        watch: Callable[[Snapshot | ApiEvent], None] | None = None,
-        safe: Callable[[Record, float], None] | None = None,
+        watch: Callable[[Snapshot | ApiEvent], None] = lambda item: None,
+        safe: Callable[[Record, float], None] = lambda record, waited_s: None,
     ) -> None:
         """`watch` is told of every row and event, delivery's own too, and `safe` of each that has
         become safe, with the seconds it took; they never wait and never raise."""
@@ -148,8 +148,7 @@ class Delivery:
 
     def accept(self, item: Snapshot | ApiEvent) -> None:
         """Put a row at the end of the queue; at the limit it is dropped and counted."""
-        if self._watch is not None:
-            self._watch(item)
+        self._watch(item)
         if len(self._queue) >= QUEUE_LIMIT:
             self.status.dropped += 1
             self._notices.dropped(item.timestamp)
@@ -268,7 +267,7 @@ class Delivery:
             # A rescue may have taken the row out meanwhile.
             if self._queue and self._queue[0] is row:
                 self._queue.popleft()
-                if self._safe is not None and number not in rejected:
+                if number not in rejected:
                     self._safe(row.record, trio.current_time() - row.since)
         if not self._queue:
             self._all_safe()

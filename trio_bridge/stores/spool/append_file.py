@@ -29,7 +29,7 @@ class AppendFile:
         self._disk = disk
         self.path = path
         self._fd: int | None = None
-        self._identity: FileIdentity | None = None
+        self.identity: FileIdentity | None = None
         self._seam: int | None = None
         """Where a newline has to be written before the next line; None when the last one is ours
         and durable. What others left there, an earlier process or a failed append, may be torn; and
@@ -48,7 +48,7 @@ class AppendFile:
                 raise OSError(errno.EINVAL, "not a regular file")
             # Even when the file was there: whoever made it may have been killed before this.
             self._disk.sync_directory(self.path.parent)
-            self._identity = self._disk.identity(fd)
+            self.identity = self._disk.identity(fd)
             self._take_as_is(fd)
         except BaseException:
             self._close(fd)
@@ -110,10 +110,6 @@ class AppendFile:
     def make_private(self) -> None:
         self._disk.make_private(self._usable())
 
-    @property
-    def identity(self) -> FileIdentity | None:
-        return self._identity
-
     def close(self) -> None:
         if self._fd is not None:
             self._close(self._fd)
@@ -121,7 +117,7 @@ class AppendFile:
 
     def _usable(self) -> int:
         """The descriptor, after a look at what others did to the file in the meantime."""
-        if self._disk.identity_at(self.path) != self._identity:
+        if self._disk.identity_at(self.path) != self.identity:
             self.replaced = True
             self.close()
             self.open()

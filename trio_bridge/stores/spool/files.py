@@ -9,22 +9,18 @@ if TYPE_CHECKING:
 
 
 class SpoolFiles(NamedTuple):
-    """The rows themselves are in `buffer`, the path that BRIDGE_BUFFER_PATH names."""
+    """Beside the rows themselves, at the path that BRIDGE_BUFFER_PATH names."""
 
-    buffer: Path
     cursor: Path
     quarantine: Path
     lock: Path
 
 
 def spool_files(path: Path) -> SpoolFiles:
-    """All four lie in one directory and move together.
-
-    The lock alone lies where the rows really are: a file has one, by whatever link it is reached.
-    """
+    """All lie in the buffer's directory and move with it, but the lock, which lies where the rows
+    really are: a file has one, whatever link leads to it."""
     real = path.resolve()
     return SpoolFiles(
-        path,
         path.with_name(path.name + ".cursor"),
         path.with_name(path.name + ".quarantine.jsonl"),
         real.with_name(real.name + ".lock"),
