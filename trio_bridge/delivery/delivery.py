@@ -3,20 +3,20 @@
 All rows of both tables wait in one line, the *queue*, until they are safe: committed, fsynced in
 the spool, or fsynced in the quarantine. Three rules keep the order:
 
-1. Rows leave the queue at its head only, and only under `_head`, so by one task at a time. (The
-   one exception is the rescue of a cancelled writer, which waits for nobody: it appends to the
-   spool what another task may be committing, and that is harmless.)
+1. Rows leave the queue only at its head and only under `_head`, so one task at a time takes them.
+   (The one exception is the rescue of a cancelled writer, which does not wait for the lock: it may
+   append to the spool what another task is committing, and that is harmless.)
 2. While the spool holds anything, the queue's head may only go behind it: into the spool, or into
-   the database after the spool was replayed to its end.
-3. The database belongs to one task at a time. CLOSED: to whoever holds `_head` (the writer, now and
-   then the flusher). HALF_OPEN: to the flusher. OPEN: to nobody.
+   the database after the spool has been replayed to its end.
+3. Only one task at a time uses the database. CLOSED: the one that holds `_head` (the writer,
+   sometimes the flusher). HALF_OPEN: the flusher. OPEN: none.
 
 Rows come through the outlet. Delivery's own events (a change of the breaker, quarantine, drops)
 take the same way, so they stay behind the rows that came before them.
 
-The queue is short-lived in normal life. It grows only while neither database nor disk takes rows;
-at `QUEUE_LIMIT` the newest rows are dropped, so that what is lost is one gap with a clear beginning
-and end, which an event then states.
+The queue is normally almost empty. It grows only while neither the database nor the disk takes
+rows. At `QUEUE_LIMIT` new rows are dropped, so that the loss is one gap with a clear beginning and
+end, and an event reports it.
 """
 
 from __future__ import annotations
@@ -50,26 +50,28 @@ if TYPE_CHECKING:
     from trio_bridge.stores.spool.spool import Spool
 
 QUEUE_LIMIT = 10_000
-"""Rows held in memory while neither the database nor the disk takes any: 14 hours of ticks."""
+"""Rows held in memory while neither the database nor the disk takes any: 14 hours at one row every
+5 s."""
 
 DISK_RETRY_S = 1.0
-"""Pause between two tries to spool while the disk refuses."""
+"""Pause between two attempts to spool while the disk refuses."""
 
 WORTH_TRYING = 0.25
-"""The part of the database's time that must be left of a row's, else it goes to the spool."""
+"""A row goes to the database only if at least this fraction of `db_timeout_s` is left for it, else
+to the spool."""
 
 QUICK_ENOUGH = 0.5
-"""The part of the database's time for a row within which a replay has to end for the writer to take
-over while rows come."""
+"""While rows come, the writer takes over from the flusher only if the last replay took less than
+this fraction of `db_timeout_s`."""
 
 RESCUE_TIMEOUT_S = 2.0
-"""For bringing the queue to disk when the writer is cancelled."""
+"""How long a cancelled writer may take to write the queue to disk."""
 
 log = structlog.get_logger()
 
 
 class Waiting(NamedTuple):
-    """A row in the queue; `since` is when it came, on the monotonic clock, in seconds."""
+    """A row in the queue. `since`: when it was accepted, in seconds of `trio.current_time()`."""
 
     record: Record
     since: float
@@ -78,7 +80,7 @@ class Waiting(NamedTuple):
 
 @dataclass
 class DeliveryStatus:
-    """What happened to rows so far, for other tasks to read."""
+    """How many rows went where, since the start; other tasks read it."""
 
     committed: int = 0
     spooled: int = 0
@@ -89,8 +91,8 @@ class DeliveryStatus:
 class Delivery:
     """Takes rows from anyone (`accept`) and makes them safe (`deliver_all`, `flush`).
 
-    `deliver_all` is the writer's, `flush` the flusher's. When the spool holds rows of an earlier
-    run, the database is left to the flusher until they are in, before any row of this run.
+    The writer runs `deliver_all`, the flusher `flush`. When the spool holds rows of an earlier run,
+    the circuit starts open, so that the flusher replays them before any row of this run.
     """
 
     def __init__(
@@ -104,8 +106,8 @@ class Delivery:
         watch: Callable[[Snapshot | ApiEvent], None] = lambda item: None,
         safe: Callable[[Record, float], None] = lambda record, waited_s: None,
     ) -> None:
-        """`watch` is told of every row and event, delivery's own too, and `safe` of each that has
-        become safe, with the seconds it took; they never wait and never raise."""
+        """`watch` is called with every row and event, delivery's own too; `safe` with each that has
+        become safe, and the seconds that took. Neither may wait or raise."""
         self._watch = watch
         self._safe = safe
         self._spool = spool
@@ -128,7 +130,7 @@ class Delivery:
 
     @property
     def waiting(self) -> int:
-        """Rows that are not safe yet."""
+        """Rows in the queue, which are not safe yet."""
         return len(self._queue)
 
     @property
@@ -147,7 +149,7 @@ class Delivery:
         self.end()
 
     def accept(self, item: Snapshot | ApiEvent) -> None:
-        """Put a row at the end of the queue; at the limit it is dropped and counted."""
+        """Put a row at the end of the queue; a full queue drops it and counts it."""
         self._watch(item)
         if len(self._queue) >= QUEUE_LIMIT:
             self.status.dropped += 1
@@ -157,7 +159,8 @@ class Delivery:
         self._wake.set()
 
     def end(self) -> None:
-        """No more rows will come: the writer ends when all is safe, no flush begins or goes on."""
+        """No more rows will come: the writer ends when all are safe, and no flush begins or goes
+        on."""
         self._ended = True
         self._outlet.end(self.accept)
         self._notices.end()
@@ -166,12 +169,12 @@ class Delivery:
     # The writer's side.
 
     async def deliver_all(self) -> None:
-        """Make rows safe as they come, until `end` was called and none is left."""
+        """Make rows safe as they come, until `end` has been called and none is left."""
         while True:
             if self._queue:
                 await self._deliver()
             elif self._ended:
-                async with self._head:  # the flusher's last word may still become a row
+                async with self._head:  # the flusher may still report something
                     if not self._queue:
                         return
             if self._disk_fails or (self._spool.unsettled and not self._queue):
@@ -182,7 +185,8 @@ class Delivery:
                 await self._news()
 
     async def rescue(self) -> None:
-        """Bring the queue to disk whatever else goes on; bounded, for the writer's last moment."""
+        """Write the queue to disk, whatever else goes on, within `RESCUE_TIMEOUT_S`: the last thing
+        a writer does."""
         with trio.move_on_after(RESCUE_TIMEOUT_S, shield=True):
             await self._spool_queue()
             await self._settle_spool()
@@ -202,7 +206,7 @@ class Delivery:
                 now = trio.current_time()
                 deadline = self._queue[0].since + self._db_timeout_s
                 if self._disk_fails:
-                    deadline = now + self._db_timeout_s  # there is no other way for these rows
+                    deadline = now + self._db_timeout_s  # the disk takes none of them
                 if deadline - now >= WORTH_TRYING * self._db_timeout_s and await self._to_database(
                     deadline
                 ):
@@ -214,12 +218,13 @@ class Delivery:
         await self._wake.wait()
 
     async def _to_database(self, deadline: float) -> bool:
-        """CLOSED: replay what little the spool holds, then write the queue's head. True: it is in;
-        False: the database did not take it, which is counted and logged."""
+        """CLOSED: replay what little the spool holds, then write the queue's head.
+
+        Returns whether the database took it; a failure is logged and counted here."""
         try:
             await self._replay_rest(deadline)
             await self._write_head(deadline)
-        except (OutageError, SpoolError) as error:  # nothing gets past rows that can't be read
+        except (OutageError, SpoolError) as error:  # no row may overtake unreadable ones
             log.warning("database does not take rows", reason=str(error))
             self._notices.changed(self._breaker.record_failure(str(error)))
             return False
@@ -244,7 +249,7 @@ class Delivery:
         outcome.raise_outage()
 
     async def _spool_queue(self) -> None:
-        """Append everything that waits; what the disk refuses goes on waiting."""
+        """Append the queue to the spool; what the disk refuses stays in the queue."""
         while self._queue:
             head = list(islice(self._queue, LARGEST_BATCH))
             try:
@@ -264,7 +269,7 @@ class Delivery:
 
     def _leave_queue(self, safe: Iterable[Waiting], rejected: Container[int] = ()) -> None:
         for number, row in enumerate(safe):
-            # A rescue may have taken the row out meanwhile.
+            # A rescue may have taken the row out in the meantime.
             if self._queue and self._queue[0] is row:
                 self._queue.popleft()
                 if number not in rejected:
@@ -275,9 +280,9 @@ class Delivery:
     # The flusher's side.
 
     async def flush(self) -> None:
-        """Replay the spool in order until it is empty, then give the database to the writer.
+        """Replay the spool in order until it is empty, then let the writer use the database again.
 
-        Ends early when the database does not take rows, or when `end` was called.
+        Stops early when the database does not take rows, or when `end` was called.
         """
         self._notices.quarantined(0)
         if self._ended:
@@ -299,7 +304,7 @@ class Delivery:
                 self._notices.changed(self._breaker.record_failure(str(error)))
 
     async def _flush_leftovers(self) -> None:
-        """One or two failures left rows in the spool, and no row came since to take them along."""
+        """Replay what one or two failures left in the spool, if no new row has taken it along."""
         async with self._head:
             if self._breaker.state is BreakerState.CLOSED and self._spool.holds_rows():
                 await self._to_database(trio.current_time() + self._db_timeout_s)
@@ -311,23 +316,23 @@ class Delivery:
             if self._spool.holds_rows():
                 await self._replay.everything(until=lambda: self._ended)
                 if trio.current_time() - began >= QUICK_ENOUGH * self._db_timeout_s:
-                    continue  # many rows may have come meanwhile
+                    continue  # many rows may have come in the meantime
             # Under the lock no row is on its way into the spool, and nothing is awaited between the
-            # check and the change: no row can slip behind a closed circuit.
+            # check and the change: no row can be spooled once the circuit is closed.
             async with self._head:
-                # Rows that come faster than the database answers would keep the spool from ever
-                # being empty: those that came since are replayed while new ones wait in memory.
+                # If rows come faster than the database answers, the spool would never be empty. So
+                # the last of it is replayed while new rows wait in memory.
                 try:
                     await self._replay_rest(trio.current_time() + self._db_timeout_s)
                 except OutageError:
-                    continue  # too slow for that, or gone: the next replay shows which
+                    continue  # too slow for that, or down: the next replay will show
                 if self.status.committed > committed or not self._queue:
                     self._notices.changed(self._breaker.close("everything is replayed"))
                     return
-                # The disk is full and the rows wait in memory: they are the probe.
+                # The disk is full and the rows wait in memory: try the database with them.
                 await self._write_head(trio.current_time() + self._db_timeout_s)
 
-    # What there is to tell.
+    # What is reported.
 
     def _disk_trouble(self, error: SpoolError) -> None:
         if not self._disk_fails:
@@ -344,7 +349,7 @@ class Delivery:
         self._notices.gap_ended()
 
     def _count(self, answered: int, quarantined: int) -> None:
-        """The database has answered to so many rows, or lines went to the quarantine."""
+        """The database committed or rejected `answered` rows; `quarantined` were set aside."""
         if answered:
             self._breaker.record_success()
         self.status.committed = self._committer.committed

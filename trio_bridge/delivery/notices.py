@@ -1,4 +1,4 @@
-"""What delivery itself has to say: events that take the way of all others, through the outlet."""
+"""Delivery's own events."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from trio_bridge.delivery.breaker import Transition
 
 REPORT_INTERVAL_S = 60.0
-"""Quarantined rows are reported as one event per interval. This also bounds what happens when the
-database rejects the report itself."""
+"""At most one event per interval reports quarantined rows. Otherwise a database that rejects the
+reports as well would cause reports without end."""
 
 log = structlog.get_logger()
 
 
 @dataclass
 class _Gap:
-    """Rows dropped since the last report of it."""
+    """Rows dropped since the last report."""
 
     rows: int
     first: datetime
@@ -36,7 +36,7 @@ class _Gap:
 
 
 class DeliveryNotices:
-    """Counts what is reported as one event, and says each event to `emit`."""
+    """Gives each event to `emit`; dropped and quarantined rows are counted into one event."""
 
     def __init__(self, emit: Callable[[str, Severity], None], *, quarantine_path: Path) -> None:
         self._emit = emit
@@ -46,7 +46,7 @@ class DeliveryNotices:
         self._reported_at: float | None = None
 
     def end(self) -> None:
-        """What is to be reported has to be reported now."""
+        """Report what is still unreported, without waiting for the interval."""
         self._reported_at = None
         self.quarantined(0)
 
@@ -54,14 +54,14 @@ class DeliveryNotices:
         self._emit(message.replace("\0", "\\0"), status)
 
     def changed(self, transition: Transition | None) -> None:
-        """The circuit breaker, if it did change."""
+        """Report a change of the circuit breaker, if there was one."""
         if transition is not None:
             before, after, reason = transition
             status = Severity.WARNING if after is BreakerState.OPEN else Severity.INFO
             self.say(f"database circuit {before} → {after}: {reason}", status)
 
     def dropped(self, timestamp: datetime) -> None:
-        """A row is lost; it is told when there is room again (`gap_ended`)."""
+        """A row is lost; it is reported when there is room again (`gap_ended`)."""
         if self._gap is None:
             log.error("row dropped: neither the database nor the disk takes any")
             self._gap = _Gap(1, timestamp, timestamp)
@@ -79,7 +79,7 @@ class DeliveryNotices:
             )
 
     def quarantined(self, rows: int) -> None:
-        """So many more; also asks whether a report of earlier ones is due."""
+        """Count more rows, and report them and earlier ones if a report is due."""
         if rows:
             log.error("rows put into the quarantine", rows=rows)
         self._unreported += rows

@@ -1,6 +1,6 @@
 """The way in: one channel for the rows and events of the sources and for delivery's own events.
 
-One channel is one order: what was put later never overtakes what was put before it.
+One channel keeps one order: nothing overtakes what was put before it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = structlog.get_logger()
 
 
 class Outlet:
-    """Putting something here never waits and never raises, so nothing can wait for itself.
+    """`put` never waits and never raises, so delivery cannot block on itself.
 
-    After `close` only delivery still speaks. What it says waits behind what is in the channel, and
-    once that is received (`end`) goes straight to delivery's queue.
+    After `close` only delivery still has something to report. Its events wait until the channel is
+    empty; after `end` they go straight to delivery's queue.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class Outlet:
         try:
             self._send.send_nowait(item)
         except trio.WouldBlock:
-            # The writer takes rows from here within milliseconds. If it has not taken a thousand of
-            # them, something is badly wrong, and must not stay silent.
+            # The writer takes rows from here within milliseconds. A thousand that it has not taken
+            # mean that something is badly wrong.
             self.dropped += 1
             log.error("row dropped: the writer does not take any", dropped=self.dropped)
         except trio.ClosedResourceError:
@@ -62,15 +62,16 @@ class Outlet:
         self._send.close()
 
     async def receive_all(self, accept: Callable[[Snapshot | ApiEvent], None]) -> None:
-        """Hand everything to `accept` as it comes, until the outlet is closed and empty."""
+        """Pass everything to `accept` as it comes, until the outlet is closed and empty."""
         with suppress(trio.EndOfChannel):
             while True:
                 accept(await self._receive.receive())
                 self.receive_pending(accept)
 
     def end(self, accept: Callable[[Snapshot | ApiEvent], None]) -> None:
-        """Hand over what is left, and from now on whatever is put. Only beside no `receive_all`:
-        a row that it was given and has not handed over yet would be overtaken."""
+        """Pass on what is left, and from now on everything that is put.
+
+        Not while `receive_all` runs: it may hold a row that would then be overtaken."""
         self.close()
         self.receive_pending(accept)
         for item in self._late:
@@ -79,7 +80,7 @@ class Outlet:
         self._put_late = accept
 
     def receive_pending(self, accept: Callable[[Snapshot | ApiEvent], None]) -> None:
-        """Hand over what is in the channel, without waiting for more."""
+        """Pass on what is in the channel, without waiting for more."""
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:
                 accept(self._receive.receive_nowait())

@@ -1,4 +1,4 @@
-"""Makes rows safe from their first moment on, and never leaves one behind."""
+"""The writer: takes rows out of the outlet and makes them safe, also when it is cancelled."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ if TYPE_CHECKING:
 
 
 async def run_writer(delivery: Delivery) -> None:
-    """Take rows at once, whatever the database does; return when the outlet is closed and all
-    rows are safe.
+    """Accept rows as soon as they come, whatever the database does; return when the outlet is
+    closed and all rows are safe.
 
-    Sending therefore never waits, and a row's time is counted from its sending. When this is
-    cancelled, or anything in it crashes, every row that it holds or that was put into the outlet is
-    fsynced first, shielded, for at most `RESCUE_TIMEOUT_S`.
+    A row's time limit therefore begins when it is sent. When this is cancelled or crashes, all rows
+    in the queue and in the outlet are fsynced first, shielded, within `RESCUE_TIMEOUT_S`.
     """
     try:
         async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""Which files belong to a spool."""
+"""The names of the files that belong to a spool."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class SpoolFiles(NamedTuple):
 
 
 def spool_files(path: Path) -> SpoolFiles:
-    """All lie in the buffer's directory and move with it, but the lock, which lies where the rows
-    really are: a file has one, whatever link leads to it."""
+    """They lie beside the buffer; but if that is a link, the lock lies beside the file it leads to,
+    so that a file has one lock under all its names."""
     real = path.resolve()
     return SpoolFiles(
         path.with_name(path.name + ".cursor"),
