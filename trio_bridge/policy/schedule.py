@@ -20,8 +20,8 @@ TOLERANCE = 0.5
 """How late a slot may still be served, as a part of the interval."""
 
 STOOD_STILL_S = 5.0
-"""Whatever comes later than it was due by this much, comes from a process that was stopped: what
-the gateway has said since is still to be read."""
+"""What happens this much later than it was due shows that the process was stopped: what the gateway
+has sent in the meantime is still to be read."""
 
 
 class NextSlot(NamedTuple):

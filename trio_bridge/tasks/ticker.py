@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.readiness import Blocked
 
 CATCH_UP_S = 1.0
-"""After a stop of the process, for reading what the gateway has said since and asking it whether it
-lives: with a long interval the slot may still be served."""
+"""After such a stop, the time for reading what the gateway has sent and for probing it. With a long
+interval the slot may still be served after that."""
 
 log = structlog.get_logger()
 
