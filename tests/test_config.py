@@ -1,4 +1,4 @@
-"""Every setting: its default, where it is read from, and what is said about a bad value."""
+"""Every setting: its default, where it is read from, and the error for a bad value."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKEN = "q8-Zk$2v!hL0_xW7"
 
 @pytest.fixture(autouse=True)
 def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine on which nothing is configured; the working directory is returned."""
+    """A machine on which nothing is configured; returns the working directory."""
     names = {name.lower() for name in ENVIRONMENT_NAMES.values()}
     for name in list(os.environ):
         if name.lower() in names:
@@ -227,7 +227,7 @@ def test_a_comment_sign_inside_a_value_is_part_of_it(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("quote", ["", "'", '"'])
 def test_a_dollar_sign_in_the_file_stands_for_itself(quote: str, nothing_set: Path) -> None:
-    """`${HOME}` in a password is no variable, and `${NOTHING}` not nothing."""
+    """In a password, `${HOME}` is not a variable, and `${NOTHING}` is not empty."""
     password = "a${HOME}b$c$$d${NOTHING}e"
     lines = (
         f"DB_PASS={quote}${{NOTHING}}{quote}\n"
@@ -266,7 +266,7 @@ def test_no_windows_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_variables_of_other_programs_are_left_alone(
     name: str, text: str, nothing_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attribute's name is no variable: only the documented names are."""
+    """Attribute names are not variables: only the documented names are."""
     before = load_settings()
     monkeypatch.setenv(name, text)
     (nothing_set / ".env").write_text(f"{name}={text}\nSOMETHING=else\n", "utf-8")
@@ -297,7 +297,7 @@ BAD = [
     ("IBKR_GATEWAY_URL", "https://gateway..lan", "https://localhost:5000"),
     ("IBKR_GATEWAY_URL", f"https://{'x' * 64}.lan", "https://localhost:5000"),
     ("IBKR_GATEWAY_URL", "https://[v1.x]:5000", "https://localhost:5000"),
-    ("IBKR_GATEWAY_URL", "https://localhost?a=1", "nothing behind it"),
+    ("IBKR_GATEWAY_URL", "https://localhost?a=1", "nothing after it"),
     ("IBKR_GATEWAY_URL", "http://gateway.lan:5000", "use https"),
     ("BRIDGE_POLL_INTERVAL", "0.09", "0.1 or more"),
     ("BRIDGE_POLL_INTERVAL", "5s", "a number"),
