@@ -371,7 +371,7 @@ def test_a_files_byte_order_mark_hides_no_setting(nothing_set: Path) -> None:
     "content",
     [b"IB_CLIENT_ID=\xff\xfe", "IB_CLIENT_ID=7\n".encode("utf-16-le"), b"DB_HOST=0 \0"],
 )
-def test_a_file_that_is_no_text_is_one_line(content: bytes, nothing_set: Path) -> None:
+def test_a_file_that_is_not_text_is_one_line(content: bytes, nothing_set: Path) -> None:
     (nothing_set / ".env").write_bytes(content)
     with pytest.raises(ConfigError, match=r"\.env in the working directory") as caught:
         load_settings()
@@ -485,7 +485,7 @@ def test_other_machines_are_let_in_with_a_token_only(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BRIDGE_STATUS_HOST", host)
-    assert load_settings().status_port is None  # off, so nobody is let in
+    assert load_settings().status_port is None  # off, so no one can connect
     monkeypatch.setenv("BRIDGE_STATUS_PORT", "8650")
     with pytest.raises(
         ConfigError, match=r"^BRIDGE_STATUS_TOKEN: must be set when BRIDGE_STATUS_H"
@@ -507,7 +507,7 @@ def test_this_machine_needs_no_token(host: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("host", ["bridge..lan", f"{'x' * 64}.lan", "[.lan]"])
-def test_a_host_that_nobody_can_look_up_is_one_line(
+def test_a_host_that_cannot_be_looked_up_is_one_line(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BRIDGE_STATUS_HOST", host)
@@ -516,7 +516,7 @@ def test_a_host_that_nobody_can_look_up_is_one_line(
 
 
 @pytest.mark.parametrize("name", ["BRIDGE_BUFFER_PATH", "IB_SOCKET_HOST", "DB_PASS"])
-def test_bytes_that_are_no_text_are_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_not_text_are_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, os.fsdecode(b"/caf\xe9"))
     with pytest.raises(ConfigError, match=f"^{name}: must be UTF-8 text$"):
         load_settings()
