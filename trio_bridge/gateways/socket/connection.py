@@ -13,7 +13,7 @@ import functools
 import math
 from contextlib import suppress
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, TypeVar, assert_never
+from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import structlog
 import trio
@@ -32,6 +32,8 @@ from trio_bridge.gateways.socket.subscriptions import POLL_S, Subscriptions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from ib_async import Position
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
@@ -356,11 +358,11 @@ class Connection:
 
     # What the gateway says (`socket_client.Listener`)
 
-    def error(self, request_id: int, code: int, text: str, contract: Any) -> None:
+    def error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
         self._notices.on_error(request_id, code, text, contract)
         self._wake.set()
 
-    def position(self, position: Any) -> None:
+    def position(self, position: Position) -> None:
         self._heard_at = trio.current_time()
         self.holdings.update(position)
         self._wake.set()
