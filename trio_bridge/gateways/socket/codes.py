@@ -109,7 +109,7 @@ NOTHING_TO_CANCEL = frozenset({101, 200, 354, 10089, 10168, 10186})
 cancelled then would use up one of the market-data lines for good."""
 
 
-def reaction_to(code: int, text: str) -> Reaction:
+def reaction_to(code: int, text: str = "") -> Reaction:
     """The reaction to a message; a code that is not in the table counts as a refused request."""
     default = Reaction.REMARK if code in WARNINGS else Reaction.INVALID_REQUEST
     reaction = REACTIONS.get(code, default)
