@@ -25,7 +25,7 @@ import trio
 
 from tests.support.rows import record, snapshot
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.socket.address import resolve
+from trio_bridge.gateways.socket.asking import resolve
 from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.spool.spool import Spool
