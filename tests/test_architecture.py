@@ -17,7 +17,7 @@ VERSION = "trio_bridge.__version__"
 """Anyone may ask for it; the package's other names are loaded when they are first used."""
 
 LAYERS = (
-    {"model", "errors", "logs", "text", "console", "threads"},
+    {"model", "errors", "logs", "text", "console", "threads", "asyncio_compat"},
     {"policy", "greeks"},
     {"config"},
     {"gateways", "stores"},
@@ -36,11 +36,10 @@ SIMULATOR = "simulator"
 SIMULATOR_USERS = ("cli.py", "demo.py")
 
 DOORS = {
-    "asyncio": ("gateways/socket*.py",),
+    "asyncio": ("gateways/socket*.py", "asyncio_compat.py"),
     "eventkit": ("gateways/socket*.py",),
     "ib_async": ("gateways/socket*.py",),
-    # psycopg takes asyncio's functions as they are, so trio_asyncio must be imported before it.
-    "trio_asyncio": ("gateways/socket*.py", "stores/__init__.py"),
+    "trio_asyncio": ("asyncio_compat.py",),
     "httpx": ("gateways/portal*.py", "tasks/webhook.py", "commands/endpoint.py"),
     "trio_websocket": ("gateways/portal*.py", "simulator/portal*.py"),
     "psycopg": ("stores/*.py",),
@@ -276,8 +275,8 @@ def test_every_module_says_what_it_is_for() -> None:
         ("service.py", "from trio_bridge.simulator.book import make_book", "only ('cli.py'"),
         ("simulator/bad.py", "from trio_bridge.greeks import aggregate", "a witness"),
         ("gateways/portal.py", "import ib_async", "only ('gateways/socket*.py',)"),
-        ("gateways/base.py", "import asyncio.events", "only ('gateways/socket*.py',)"),
-        ("stores/spool.py", "import trio_asyncio", "only ('gateways/socket*.py', 'stores/__in"),
+        ("gateways/base.py", "import asyncio.events", "only ('gateways/socket*.py', 'as"),
+        ("stores/spool.py", "import trio_asyncio", "only ('asyncio_compat.py',)"),
         ("tasks/ticker.py", "from httpx import AsyncClient", "only ('gateways/portal*.py'"),
         ("demo.py", "import psycopg", "only ('stores/*.py',)"),
         ("service.py", "from importlib import import_module\nimport_module('psycopg')", "only"),

@@ -15,8 +15,7 @@ import time
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import trio_asyncio  # noqa: F401  # it must come before psycopg
-
+import trio_bridge.asyncio_compat  # noqa: F401  # it must come before psycopg
 from benchmarks.figures import Effort, merged
 from benchmarks.report import machine, render, renew
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 import trio
-import trio_asyncio
 from ib_async import Contract
 
+from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.errors import BridgeError, GatewayError
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.socket_address import explain, resolve
