@@ -395,13 +395,16 @@ async def test_a_server_started_by_somebody_else_is_left_alone(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "PREDECESSOR_TIMEOUT_S", 0.3)
-    installation = next(installations())
+    account = Account.for_server(room / "data")
+    theirs = Room(room, account)
     output = os.open(os.devnull, os.O_WRONLY)
     other = spawn(
         cluster.postgres_command(
-            installation, room / "data", socket_directory=Room(room, None).socket_directory
+            cluster.choose(installations(), theirs),
+            theirs.data,
+            socket_directory=theirs.socket_directory,
         ),
-        account=Account.for_server(room / "data"),
+        account=account,
         output=output,
     )
     os.close(output)
