@@ -1,7 +1,7 @@
-"""The commands, and the only place that knows about exit codes.
+"""The commands, and the only place that knows about exit codes (but for a service that is stuck).
 
-0: ended as asked. 1: a check failed, the service is not well or cannot start just now, or a command
-could not finish.
+0: ended as asked. 1: a check failed, the service is not well or cannot start just now, a command
+could not finish, or the service had to end without a connection that did not.
 2: a setting, a file or an option can't be used; one line says which. 130: interrupted (the service:
 a second Ctrl-C cut its goodbye short). 141: nobody reads the output any more.
 """

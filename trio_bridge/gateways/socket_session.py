@@ -27,6 +27,7 @@ from trio_bridge.gateways.socket_details import AGAIN_S, learn_details
 from trio_bridge.gateways.socket_heartbeat import Heartbeat
 from trio_bridge.gateways.socket_notices import Notices, OnlyOnce
 from trio_bridge.gateways.socket_positions import Holdings, details_from
+from trio_bridge.gateways.socket_requests import answer_to, end_all_tasks
 from trio_bridge.gateways.socket_subscriptions import POLL_S, Subscriptions
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class Session:
                     finally:
                         self._open, self._closing = False, True
                         await self.client.close()
+                        await end_all_tasks()
         except BaseExceptionGroup as group:
             broken, rest = group.split(Exception)
             if broken is not None:
@@ -212,7 +214,7 @@ class Session:
             nursery.start_soon(fail_when_lost)
             nursery.start_soon(fail_when_late)
             try:
-                answers.append(await trio_asyncio.aio_as_trio(request)())
+                answers.append(await answer_to(request))
             except OSError as error:
                 settings = self._settings
                 failures.append(explain(error, settings.ib_socket_host, settings.ib_socket_port))
@@ -334,10 +336,10 @@ class Session:
         self.subscriptions.sent(1)
         request = functools.partial(self.client.ib.reqContractDetailsAsync, Contract(conId=con_id))
         with trio.move_on_after(AGAIN_S), suppress(OSError):  # OSError: the socket fell
-            answers = await trio_asyncio.aio_as_trio(request)()
+            answers = await answer_to(request)
             # ib_async takes an option computation for an answer, too.
             for answer in answers if isinstance(answers, list) else ():
-                if answer.contract.conId == con_id:
+                if answer.contract and answer.contract.conId == con_id:
                     self.holdings.learn(con_id, details_from(answer))
                     self._wake.set()
 
