@@ -101,7 +101,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unneeded = ("test", "site-packages", "dist-packages", "__pycache__", "idlelib", "config-")
         return None if Path(entry.name).name.startswith(unneeded) else entry
 
-    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+    with tarfile.open(archive, "w:gz", compresslevel=1, dereference=True) as tar:
         program = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
         tar.add(program, f"python/bin/python{VERSION}")
         tar.add(standard, f"python/lib/python{VERSION}", filter=needed)
