@@ -15,7 +15,7 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 PACKAGE = "trio_bridge"
 LAYERS = (
-    {"version", "model", "errors", "logs", "text", "threads"},
+    {"version", "model", "errors", "logs", "text", "threads", "asyncio_compat"},
     {"policy", "risk"},
     {"config"},
     {"gateways", "stores"},
@@ -34,11 +34,10 @@ SIMULATOR = "simulator"
 SIMULATOR_USERS = ("cli.py", "commands/demo.py")
 
 DOORS = {
-    "asyncio": ("gateways/socket/*.py",),
+    "asyncio": ("gateways/socket/*.py", "asyncio_compat.py"),
     "eventkit": ("gateways/socket/*.py",),
     "ib_async": ("gateways/socket/*.py",),
-    # psycopg takes asyncio's functions as they are, so trio_asyncio must be imported before it.
-    "trio_asyncio": ("gateways/socket/*.py", "stores/__init__.py"),
+    "trio_asyncio": ("asyncio_compat.py",),
     "httpx": ("gateways/portal/*.py", "tasks/webhook.py", "commands/endpoint.py"),
     "trio_websocket": ("gateways/portal/*.py", "simulator/portal/*.py"),
     "psycopg": ("stores/*.py",),
@@ -375,12 +374,8 @@ def test_every_module_says_what_it_is_for() -> None:
         ("service.py", "from trio_bridge.simulator.book import make_book", "only ('cli.py'"),
         ("simulator/bad.py", "from trio_bridge.risk.greeks import aggregate", "a witness"),
         ("gateways/portal/bridge.py", "import ib_async", "only ('gateways/socket/*.py',)"),
-        ("gateways/base.py", "import asyncio.events", "only ('gateways/socket/*.py',)"),
-        (
-            "stores/spool/spool.py",
-            "import trio_asyncio",
-            "only ('gateways/socket/*.py', 'stores/__in",
-        ),
+        ("gateways/base.py", "import asyncio.events", "only ('gateways/socket/*.py', 'as"),
+        ("stores/spool/spool.py", "import trio_asyncio", "only ('asyncio_compat.py',)"),
         ("tasks/ticker.py", "from httpx import AsyncClient", "only ('gateways/portal/*.py'"),
         ("commands/demo.py", "import psycopg", "only ('stores/*.py',)"),
         ("service.py", "from importlib import import_module\nimport_module('psycopg')", "only"),

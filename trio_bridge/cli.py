@@ -1,9 +1,9 @@
-"""The commands, and the only place that knows about exit codes.
+"""The commands, and the only place that knows about exit codes (but for a service that is stuck).
 
-0: finished as asked. 1: a check failed, the service is unhealthy or cannot start just now, or a
-command could not finish. 2: a setting, file or option can't be used; one line says which.
-130: interrupted (the service: a second Ctrl-C cut its shutdown short). 141: the output's reader has
-gone.
+0: finished as asked. 1: a check failed, the service is unhealthy or cannot start just now, a
+command could not finish, or the service had to end without a connection that did not. 2: a setting,
+file or option can't be used; one line says which. 130: interrupted (the service: a second Ctrl-C
+cut its shutdown short). 141: the output's reader has gone.
 """
 
 from __future__ import annotations

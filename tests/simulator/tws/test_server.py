@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-import trio_asyncio
 from ib_async import IB, Contract, StartupFetch, Ticker
 from ibapi.client import EClient
 from ibapi.contract import Contract as IbapiContract
 from ibapi.wrapper import EWrapper
-from trio_asyncio import aio_as_trio
 
 from tests.simulator.tws.client import PATIENCE_S, RawClient, eventually
+from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.simulator.book import Book, Holding, make_book
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 
@@ -57,7 +56,7 @@ async def connected_ib(sim: TwsSimulator, client_id: int = 10) -> AsyncIterator[
     async with trio_asyncio.open_loop():
         ib = IB()
         with trio.fail_after(PATIENCE_S):
-            await aio_as_trio(ib.connectAsync)(
+            await trio_asyncio.aio_as_trio(ib.connectAsync)(
                 sim.host, sim.port, client_id, readonly=True, fetchFields=StartupFetch(0)
             )
         yield ib
@@ -175,14 +174,14 @@ async def test_ib_async_can_use_account_updates_contracts_and_the_clock(
     account = book.accounts[1]
     async with open_tws_simulator(book) as sim, connected_ib(sim) as ib:
         with trio.fail_after(PATIENCE_S):
-            await aio_as_trio(ib.reqAccountUpdatesAsync)(account)
+            await trio_asyncio.aio_as_trio(ib.reqAccountUpdatesAsync)(account)
             items = ib.portfolio()
             assert len(items) == len(book.positions(account))
             assert {one.contract.exchange for one in items} == {""}
             option = next(one for one in items if one.contract.secType == "OPT").contract
-            (details,) = await aio_as_trio(ib.reqContractDetailsAsync)(option)
+            (details,) = await trio_asyncio.aio_as_trio(ib.reqContractDetailsAsync)(option)
             assert details.underConId == book.contract(option.conId).under_con_id
-            assert (await aio_as_trio(ib.reqCurrentTimeAsync)()).year > 2000
+            assert (await trio_asyncio.aio_as_trio(ib.reqCurrentTimeAsync)()).year > 2000
             refused: list[int] = []
             ib.errorEvent += lambda _req_id, code, *_: refused.append(code)
             ib.reqMktData(option)
@@ -200,7 +199,7 @@ async def test_ib_async_says_nothing_of_a_taken_client_id_but_an_error_event(
         ib = IB()
         ib.errorEvent += lambda _req_id, code, *_: codes.append(code)
         with pytest.raises(TimeoutError), trio.fail_after(PATIENCE_S):
-            await aio_as_trio(ib.connectAsync)(sim.host, sim.port, 10, timeout=0.3)
+            await trio_asyncio.aio_as_trio(ib.connectAsync)(sim.host, sim.port, 10, timeout=0.3)
         assert codes == [326]
     caplog.clear()
 
@@ -212,7 +211,7 @@ async def test_ib_async_works_at_every_layout_that_differs(book: Book, version: 
         assert ib.client.serverVersion() == version
         assert len(ib.positions()) == len(book.positions())
         with trio.fail_after(PATIENCE_S):
-            (details,) = await aio_as_trio(ib.reqContractDetailsAsync)(
+            (details,) = await trio_asyncio.aio_as_trio(ib.reqContractDetailsAsync)(
                 Contract(conId=option.con_id)
             )
         assert details.contract is not None
