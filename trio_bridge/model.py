@@ -13,6 +13,9 @@ from enum import IntEnum, StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+PORTFOLIO = "PORTFOLIO"
+"""`portfolio_greeks.contract` of every row that the bridge makes."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -127,7 +130,7 @@ class Snapshot:
     priced: int
     greeks_age_s: float | None = None
     data_type: DataType | None = None
-    contract: str = "PORTFOLIO"
+    contract: str = PORTFOLIO
     event_id: UUID = field(default=UUID(int=0))
 
     def __post_init__(self) -> None:
@@ -148,6 +151,7 @@ class ApiEvent:
     message: str
     status: Severity = Severity.INFO
     event_id: UUID = field(default=UUID(int=0))
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         message = self.message.encode("utf-8", "backslashreplace").decode()

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 TOLERANCE = 0.5
 """How late a slot may still be served, as a part of the interval."""
 
+INTERVALS_ALLOWED = 3
+"""When no slot is served, or no row with Greeks is there, for more than this many intervals,
+something is wrong: said by the endpoint, `status`, the alerts, and to the service manager."""
+
 
 class NextSlot(NamedTuple):
     """The slot to serve next, and how many before it can no longer be served."""
