@@ -28,7 +28,7 @@ class Store(Protocol):
         ...
 
     async def ensure_schema(self) -> None:
-        """Make or complete the tables (`stores.schema.ensure_bridge_schema`).
+        """Make or complete the tables (`stores.database.schema.ensure_bridge_schema`).
 
         Raises:
             OutageError: not now.
