@@ -78,11 +78,7 @@ class PortfolioRow:
     vega: Annotated[
         float | None,
         Column(
-            REAL,
-            "Net vega",
-            "per volatility point (1 %)",
-            chart="Vega",
-            metric="portfolio_vega",
+            REAL, "Net vega", "per volatility point (1 %)", chart="Vega", metric="portfolio_vega"
         ),
     ]
     theta: Annotated[

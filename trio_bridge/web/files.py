@@ -32,18 +32,13 @@ class PageFile:
 
 def read_page_files(facts: Mapping[str, Any]) -> dict[str, PageFile]:
     """Name → file: those of the folder `static` beside this module, and `facts.js`."""
-    script = b"export const facts = %s;\n" % orjson.dumps(facts)
-    found = {"facts.js": _page_file("facts.js", script)}
-    for entry in files("trio_bridge.web").joinpath("static").iterdir():
-        if _suffix(entry.name) in MEDIA_TYPES:
-            found[entry.name] = _page_file(entry.name, entry.read_bytes())
+    static = files("trio_bridge.web").joinpath("static")
+    contents = {entry.name: entry.read_bytes() for entry in static.iterdir() if entry.is_file()}
+    contents["facts.js"] = b"export const facts = %s;\n" % orjson.dumps(facts)
+    found = {}
+    for name, content in contents.items():
+        suffix = "." + name.rpartition(".")[2]
+        if suffix in MEDIA_TYPES:
+            etag = f'"{sha256(content).hexdigest()[:32]}"'
+            found[name] = PageFile(content, MEDIA_TYPES[suffix], etag)
     return found
-
-
-def _page_file(name: str, content: bytes) -> PageFile:
-    etag = f'"{sha256(content).hexdigest()[:32]}"'
-    return PageFile(content, MEDIA_TYPES[_suffix(name)], etag)
-
-
-def _suffix(name: str) -> str:
-    return "." + name.rpartition(".")[2]
