@@ -1,1 +1,1 @@
-"""The default PostgreSQL of a fresh machine: found or bundled, made, kept running, stopped."""
+"""The PostgreSQL that the bridge runs itself when no database is configured."""
