@@ -206,9 +206,9 @@ def export(
     it is complete. Parquet needs pyarrow, which is not installed by default: pip install pyarrow.
     """
     from trio_bridge.commands.export import run_export
-    from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
+    from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 
-    table = EVENTS_TABLE if events else GREEKS_TABLE
+    table = API_LOGS if events else PORTFOLIO_GREEKS
     _run(run_export, load_settings(), table, since=since, until=until, output=output, kind=kind)
 
 

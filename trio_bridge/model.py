@@ -13,6 +13,9 @@ from enum import IntEnum, StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+PORTFOLIO = "PORTFOLIO"
+"""`portfolio_greeks.contract` of every row that the bridge makes."""
+
 NO_ID = UUID(int=0)
 """RFC 9562's nil UUID, "no value" (section 5.9): a row without an id gets one of its own."""
 
@@ -130,7 +133,7 @@ class Snapshot:
     priced: int
     greeks_age_s: float | None = None
     data_type: DataType | None = None
-    contract: str = "PORTFOLIO"
+    contract: str = PORTFOLIO
     event_id: UUID = NO_ID
 
     def __post_init__(self) -> None:
@@ -151,6 +154,7 @@ class ApiEvent:
     message: str
     status: Severity = Severity.INFO
     event_id: UUID = NO_ID
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         message = self.message.encode("utf-8", "backslashreplace").decode()

@@ -30,10 +30,10 @@ from trio_bridge.delivery.writer import run_writer
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.logs import log_event
 from trio_bridge.model import ApiEvent, Severity, Snapshot, utc_now
-from trio_bridge.stores.database.connection import conninfo_from_settings, safe_target
+from trio_bridge.stores.database.conninfo import conninfo_from_settings, safe_target
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.embedded.server import open_embedded
-from trio_bridge.stores.reading.recent import recent_rows
+from trio_bridge.stores.reading.summary import recent_rows
 from trio_bridge.stores.record import Record
 from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.tasks.doubles import watch_for_doubles

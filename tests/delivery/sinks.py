@@ -19,7 +19,7 @@ from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
 from trio_bridge.model import ApiMode
-from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
@@ -110,11 +110,11 @@ async def running(
 
 def numbers(store: FakeStore) -> list[int]:
     """The snapshots in the database, in the order of their insertion."""
-    return [int(row["delta"]) for row in store.tables[GREEKS_TABLE]]
+    return [int(row["delta"]) for row in store.tables[PORTFOLIO_GREEKS.name]]
 
 
 def messages(store: FakeStore) -> list[str]:
-    return [row["message"] for row in store.tables[EVENTS_TABLE]]
+    return [row["message"] for row in store.tables[API_LOGS.name]]
 
 
 def spooled(disk: FakeDisk) -> list[dict[str, Any]]:

@@ -100,6 +100,7 @@ def test_an_event_is_one_json_object_of_columns() -> None:
         "api_mode": "PORTAL",
         "message": "Überlauf – „again“",
         "status": "warning",
+        "kind": None,
     }
 
 
