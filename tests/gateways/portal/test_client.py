@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import trio
 import trustme
@@ -202,7 +203,10 @@ async def test_a_port_that_takes_connections_and_says_nothing(fast_clock: Patien
 
 
 async def silent(stream: trio.SocketStream) -> None:
-    await trio.sleep_forever()
+    """Takes what it is sent and answers nothing."""
+    async for _ in stream:
+        pass
+    await stream.aclose()
 
 
 @pytest.mark.parametrize(
@@ -270,6 +274,31 @@ async def test_a_request_given_up_at_any_step_leaves_no_socket_behind(
     assert [str(one.message) for one in caught if one.category is ResourceWarning] == []
 
 
+async def test_handshakes_that_hang_hold_no_descriptor(fast_clock: PatientClock) -> None:
+    """Over many connections, without the collector, which would find what was forgotten."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    url = f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    pacing, counts = Pacing(), []
+    gc.collect()
+    gc.disable()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, silent, listeners)
+            for _ in range(25):
+                client = PortalClient(
+                    url, tls_context(url, None), pacing, on_outcome=Noted(), timing=USUAL_TIMING
+                )
+                for _ in range(4):
+                    with pytest.raises(NoAnswerError, match="no answer within 5 s"):
+                        await client.ask(STATUS)
+                await client.aclose()
+                counts.append(psutil.Process().num_fds())
+            nursery.cancel_scope.cancel()
+    finally:
+        gc.enable()
+    assert max(counts) - counts[0] < 5, counts
+
+
 # Certificates --------------------------------------------------------------------------------
 
 
@@ -319,8 +348,8 @@ async def test_any_other_host_must_have_a_valid_certificate(
     fast_clock: PatientClock, tmp_path: Path
 ) -> None:
     ca_file = tmp_path / "ca.pem"
-    # On this machine, but not one of the names that are known to be.
-    async with open_portal_simulator(make_book(options=1), host="127.0.0.2") as sim:
+    # On this machine, but no address that is always on this machine.
+    async with open_portal_simulator(make_book(options=1), host="0.0.0.0") as sim:
         sim.ca_pem.write_to_path(ca_file)
         error, _ = await connects(sim.url)
         assert error is not None

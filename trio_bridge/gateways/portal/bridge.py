@@ -6,13 +6,14 @@ knows no order, no logout and no competing session.
 
 from __future__ import annotations
 
+import ssl
 from typing import Any, ClassVar, Final
 
 import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage
-from trio_bridge.gateways.portal.client import is_loopback, tls_context
+from trio_bridge.gateways.portal.client import tls_context
 from trio_bridge.gateways.portal.connection import Connection
 from trio_bridge.gateways.portal.health import Answers, Troubles
 from trio_bridge.gateways.portal.pacing import Pacing, Timing
@@ -68,7 +69,7 @@ class PortalBridge(IBridgeBase):
         )
         await self.nursery.start(connection.run)
         self._connection = connection
-        self._tell_unverified()
+        self._tell_unverified(context)
 
     async def disconnect(self) -> None:
         if self._connection is None:
@@ -102,9 +103,9 @@ class PortalBridge(IBridgeBase):
         assert self._connection is not None
         return self._connection.inputs()
 
-    def _tell_unverified(self) -> None:
-        unverified = self.endpoint.startswith("https:") and self.settings.ibkr_ca_file is None
-        if unverified and is_loopback(self.endpoint) and not self._told_unverified:
+    def _tell_unverified(self, context: ssl.SSLContext) -> None:
+        unverified = self.endpoint.startswith("https:") and context.verify_mode is ssl.CERT_NONE
+        if unverified and not self._told_unverified:
             self._told_unverified = True
             self.emit(
                 f"the certificate of {self.endpoint} is not checked: it is on this machine "
