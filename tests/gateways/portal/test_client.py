@@ -19,16 +19,26 @@ import trustme
 from tests.gateways.portal.support import make_settings
 from tests.gateways.socket.support import steps
 from trio_bridge.errors import ConfigError, GatewayError
-from trio_bridge.gateways.portal.bridge import USUAL_TIMING, PortalBridge
-from trio_bridge.gateways.portal.client import PortalClient, reason_of, tls_context
-from trio_bridge.gateways.portal.errors import (
+from trio_bridge.gateways.base import discard_event
+from trio_bridge.gateways.portal.bridge import PortalBridge
+from trio_bridge.gateways.portal.client import PortalClient, Shared, reason_of, tls_context
+from trio_bridge.gateways.portal.health import (
     AnswerError,
+    Answers,
+    Health,
     LoggedOutError,
     NoAnswerError,
     PausedError,
+    Troubles,
 )
-from trio_bridge.gateways.portal.holdings import ShapeError
-from trio_bridge.gateways.portal.pacing import DEFINITIONS, STATUS, EndpointLimit, Pacing
+from trio_bridge.gateways.portal.pacing import (
+    DEFINITIONS,
+    STATUS,
+    USUAL_TIMING,
+    EndpointLimit,
+    Pacing,
+)
+from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal.faults import Fault
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
@@ -43,28 +53,42 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 
 
-class Noted:
-    def __init__(self) -> None:
+class Noted(Health):
+    """Remembers how requests ended."""
+
+    def __init__(self, answers: Answers) -> None:
+        super().__init__(answers)
         self.outcomes: list[tuple[str, type[GatewayError] | None]] = []
 
-    def __call__(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
+    def note(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
+        super().note(endpoint, error)
         self.outcomes.append((endpoint.path, None if error is None else type(error)))
+
+
+def make_client(
+    url: str, *, pacing: Pacing | None = None, **timing: Any
+) -> tuple[PortalClient, Noted]:
+    troubles = Troubles(discard_event, trio.current_time)
+    answers = Answers(troubles, trio.current_time, is_paused=lambda: False)
+    shared = Shared(
+        settings=make_settings(url),
+        emit=discard_event,
+        now=lambda: NOW,
+        timing=USUAL_TIMING._replace(**timing),
+        pacing=pacing or Pacing(),
+        troubles=troubles,
+        answers=answers,
+    )
+    noted = Noted(answers)
+    return PortalClient(shared, tls_context(url, None), noted), noted
 
 
 @asynccontextmanager
 async def client_and_sim(
     **timing: Any,
 ) -> AsyncGenerator[tuple[PortalClient, ServedPortal, Noted]]:
-    noted = Noted()
     async with open_portal_simulator(make_book(options=1)) as sim:
-        client = PortalClient(
-            sim.url,
-            tls_context(sim.url, None),
-            Pacing(),
-            on_outcome=noted,
-            timing=USUAL_TIMING._replace(**timing),
-            now=lambda: NOW,
-        )
+        client, noted = make_client(sim.url, **timing)
         yield client, sim, noted
         await client.aclose()
 
@@ -160,11 +184,8 @@ async def test_a_429_is_followed_by_the_pause_it_asks_for(
         assert len(sim.rules.requests) == sent
 
 
-@pytest.mark.parametrize("url", ["https://gateway..lan", "https://xn--a"])
-async def test_a_name_that_cannot_be_looked_up_is_no_answer(url: str) -> None:
-    client = PortalClient(
-        url, tls_context(url, None), Pacing(), on_outcome=Noted(), timing=USUAL_TIMING
-    )
+async def test_a_name_that_cannot_be_looked_up_is_no_answer() -> None:
+    client, _ = make_client("https://xn--a")
     with pytest.raises(NoAnswerError):
         await client.ask(STATUS, read=lambda payload: payload)
     with pytest.raises(NoAnswerError):
@@ -183,13 +204,10 @@ async def test_a_port_where_nobody_listens() -> None:
 
 
 async def test_a_port_that_takes_connections_and_says_nothing(fast_clock: PatientClock) -> None:
-    noted = Noted()
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     url = f"https://127.0.0.1:{port}"
-    client = PortalClient(
-        url, tls_context(url, None), Pacing(), on_outcome=noted, timing=USUAL_TIMING
-    )
+    client, noted = make_client(url)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, silent, listeners)
         began = trio.current_time()
@@ -218,6 +236,10 @@ async def silent(stream: trio.SocketStream) -> None:
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "wrong version"),
         (OSError("all attempts to connect failed"), "all attempts to connect failed"),
         (ExceptionGroup("x", [ConnectionRefusedError(111, "x")]), "connection refused"),
+        (
+            ExceptionGroup("x", [ConnectionRefusedError(111, "x"), OSError(113, "y")]),
+            "connection refused; no route to host",
+        ),
         (RuntimeError(), "ValueError"),
     ],
     ids=repr,
@@ -253,13 +275,7 @@ async def test_a_request_given_up_at_any_step_leaves_no_socket_behind(
         warnings.simplefilter("always")
         async with open_portal_simulator(make_book(options=1)) as sim:
             for number in range(60):
-                client = PortalClient(
-                    sim.url,
-                    tls_context(sim.url, None),
-                    pacing,
-                    on_outcome=Noted(),
-                    timing=USUAL_TIMING,
-                )
+                client, _ = make_client(sim.url, pacing=pacing)
                 await trio.sleep(0.2)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client.ask, STATUS)
@@ -285,9 +301,7 @@ async def test_handshakes_that_hang_hold_no_descriptor(fast_clock: PatientClock)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, silent, listeners)
             for _ in range(25):
-                client = PortalClient(
-                    url, tls_context(url, None), pacing, on_outcome=Noted(), timing=USUAL_TIMING
-                )
+                client, _ = make_client(url, pacing=pacing)
                 for _ in range(4):
                     with pytest.raises(NoAnswerError, match="no answer within 5 s"):
                         await client.ask(STATUS)

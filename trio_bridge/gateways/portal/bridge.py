@@ -1,26 +1,37 @@
 """PORTAL mode: the Client Portal Gateway through httpx.
 
-Read-only by construction: the client sends nothing but what `portal_pacing` lists, and that list
+Read-only by construction: the client sends nothing but what `pacing` lists, and that list
 knows no order, no logout and no competing session.
 """
 
 from __future__ import annotations
 
 import ssl
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage
-from trio_bridge.gateways.portal.client import tls_context
+from trio_bridge.gateways.base import (
+    EventSink,
+    IBridgeBase,
+    RiskInputs,
+    Usage,
+    discard_event,
+)
+from trio_bridge.gateways.portal.client import Shared, tls_context
 from trio_bridge.gateways.portal.connection import Connection
 from trio_bridge.gateways.portal.health import Answers, Troubles
-from trio_bridge.gateways.portal.pacing import Pacing, Timing
-from trio_bridge.model import ApiMode
+from trio_bridge.gateways.portal.pacing import USUAL_TIMING, Pacing, Timing
+from trio_bridge.model import ApiMode, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from trio_bridge.config import Settings
 
 DISCONNECT_TIMEOUT_S: Final = 2.0
-USUAL_TIMING: Final = Timing()
 
 
 class PortalBridge(IBridgeBase):
@@ -35,17 +46,21 @@ class PortalBridge(IBridgeBase):
 
     mode: ClassVar[ApiMode] = ApiMode.PORTAL
 
-    def __init__(self, *args: Any, timing: Timing = USUAL_TIMING, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._timing = timing
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        emit: EventSink = discard_event,
+        now: Callable[[], datetime] = utc_now,
+        timing: Timing = USUAL_TIMING,
+    ) -> None:
+        super().__init__(settings, emit=emit, now=now)
+        pacing = Pacing()
+        troubles = Troubles(emit, trio.current_time)
+        answers = Answers(troubles, trio.current_time, is_paused=lambda: pacing.pause_s > 0)
+        self._shared = Shared(settings, emit, now, timing, pacing, troubles, answers)
         self._connection: Connection | None = None
         self._told_unverified = False
-        # These outlive a connection: a reconnect must neither ask too soon nor tell things twice.
-        self._pacing = Pacing()
-        self._troubles = Troubles(self.emit, trio.current_time)
-        self._answers = Answers(
-            self._troubles, trio.current_time, is_paused=lambda: self._pacing.pause_s > 0
-        )
 
     @property
     def endpoint(self) -> str:
@@ -57,16 +72,7 @@ class PortalBridge(IBridgeBase):
         self._connection = None
         self._clear_away()
         context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
-        connection = Connection(
-            self.settings,
-            self.emit,
-            context,
-            self._pacing,
-            self._troubles,
-            self._answers,
-            self._timing,
-            self._now,
-        )
+        connection = Connection(self._shared, context)
         await self.nursery.start(connection.run)
         self._connection = connection
         self._tell_unverified(context)
@@ -97,7 +103,8 @@ class PortalBridge(IBridgeBase):
         return self._connection.not_ready_reason()
 
     def usage(self) -> Usage:
-        return Usage(self._pacing.answers, self._pacing.requests)
+        pacing = self._shared.pacing
+        return Usage(pacing.answers, pacing.requests)
 
     def inputs(self) -> RiskInputs:
         assert self._connection is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
@@ -14,23 +15,25 @@ import trio
 
 from trio_bridge.config import is_loopback
 from trio_bridge.errors import ConfigError, GatewayError
-from trio_bridge.gateways.portal.errors import (
+from trio_bridge.gateways.portal.health import (
     AnswerError,
     LoggedOutError,
     NoAnswerError,
     PausedError,
 )
-from trio_bridge.gateways.portal.holdings import ShapeError
-from trio_bridge.model import utc_now
+from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
     import httpcore
 
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.portal.health import Answers, Health, Troubles
     from trio_bridge.gateways.portal.pacing import EndpointLimit, Pacing, Timing
 
 API_PATH: Final = "/v1/api"
@@ -51,6 +54,21 @@ LIMITS: Final = httpx.Limits(max_connections=10, keepalive_expiry=4.0)
 """Idle connections are closed before the server does it, commonly after five seconds."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the parts of a connection need and its successors take over: a reconnect must neither
+    ask too soon nor tell things twice."""
+
+    settings: Settings
+    emit: EventSink
+    now: Callable[[], datetime]
+    """The wall clock."""
+    timing: Timing
+    pacing: Pacing
+    troubles: Troubles
+    answers: Answers
 
 
 class Answer(NamedTuple, Generic[T]):
@@ -89,31 +107,23 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
 class PortalClient:
     """Requests over one HTTP connection pool; close it with `aclose`.
 
+    An answer may take as long as `Timing` says from the first byte sent to the last one received;
+    waiting for a turn comes on top.
+
     Args:
-        url: `https://host:port`, without the API's path.
+        shared: of the bridge.
         context: from `tls_context`.
-        pacing: shared by all clients of one gateway, one after the other.
-        on_outcome: told of every request's end, with None or what went wrong.
-        timing: how long an answer may take, from the first byte sent to the last one received;
-            waiting for a turn comes on top.
-        now: the wall clock, for a Retry-After that names a date.
+        health: takes note of every request's end.
     """
 
-    def __init__(
-        self,
-        url: str,
-        context: ssl.SSLContext,
-        pacing: Pacing,
-        *,
-        on_outcome: Callable[[EndpointLimit, GatewayError | None], None],
-        timing: Timing,
-        now: Callable[[], datetime] = utc_now,
-    ) -> None:
-        self.pacing = pacing
+    def __init__(self, shared: Shared, context: ssl.SSLContext, health: Health) -> None:
+        url = shared.settings.ibkr_gateway_url
+        self.context = context
+        self.health = health
+        self.pacing = shared.pacing
         self._parts = urlsplit(url)
-        self._on_outcome = on_outcome
-        self._timing = timing
-        self._now = now
+        self._timing = shared.timing
+        self._now = shared.now
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/") + API_PATH,
             verify=context,
@@ -165,13 +175,13 @@ class PortalClient:
                 )
                 answer = read(payload)
             except GatewayError as error:
-                self._on_outcome(endpoint, error)
+                self.health.note(endpoint, error)
                 raise
             except ShapeError as error:
                 useless = AnswerError(f"{where}: {error}")
-                self._on_outcome(endpoint, useless)
+                self.health.note(endpoint, useless)
                 raise useless from error
-            self._on_outcome(endpoint, None)
+            self.health.note(endpoint, None)
             return Answer(answer, asked_at)
 
     async def knock(self) -> None:
@@ -307,13 +317,23 @@ async def _read_all(response: httpx.Response, where: str) -> bytes:
     return bytes(content)
 
 
+def members_of(error: BaseException) -> Iterator[BaseException]:
+    """The errors of a group and of the groups in it; an error that is no group is its own."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from members_of(one)
+    else:
+        yield error
+
+
 def reason_of(error: BaseException) -> str:
-    """A connection's failure in words for a person: its innermost cause that says something."""
+    """A connection's failure in words for a person: its innermost cause that says something; of
+    several addresses' failures each one."""
     cause: BaseException | None = error
     innermost = error
     while cause is not None:
         if isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
+            return "; ".join(dict.fromkeys(map(reason_of, members_of(cause))))
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"the gateway's certificate is not trusted ({cause.verify_message}): "

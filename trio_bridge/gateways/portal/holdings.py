@@ -1,4 +1,4 @@
-"""Positions as the portal's pages tell them, completed by contract definitions. Pure.
+"""What one connection holds in memory: positions, their contracts and quotes.
 
 A download counts only when it is whole, what it no longer names is gone only when a second
 download in a row says so, and the first one counts only when a second names the same: the gateway
@@ -7,29 +7,27 @@ loads its cache page by page, and half a book, or an empty one, must never look 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from trio_bridge.gateways.portal.values import read_con_id, read_exact, read_positive
+import trio
+
+from trio_bridge.gateways.portal.board import QuoteBoard
 from trio_bridge.model import Position
 from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence, Set
+    from collections.abc import Iterable
 
-SMALLEST_PAGE: Final = 30
-"""What counts when entries don't tell their page's size. Pages were of 30 in the API's first
-specification and are of 100 in today's, where each entry says so."""
+    from trio_bridge.config import Settings
+    from trio_bridge.model import Greeks
 
 DERIVATIVES: Final = OPTION_TYPES | FUTURE_TYPES
 UNKNOWN_KIND: Final = "OPT"
 """A holding whose kind nobody has told yet counts as an option without a multiplier: unpriced."""
 
 FUTURES_OPTION: Final = "FOP"
-
-
-class ShapeError(ValueError):
-    """The gateway's answer is not what its documentation promises; the text says where."""
 
 
 class HeldKey(NamedTuple):
@@ -71,104 +69,6 @@ class Definition:
             multiplier=self.multiplier or other.multiplier,
             underlying_con_id=self.underlying_con_id or other.underlying_con_id,
         )
-
-
-def read_page(payload: object, account: str, others: Set[str] = frozenset()) -> list[Held]:
-    """One page of `/portfolio/{account}/positions/{page}`.
-
-    Args:
-        payload: the JSON.
-        account: which it was asked for.
-        others: which are asked for beside it, so that their positions must not be in it.
-
-    Raises:
-        ShapeError: any entry cannot be read: a position left out would be a false row, and so would
-            one that counts twice.
-    """
-    entries = _objects(payload, "positions")
-    if strangers := others & {_text(entry, "acctId") for entry in entries}:
-        raise ShapeError(
-            f"asked for positions of account {account}, it gives those of {', '.join(strangers)}"
-        )
-    return [_read_held(entry, account) for entry in entries]
-
-
-def is_last_page(payload: Sequence[dict[str, Any]]) -> bool:
-    """Whether a page that could be read is shorter than full, so that none follows."""
-    told = [read_positive(entry.get("pageSize")) or SMALLEST_PAGE for entry in payload]
-    return len(payload) < min(told, default=SMALLEST_PAGE)
-
-
-def _read_held(entry: dict[str, Any], account: str) -> Held:
-    con_id = read_con_id(entry.get("conid"))
-    quantity = read_exact(entry.get("position"))
-    if con_id is None or quantity is None:
-        raise ShapeError(
-            f"a position of account {account} has conid {entry.get('conid')!r} "
-            f"and quantity {entry.get('position')!r}"
-        )
-    return Held(
-        key=HeldKey(account, con_id, _text(entry, "model")),
-        quantity=quantity,
-        sec_type=_text(entry, "assetClass", "secType"),
-        symbol=_text(entry, "ticker", "contractDesc"),
-        currency=_text(entry, "currency"),
-        multiplier=read_positive(entry.get("multiplier")),
-        underlying_con_id=read_con_id(entry.get("undConid")),
-    )
-
-
-def read_definitions(payload: object) -> dict[int, Definition]:
-    """The answer of `/trsrv/secdef`, by contract id.
-
-    Raises:
-        ShapeError: it is something else.
-    """
-    if not isinstance(payload, dict):
-        raise ShapeError("contract definitions are not an object")
-    found = {}
-    for entry in _objects(payload.get("secdef"), "secdef"):
-        if (con_id := read_con_id(entry.get("conid"))) is not None:
-            found[con_id] = Definition(
-                sec_type=_text(entry, "assetClass"),
-                symbol=_text(entry, "ticker"),
-                currency=_text(entry, "currency"),
-                multiplier=read_positive(entry.get("multiplier")),
-                underlying_con_id=read_con_id(entry.get("undConid")),
-            )
-    return found
-
-
-def read_contract_info(payload: object) -> Definition:
-    """The answer of `/iserver/contract/{conid}/info`.
-
-    Raises:
-        ShapeError: it is something else.
-    """
-    if not isinstance(payload, dict):
-        raise ShapeError("a contract's info is not an object")
-    return Definition(
-        sec_type=_text(payload, "instrument_type"),
-        symbol=_text(payload, "symbol"),
-        currency=_text(payload, "currency"),
-        multiplier=read_positive(payload.get("multiplier")),
-        underlying_con_id=read_con_id(payload.get("underlying_con_id")),
-    )
-
-
-def read_accounts(payload: object) -> tuple[str, ...]:
-    """The account ids of `/portfolio/accounts`.
-
-    Raises:
-        ShapeError: it is something else.
-    """
-    found = dict.fromkeys(
-        _text(entry, "accountId", "id") for entry in _objects(payload, "accounts")
-    )
-    found.pop("", None)
-    if not found:
-        raise ShapeError("the gateway names no account")
-    return tuple(found)
 
 
 class Holdings:
@@ -309,17 +209,94 @@ class Holdings:
         )
 
 
-def _objects(payload: object, what: str) -> list[dict[str, Any]]:
-    if not isinstance(payload, list):
-        raise ShapeError(f"{what} are not a list")
-    if not all(isinstance(entry, dict) for entry in payload):
-        raise ShapeError(f"{what} hold something that is not an object")
-    return payload
+class Memory:
+    """What one connection knows of the portfolio: filled by its loops and its stream, which know
+    nothing of each other, and read for each row."""
 
+    def __init__(self, settings: Settings, *, settle_s: float) -> None:
+        self.holdings = Holdings()
+        self.quotes = QuoteBoard(settings.ib_market_data_type)
+        self.accounts: tuple[str, ...] = ()
+        """Those that the positions are of: one that has just appeared isn't named without its
+        positions."""
+        self.definitions_first = True
+        """Whether quotes wait for their contract's definition; not while none can be had."""
+        self.downloads = 0
+        """Accepted since the connection began."""
+        self._greeks_max_age_s = settings.greeks_max_age_s
+        self._settle_s = settle_s
+        self._settle_at = math.inf
+        self._settled = False
+        self._accepted = trio.Event()
 
-def _text(entry: dict[str, Any], *names: str) -> str:
-    for name in names:
-        value = entry.get(name)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-    return ""
+    def accept(self, download: Iterable[Held], accounts: tuple[str, ...]) -> bool:
+        """Take a complete download; False: ask once more to be sure (see `Holdings.offer`)."""
+        if not self.holdings.offer(download):
+            return False
+        self.accounts = accounts
+        self._settle_at = min(self._settle_at, trio.current_time() + self._settle_s)
+        self._learn_underlyings()
+        self.quotes.keep({*self.wanted_con_ids(), *self.holdings.options()})
+        self.downloads += 1
+        self._accepted.set()
+        self._accepted = trio.Event()
+        return True
+
+    async def wait_download(self, seen: int = 0) -> int:
+        """Wait until more than `seen` downloads were accepted; return how many there were."""
+        while self.downloads <= seen:
+            await self._accepted.wait()
+        return self.downloads
+
+    def forget(self) -> None:
+        """The login has ended: the next one may be another person's."""
+        self.holdings.forget()
+        self.quotes.clear()
+        self.definitions_first = True
+        self._settled = False
+        self._settle_at = math.inf
+
+    def is_settled(self) -> bool:
+        """Whether every option has answered, or has had its time to."""
+        if not self._settled and self.holdings.is_loaded:
+            self._settled = trio.current_time() >= self._settle_at or (
+                not self.holdings.undefined()
+                and all(map(self.quotes.has_greeks, self.holdings.options()))
+            )
+        return self._settled
+
+    def wanted_con_ids(self) -> list[int]:
+        """Contracts whose market data a row needs: the options and their underlyings."""
+        options = self.holdings.options()
+        if self.definitions_first:
+            # The gateway computes some derivatives only after their definition was asked for.
+            undefined = set(self.holdings.undefined())
+            options = [con_id for con_id in options if con_id not in undefined]
+        underlyings = (
+            self.holdings.underlying_of(con_id) or self.quotes.underlying_of(con_id)
+            for con_id in options
+        )
+        return list(dict.fromkeys([*options, *(con_id for con_id in underlyings if con_id)]))
+
+    def greeks(self, *, well_at: float) -> dict[int, Greeks]:
+        """The last model Greeks by contract id, no younger than the last word that the session is
+        well: a gateway that is cut off may go on to tell what it knew."""
+        since = trio.current_time() - self._greeks_max_age_s
+        found = {}
+        for con_id in self.holdings.options():
+            underlying = self.holdings.underlying_of(con_id)
+            greeks = self.quotes.greeks(con_id, underlying, since=since, until=well_at)
+            if greeks is not None:
+                found[con_id] = greeks
+        return found
+
+    def _learn_underlyings(self) -> None:
+        """Where neither positions nor definitions name an option's underlying, its data may."""
+        told = {
+            con_id: Definition(underlying_con_id=underlying)
+            for con_id in self.holdings.options()
+            if self.holdings.underlying_of(con_id) is None
+            and (underlying := self.quotes.underlying_of(con_id)) is not None
+        }
+        if told:
+            self.holdings.learn(told)
