@@ -7,6 +7,7 @@ import socket
 import ssl
 import warnings
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,6 @@ from trio_bridge.gateways.portal.health import (
     LoggedOutError,
     NoAnswerError,
     PausedError,
-    Troubles,
 )
 from trio_bridge.gateways.portal.pacing import (
     DEFINITIONS,
@@ -68,18 +68,11 @@ class Noted(Health):
 def make_client(
     url: str, *, pacing: Pacing | None = None, **timing: Any
 ) -> tuple[PortalClient, Noted]:
-    troubles = Troubles(discard_event, trio.current_time)
-    answers = Answers(troubles, trio.current_time, is_paused=lambda: False)
-    shared = Shared(
-        settings=make_settings(url),
-        emit=discard_event,
-        now=lambda: NOW,
-        timing=USUAL_TIMING._replace(**timing),
-        pacing=pacing or Pacing(),
-        troubles=troubles,
-        answers=answers,
+    usual = Shared.begin(
+        make_settings(url), discard_event, lambda: NOW, USUAL_TIMING._replace(**timing)
     )
-    noted = Noted(answers)
+    shared = replace(usual, pacing=pacing or usual.pacing)
+    noted = Noted(shared.answers)
     return PortalClient(shared, tls_context(url, None), noted), noted
 
 

@@ -21,8 +21,7 @@ from trio_bridge.gateways.base import (
 )
 from trio_bridge.gateways.portal.client import Shared, tls_context
 from trio_bridge.gateways.portal.connection import Connection
-from trio_bridge.gateways.portal.health import Answers, Troubles
-from trio_bridge.gateways.portal.pacing import USUAL_TIMING, Pacing, Timing
+from trio_bridge.gateways.portal.pacing import USUAL_TIMING, Timing
 from trio_bridge.model import ApiMode, utc_now
 
 if TYPE_CHECKING:
@@ -55,10 +54,7 @@ class PortalBridge(IBridgeBase):
         timing: Timing = USUAL_TIMING,
     ) -> None:
         super().__init__(settings, emit=emit, now=now)
-        pacing = Pacing()
-        troubles = Troubles(emit, trio.current_time)
-        answers = Answers(troubles, trio.current_time, is_paused=lambda: pacing.pause_s > 0)
-        self._shared = Shared(settings, emit, now, timing, pacing, troubles, answers)
+        self._shared = Shared.begin(settings, emit, now, timing)
         self._connection: Connection | None = None
         self._told_unverified = False
 

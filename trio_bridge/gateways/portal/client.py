@@ -17,10 +17,13 @@ from trio_bridge.config import is_loopback
 from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.gateways.portal.health import (
     AnswerError,
+    Answers,
     LoggedOutError,
     NoAnswerError,
     PausedError,
+    Troubles,
 )
+from trio_bridge.gateways.portal.pacing import Pacing
 from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.version import __version__
 
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.gateways.portal.health import Answers, Health, Troubles
-    from trio_bridge.gateways.portal.pacing import EndpointLimit, Pacing, Timing
+    from trio_bridge.gateways.portal.health import Health
+    from trio_bridge.gateways.portal.pacing import EndpointLimit, Timing
 
 API_PATH: Final = "/v1/api"
 PENALTY_S: Final = 600.0
@@ -69,6 +72,16 @@ class Shared:
     pacing: Pacing
     troubles: Troubles
     answers: Answers
+
+    @classmethod
+    def begin(
+        cls, settings: Settings, emit: EventSink, now: Callable[[], datetime], timing: Timing
+    ) -> Self:
+        """Nothing was asked yet, and nothing is wrong."""
+        pacing = Pacing()
+        troubles = Troubles(emit, trio.current_time)
+        answers = Answers(troubles, trio.current_time, is_paused=lambda: pacing.pause_s > 0)
+        return cls(settings, emit, now, timing, pacing, troubles, answers)
 
 
 class Answer(NamedTuple, Generic[T]):

@@ -109,6 +109,11 @@ class Login:
         self._health.note_word(state, told.asked_at)
         self._told_by_tickle(state)
 
+    def take_hint(self, status: object) -> None:
+        """The stream has told a status: look soon if it is not well."""
+        if read_status(status) not in (SessionState.UNKNOWN, SessionState.HEALTHY):
+            self._health.doubt_session()
+
     async def keep_alive(self) -> NoReturn:
         """Tickle once a minute for ever; no failure ends it."""
         while True:

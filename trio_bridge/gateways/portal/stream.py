@@ -25,8 +25,6 @@ from trio_websocket import (
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.portal.client import API_PATH, members_of
-from trio_bridge.gateways.portal.health import SessionState
-from trio_bridge.gateways.portal.login import read_status
 from trio_bridge.gateways.portal.pacing import STREAM
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
 from trio_bridge.policy.backoff import Backoff
@@ -75,7 +73,6 @@ class QuoteStream:
         self._path = f"{parts.path}{API_PATH}{STREAM.path}"
         self._memory = memory
         self._login = login
-        self._health = client.health
         self._pacing = shared.pacing
         self._troubles = shared.troubles
         self._timing = shared.timing
@@ -178,8 +175,7 @@ class QuoteStream:
         elif topic == "sts" and isinstance(told.get("args"), dict):
             if told["args"].get("authenticated") is True:
                 self._welcome.set()
-            if read_status(told["args"]) not in (SessionState.UNKNOWN, SessionState.HEALTHY):
-                self._health.doubt_session()
+            self._login.take_hint(told["args"])
 
     async def _keep_subscribed(self, socket: WebSocketConnection) -> None:
         """Subscribe what a row needs, again before it ends by itself, and end what is not."""
