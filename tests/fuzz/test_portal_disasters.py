@@ -42,7 +42,7 @@ BLIND_S = 12.0 + 8.0
 PATIENCE_S = 600.0
 """Until all is right when no fault is left; on the fast clock."""
 
-PAUSES_S = (0.0, 0.01, 0.1, 1.0, 3.0, 12.0)
+PAUSES_S = (0.0, 0.01, 0.1, 1.0, 3.0, 12.0, 30.0)
 PATHS = (
     *("", "/tickle", "/iserver/auth", "/iserver/auth/ssodh/init", "/iserver/accounts"),
     *("/iserver/marketdata/snapshot", "/trsrv/secdef", "/info", "/portfolio/accounts"),
@@ -69,6 +69,9 @@ class Walk:
         self.accounts_told: list[tuple[float, tuple[str, ...]]] = [(-math.inf, self.book.accounts)]
         self.past: list[tuple[float, str]] = []
         self.false_rows: list[tuple[float, Snapshot, list[tuple[float, str]]]] = []
+        self.rows = 0
+        self.half_loaded: set[str] = set()
+        """Accounts of which the gateway has only half a book the next time it is asked."""
 
     def held(self) -> Positions:
         return {(one.account, one.contract.con_id): one.quantity for one in self.book.positions()}
@@ -76,6 +79,7 @@ class Walk:
     def judge(self, row: Snapshot) -> None:
         """A row is of accounts that the login managed lately, and of what they held lately."""
         now = trio.current_time()
+        self.rows += 1
         accounts = tuple(row.account.split(","))
         if accounts not in lately(self.accounts_told, now) or not any(
             self.fits(row, accounts, held) for held in lately(self.books, now)
@@ -102,10 +106,18 @@ class Walk:
             self.book.set_position(account, option.con_id, rng.choice((0, -3, 2, 7)))
             self.books.append((trio.current_time(), self.held()))
 
-        def fail() -> None:
-            path, kind = rng.choice(PATHS), rng.choice(KINDS)
+        def break_(path: str, **kind: Any) -> None:
             self.past.append((round(trio.current_time(), 2), f"{path} {kind}"))
             broken.enter_context(sim.faults(Fault(path, **kind)))
+
+        def cut_off_in_silence() -> None:
+            break_("/iserver/auth", status=500)
+            sim.login.connected = False
+
+        def come_back() -> None:
+            mend()
+            self.half_loaded = set(self.book.accounts)
+            self.set_right(rig)
 
         def leave_out() -> None:
             accounts = self.book.accounts[:1]
@@ -124,9 +136,12 @@ class Walk:
         return {
             "trades": trade,
             "trades again": trade,
-            "fails": fail,
-            "fails too": fail,
+            "fails": lambda: break_(rng.choice(PATHS), **rng.choice(KINDS)),
+            "reads no positions": lambda: break_("/positions/0", status=500),
             "is mended": mend,
+            "comes back": come_back,
+            "comes back again": come_back,
+            "is cut off in silence": cut_off_in_silence,
             "leaves out an account": leave_out,
             "logs out": sim.login.log_out,
             "logs in": sim.rules.person_logs_in,
@@ -142,9 +157,8 @@ class Walk:
             "refuses the stream or not": lambda: turn(sim.websocket, "refused", usual=False),
         }
 
-    def heal(self, rig: Rig, faults: dict[str, Callable[[], object]]) -> None:
+    def set_right(self, rig: Rig) -> None:
         login, websocket = rig.sim.login, rig.sim.websocket
-        faults["is mended"]()
         login.can_open = login.connected = True
         login.competing = False
         websocket.mute = websocket.deaf = websocket.refused = False
@@ -153,7 +167,7 @@ class Walk:
 
     async def go(self) -> None:
         async with supervised_rig(self.book, timing=TIMING, greeks_max_age_s=30.0) as rig:
-            know_nothing_while_cut_off(rig)
+            self.forget_while_cut_off(rig)
             with ExitStack() as broken:
                 faults = self.faults(rig, broken)
                 ticker = Ticker(rig.bridge, self.judge, interval_s=0.5, emit=discard_event)
@@ -164,7 +178,7 @@ class Walk:
                         self.past.append((round(trio.current_time(), 2), name))
                         faults[name]()
                         await trio.sleep(self.rng.choice(PAUSES_S))
-                    self.heal(rig, faults)
+                    faults["comes back"]()
                     with trio.move_on_after(PATIENCE_S):
                         await rig.until(lambda: self.is_right(rig), f"after {self.past}")
                     assert self.is_right(rig), (rig.row(), rig.events[-9:], self.past)
@@ -172,6 +186,22 @@ class Walk:
             for row in rig.rows.distinct.values():
                 accounts = tuple(row.account.split(","))
                 assert any(self.fits(row, accounts, held) for _, held in self.books), self.past
+
+    def forget_while_cut_off(self, rig: Rig) -> None:
+        """A gateway without its upstream, or without its login, calls an empty book complete, and
+        half a book when it has just come back."""
+        login, page = rig.sim.login, rig.sim.portfolio.page
+
+        def known_page(account: str, number: int) -> list[dict[str, Any]]:
+            if not (login.connected and login.authenticated):
+                return []
+            entries = page(account, number)
+            if account in self.half_loaded:
+                self.half_loaded.remove(account)
+                return entries[: len(entries) // 2]
+            return entries
+
+        rig.sim.portfolio.page = known_page  # type: ignore[method-assign]
 
     def is_right(self, rig: Rig) -> bool:
         row = rig.row()
@@ -184,20 +214,11 @@ def lately(history: list[tuple[float, T]], now: float) -> list[T]:
     return [value for (_, value), end in zip(history, ends, strict=True) if end > now - BLIND_S]
 
 
-def know_nothing_while_cut_off(rig: Rig) -> None:
-    """A gateway without its upstream, or without its login, calls an empty book complete."""
-    login, page = rig.sim.login, rig.sim.portfolio.page
-
-    def known_page(account: str, number: int) -> list[dict[str, Any]]:
-        return page(account, number) if login.connected and login.authenticated else []
-
-    rig.sim.portfolio.page = known_page  # type: ignore[method-assign]
-
-
-def live_through(seed: int) -> None:
+def live_through(seed: int) -> int:
     walk = Walk(seed)
     trio.run(walk.go, clock=PatientClock())
     assert walk.false_rows == [], f"seed {seed}: {walk.false_rows[0]}"
+    return walk.rows
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +239,8 @@ def test_no_false_row_in_any_series_of_disasters_and_a_right_one_after(
     minutes: Any = request.config.getoption("--fuzz-minutes")
     until = time.monotonic() + minutes * 60
     first = seed = int(time.time())
+    rows = 0
     while time.monotonic() < until:
-        live_through(seed)
+        rows += live_through(seed)
         seed += 1
-    print(f"{seed - first} walks in {minutes:g} minutes")
+    print(f"{seed - first} walks, {rows} rows in {minutes:g} minutes")
