@@ -39,6 +39,7 @@ from trio_bridge.gateways.portal.pacing import (
     Pacing,
 )
 from trio_bridge.gateways.portal.values import ShapeError
+from trio_bridge.gateways.readiness import Readiness
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal.faults import Fault
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
@@ -57,7 +58,7 @@ class Noted(Health):
     """Remembers how requests ended."""
 
     def __init__(self, answers: Answers) -> None:
-        super().__init__(answers)
+        super().__init__(answers, Readiness(), 60.0)
         self.outcomes: list[tuple[str, type[GatewayError] | None]] = []
 
     def note(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:

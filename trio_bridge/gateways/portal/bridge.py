@@ -22,6 +22,7 @@ from trio_bridge.gateways.base import (
 from trio_bridge.gateways.portal.client import Shared, tls_context
 from trio_bridge.gateways.portal.connection import Connection
 from trio_bridge.gateways.portal.pacing import USUAL_TIMING, Timing
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import ApiMode, utc_now
 
 if TYPE_CHECKING:
@@ -66,11 +67,14 @@ class PortalBridge(IBridgeBase):
         if self.is_connected():
             raise RuntimeError("already connected: disconnect first")
         self._connection = None
-        self._clear_away()
+        self._leftovers.clear_away()
+        readiness = self._begin()
         context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
-        connection = Connection(self._shared, context)
+        connection = Connection(self._shared, context, readiness)
         await self.nursery.start(connection.run)
         self._connection = connection
+        if not connection.is_lost:
+            readiness.clear(Reason.NOT_CONNECTED)
         self._tell_unverified(context)
 
     async def disconnect(self) -> None:
@@ -90,13 +94,8 @@ class PortalBridge(IBridgeBase):
 
     async def probe(self) -> None:
         if self._connection is None:
-            raise GatewayError("not connected to the gateway")
+            raise GatewayError(Reason.NOT_CONNECTED.value)
         await self._connection.probe()
-
-    def not_ready_reason(self) -> str | None:
-        if self._connection is None:
-            return "not connected to the gateway"
-        return self._connection.not_ready_reason()
 
     def usage(self) -> Usage:
         pacing = self._shared.pacing

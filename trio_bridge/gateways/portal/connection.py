@@ -22,12 +22,14 @@ from trio_bridge.gateways.portal.login import Login
 from trio_bridge.gateways.portal.positions import PositionLoop
 from trio_bridge.gateways.portal.quotes import QuoteLoop
 from trio_bridge.gateways.portal.stream import QuoteStream
+from trio_bridge.gateways.readiness import Reason
 
 if TYPE_CHECKING:
     import ssl
 
     from trio_bridge.errors import BridgeError
     from trio_bridge.gateways.portal.client import Shared
+    from trio_bridge.gateways.readiness import Readiness
 
 CONNECT_TIMEOUT_S: Final = 40.0
 LOAD_TIMEOUT_S: Final = 20.0
@@ -40,17 +42,18 @@ CLOSE_TIMEOUT_S: Final = 1.0
 class Connection:
     """Run it once with `nursery.start`; it ends when it is lost or its scope is cancelled."""
 
-    def __init__(self, shared: Shared, context: ssl.SSLContext) -> None:
+    def __init__(self, shared: Shared, context: ssl.SSLContext, readiness: Readiness) -> None:
         self.scope = trio.CancelScope()
         self.done = trio.Event()
         self._lost = trio.Event()
         self._lost_error: BridgeError = NoAnswerError("never connected")
         self._connected = False
         self._shared = shared
-        self._health = Health(shared.answers)
+        self._readiness = readiness
+        self._health = Health(shared.answers, readiness, shared.timing.status_stale_s)
         self._client = PortalClient(shared, context, self._health)
         self._login = Login(self._client, shared)
-        self._memory = Memory(shared.settings, settle_s=shared.timing.settle_s)
+        self._memory = Memory(shared.settings, readiness, shared.timing.settle_s)
         self._positions = PositionLoop(self._client, shared, self._memory, self._login)
 
     @property
@@ -60,25 +63,6 @@ class Connection:
     async def wait_lost(self) -> str:
         await self._lost.wait()
         return str(self._lost_error)
-
-    def not_ready_reason(self) -> str | None:
-        health = self._health
-        if self.is_lost:
-            return "not connected to the gateway"
-        if health.silence.is_suspect:
-            return f"the gateway does not answer ({health.silence.last_error})"
-        if not health.is_well:
-            return str(health.session.value)
-        unknown_s = trio.current_time() - health.well_at
-        if unknown_s > self._shared.timing.status_stale_s:
-            return f"the session's state could not be asked for {unknown_s:.0f} s"
-        if not self._memory.holdings.is_loaded:
-            return "the positions are still being downloaded"
-        if overdue_s := self._positions.overdue_s():
-            return f"the positions could not be read again for {overdue_s:.0f} s"
-        if not self._memory.is_settled():
-            return "waiting for the first Greeks"
-        return None
 
     def inputs(self) -> RiskInputs:
         memory = self._memory
@@ -118,6 +102,7 @@ class Connection:
                     task_status.started()
             finally:
                 self.done.set()
+                self._readiness.block(Reason.NOT_CONNECTED)
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                     await self._client.aclose()
         if self._lost.is_set() and not self._connected:
@@ -194,4 +179,5 @@ class Connection:
         if not self._lost.is_set():
             self._lost_error = error
             self._lost.set()
+            self._readiness.block(Reason.NOT_CONNECTED)
             self.scope.cancel()

@@ -79,7 +79,7 @@ class DefinitionLoop:
                 answer = await self._client.ask(DEFINITIONS, read=read_definitions, query=query)
             except GatewayError:
                 return False
-            self._holdings.define(batch, answer.value)
+            self._memory.take_definitions(batch, answer.value)
             self._defined_at.update(dict.fromkeys(batch, trio.current_time()))
         return True
 

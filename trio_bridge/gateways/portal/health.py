@@ -21,6 +21,7 @@ from trio_bridge.gateways.portal.pacing import (
     OPEN_SESSION,
     STATUS,
 )
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.portal.pacing import EndpointLimit
+    from trio_bridge.gateways.readiness import Readiness
 
 LOST_AFTER_FAILURES: Final = 3
 LOST_AFTER_S: Final = 5.0
@@ -134,6 +136,15 @@ class Silence:
         return self._failures >= LOST_AFTER_FAILURES and self._clock() - self._since >= LOST_AFTER_S
 
 
+NOT_WELL: Final = {
+    SessionState.UNKNOWN: Reason.SESSION_UNKNOWN,
+    SessionState.LOGGED_OUT: Reason.LOGGED_OUT,
+    SessionState.NO_BROKERAGE: Reason.NO_BROKERAGE,
+    SessionState.COMPETING: Reason.COMPETING,
+    SessionState.UPSTREAM_LOST: Reason.UPSTREAM_LOST,
+}
+
+
 @dataclass(slots=True)
 class _Failing:
     count: int
@@ -193,13 +204,22 @@ class Answers:
 
 
 class Health:
-    """One connection: whether the gateway answers it, and how the brokerage session is."""
+    """One connection: whether the gateway answers it, and how the brokerage session is.
 
-    def __init__(self, answers: Answers) -> None:
+    Args:
+        answers: takes note of each answer, beyond this connection.
+        readiness: no row while the gateway is silent, or the session not well.
+        stale_s: how long the session counts as well after an answer that said so.
+    """
+
+    def __init__(self, answers: Answers, readiness: Readiness, stale_s: float) -> None:
         self.session = SessionState.UNKNOWN
         self.well_at = -math.inf
         """When the session was last called well."""
-        self.silence = Silence(trio.current_time)
+        self._readiness = readiness
+        self._readiness.block(NOT_WELL[self.session])
+        self._stale_s = stale_s
+        self._silence = Silence(trio.current_time)
         self._answers = answers
         self._silent = trio.Event()
         self._silent_error = NoAnswerError("")
@@ -208,8 +228,12 @@ class Health:
 
     def note(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
         """A request has ended, with an answer of use or with this error."""
-        self.silence.note(error)
-        if isinstance(error, NoAnswerError) and self.silence.is_lost and not self._silent.is_set():
+        self._silence.note(error)
+        if self._silence.is_suspect:
+            self._readiness.block(Reason.NO_ANSWER, self._silence.last_error)
+        else:
+            self._readiness.clear(Reason.NO_ANSWER)
+        if isinstance(error, NoAnswerError) and self._silence.is_lost and not self._silent.is_set():
             self._silent_error = error
             self._silent.set()
         if isinstance(error, AnswerError) and error.status in SESSION_HINTS:
@@ -234,6 +258,10 @@ class Health:
     def note_session(self, state: SessionState) -> None:
         """The session has been found in this state."""
         if state is not self.session:
+            for reason in NOT_WELL.values():
+                self._readiness.clear(reason)
+            if state is not SessionState.HEALTHY:
+                self._readiness.block(NOT_WELL[state])
             self.session = state
             self._session_changed.set()
             self._session_changed = trio.Event()
@@ -242,6 +270,9 @@ class Health:
         """An answer has named this state; it was asked for at this instant."""
         if state is SessionState.HEALTHY:
             self.well_at = max(self.well_at, asked_at)
+            self._readiness.vouch(
+                Reason.SESSION_STALE, at=self.well_at, until=self.well_at + self._stale_s
+            )
 
     async def wait_session(self, *, well: bool) -> None:
         """Wait until the session is (or is no longer) well."""

@@ -7,27 +7,27 @@ loads its cache page by page, and half a book, or an empty one, must never look 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from trio_bridge.gateways.keys import FUTURES_OPTION, contract_key, underlying_key
 from trio_bridge.gateways.portal.board import QuoteBoard
+from trio_bridge.gateways.readiness import Reason, Settling
 from trio_bridge.model import Position
 from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from trio_bridge.config import Settings
+    from trio_bridge.gateways.readiness import Readiness
     from trio_bridge.model import Greeks
 
 DERIVATIVES: Final = OPTION_TYPES | FUTURE_TYPES
 UNKNOWN_KIND: Final = "OPT"
 """A holding whose kind nobody has told yet counts as an option without a multiplier: unpriced."""
-
-FUTURES_OPTION: Final = "FOP"
 
 
 class HeldKey(NamedTuple):
@@ -191,11 +191,11 @@ class Holdings:
         symbol = held.symbol or definition.symbol
         currency = held.currency or definition.currency
         name = definition.symbol or held.symbol
-        underlying = f"{name}:{currency}" if sec_type and name else ""
+        underlying = underlying_key(name, currency) if sec_type and name else ""
         if sec_type == FUTURES_OPTION:
             # Options on one future share its symbol with those on the next one.
             under_con_id = held.underlying_con_id or definition.underlying_con_id
-            underlying = "" if under_con_id is None else f"conid:{under_con_id}"
+            underlying = "" if under_con_id is None else contract_key(under_con_id)
         return Position(
             account=held.key.account,
             con_id=held.key.con_id,
@@ -213,7 +213,7 @@ class Memory:
     """What one connection knows of the portfolio: filled by its loops and its stream, which know
     nothing of each other, and read for each row."""
 
-    def __init__(self, settings: Settings, *, settle_s: float) -> None:
+    def __init__(self, settings: Settings, readiness: Readiness, settle_s: float) -> None:
         self.holdings = Holdings()
         self.quotes = QuoteBoard(settings.ib_market_data_type)
         self.accounts: tuple[str, ...] = ()
@@ -224,19 +224,36 @@ class Memory:
         self.downloads = 0
         """Accepted since the connection began."""
         self._greeks_max_age_s = settings.greeks_max_age_s
-        self._settle_s = settle_s
-        self._settle_at = math.inf
-        self._settled = False
+        self._readiness = readiness
+        self._readiness.block(Reason.DOWNLOADING)
+        self._settling = Settling(readiness, settle_s)
         self._accepted = trio.Event()
 
-    def accept(self, download: Iterable[Held], accounts: tuple[str, ...]) -> bool:
-        """Take a complete download; False: ask once more to be sure (see `Holdings.offer`)."""
+    def accept(
+        self,
+        download: Iterable[Held],
+        accounts: tuple[str, ...],
+        *,
+        asked_at: float,
+        stale_at: float,
+    ) -> bool:
+        """Take a complete download; False: ask once more to be sure (see `Holdings.offer`).
+
+        Args:
+            download: all positions.
+            accounts: those that they are of.
+            asked_at: when the gateway was asked for the first of them.
+            stale_at: when they are no longer called the book.
+        """
         if not self.holdings.offer(download):
             return False
         self.accounts = accounts
-        self._settle_at = min(self._settle_at, trio.current_time() + self._settle_s)
+        self._readiness.clear(Reason.DOWNLOADING)
+        self._readiness.vouch(Reason.POSITIONS_STALE, at=asked_at, until=stale_at)
         self._learn_underlyings()
         self.quotes.keep({*self.wanted_con_ids(), *self.holdings.options()})
+        self._settling.start(trio.current_time())
+        self._settle()
         self.downloads += 1
         self._accepted.set()
         self._accepted = trio.Event()
@@ -253,17 +270,24 @@ class Memory:
         self.holdings.forget()
         self.quotes.clear()
         self.definitions_first = True
-        self._settled = False
-        self._settle_at = math.inf
+        self._readiness.block(Reason.DOWNLOADING)
+        self._settling.forget()
 
+    def take_quotes(self, answers: Iterable[tuple[int, Mapping[str, object]]], at: float) -> None:
+        """Take what was said of these contracts (see `QuoteBoard.merge`)."""
+        for con_id, answer in answers:
+            self.quotes.merge(con_id, answer, at)
+        self._settle()
+
+    def take_definitions(self, con_ids: Iterable[int], definitions: dict[int, Definition]) -> None:
+        """Take the answer to a question for these contracts."""
+        self.holdings.define(con_ids, definitions)
+        self._settle()
+
+    @property
     def is_settled(self) -> bool:
         """Whether every option has answered, or has had its time to."""
-        if not self._settled and self.holdings.is_loaded:
-            self._settled = trio.current_time() >= self._settle_at or (
-                not self.holdings.undefined()
-                and all(map(self.quotes.has_greeks, self.holdings.options()))
-            )
-        return self._settled
+        return self._settling.is_over(trio.current_time())
 
     def wanted_con_ids(self) -> list[int]:
         """Contracts whose market data a row needs: the options and their underlyings."""
@@ -289,6 +313,15 @@ class Memory:
             if greeks is not None:
                 found[con_id] = greeks
         return found
+
+    def _settle(self) -> None:
+        """See whether every option has answered."""
+        if (
+            not self.is_settled
+            and not self.holdings.undefined()
+            and all(map(self.quotes.has_greeks, self.holdings.options()))
+        ):
+            self._settling.answered()
 
     def _learn_underlyings(self) -> None:
         """Where neither positions nor definitions name an option's underlying, its data may."""

@@ -60,17 +60,8 @@ class PositionLoop:
         self._timing = shared.timing
         self._accounts = Accounts(shared.settings.ib_account, shared.emit)
         self._accounts_asked_at = -math.inf
-        self._read_at = -math.inf
         self._requests = 0
         """Made by the last download."""
-        self._round_s = 0.0
-        """From the last download to the next one."""
-
-    def overdue_s(self) -> float:
-        """For how long the positions could not be read again, if that is too long; else 0."""
-        age_s = trio.current_time() - self._read_at
-        # A book of many accounts takes its time: one round may fail, as ever.
-        return age_s if age_s > max(self._timing.positions_stale_s, 2 * self._round_s) else 0.0
 
     async def load_accounts(self) -> None:
         """Ask for the accounts and select those that the settings name.
@@ -122,14 +113,15 @@ class PositionLoop:
                 backoff = backoff.attempted()
                 continue
             backoff = backoff.restarted()
-            if not self._memory.accept(download, accounts):
-                await trio.sleep(CONFIRM_S)
-                continue
-            self._read_at = began
             # A large book must not crowd out its quotes.
             pause_s = max(self._timing.positions_s, self._requests * POSITIONS_SHARE_S)
-            self._round_s = max(pause_s, trio.current_time() + CONFIRM_S - began)
-            await trio.sleep_until(began + self._round_s)
+            round_s = max(pause_s, trio.current_time() + CONFIRM_S - began)
+            # A book of many accounts takes its time: one round may fail, as ever.
+            stale_at = began + max(self._timing.positions_stale_s, 2 * round_s)
+            if self._memory.accept(download, accounts, asked_at=began, stale_at=stale_at):
+                await trio.sleep_until(began + round_s)
+            else:
+                await trio.sleep(CONFIRM_S)
 
     async def _look_for_accounts(self) -> None:
         """See now and then whether the login has come to manage another account."""

@@ -73,12 +73,11 @@ class QuoteLoop:
             answer = await self._client.ask(SNAPSHOT, read=read_snapshot, query=query)
         except GatewayError:
             return False
-        for con_id, fields in answer.value:
-            self._memory.quotes.merge(con_id, fields, answer.asked_at)
+        self._memory.take_quotes(answer.value, answer.asked_at)
         return True
 
     def _pause_s(self) -> float:
-        if not self._memory.is_settled():
+        if not self._memory.is_settled:
             return self._timing.first_quotes_s
         if self._stream.is_streaming:
             return self._timing.streamed_quotes_s

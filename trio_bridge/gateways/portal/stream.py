@@ -171,7 +171,7 @@ class QuoteStream:
         elif topic.startswith(QUOTES_TOPIC):
             con_id = read_con_id(told.get("conid", topic.removeprefix(QUOTES_TOPIC)))
             if con_id in self._subscribed_at:
-                self._memory.quotes.merge(con_id, told, trio.current_time())
+                self._memory.take_quotes([(con_id, told)], trio.current_time())
         elif topic == "sts" and isinstance(told.get("args"), dict):
             if told["args"].get("authenticated") is True:
                 self._welcome.set()
