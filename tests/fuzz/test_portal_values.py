@@ -119,8 +119,8 @@ def rows_hold_only_numbers(
     for payload in pages:
         held = _unless_shapeless(read_page, payload, "DU1")
         if held is not None:
-            book.offer(held)
-            book.offer(held)
+            book.offer(held, {"DU1"})
+            book.offer(held, {"DU1"})
     for payload in definitions:
         found = _unless_shapeless(read_definitions, payload)
         if found is not None:

@@ -76,8 +76,10 @@ class Holdings:
 
     def __init__(self) -> None:
         self._held: dict[HeldKey, Held] | None = None
-        self._first: frozenset[HeldKey] | None = None
-        """What the last download named while none is accepted yet."""
+        self._accounts: frozenset[str] = frozenset()
+        """Those of the last download that was accepted."""
+        self._first: tuple[frozenset[str], frozenset[HeldKey]] | None = None
+        """What the last download named of accounts that none was accepted of yet."""
         self._missing: frozenset[HeldKey] = frozenset()
         self._definitions: dict[int, Definition] = {}
         self._defined: set[int] = set()
@@ -90,28 +92,31 @@ class Holdings:
         """Whether a complete download has been accepted."""
         return self._held is not None
 
-    def is_doubtful(self, download: Iterable[Held]) -> bool:
-        """Whether it may be for want of something that it looks as it does: the first ones, and
-        those that don't name positions of before."""
-        return self._held is None or not self._held.keys() <= {item.key for item in download}
+    def is_doubtful(self, download: Iterable[Held], accounts: Iterable[str]) -> bool:
+        """Whether it may be for want of something that it looks as it does: an account's first
+        download, and one that doesn't name positions of before."""
+        return not (
+            self._accounts.issuperset(accounts)
+            and (self._held or {}).keys() <= {item.key for item in download}
+        )
 
-    def offer(self, download: Iterable[Held]) -> bool:
+    def offer(self, download: Iterable[Held], accounts: Iterable[str]) -> bool:
         """Take a complete download of all selected accounts; False: ask once more to be sure.
 
-        The first one is accepted when the download before it named the same positions. A later one
-        that doesn't name positions of before is accepted only when the download before it lacked
-        them, too; one that names a position with quantity 0 says plainly that it was closed.
+        An account's first one is accepted when the download before it named the same positions. A
+        later one that doesn't name positions of before is accepted only when the download before it
+        lacked them, too; one that names a position with quantity 0 says plainly that it was closed.
         """
         named = {item.key: item for item in download}
-        if self._held is None:
-            doubtful = self._first != named.keys()
-            self._first = frozenset(named)
-        else:
-            missing = frozenset(self._held.keys() - named.keys())
-            doubtful = not missing <= self._missing
-            self._missing = missing if doubtful else frozenset()
+        new = frozenset(accounts) - self._accounts
+        first = (new, frozenset(key for key in named if key.account in new))
+        missing = frozenset((self._held or {}).keys() - named.keys())
+        doubtful = bool(new and first != self._first) or not missing <= self._missing
+        self._first = first
+        self._missing = missing if doubtful else frozenset()
         if doubtful:
             return False
+        self._accounts = frozenset(accounts)
         self._held = {key: item for key, item in named.items() if item.quantity != 0}
         self._by_con_id = {key.con_id: item for key, item in self._held.items()}
         self._positions = None
@@ -122,6 +127,7 @@ class Holdings:
         the next session may want them to be asked for anew before it computes Greeks."""
         self._defined.clear()
         self._held = self._first = self._positions = None
+        self._accounts = frozenset()
         self._missing = frozenset()
         self._by_con_id = {}
 
@@ -245,7 +251,7 @@ class Memory:
             asked_at: when the gateway was asked for the first of them.
             stale_at: when they are no longer called the book.
         """
-        if not self.holdings.offer(download):
+        if not self.holdings.offer(download, accounts):
             return False
         self.accounts = accounts
         self._readiness.clear(Reason.DOWNLOADING)

@@ -105,7 +105,8 @@ class PositionLoop:
                 await self._look_for_accounts()
                 accounts = self._accounts.chosen
                 download = await self._download(accounts)
-                if self._memory.holdings.is_doubtful(download) and not await self._login.is_well():
+                doubtful = self._memory.holdings.is_doubtful(download, accounts)
+                if doubtful and not await self._login.is_well():
                     # A gateway that is cut off may know of no positions: that is no book.
                     raise AnswerError("the session is not well")
             except GatewayError:
