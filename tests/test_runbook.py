@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.database import fetch
 from tests.support.rows import event, snapshot
-from trio_bridge.gateways.portal.login import SessionState
+from trio_bridge.gateways.portal.health import SessionState
 from trio_bridge.rows import TABLES
 from trio_bridge.stores.database.catalog import read_table
 from trio_bridge.stores.database.connection import TrioConnection

@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trio_bridge.gateways.portal.errors import AnswerError, NoAnswerError, PausedError
-from trio_bridge.gateways.portal.health import Answers, Silence, Troubles
+from trio_bridge.gateways.portal.health import (
+    AnswerError,
+    Answers,
+    NoAnswerError,
+    PausedError,
+    Silence,
+    Troubles,
+)
 from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
