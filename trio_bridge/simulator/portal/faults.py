@@ -26,8 +26,8 @@ class Fault:
     Args:
         path: a part of the path, behind /v1/api; empty for every request.
         status: answer with this error status.
-        html: answer 200 with a web page.
-        text: answer 200 with this text.
+        html: answer with a web page, and 200 unless there is a status.
+        text: answer with this text, and 200 unless there is a status.
         hang: take the request and answer nothing.
         drip: answer 200 and send the body byte by byte, without an end.
         late_s: answer as usual, but so many seconds later.
@@ -79,9 +79,9 @@ class Fault:
         if self._drip:
             return StreamingResponse(_Drip(self._lifted), media_type="application/json")
         if self._html:
-            return HTMLResponse(HTML)
+            return HTMLResponse(HTML, self._status or 200)
         if self._text is not None:
-            return Response(self._text, media_type="application/json")
+            return Response(self._text, self._status or 200, media_type="application/json")
         status = self._status or 500
         return JSONResponse({"error": f"simulated {status}", "statusCode": status}, status)
 
