@@ -18,6 +18,7 @@ from tests.support import patient_clock
 from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from tests.support.rows import snapshot
+from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiEvent, ApiMode, Severity
 from trio_bridge.policy.digest import MOST_KINDS
 from trio_bridge.tasks.alerts import LAST_WORD_S, Alerts
@@ -212,7 +213,7 @@ async def test_no_right_row_is_an_alert_with_its_reason_and_so_is_the_end_of_tha
     quick_clock: PatientClock,
 ) -> None:
     async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
-        bench.ticker.silent_because = "not connected to the gateway"
+        bench.ticker.silent_because = Blocked(Reason.NOT_CONNECTED)
         await bench.until_posted(receiver, "no right row for 1")
         assert "not connected to the gateway" in receiver.text
         assert receiver.posts[0]["status"] == "error"

@@ -10,6 +10,7 @@ import trio
 
 from tests.gateways.portal.support import QUICK, Rig, portal_rig
 from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import Severity
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal import answers as portal_answers
@@ -199,7 +200,7 @@ async def test_nobody_logged_in_is_one_event_with_the_url_and_no_row(
             await rig.bridge.probe()
         await trio.sleep(10)
         assert rig.row() is None
-        assert rig.bridge.not_ready_reason() == "nobody is logged in at the gateway"
+        assert rig.bridge.not_ready_reason() == Blocked(Reason.LOGGED_OUT)
         assert len(rig.told(f"open {rig.sim.url} in a browser and log in")) == 1
         rig.sim.rules.person_logs_in()
         await rig.until_right()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.commands.checks.finding import failed, ok, report_with_rest, skipped, warning
-from trio_bridge.errors import ConfigError, GatewayError, NotReadyError
+from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.gateways.factory import build_bridge
+from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import ApiMode, Severity
 from trio_bridge.text import count, duration
 
