@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -304,6 +305,20 @@ async def test_one_details_request_can_have_several_answers(
     told = [one for one in client.seen if one[0] == "10"]
     assert ["SMART" in told[0], "SMART" in told[1][:12]] == [True, False]
     assert [one[17] for one in told] == ["100", "1"]
+
+
+async def test_details_can_come_late_or_never(
+    book: Book, sim: TwsSimulator, client: RawClient
+) -> None:
+    option = book.market.options()[0]
+    sim.quirks.details_delay_s = math.inf
+    await client.send(9, 8, 1, *described(option), 0, "", "", "")
+    await client.current_time()
+    sim.quirks.details_delay_s = 0.2
+    began = trio.current_time()
+    await client.send(9, 8, 2, *described(option), 0, "", "", "")
+    assert (await client.expect(10))[1] == "2"
+    assert trio.current_time() - began >= 0.19
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ class TwsQuirks:
     # Contracts
     details: dict[int, tuple[Contract, ...]] = field(default_factory=dict)
     """Details requests for this contract id are answered with each of these, in their order."""
+    details_delay_s: float = 0.0
+    """From a details request to its answer; infinity: none ever comes."""
     position_exchanges: dict[int, str] = field(default_factory=dict)
     """The exchange that a contract's positions name, instead of its own."""
     data_exchanges: dict[int, tuple[str, ...]] = field(default_factory=dict)

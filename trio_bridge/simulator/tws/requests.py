@@ -17,9 +17,10 @@ from trio_bridge.simulator.tws.contracts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from trio_bridge.simulator.book import Holding
+    from trio_bridge.simulator.contracts import Contract
     from trio_bridge.simulator.tws.state import Client, GatewayState
 
 HASTY_S = 0.9
@@ -157,6 +158,13 @@ class Requests:
         if not found:
             self._client.send_error(req_id, 200, "")
             return
+        answer = partial(self._send_details, req_id, found)
+        if delay_s := self._state.quirks.details_delay_s:
+            self._state.later(self._client, delay_s, answer)
+        else:
+            answer()
+
+    def _send_details(self, req_id: int, found: Iterable[Contract]) -> None:
         contracts = self._state.book.contracts
         for contract in found:
             under = contracts.get(contract.under_con_id)

@@ -37,8 +37,8 @@ liveness            answers_current_time
 upstream            lose_upstream (1100, 2110), restore_upstream (1102; 1101 with data_kept=False;
                     neither with silently=True), break_farm (2103, 2105, 2157), mend_farm,
                     notify (any code, words only; times=180 for a flood), quirks.texts
-contracts           quirks.details (several answers), quirks.position_exchanges,
-                    quirks.data_exchanges (elsewhere 200)
+contracts           quirks.details (several answers), quirks.details_delay_s (late, or never),
+                    quirks.position_exchanges, quirks.data_exchanges (elsewhere 200)
 market data         refuse_market_data (200, 354, 10089, 10090, 10091, 10167, 10168, 10186),
                     allow_market_data, start_competing_session, end_competing_session (10197),
                     lines_used_by_owner, pause_ticks, resume_ticks, first_tick_delay_s, tick_now,
