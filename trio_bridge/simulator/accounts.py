@@ -3,7 +3,7 @@
 Made up, but of one piece: every figure follows from the positions held, so that an account with
 positions never has a gross position value or margin of zero, and one without them has no others.
 Keys are those of the TWS API (https://interactivebrokers.github.io/tws-api/account_values.html).
-`Money.set_figures` says which figures are told otherwise.
+`Money.set_figures` replaces or leaves out single figures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BASE: Final = "BASE"
 SECURITIES, COMMODITIES = "-S", "-C"
-"""Suffixes of the keys that are told of each segment, too."""
+"""Suffixes of the keys that exist for each segment, too."""
 FUTURES_MARGIN: Final = 0.06
 OTHER_MARGIN: Final = 0.25
 """Of the notional value, and of the market value: made up."""
@@ -27,7 +27,7 @@ Amount: TypeAlias = float | str
 
 
 class Figure(NamedTuple):
-    """One value of an account; `currency` is empty for what is no money."""
+    """One value of an account; `currency` is empty where the amount is not money."""
 
     key: str
     amount: Amount

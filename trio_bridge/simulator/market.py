@@ -199,7 +199,7 @@ class Market:
     def override(self, con_id: int, **values: float) -> None:
         """Say these values in the option's model computation; without values it is well again.
 
-        Meant for what is no value: -2, -1, DBL_MAX and NaN, and numbers outside of what the
+        Meant for what is not a value: -2, -1, DBL_MAX and NaN, and numbers outside of what the
         quantity can be (2147483647, a delta of 40, a negative gamma). An overridden delta, gamma,
         vega or theta makes the option count as unpriced in a book's `net_greeks`.
         """

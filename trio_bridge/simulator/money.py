@@ -1,4 +1,4 @@
-"""What a test can say about the accounts' money: cash, exchange rates, odd figures. Pure."""
+"""The accounts' money as a test sets it: cash, exchange rates, odd figures. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CASH: Final = 1_000_000.0
-"""Every account's, in the base currency, unless told otherwise."""
+"""Every account's, in the base currency, unless it was set."""
 
 
 class Money:
@@ -36,14 +36,14 @@ class Money:
         return [self.base_currency, *(name for owner, name in self._cash if owner == account)]
 
     def changes(self, account: str) -> Mapping[str, float | str | None]:
-        """What `set_figures` was told of the account."""
+        """The figures that `set_figures` changed."""
         return self._changes.get(account, {})
 
     def set_figures(self, account: str, **changes: float | str | None) -> None:
-        """Say these values of an account, whatever it holds; None: don't say them at all.
+        """Report these values for an account, whatever it holds; None: leave the value out.
 
         `GrossPositionValue=57_500.0` of an account without positions; `AccountReady="false"`: what
-        is said may be out of date. Without changes, the truth is told again.
+        is reported may be out of date. Without changes, the true values are reported again.
         """
         self._changes[account] = {**self.changes(account), **changes} if changes else {}
 

@@ -429,12 +429,12 @@ async def test_account_values_are_told_when_they_change_and_at_an_interval(
     await trio.sleep(0.1)
     book.money.set_figures(account)
     assert await told_from_now(client) == []
-    sim.tell_accounts()
+    sim.send_account_values()
     assert (await client.expect(73))[5:] == ["AccountReady", "true", ""]
     await client.send(77, 1, 7)
     await client.current_time()
     book.money.set_figures(account, AccountReady="false")
-    sim.tell_accounts()
+    sim.send_account_values()
     assert await told_from_now(client) == []
 
 

@@ -89,12 +89,12 @@ class AccountLists:
 
 def summary(book: Book, account: str, nulls: Collection[str]) -> dict[str, dict[str, Any]]:
     """`/portfolio/{id}/summary`; the keys of `nulls`, in lower case, are `isNull` with amount 0."""
-    told: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for key, amount, currency in figures(book, account):
         name = key.lower()
         words = isinstance(amount, str)
         null = name in nulls
-        told[name] = {
+        entries[name] = {
             "amount": 0.0 if null or words else amount,
             "currency": currency or None,
             "isNull": null,
@@ -102,7 +102,7 @@ def summary(book: Book, account: str, nulls: Collection[str]) -> dict[str, dict[
             "value": amount if words and not null else None,
             "severity": 0,
         }
-    return told
+    return entries
 
 
 def ledgers(book: Book, account: str) -> dict[str, dict[str, Any]]:

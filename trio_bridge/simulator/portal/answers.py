@@ -286,7 +286,7 @@ def _display_rule(contract: Contract, quirks: PortalQuirks) -> dict[str, Any]:
 
 
 def _is_number(value: float) -> bool:
-    """Whether an overridden value is told as it is, impossible though it may be."""
+    """Whether an overridden value is sent as it is, impossible though it may be."""
     return math.isfinite(value) and value not in (-1.0, -2.0, sys.float_info.max)
 
 

@@ -29,7 +29,7 @@ LEDGER_ONLY: Final = frozenset({"AccountCode", "NetLiquidation"})
 """What `ledgerAndNLV` leaves of the values that are not the ledger's."""
 
 
-class ToldValue(NamedTuple):
+class SentValue(NamedTuple):
     """One value as it travels."""
 
     account: str
@@ -61,7 +61,7 @@ class AccountRequests:
         self._client = client
         self._positions: dict[int, str] = {}
         self._streams: dict[int, SummaryStream | UpdatesStream] = {}
-        self._told: dict[int, set[ToldValue]] = {}
+        self._sent: dict[int, set[SentValue]] = {}
         self._repeating = False
         self.handlers: dict[int, Callable[[list[str]], None]] = {
             62: self._summary,
@@ -78,13 +78,13 @@ class AccountRequests:
         self._streams.clear()
 
     def position_changed(self, holding: Holding) -> None:
-        """Tell whoever asked for this account."""
+        """Report it to every request for this account."""
         for req_id, account in self._positions.items():
             if account in (holding.account, ALL):
                 self._client.send(wire.position_multi(req_id, holding))
-        self.tell()
+        self.send_changes()
 
-    def tell(self) -> None:
+    def send_changes(self) -> None:
         """Send the values that have changed since they were sent."""
         if not self._state.upstream_lost:
             for req_id in self._streams:
@@ -157,7 +157,7 @@ class AccountRequests:
 
     def _open(self, req_id: int, stream: SummaryStream | UpdatesStream) -> None:
         self._streams[req_id] = stream
-        self._told[req_id] = set()
+        self._sent[req_id] = set()
         self._send_changes(req_id)
         if not self._repeating:
             self._repeating = True
@@ -166,18 +166,18 @@ class AccountRequests:
     async def _repeat(self) -> None:
         while True:
             await trio.sleep(self._state.quirks.account_interval_s)
-            self.tell()
+            self.send_changes()
 
     def _send_changes(self, req_id: int) -> None:
-        stream, told = self._streams[req_id], self._told[req_id]
+        stream, sent = self._streams[req_id], self._sent[req_id]
         values = self._summed_up(stream) if isinstance(stream, SummaryStream) else self._all(stream)
         encode = wire.account_summary if isinstance(stream, SummaryStream) else wire.account_multi
         for value in values:
-            if value not in told:
+            if value not in sent:
                 self._client.send(encode(req_id, *value))
-        self._told[req_id] = set(values)
+        self._sent[req_id] = set(values)
 
-    def _all(self, stream: UpdatesStream) -> list[ToldValue]:
+    def _all(self, stream: UpdatesStream) -> list[SentValue]:
         accounts = self._state.book.accounts if stream.account == ALL else (stream.account,)
         return [
             value
@@ -192,7 +192,7 @@ class AccountRequests:
             )
         ]
 
-    def _summed_up(self, stream: SummaryStream) -> list[ToldValue]:
+    def _summed_up(self, stream: SummaryStream) -> list[SentValue]:
         quirks = self._state.quirks
         values = []
         for account in self._state.book.accounts:
@@ -208,15 +208,15 @@ class AccountRequests:
                 )
         return values
 
-    def _figures(self, account: str) -> list[ToldValue]:
+    def _figures(self, account: str) -> list[SentValue]:
         return [
-            ToldValue(account, one.key, _spelled(one.amount), one.currency)
+            SentValue(account, one.key, _spelled(one.amount), one.currency)
             for one in figures(self._state.book, account)
         ]
 
-    def _ledger(self, account: str) -> list[ToldValue]:
+    def _ledger(self, account: str) -> list[SentValue]:
         return [
-            ToldValue(account, key, text, line.currency)
+            SentValue(account, key, text, line.currency)
             for line in ledger(self._state.book, account).values()
             for key, text in (
                 ("CashBalance", f"{line.cash:.2f}"),

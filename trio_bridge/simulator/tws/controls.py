@@ -115,7 +115,7 @@ class TwsControls(GatewayState):
     # Faults: accounts ------------------------------------------------------------------------
 
     def hide_account(self, account: str, seconds: float = math.inf) -> None:
-        """Leave an account out of the list of accounts for so long; all else is as it was."""
+        """Leave an account out of the list of accounts for some seconds; nothing else changes."""
         self._unlisted_until[account] = trio.current_time() + seconds
 
     def list_accounts(self) -> None:
@@ -123,10 +123,10 @@ class TwsControls(GatewayState):
         for session in self._started():
             session.send(wire.managed_accounts(self.listed_accounts()))
 
-    def tell_accounts(self) -> None:
+    def send_account_values(self) -> None:
         """Send the account values that have changed without waiting for the interval."""
         for session in self._started():
-            session.requests.tell_accounts()
+            session.requests.send_account_values()
 
     # Faults: upstream ------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class TwsControls(GatewayState):
         self.notify(code)
 
     def restore_upstream(self, *, data_kept: bool = True, silently: bool = False) -> None:
-        """Get the link back: 1102, or 1101 with all subscriptions really gone; or say neither."""
+        """Get the link back: 1102, or 1101 with all subscriptions really gone; or neither."""
         self.upstream_lost = False
         for session in self._started():
             if not data_kept:
@@ -175,20 +175,21 @@ class TwsControls(GatewayState):
     def stall_lines(
         self, con_ids: Collection[int] | None = None, *, prices_go_on: bool = False
     ) -> None:
-        """The lines that stand, of these contracts or all, say no more (or prices only), and nobody
-        says why; new ones for the same contracts are well. With `pause_ticks` they are not, either.
+        """Stop the present lines of these contracts, or all, without a word (or send prices only).
+
+        New lines for the same contracts work. To have those dead too, call `pause_ticks` as well.
         """
         stall = Stall.COMPUTATIONS if prices_go_on else Stall.EVERYTHING
         for session in self.sessions:
             session.market_data.stall(con_ids, stall)
 
     def revive_lines(self) -> None:
-        """Stalled lines go on."""
+        """Let stalled lines go on."""
         for session in self.sessions:
             session.market_data.stall(None, Stall.NOTHING)
 
     def say_of_lines(self, con_ids: Collection[int], code: int, *, times: int = 1) -> None:
-        """Send a code (10089, 10197, …) for lines that stand; only the words, nothing happens."""
+        """Send a code (10089, 10197, …) for present lines; only the words, nothing happens."""
         for session in self._started():
             for _ in range(times):
                 session.market_data.say(con_ids, code)

@@ -23,7 +23,7 @@ AFTER_CONTRACT: Final = FIRST_CONTRACT_FIELD + len(ContractQuery._fields)
 
 
 class Stall(Enum):
-    """What a line has stopped to send, without a word why. A new one for its contract is well."""
+    """What a line has stopped sending, without a reason. A new line for its contract works."""
 
     NOTHING = "nothing"
     COMPUTATIONS = "computations"
@@ -139,14 +139,14 @@ class MarketData:
             self._error(one.req_id, 10197, "")
 
     def stall(self, con_ids: Collection[int] | None, stall: Stall) -> None:
-        """Let the lines that stand stop, or (Stall.NOTHING) go on; None: all of them."""
+        """Stop the present lines of these contracts (None: all), or let them go on (NOTHING)."""
         for one in self.subscriptions.values():
             if con_ids is None or one.con_id in con_ids:
                 one.stalled = stall
         self.repeat()
 
     def say(self, con_ids: Collection[int], code: int) -> None:
-        """Send a code for the lines that stand; only the words, nothing happens."""
+        """Send a code for the present lines; only the words, nothing happens."""
         for one in self.subscriptions.values():
             if one.con_id in con_ids:
                 self._error(one.req_id, code, "")

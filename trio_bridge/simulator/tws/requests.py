@@ -61,9 +61,9 @@ class Requests:
         self._missed.clear()
         self._accounts.forget_streams()
 
-    def tell_accounts(self) -> None:
+    def send_account_values(self) -> None:
         """Send the account values that have changed."""
-        self._accounts.tell()
+        self._accounts.send_changes()
 
     def catch_up(self) -> None:
         """Tell what changed while the gateway was cut off from upstream."""
@@ -140,9 +140,9 @@ class Requests:
         lacking: dict[str, Any] = dict.fromkeys(self._state.positions_lack)
         if "exchange" in lacking:
             lacking["exchange"] = ""
-        told_elsewhere = self._state.quirks.position_exchanges.get(holding.contract.con_id)
-        if told_elsewhere is not None:
-            lacking["exchange"] = told_elsewhere
+        exchange = self._state.quirks.position_exchanges.get(holding.contract.con_id)
+        if exchange is not None:
+            lacking["exchange"] = exchange
         contract = replace(holding.contract, **lacking)
         self._send(wire.position(holding._replace(contract=contract)))
 

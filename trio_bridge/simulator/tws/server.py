@@ -31,8 +31,8 @@ the start           occupy_client_id, free_client_id (326), break_next_download,
                     positions_refused, positions_lack (of "exchange", "multiplier"),
                     quirks.empty_downloads, quirks.late_positions, hide_account, list_accounts,
                     server_version (below 157: too old)
-accounts            book.money (figures, cash, rates), tell_accounts, quirks.account_interval_s,
-                    quirks.ledger_prefix, quirks.ledger_rates_are_one
+accounts            book.money (figures, cash, rates), send_account_values,
+                    quirks.account_interval_s, quirks.ledger_prefix, quirks.ledger_rates_are_one
 liveness            answers_current_time
 upstream            lose_upstream (1100, 2110), restore_upstream (1102; 1101 with data_kept=False;
                     neither with silently=True), break_farm (2103, 2105, 2157), mend_farm,
@@ -42,7 +42,7 @@ contracts           quirks.details (several answers), quirks.details_delay_s (la
 market data         refuse_market_data (200, 354, 10089, 10090, 10091, 10167, 10168, 10186),
                     allow_market_data, start_competing_session, end_competing_session (10197),
                     lines_used_by_owner, pause_ticks, resume_ticks, first_tick_delay_s, tick_now,
-                    stall_lines, revive_lines (new ones are well), say_of_lines (any code, words
+                    stall_lines, revive_lines (new ones work), say_of_lines (any code, words
                     only), quirks.advice (58, then codes, then ticks all the same)
 the book            freeze, thaw, set_position; market.override (sentinels, impossible values),
                     market.silence_greeks, market.set_data_type, market.end_trading (expired),

@@ -130,7 +130,7 @@ class GatewayState(ABC):
         return int(time.time())
 
     def listed_accounts(self) -> tuple[str, ...]:
-        """The account ids of which clients are told."""
+        """The account ids that clients are given."""
         now = trio.current_time()
         return tuple(one for one in self.book.accounts if self._unlisted_until.get(one, now) <= now)
 
