@@ -74,7 +74,7 @@ async def run_check(*, as_json: bool, try_alert: bool) -> bool:
     else:
         report(ok("settings", _in_short(settings)))
         for name, meant in misspelt_settings().items():
-            report(warning("settings", f".env: {name} is no setting", f"{meant} is one"))
+            report(warning("settings", f".env: unknown setting {name}", f"did you mean {meant}?"))
         await _look(settings, report, try_alert=try_alert)
     report.close()
     return report.is_well

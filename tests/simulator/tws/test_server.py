@@ -1,4 +1,4 @@
-"""Two independent clients, ib_async and the official ibapi, get the book's truth over the wire."""
+"""Two independent clients, ib_async and the official ibapi, get the book's values over the wire."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ async def test_ib_async_works_at_every_layout_that_differs(book: Book, version: 
 
 
 class Official(EWrapper, EClient):  # type: ignore[misc]
-    """ibapi 9.81.1 as its documentation shows it: wrapper and client in one, run in a thread."""
+    """ibapi 9.81.1 as in its documentation: wrapper and client in one, run in a thread."""
 
     def __init__(self) -> None:
         EWrapper.__init__(self)
@@ -332,7 +332,7 @@ async def connected_official(sim: TwsSimulator, client_id: int = 20) -> AsyncIte
 
 
 def client_reader_join(client: Official) -> None:
-    """Its reader is a thread of its own that ends with the socket."""
+    """Its reader is a separate thread that ends with the socket."""
     for thread in threading.enumerate():
         if type(thread).__name__ == "EReader":
             thread.join()

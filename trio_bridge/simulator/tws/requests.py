@@ -1,4 +1,4 @@
-"""What the gateway answers to one client's requests, beside market data. Knows no socket."""
+"""The gateway's responses to one client's requests, market data excepted. Knows no socket."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from trio_bridge.simulator.tws.state import Client, GatewayState
 
 HASTY_S = 0.9
-"""A second reqCurrentTime this soon after the first one stays unanswered, as with the real one."""
+"""A second reqCurrentTime this soon after the first is not answered; the real gateway does the
+same."""
 
 
 class Requests:
-    """Answers positions, contracts, the clock; account values by `AccountRequests`."""
+    """Answers requests for positions, contracts and the clock; `AccountRequests` has the rest."""
 
     def __init__(self, state: GatewayState, client: Client) -> None:
         self._state = state
@@ -52,7 +53,7 @@ class Requests:
         }
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         self._unwatch()
 
     def forget_streams(self) -> None:
@@ -66,7 +67,7 @@ class Requests:
         self._accounts.send_changes()
 
     def catch_up(self) -> None:
-        """Tell what changed while the gateway was cut off from upstream."""
+        """Send what changed while the gateway was cut off from upstream."""
         missed, self._missed = self._missed, []
         for holding in missed:
             self._position_changed(holding)
@@ -80,7 +81,7 @@ class Requests:
         self._accounts.position_changed(holding)
 
     def _ignore(self, fields: list[str]) -> None:
-        """Harmless, and nothing to say."""
+        """Harmless; needs no response."""
 
     def _ids(self, fields: list[str]) -> None:
         self._send(wire.next_valid_id(1))
@@ -102,7 +103,7 @@ class Requests:
 
     def _positions(self, fields: list[str]) -> None:
         if self._state.positions_refused:
-            # That it refuses is documented, with which words is not.
+            # The refusal is documented, its text is not.
             self._client.send_error(
                 -1, 321, "Positions info is not available for more than 50 sub-accounts"
             )
