@@ -219,7 +219,8 @@ async def test_the_limit_holds_over_all_clients_together(book: Book) -> None:
 
 async def give_up_on(http: httpx.AsyncClient, path: str) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        await http.get(path, timeout=0.3)
+        # Patient while connecting: on a loaded machine that takes longer than the silence.
+        await http.get(path, timeout=httpx.Timeout(PATIENCE_S, read=0.3))
 
 
 async def test_what_was_given_up_while_upstream_hung_is_sent_at_once_when_it_returns(
@@ -232,12 +233,12 @@ async def test_what_was_given_up_while_upstream_hung_is_sent_at_once_when_it_ret
             async with trio.open_nursery() as nursery:
                 for _ in range(17):
                     nursery.start_soon(give_up_on, http, "/iserver/auth/status")
+            await eventually(lambda: sim.upstream.queued == 12)
             assert len(sim.rules.requests) == 1 + 5
-            assert sim.upstream.queued == 12
             sim.upstream.come_back()
             await eventually(lambda: len(sim.rules.requests) == 18)
             returned = [one.at for one in sim.rules.requests][6:]
-            assert returned[-1] - returned[0] < 0.5
+            assert returned[-1] - returned[0] < 1.0
             assert sim.upstream.queued == 0
 
     with pytest.raises(RulesBrokenError, match="pacing"):
