@@ -1,12 +1,7 @@
-"""What delivery itself has to say, as rows of `api_logs` behind the rows that are waiting already.
-
-These events take the way of all rows. They are not sent through the channel: then the writer could
-wait for itself.
-"""
+"""Delivery's own events."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +9,7 @@ import structlog
 import trio
 
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.logs import log_event
-from trio_bridge.model import ApiEvent, Severity
+from trio_bridge.model import Severity
 from trio_bridge.text import count
 
 if TYPE_CHECKING:
@@ -24,18 +18,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio_bridge.delivery.breaker import Transition
-    from trio_bridge.model import ApiMode, Snapshot
 
 REPORT_INTERVAL_S = 60.0
-"""Quarantined rows are reported as one event per interval. This also bounds what happens when the
-database rejects the report itself."""
+"""At most one event per interval reports quarantined rows. Otherwise a database that rejects the
+reports as well would cause reports without end."""
 
 log = structlog.get_logger()
 
 
 @dataclass
 class _Gap:
-    """Rows dropped since the last report of it."""
+    """Rows dropped since the last report."""
 
     rows: int
     first: datetime
@@ -43,58 +36,32 @@ class _Gap:
 
 
 class DeliveryNotices:
-    """Each is logged at once, and becomes an event that goes to `accept`."""
+    """Gives each event to `emit`; dropped and quarantined rows are counted into one event."""
 
-    def __init__(
-        self,
-        accept: Callable[[ApiEvent], None],
-        *,
-        api_mode: ApiMode,
-        quarantine_path: Path,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._accept = accept
-        self._api_mode = api_mode
+    def __init__(self, emit: Callable[[str, Severity], None], *, quarantine_path: Path) -> None:
+        self._emit = emit
         self._quarantine_path = quarantine_path
-        self._now = now
-        self._channel: trio.MemoryReceiveChannel[Snapshot | ApiEvent] | None = None
-        self._held: deque[tuple[str, Severity]] = deque()
         self._gap: _Gap | None = None
         self._unreported = 0
         self._reported_at: float | None = None
 
-    def follow(self, receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent]) -> None:
-        """Stay behind the rows that are still in this channel."""
-        self._channel = receive
-
     def end(self) -> None:
-        """Nothing comes from the channel any more, and what is to be reported has to be now."""
-        self._channel = None
+        """Report what is still unreported, without waiting for the interval."""
         self._reported_at = None
         self.quarantined(0)
-        self.pass_on()
 
     def say(self, message: str, status: Severity = Severity.INFO) -> None:
-        log_event(message, status)
-        self._held.append((message.replace("\0", "\\0"), status))
-        if not self._row_on_its_way():
-            self.pass_on()
-
-    def pass_on(self) -> None:
-        """Give out what is held; its time is now."""
-        while self._held:
-            message, status = self._held.popleft()
-            self._accept(ApiEvent(self._now(), self._api_mode, message, status))
+        self._emit(message.replace("\0", "\\0"), status)
 
     def changed(self, transition: Transition | None) -> None:
-        """The circuit breaker, if it did change."""
+        """Report a change of the circuit breaker, if there was one."""
         if transition is not None:
             before, after, reason = transition
             status = Severity.WARNING if after is BreakerState.OPEN else Severity.INFO
             self.say(f"database circuit {before} → {after}: {reason}", status)
 
     def dropped(self, timestamp: datetime) -> None:
-        """A row is lost; it is told when there is room again (`gap_ended`)."""
+        """A row is lost; it is reported when there is room again (`gap_ended`)."""
         if self._gap is None:
             log.error("row dropped: neither the database nor the disk takes any")
             self._gap = _Gap(1, timestamp, timestamp)
@@ -112,7 +79,7 @@ class DeliveryNotices:
             )
 
     def quarantined(self, rows: int) -> None:
-        """So many more; also asks whether a report of earlier ones is due."""
+        """Count more rows, and report them and earlier ones if a report is due."""
         if rows:
             log.error("rows put into the quarantine", rows=rows)
         self._unreported += rows
@@ -123,11 +90,3 @@ class DeliveryNotices:
             text = f"{rows_told} could not be stored: see {self._quarantine_path}"
             self._unreported, self._reported_at = 0, now
             self.say(text, Severity.ERROR)
-
-    def _row_on_its_way(self) -> bool:
-        """Whether the channel has given out a row that its one receiver has not accepted yet.
-
-        An event of ours would come in front of that row although its time is later. The receiver
-        calls `pass_on` when it has caught up.
-        """
-        return self._channel is not None and self._channel.statistics().tasks_waiting_receive == 0

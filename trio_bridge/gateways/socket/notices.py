@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
@@ -14,12 +14,12 @@ from trio_bridge.model import Severity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ib_async import Contract
+
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.readiness import Readiness, Settling
+    from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.subscriptions import Subscriptions
-
-SUB_ACCOUNTS_HINT = "subaccount"
-"""Part of the text that refuses reqPositions to masters of more than 50 sub-accounts."""
 
 log = structlog.get_logger()
 
@@ -78,8 +78,8 @@ class Notices:
         """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
         return self._lost_at is not None
 
-    def on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
-        reaction = reaction_to(code)
+    def on_error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
+        reaction = reaction_to(code, text)
         match reaction:
             case Reaction.IGNORE:
                 log.debug("gateway notice", code=code, text=text)
@@ -113,8 +113,26 @@ class Notices:
                 self._say_once(code, f"gateway notice ({code}: {text})", Severity.WARNING)
             case Reaction.PACE:
                 self._emit(f"the gateway found us too fast ({code}: {text})", Severity.WARNING)
+            case Reaction.SUB_ACCOUNTS:
+                self._lose(
+                    "the gateway refuses positions to a login with more than 50 sub-accounts "
+                    f"({code}: {text}); log in as one of the accounts, or as a user who sees 50 or "
+                    "fewer"
+                )
+            case Reaction.DATA_GOES_ON:
+                self._say_once(code, f"{_name(contract)}: {text} ({code})")
+            case Reaction.REMARK:
+                self._pass_on(code, text, contract, Severity.INFO)
+            case (
+                Reaction.TOO_MANY_LINES
+                | Reaction.UNKNOWN_CONTRACT
+                | Reaction.NOT_SUBSCRIBED
+                | Reaction.COMPETING_SESSION
+                | Reaction.INVALID_REQUEST
+            ):
+                self._on_refusal(reaction, request_id, code, text, contract)
             case _:
-                self._on_request_refused(reaction, request_id, code, text, contract)
+                assert_never(reaction)
 
     def _upstream_is_lost(self, code: int) -> None:
         if self._lost_at is None:
@@ -145,23 +163,26 @@ class Notices:
             self._carry_on()
             self._emit(f"the gateway's link is back ({code}): carrying on")
 
-    def _on_request_refused(
-        self, reaction: Reaction, request_id: int, code: int, text: str, contract: Any
+    def _on_refusal(
+        self, reaction: Refusal, request_id: int, code: int, text: str, contract: Contract | None
     ) -> None:
-        con_id = getattr(contract, "conId", 0)
-        name = getattr(contract, "localSymbol", "") or f"contract {con_id}"
-        if reaction is Reaction.DATA_GOES_ON:
-            self._say_once(code, f"{name}: {text} ({code})")
-        elif SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
-            self._lose(
-                f"the gateway refuses positions to a login with more than 50 sub-accounts ({code}: "
-                f"{text}); log in as one of the accounts, or as a user who sees 50 or fewer"
-            )
-        elif reaction is Reaction.COMPETING_SESSION and request_id < 0:
-            self._subscriptions.owner_is_elsewhere(con_id, code)
-        elif reaction is not Reaction.REMARK and self._subscriptions.is_ours(con_id, request_id):
+        if contract is not None and self._subscriptions.is_ours(contract.conId, request_id):
             self._subscriptions.refused(reaction, contract, code, text)
+        elif reaction is Reaction.COMPETING_SESSION and request_id < 0:
+            self._subscriptions.owner_is_elsewhere(_con_id(contract), code)
         else:
-            where = f" for {name}" if con_id else ""
-            status = Severity.INFO if reaction is Reaction.REMARK else Severity.WARNING
-            self._say_once((code, con_id), f"the gateway says{where}: {text} ({code})", status)
+            self._pass_on(code, text, contract, Severity.WARNING)
+
+    def _pass_on(self, code: int, text: str, contract: Contract | None, status: Severity) -> None:
+        con_id = _con_id(contract)
+        where = f" for {_name(contract)}" if con_id else ""
+        self._say_once((code, con_id), f"the gateway says{where}: {text} ({code})", status)
+
+
+def _con_id(contract: Contract | None) -> int:
+    return 0 if contract is None else contract.conId
+
+
+def _name(contract: Contract | None) -> str:
+    told = "" if contract is None else contract.localSymbol
+    return told or f"contract {_con_id(contract)}"

@@ -4,7 +4,7 @@ gateway refuses is tried again, or not, as its reason deserves."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from trio_bridge.gateways.socket.codes import NOTHING_TO_CANCEL, Reaction
 from trio_bridge.gateways.socket.feed import MarketDataFeed
@@ -15,9 +15,10 @@ from trio_bridge.text import count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ib_async import IB
+    from ib_async import IB, Contract
 
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.holdings import HoldingsView
     from trio_bridge.gateways.socket.lines import MarketLines
 
@@ -46,6 +47,12 @@ ASK_UNKNOWN_S = 3600.0
 https://github.com/erdewit/ib_insync/issues/330"""
 
 
+class SayOnce(Protocol):
+    """Takes an event; says each key's first one, and is silent about the others."""
+
+    def __call__(self, key: object, message: str, status: Severity = Severity.INFO) -> None: ...
+
+
 class Subscriptions:
     """The market data of one connection. Must be used where asyncio's loop is current."""
 
@@ -57,7 +64,7 @@ class Subscriptions:
         data_type: DataType,
         max_age_s: float,
         emit: EventSink,
-        say_once: Callable[..., None],
+        say_once: SayOnce,
         clock: Callable[[], float],
     ) -> None:
         """`max_age_s`: options whose Greeks are older count as unpriced."""
@@ -217,7 +224,7 @@ class Subscriptions:
         line = self.feed.lines.get(con_id)
         return line is not None and line.request_id == request_id
 
-    def refused(self, reaction: Reaction, contract: Any, code: int, text: str) -> None:
+    def refused(self, reaction: Refusal, contract: Contract, code: int, text: str) -> None:
         """The gateway has ended or refused the contract's subscription."""
         con_id, now = contract.conId, self._clock()
         name = contract.localSymbol or f"contract {con_id}"
@@ -236,9 +243,11 @@ class Subscriptions:
                 self.owner_is_elsewhere(con_id, code)
             case Reaction.NOT_SUBSCRIBED:
                 self._fall_back(con_id, name, code, text)
-            case _:
+            case Reaction.INVALID_REQUEST:
                 self._forget(con_id, code, until=now + ASK_INVALID_S)
                 self._say_once((code, con_id), f"{name}: {text} ({code})", Severity.ERROR)
+            case _:
+                assert_never(reaction)
 
     def _forget(self, con_id: int, code: int, *, until: float) -> None:
         self._give_line_back(con_id, code)
