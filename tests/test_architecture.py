@@ -47,6 +47,7 @@ DOORS = {
     "dotenv": ("config.py",),
     "typer": ("cli.py", "commands/*.py"),
     "trustme": ("simulator/portal/*.py",),
+    "cryptography": ("simulator/portal/*.py",),
     # An extra that few install.
     "pyarrow": ("commands/parquet.py",),
     "hypercorn": ("web/connections.py", "simulator/portal/*.py"),
