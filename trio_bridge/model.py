@@ -10,8 +10,11 @@ import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -137,8 +140,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class ApiEvent:
-    """One row of `api_logs`: something in the bridge's life that a person may want to know.
+    """One row of `api_logs`: an event (`events.event.Event`) and when it happened.
 
+    `kind` is the stable name of what happened, `numbers` the event's fields that are numbers; both
+    are None in rows of an older version, and `numbers` where there are none.
     A lone surrogate (from undecodable bytes in a gateway's text or in a file's name) can neither be
     stored nor shown: in `message` it is spelled, `\\udcff`.
     """
@@ -147,6 +152,8 @@ class ApiEvent:
     api_mode: ApiMode
     message: str
     status: Severity = Severity.INFO
+    kind: str | None = None
+    numbers: Mapping[str, float] | None = None
     event_id: UUID = field(default=UUID(int=0))
 
     def __post_init__(self) -> None:

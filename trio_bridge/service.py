@@ -25,9 +25,10 @@ from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.writer import run_writer
+from trio_bridge.events.service import ServiceStarted
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.logs import log_event
-from trio_bridge.model import ApiEvent, ApiMode, Severity, Snapshot, utc_now
+from trio_bridge.model import ApiEvent, ApiMode, Snapshot, utc_now
 from trio_bridge.stores.database.connection import conninfo_from_settings, safe_target
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.embedded.server import open_embedded
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.config import Settings
+    from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import IBridgeBase
 
 CHANNEL_SIZE = 1_000
@@ -131,10 +133,10 @@ class Outlet:
             # The sources have ended; what still speaks (the embedded server) has been logged.
             return
 
-    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
+    def emit(self, event: Event) -> None:
         """An event for `api_logs` and the console."""
-        log_event(message, status)
-        self.put(ApiEvent(self._now(), self._mode, message, status))
+        log_event(event)
+        self.put(event.as_row(self._now(), self._mode))
 
 
 class Service:
@@ -215,10 +217,8 @@ class Service:
 
     async def _run_sources(self, stopper: Stopper) -> None:
         settings = self.settings
-        # After a kill or a power cut nothing else says that there was no service until now.
         self.outlet.emit(
-            f"trio_bridge {__version__} has started: {settings.ib_api_mode} mode, "
-            f"a row every {settings.poll_interval_s:g} s"
+            ServiceStarted(__version__, settings.ib_api_mode, settings.poll_interval_s)
         )
         with trio.CancelScope() as scope:
             stopper.arm(scope)
@@ -256,12 +256,12 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """
     service: Service | None = None
 
-    def emit(message: str, status: Severity) -> None:
+    def emit(event: Event) -> None:
         """What the embedded server says; before there is a service, to the console alone."""
         if service is None:
-            log_event(message, status)
+            log_event(event)
         else:
-            service.outlet.emit(message, status)
+            service.outlet.emit(event)
 
     async with AsyncExitStack() as stack:
         conninfo = conninfo_from_settings(settings)

@@ -92,6 +92,7 @@ class EventStatus:
     timestamp: datetime
     status: Severity
     message: str
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,8 @@ def status_of(service: "Service") -> BridgeStatus:
             dropped=delivery.status.dropped + service.outlet.dropped,
         ),
         events=tuple(
-            EventStatus(event.timestamp, event.status, event.message) for event in service.events
+            EventStatus(event.timestamp, event.status, event.message, event.kind)
+            for event in service.events
         ),
     )
 

@@ -17,6 +17,7 @@ from trio_bridge.delivery.breaker import BreakerState, DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.writer import run_writer
+from trio_bridge.events.rows import CircuitChanged, CircuitOpened
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot
 from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
 from trio_bridge.stores.spool.spool import Spool
@@ -110,6 +111,19 @@ async def running(
 def numbers(store: FakeStore) -> list[int]:
     """The snapshots in the database, in the order of their insertion."""
     return [int(row["delta"]) for row in store.tables[GREEKS_TABLE]]
+
+
+def kinds(store: FakeStore) -> list[str]:
+    return [row["kind"] for row in store.tables[EVENTS_TABLE]]
+
+
+def circuit(store: FakeStore) -> list[tuple[str, str]]:
+    """The changes of the circuit: kind, and the states before and after."""
+    return [
+        (row["kind"], row["message"].split(": ")[0].removeprefix("database circuit "))
+        for row in store.tables[EVENTS_TABLE]
+        if row["kind"] in (CircuitOpened.kind, CircuitChanged.kind)
+    ]
 
 
 def messages(store: FakeStore) -> list[str]:

@@ -36,8 +36,11 @@ class Receiver:
 
     @property
     def text(self) -> str:
-        """Everything that was posted so far."""
-        return "\n".join(str(post.get("content")) for post in self.posts)
+        """Everything that was posted so far, and the kinds of the events."""
+        return "\n".join(
+            "\n".join((str(post.get("content")), *(one["kind"] for one in post.get("events", ()))))
+            for post in self.posts
+        )
 
     async def wait_for(self, text: str) -> None:
         """Wait for it in what is posted; the patience is real time, whatever Trio's clock says."""

@@ -20,7 +20,8 @@ from trio_bridge.commands.console import Console
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.config import load_settings, misspelt_settings
 from trio_bridge.errors import BridgeError, ConfigError
-from trio_bridge.model import ApiMode, Severity, utc_now
+from trio_bridge.events.service import AlertTried
+from trio_bridge.model import ApiMode, utc_now
 from trio_bridge.policy.digest import Bulletin, DigestLine
 from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook
 
@@ -136,7 +137,8 @@ async def _check_alerts(url: SecretStr, *, wanted: bool) -> Finding:
             return skipped(
                 "alerts", f"go to {receiver}; `check --alert` posts one to see it arrive"
             )
-        line = DigestLine(utc_now(), Severity.INFO, "a test: alerts of this bridge arrive here", 1)
+        test = AlertTried()
+        line = DigestLine(utc_now(), test.kind, test.severity, test.message, 1)
         await webhook.post(Bulletin((line,)))
     except (NotNowError, RefusedError) as error:
         return failed("alerts", f"{receiver}: {error}", "check BRIDGE_ALERT_URL")

@@ -14,9 +14,8 @@ import structlog
 import trio
 
 from trio_bridge.delivery.breaker import BreakerState
+from trio_bridge.events.rows import CircuitChanged, CircuitOpened, RowsDropped, RowsQuarantined
 from trio_bridge.logs import log_event
-from trio_bridge.model import ApiEvent, Severity
-from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio_bridge.delivery.breaker import Transition
-    from trio_bridge.model import ApiMode, Snapshot
+    from trio_bridge.events.event import Event
+    from trio_bridge.model import ApiEvent, ApiMode, Snapshot
 
 REPORT_INTERVAL_S = 60.0
 """Quarantined rows are reported as one event per interval. This also bounds what happens when the
@@ -58,7 +58,7 @@ class DeliveryNotices:
         self._quarantine_path = quarantine_path
         self._now = now
         self._channel: trio.MemoryReceiveChannel[Snapshot | ApiEvent] | None = None
-        self._held: deque[tuple[str, Severity]] = deque()
+        self._held: deque[Event] = deque()
         self._gap: _Gap | None = None
         self._unreported = 0
         self._reported_at: float | None = None
@@ -74,24 +74,22 @@ class DeliveryNotices:
         self.quarantined(0)
         self.pass_on()
 
-    def say(self, message: str, status: Severity = Severity.INFO) -> None:
-        log_event(message, status)
-        self._held.append((message.replace("\0", "\\0"), status))
+    def say(self, event: Event) -> None:
+        log_event(event)
+        self._held.append(event)
         if not self._row_on_its_way():
             self.pass_on()
 
     def pass_on(self) -> None:
         """Give out what is held; its time is now."""
         while self._held:
-            message, status = self._held.popleft()
-            self._accept(ApiEvent(self._now(), self._api_mode, message, status))
+            self._accept(self._held.popleft().as_row(self._now(), self._api_mode))
 
     def changed(self, transition: Transition | None) -> None:
         """The circuit breaker, if it did change."""
         if transition is not None:
-            before, after, reason = transition
-            status = Severity.WARNING if after is BreakerState.OPEN else Severity.INFO
-            self.say(f"database circuit {before} → {after}: {reason}", status)
+            opened = transition.after is BreakerState.OPEN
+            self.say((CircuitOpened if opened else CircuitChanged)(*transition))
 
     def dropped(self, timestamp: datetime) -> None:
         """A row is lost; it is told when there is room again (`gap_ended`)."""
@@ -105,11 +103,7 @@ class DeliveryNotices:
     def gap_ended(self) -> None:
         if self._gap is not None:
             gap, self._gap = self._gap, None
-            self.say(
-                f"{count(gap.rows, 'row')} from {gap.first.isoformat()} to {gap.last.isoformat()} "
-                "dropped: neither the database nor the disk took any",
-                Severity.ERROR,
-            )
+            self.say(RowsDropped(gap.rows, gap.first, gap.last))
 
     def quarantined(self, rows: int) -> None:
         """So many more; also asks whether a report of earlier ones is due."""
@@ -119,10 +113,8 @@ class DeliveryNotices:
         now = trio.current_time()
         due = self._reported_at is None or now - self._reported_at >= REPORT_INTERVAL_S
         if self._unreported and due:
-            rows_told = count(self._unreported, "row")
-            text = f"{rows_told} could not be stored: see {self._quarantine_path}"
-            self._unreported, self._reported_at = 0, now
-            self.say(text, Severity.ERROR)
+            unreported, self._unreported, self._reported_at = self._unreported, 0, now
+            self.say(RowsQuarantined(unreported, str(self._quarantine_path)))
 
     def _row_on_its_way(self) -> bool:
         """Whether the channel has given out a row that its one receiver has not accepted yet.

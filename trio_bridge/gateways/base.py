@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 import trio
 
 from trio_bridge.errors import NotReadyError
+from trio_bridge.events.data import CurrenciesMixed, TypeUnknown
 from trio_bridge.gateways.sleep import SleepWatch
-from trio_bridge.model import ApiMode, Greeks, Position, Severity, Snapshot, utc_now
+from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, utc_now
 from trio_bridge.risk.greeks import KNOWN_TYPES, OPTION_TYPES, Portfolio, aggregate
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from trio_bridge.config import Settings
+    from trio_bridge.events.event import Event
 
 
 class EventSink(Protocol):
     """Takes an event for `api_logs`. Never blocks, never raises."""
 
-    def __call__(self, message: str, status: Severity = Severity.INFO) -> None: ...
+    def __call__(self, event: Event, /) -> None: ...
 
 
 class RiskInputs(NamedTuple):
@@ -49,7 +51,7 @@ class Usage(NamedTuple):
     lines_budget: int | None = None
 
 
-def discard_event(message: str, status: Severity = Severity.INFO) -> None:
+def discard_event(event: Event) -> None:
     """The event sink of a bridge that nobody listens to."""
 
 
@@ -232,18 +234,10 @@ class IBridgeBase(ABC):
         for sec_type in {position.sec_type for position in positions} - KNOWN_TYPES:
             if sec_type not in self._unknown_types:
                 self._unknown_types.add(sec_type)
-                self.emit(
-                    f"positions of type {sec_type!r} are not known to this bridge: "
-                    "they are counted but add nothing to the Greeks",
-                    Severity.WARNING,
-                )
+                self.emit(TypeUnknown(sec_type))
 
     def _mention_currencies(self, positions: Sequence[Position]) -> None:
         held = (one.currency for one in positions if one.sec_type in OPTION_TYPES)
         before, self._currencies = self._currencies, frozenset(filter(None, held))
         if len(self._currencies) > 1 and self._currencies != before:
-            self.emit(
-                f"options in {', '.join(sorted(self._currencies))}: vega and theta add up amounts "
-                "of different currencies, nothing is converted",
-                Severity.WARNING,
-            )
+            self.emit(CurrenciesMixed(tuple(sorted(self._currencies))))

@@ -87,6 +87,8 @@ def record_of(item: Snapshot | ApiEvent) -> Record:
                 "api_mode": item.api_mode,
                 "message": item.message,
                 "status": item.status,
+                "kind": item.kind,
+                "numbers": item.numbers,
             }
         ),
     )

@@ -121,6 +121,7 @@ def payload_for(host: str, bulletin: Bulletin, *, sender: str) -> dict[str, Any]
         "events": [
             {
                 "timestamp": line.at.isoformat(),
+                "kind": line.kind,
                 "status": line.status,
                 "message": line.message,
                 "count": line.times,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trio_bridge.stores.reading.gaps import NO_REASONS
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -36,6 +38,7 @@ def chart_json(chart: Chart) -> dict[str, Any]:
         "t": [seconds(bucket.last) for bucket in buckets],
         "series": series,
         "gaps": [_gap(gap, window) for gap in chart.gaps],
+        "no_reasons": NO_REASONS,
         "coverage": _coverage(chart),
     }
 
@@ -46,6 +49,7 @@ def event_json(event: LandedEvent | ApiEvent) -> dict[str, Any]:
         "api_mode": event.api_mode,
         "status": event.status,
         "message": event.message,
+        "kind": event.kind,
     }
 
 

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Final
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.portal import CertificateUnchecked
 from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage
+from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.portal.client import is_loopback, tls_context
 from trio_bridge.gateways.portal.connection import Connection
-from trio_bridge.gateways.portal.health import Answers, Troubles
+from trio_bridge.gateways.portal.health import Answers
 from trio_bridge.gateways.portal.pacing import Pacing, Timing
 from trio_bridge.model import ApiMode
 
@@ -41,7 +43,7 @@ class PortalBridge(IBridgeBase):
         self._told_unverified = False
         # These outlive a connection: a reconnect must neither ask too soon nor tell things twice.
         self._pacing = Pacing()
-        self._troubles = Troubles(self.emit, trio.current_time)
+        self._troubles = Ongoing(self.emit, trio.current_time)
         self._answers = Answers(
             self._troubles, trio.current_time, is_paused=lambda: self._pacing.pause_s > 0
         )
@@ -106,7 +108,4 @@ class PortalBridge(IBridgeBase):
         unverified = self.endpoint.startswith("https:") and self.settings.ibkr_ca_file is None
         if unverified and is_loopback(self.endpoint) and not self._told_unverified:
             self._told_unverified = True
-            self.emit(
-                f"the certificate of {self.endpoint} is not checked: it is on this machine "
-                "(IBKR_CA_FILE names a certificate to check it with)"
-            )
+            self.emit(CertificateUnchecked(self.endpoint))

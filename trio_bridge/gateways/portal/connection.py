@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.errors import BridgeError
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.gateways.portal.health import Answers, Troubles
+    from trio_bridge.gateways.ongoing import Ongoing
+    from trio_bridge.gateways.portal.health import Answers
     from trio_bridge.gateways.portal.pacing import EndpointLimit, Pacing
 
 CONNECT_TIMEOUT_S: Final = 40.0
@@ -56,7 +57,7 @@ class Connection:
         emit: EventSink,
         context: ssl.SSLContext,
         pacing: Pacing,
-        troubles: Troubles,
+        troubles: Ongoing,
         answers: Answers,
         timing: Timing,
         now: Callable[[], datetime],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.data import MultipliersKnown, MultipliersUnknown
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.portal.errors import AnswerError, LoggedOutError, PausedError
 from trio_bridge.gateways.portal.holdings import (
@@ -40,15 +41,14 @@ from trio_bridge.gateways.portal.pacing import (
 )
 from trio_bridge.gateways.portal.quotes import QuoteBoard
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
-from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence, Set
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.portal.client import PortalClient
-    from trio_bridge.gateways.portal.health import Troubles
     from trio_bridge.gateways.portal.pacing import Timing
     from trio_bridge.model import Greeks
 
@@ -79,7 +79,7 @@ class PortalFeed:
         client: PortalClient,
         settings: Settings,
         emit: EventSink,
-        troubles: Troubles,
+        troubles: Ongoing,
         timing: Timing,
         is_well: Callable[[], Awaitable[bool]],
     ) -> None:
@@ -367,14 +367,9 @@ class PortalFeed:
     def _tell_unknown_multipliers(self) -> None:
         lacking = [con_id for con_id in self.portfolio.lacking() if con_id in self._retry_lookup_at]
         if lacking:
-            self._troubles.begin(
-                "multiplier",
-                "the gateway does not tell the multiplier of "
-                f"{count(len(lacking), 'position')} (conid {', '.join(map(str, lacking[:5]))}): "
-                "unpriced until it does",
-            )
+            self._troubles.begin("multiplier", MultipliersUnknown(tuple(lacking)))
         elif not self.portfolio.lacking():
-            self._troubles.end("multiplier", "every multiplier is known")
+            self._troubles.end("multiplier", MultipliersKnown)
 
     async def _follow_quotes(self) -> NoReturn:
         failures = 0

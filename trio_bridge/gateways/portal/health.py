@@ -1,4 +1,4 @@
-"""What is wrong with the gateway now: one event when a trouble starts, one when it has ended. Pure.
+"""What is wrong with the gateway now. Pure.
 
 Three questions, kept apart: does the gateway answer at all (`Silence`: the supervisor's business),
 are its answers of use (`Answers`), and is the brokerage session well (`portal_session`).
@@ -9,14 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from trio_bridge.events.portal import (
+    AnswersUnusable,
+    AnswersUsable,
+    RequestsPaused,
+    RequestsResumed,
+)
 from trio_bridge.gateways.portal.errors import NoAnswerError, PausedError
-from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_bridge.errors import GatewayError
-    from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.ongoing import Ongoing
 
 LOST_AFTER_FAILURES: Final = 3
 LOST_AFTER_S: Final = 5.0
@@ -26,33 +31,6 @@ TROUBLE_AFTER_FAILURES: Final = 2
 TROUBLE_AFTER_S: Final = 2.0
 FORGET_S: Final = 120.0
 """An endpoint that has not failed for so long is no longer asked: there is nothing to ask it."""
-
-
-class Troubles:
-    """Tells each trouble's start and end once, however often they are reported.
-
-    It outlives a connection, so that a trouble that survives a reconnect is not told twice.
-    """
-
-    def __init__(self, emit: EventSink, clock: Callable[[], float]) -> None:
-        self._emit = emit
-        self._clock = clock
-        self._open: dict[str, tuple[object, float]] = {}
-
-    def begin(self, kind: str, message: str, *, variant: object = None) -> None:
-        """A trouble is there. The same kind in another variant is told anew."""
-        known = self._open.get(kind)
-        if known is not None and known[0] == variant:
-            return
-        started = self._clock() if known is None else known[1]
-        self._open[kind] = (variant, started)
-        self._emit(message, Severity.WARNING)
-
-    def end(self, kind: str, message: str) -> None:
-        """The trouble is over; harmless when there was none."""
-        known = self._open.pop(kind, None)
-        if known is not None:
-            self._emit(f"{message} (after {self._clock() - known[1]:.0f} s)", Severity.INFO)
 
 
 class Silence:
@@ -96,12 +74,9 @@ class Answers:
     A gateway that answers nothing at all is not told here: it is lost.
     """
 
-    KIND: Final = "answers"
-    PAUSE_KIND: Final = "pause"
-
     def __init__(
         self,
-        troubles: Troubles,
+        troubles: Ongoing,
         clock: Callable[[], float],
         *,
         is_paused: Callable[[], bool],
@@ -116,7 +91,7 @@ class Answers:
         """A request to this endpoint has ended."""
         now = self._clock()
         if isinstance(error, PausedError):
-            self._troubles.begin(self.PAUSE_KIND, f"no requests for a while: {error}")
+            self._troubles.begin("pause", RequestsPaused(str(error)))
             return
         if not isinstance(error, NoAnswerError):
             self._last_answer = now
@@ -125,9 +100,9 @@ class Answers:
             for other in [name for name, one in self._failing.items() if one.last < now - FORGET_S]:
                 del self._failing[other]
             if not self._is_paused():
-                self._troubles.end(self.PAUSE_KIND, "the gateway takes requests again")
+                self._troubles.end("pause", RequestsResumed)
             if not self._failing:
-                self._troubles.end(self.KIND, "the gateway answers properly again")
+                self._troubles.end("answers", AnswersUsable)
         else:
             self._fail(endpoint, error, now)
 
@@ -138,4 +113,4 @@ class Answers:
         lasting = failing.count >= TROUBLE_AFTER_FAILURES and now - failing.since >= TROUBLE_AFTER_S
         # While nothing else is answered either, it is the connection that is in trouble.
         if lasting and self._last_answer >= failing.since:
-            self._troubles.begin(self.KIND, f"the gateway's answers are of no use: {error}")
+            self._troubles.begin("answers", AnswersUnusable(str(error)))

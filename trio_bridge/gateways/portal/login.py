@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.portal import (
+    CompetingLogin,
+    LoggedOut,
+    LoginBack,
+    LoginCutOff,
+    NoBrokerageSession,
+)
 from trio_bridge.gateways.portal.errors import AnswerError, LoggedOutError
 from trio_bridge.gateways.portal.holdings import ShapeError
 from trio_bridge.gateways.portal.pacing import OPEN_SESSION, STATUS, TICKLE
 
 if TYPE_CHECKING:
+    from trio_bridge.events.event import Event
+    from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.portal.client import Answer, PortalClient
-    from trio_bridge.gateways.portal.health import Troubles
     from trio_bridge.gateways.portal.pacing import Timing
 
 STATUS_GAP_S: Final = 1.0
@@ -36,7 +44,7 @@ class SessionState(Enum):
     HEALTHY = "the session is well"
     LOGGED_OUT = "nobody is logged in at the gateway"
     NO_BROKERAGE = "the gateway has no brokerage session"
-    COMPETING = "the owner's session elsewhere has the market data"
+    COMPETING = "another session of yours has the market data"
     UPSTREAM_LOST = "the gateway has lost its connection to Interactive Brokers"
 
 
@@ -69,7 +77,7 @@ class Login:
     """
 
     def __init__(
-        self, client: PortalClient, troubles: Troubles, login_url: str, timing: Timing
+        self, client: PortalClient, troubles: Ongoing, login_url: str, timing: Timing
     ) -> None:
         self.state = SessionState.UNKNOWN
         self.token = ""
@@ -214,14 +222,9 @@ class Login:
 
     def _set(self, state: SessionState, reason: str) -> None:
         if state is SessionState.HEALTHY:
-            self._troubles.end("session", "the session is well again: rows can be had")
+            self._troubles.end("session", LoginBack)
         else:
-            because = f" ({reason})" if reason else ""
-            self._troubles.begin(
-                "session",
-                f"{state.value}{because}: {self._advice(state)}; no rows until then",
-                variant=state,
-            )
+            self._troubles.begin("session", self._trouble(state, reason))
         self._become(state)
 
     def _become(self, state: SessionState) -> None:
@@ -230,19 +233,16 @@ class Login:
             self._changed.set()
             self._changed = trio.Event()
 
-    def _advice(self, state: SessionState) -> str:
+    def _trouble(self, state: SessionState, reason: str) -> Event:
         match state:
             case SessionState.LOGGED_OUT:
-                return f"open {self._login_url} in a browser and log in"
+                return LoggedOut(reason, self._login_url)
             case SessionState.NO_BROKERAGE:
-                return (
-                    f"asking for one every {self._timing.login_retry_s:.0f} s; "
-                    f"if that does not help, open {self._login_url} in a browser and log in"
-                )
+                return NoBrokerageSession(reason, self._login_url, self._timing.login_retry_s)
             case SessionState.COMPETING:
-                return "waiting until it ends"
+                return CompetingLogin(reason)
             case _:
-                return "waiting until it is back"
+                return LoginCutOff(reason)
 
 
 def _known_status(payload: Any) -> Any:

@@ -24,6 +24,7 @@ from trio_websocket import (
 )
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.portal import StreamBack, StreamLost
 from trio_bridge.gateways.portal.client import API_PATH
 from trio_bridge.gateways.portal.login import SessionState, read_status
 from trio_bridge.gateways.portal.pacing import STREAM
@@ -32,8 +33,8 @@ from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
 if TYPE_CHECKING:
     import ssl
 
+    from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.portal.feed import PortalFeed
-    from trio_bridge.gateways.portal.health import Troubles
     from trio_bridge.gateways.portal.login import Login
     from trio_bridge.gateways.portal.pacing import Pacing, Timing
 
@@ -73,7 +74,7 @@ class QuoteStream:
         pacing: Pacing,
         session: Login,
         feed: PortalFeed,
-        troubles: Troubles,
+        troubles: Ongoing,
         timing: Timing,
     ) -> None:
         parts = urlsplit(url)
@@ -101,7 +102,7 @@ class QuoteStream:
             reason = await self._stream_once()
             attempts = 1 if self._streamed else attempts + 1
             if attempts >= TROUBLE_AFTER_ATTEMPTS:
-                self._troubles.begin("stream", f"no streaming quotes ({reason}): polling instead")
+                self._troubles.begin("stream", StreamLost(reason))
             await trio.sleep(min(2.0 ** min(attempts, 10), self._timing.longest_backoff_s))
 
     async def _stream_once(self) -> str:
@@ -206,7 +207,7 @@ class QuoteStream:
                     await trio.sleep(1 / MESSAGES_A_SECOND)
             if not self._feed.streaming:
                 self._feed.streaming = self._streamed = True
-                self._troubles.end("stream", "quotes are streaming again")
+                self._troubles.end("stream", StreamBack)
             await trio.sleep(ROUND_S)
 
     async def _keep_alive(self, socket: WebSocketConnection) -> NoReturn:

@@ -21,11 +21,12 @@ from ib_async import Contract
 
 from trio_bridge.errors import BridgeError, GatewayError
 from trio_bridge.gateways.accounts import Accounts
+from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.socket.address import explain, resolve
 from trio_bridge.gateways.socket.client import GatewayClient
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
 from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
-from trio_bridge.gateways.socket.notices import Notices, OnlyOnce
+from trio_bridge.gateways.socket.notices import Notices
 from trio_bridge.gateways.socket.subscriptions import POLL_S, Subscriptions
 
 if TYPE_CHECKING:
@@ -87,21 +88,21 @@ class Connection:
         self.heartbeat = Heartbeat(self._ask_time)
         self.accounts = Accounts(settings.ib_account, emit)
         self.holdings = Holdings(self.accounts, details)
-        say_once = OnlyOnce(emit)
+        said = Ongoing(emit, trio.current_time)
         self.subscriptions = Subscriptions(
             self.client.ib,
             lines,
             data_type=settings.ib_market_data_type,
             max_age_s=settings.greeks_max_age_s,
             emit=emit,
-            say_once=say_once,
+            said=said,
             clock=trio.current_time,
         )
         self._notices = Notices(
             self.subscriptions,
             client_id=settings.ib_client_id,
             emit=emit,
-            say_once=say_once,
+            said=said,
             lose=self._lose,
             start_over=self._start_over,
             carry_on=self._carry_on,

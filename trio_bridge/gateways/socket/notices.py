@@ -6,33 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from trio_bridge.events.data import FarmDown
+from trio_bridge.events.gateway import (
+    GatewayNotice,
+    GatewayRemark,
+    GatewayWarning,
+    RateLimited,
+    UpstreamBack,
+    UpstreamLost,
+)
 from trio_bridge.gateways.socket.codes import Reaction, reaction_to
 from trio_bridge.gateways.socket.subscriptions import ASK_BROKEN_FARM_S
-from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.socket.subscriptions import Subscriptions
 
 SUB_ACCOUNTS_HINT = "subaccount"
 """Part of the text that refuses reqPositions to masters of more than 50 sub-accounts."""
 
 log = structlog.get_logger()
-
-
-class OnlyOnce:
-    """An event sink that says a thing once, told apart by its key."""
-
-    def __init__(self, emit: EventSink) -> None:
-        self._emit = emit
-        self._said: set[object] = set()
-
-    def __call__(self, key: object, message: str, status: Severity = Severity.INFO) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            self._emit(message, status)
 
 
 class Notices:
@@ -50,7 +46,7 @@ class Notices:
         *,
         client_id: int,
         emit: EventSink,
-        say_once: OnlyOnce,
+        said: Ongoing,
         lose: Callable[[str], None],
         start_over: Callable[[], None],
         carry_on: Callable[[], None],
@@ -58,7 +54,7 @@ class Notices:
         self._subscriptions = subscriptions
         self._client_id = client_id
         self._emit = emit
-        self._say_once = say_once
+        self._said = said
         self._lose = lose
         self._start_over = start_over
         self._carry_on = carry_on
@@ -88,7 +84,7 @@ class Notices:
             case Reaction.FARM_BROKEN:
                 self._subscriptions.data_stopped()
                 self._subscriptions.ask_silent_again(ASK_BROKEN_FARM_S)
-                self._emit(f"a market data farm is away ({code}: {text})", Severity.WARNING)
+                self._emit(FarmDown(code, text))
             case Reaction.FARM_WELL:
                 if self._self_restoring:
                     # Some gateways say no more than this of a link that is back. But farms are
@@ -101,9 +97,9 @@ class Notices:
             case Reaction.DEFINITIONS_WELL:
                 self._subscriptions.ask_unknown_again()
             case Reaction.NOTE:
-                self._say_once(code, f"gateway notice ({code}: {text})", Severity.WARNING)
+                self._said.once(code, GatewayNotice(code, text))
             case Reaction.PACE:
-                self._emit(f"the gateway found us too fast ({code}: {text})", Severity.WARNING)
+                self._emit(RateLimited(code, text))
             case _:
                 self._on_request_refused(reaction, request_id, code, text, contract)
 
@@ -112,11 +108,7 @@ class Notices:
             self.upstream_lost = True
             self.outages += 1
             self._lost_at = self._subscriptions.data_stopped()
-            self._emit(
-                f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "
-                "back",
-                Severity.WARNING,
-            )
+            self._emit(UpstreamLost(code))
         self._self_restoring = code == 2110
 
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
@@ -129,11 +121,11 @@ class Notices:
         if empty:
             self._subscriptions.all_gone()
             self._start_over()
-            self._emit(f"the gateway's link is back ({code}): subscribing everything again")
+            self._emit(UpstreamBack(code, forgot=True))
         else:
             self._subscriptions.ask_silent_again()
             self._carry_on()
-            self._emit(f"the gateway's link is back ({code}): carrying on")
+            self._emit(UpstreamBack(code, forgot=False))
 
     def _on_request_refused(
         self, reaction: Reaction, request_id: int, code: int, text: str, contract: Any
@@ -141,7 +133,7 @@ class Notices:
         con_id = getattr(contract, "conId", 0)
         name = getattr(contract, "localSymbol", "") or f"contract {con_id}"
         if reaction is Reaction.DATA_GOES_ON:
-            self._say_once(code, f"{name}: {text} ({code})")
+            self._said.once(code, GatewayRemark(code, name, text))
         elif SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
             self._lose(
                 f"the gateway refuses positions to a login with more than 50 sub-accounts ({code}: "
@@ -152,6 +144,5 @@ class Notices:
         elif reaction is not Reaction.REMARK and self._subscriptions.is_ours(con_id, request_id):
             self._subscriptions.refused(reaction, contract, code, text)
         else:
-            where = f" for {name}" if con_id else ""
-            status = Severity.INFO if reaction is Reaction.REMARK else Severity.WARNING
-            self._say_once((code, con_id), f"the gateway says{where}: {text} ({code})", status)
+            remark = GatewayRemark if reaction is Reaction.REMARK else GatewayWarning
+            self._said.once((code, con_id), remark(code, name if con_id else "", text))

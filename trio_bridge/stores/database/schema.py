@@ -59,6 +59,8 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "api_mode": Column("text"),
         "message": Column("text"),
         "status": Column("text", "'info'", required=True),
+        "kind": Column("text"),
+        "numbers": Column("jsonb"),
         "event_id": Column("uuid"),
     },
 }

@@ -11,8 +11,13 @@ import psycopg
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.events.service import (
+    EmbeddedCreated,
+    EmbeddedEnded,
+    EmbeddedFailed,
+    EmbeddedRestarted,
+)
 from trio_bridge.logs import log_event
-from trio_bridge.model import Severity
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import (
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
+    from trio_bridge.events.event import Event
     from trio_bridge.stores.embedded.binaries import Installation
     from trio_bridge.stores.embedded.process import Child
 
@@ -58,7 +64,7 @@ STOP_DEADLINES_S = (
 
 @asynccontextmanager
 async def open_embedded(
-    directory: Path | None = None, *, emit: Callable[[str, Severity], None] = log_event
+    directory: Path | None = None, *, emit: Callable[[Event], None] = log_event
 ) -> AsyncIterator[str]:
     """A PostgreSQL of our own, made at the first use; gives the conninfo of `portfolio_engine`.
 
@@ -130,7 +136,7 @@ class EmbeddedServer:
     """One data directory and the process that serves it."""
 
     def __init__(
-        self, room: Room, installation: Installation, emit: Callable[[str, Severity], None]
+        self, room: Room, installation: Installation, emit: Callable[[Event], None]
     ) -> None:
         self.room = room
         self._installation = installation
@@ -159,7 +165,7 @@ class EmbeddedServer:
             if self._child is not None:
                 code = await self._family_of(self._child)
                 self._forget()
-                self._emit(f"the embedded PostgreSQL ended ({_ending(code)})", Severity.WARNING)
+                self._emit(EmbeddedEnded(_ending(code)))
                 if trio.current_time() - began > STEADY_S:
                     failures = 0
             await trio.sleep(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)])
@@ -169,9 +175,9 @@ class EmbeddedServer:
                 await self.start()
             except ConfigError as error:
                 await self.stop()
-                self._emit(f"the embedded PostgreSQL does not come back: {error}", Severity.ERROR)
+                self._emit(EmbeddedFailed(str(error)))
             else:
-                self._emit("the embedded PostgreSQL runs again", Severity.INFO)
+                self._emit(EmbeddedRestarted())
 
     async def _family_of(self, child: Child) -> int:
         """Wait for the end of the server and of all its processes; return its exit code.
@@ -200,7 +206,7 @@ class EmbeddedServer:
         self._forget()
 
     async def _initdb(self) -> None:
-        self._emit(f"making a PostgreSQL database in {self.room.root}", Severity.INFO)
+        self._emit(EmbeddedCreated(str(self.room.root)))
         directory = await in_thread(self.room.new_data)
         command = initdb_command(self._installation, directory)
         begin = await self._spawn(command, death_signal=signal.SIGKILL)

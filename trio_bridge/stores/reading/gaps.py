@@ -11,6 +11,8 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from trio_bridge.events.gateway import Connected
+from trio_bridge.events.rows import CircuitChanged, CircuitOpened
 from trio_bridge.stores.reading.cadence import ENOUGH, REGULAR, usual_spacings
 from trio_bridge.stores.reading.landing import LandedEvent
 
@@ -35,6 +37,9 @@ MOST_GAPS = 300
 """The longest ones."""
 
 REASONS_PER_GAP = 3
+NO_REASONS = tuple(event.kind for event in (Connected, CircuitChanged, CircuitOpened))
+"""What the database itself goes through is no reason: rows are taken meanwhile, and come later. Nor
+is the end of the gap."""
 
 _PAIRS: LiteralString = """
     CROSS JOIN LATERAL (
@@ -66,14 +71,14 @@ _HOLES: LiteralString = f"""
     WHERE extract(epoch FROM after - before) > usual * {MISSING}
     ORDER BY after - before DESC LIMIT {MOST_GAPS}
 """
-# What the database itself went through is no reason: rows were taken meanwhile, and came later.
+# Events of an older version have no kind.
 _REASONS: LiteralString = """
-    SELECT start, said.id, said."timestamp", said.api_mode, said.message, said.status
+    SELECT start, said.id, said."timestamp", said.api_mode, said.message, said.status, said.kind
     FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS gap(start, "end")
     CROSS JOIN LATERAL (
         SELECT * FROM api_logs
         WHERE "timestamp" > start AND "timestamp" <= "end"
-          AND message NOT LIKE 'database circuit%%' AND message NOT LIKE 'connected to%%'
+          AND coalesce(kind <> ALL (%(no_reasons)s), message !~ '^(database circuit|connected to)')
         ORDER BY "timestamp", id LIMIT %(most)s
     ) AS said
     ORDER BY start, said."timestamp", said.id
@@ -225,6 +230,7 @@ async def _explain(connection: TrioConnection, gaps: Sequence[Gap]) -> list[Gap]
         "starts": [gap.start for gap in gaps],
         "ends": [gap.end for gap in gaps],
         "most": REASONS_PER_GAP,
+        "no_reasons": list(NO_REASONS),
     }
     cursor = await connection.execute(_REASONS, parameters)
     reasons = _by_start(await cursor.fetchall())

@@ -45,7 +45,7 @@ _AROUND: LiteralString = """
             WHERE contract = 'PORTFOLIO' AND "timestamp" < %s)
 """
 _EVENTS: LiteralString = """
-    SELECT id, "timestamp", api_mode, message, status
+    SELECT id, "timestamp", api_mode, message, status, kind
     FROM api_logs ORDER BY "timestamp" DESC, id DESC LIMIT %s
 """
 

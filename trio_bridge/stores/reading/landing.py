@@ -37,6 +37,7 @@ class LandedEvent(NamedTuple):
     api_mode: str | None
     message: str | None
     status: str | None
+    kind: str | None = None
 
 
 PAGE = 1_000
@@ -54,7 +55,7 @@ _ROWS: LiteralString = """
     FROM portfolio_greeks WHERE id > %s AND contract = 'PORTFOLIO' ORDER BY id LIMIT %s
 """
 _EVENTS: LiteralString = """
-    SELECT id, timestamp, api_mode, message, status
+    SELECT id, timestamp, api_mode, message, status, kind
     FROM api_logs WHERE id > %s ORDER BY id LIMIT %s
 """
 

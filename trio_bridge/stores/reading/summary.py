@@ -28,7 +28,7 @@ _COVERED: LiteralString = """
     FROM portfolio_greeks WHERE contract = 'PORTFOLIO' AND timestamp >= %(since)s
 """
 _LAST_EVENTS: LiteralString = """
-    SELECT id, timestamp, api_mode, message, status
+    SELECT id, timestamp, api_mode, message, status, kind
     FROM api_logs ORDER BY timestamp DESC, id DESC LIMIT %s
 """
 

@@ -5,13 +5,12 @@ export const SERIES = ["delta", "gamma", "vega", "theta", "underlying_price"];
 const MISSING = 1.75; // Two rows further apart than so many intervals miss one in between.
 const IN_THE_DARK_S = 4; // A row may take three seconds until it is safe, and then it is told.
 const REASONS = 3;
-const NO_REASON = /^(database circuit|connected to)/; // As the server sees it.
 
 /** What /api/rows would tell of a time without rows. */
 export function nothing(interval, start) {
   const series = Object.fromEntries(SERIES.map((name) => [name, { last: [] }]));
   const coverage = { since: null, rows: 0, slots: 0, slowest_s: interval };
-  return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage };
+  return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], no_reasons: [], coverage };
 }
 
 export class Rows {
@@ -26,6 +25,7 @@ export class Rows {
       this.series[name].min ??= [...this.series[name].last];
       this.series[name].max ??= [...this.series[name].last];
     }
+    this.noReasons = told.no_reasons; // kinds of events
     this.gaps = told.gaps.filter((gap) => !gap.open);
     this.openGap = told.gaps.find((gap) => gap.open) ?? null;
     this.start = told.from;
@@ -144,7 +144,7 @@ export class Rows {
     if (this.openGap?.from === from && this.openGap.reasons.length) return this.openGap.reasons;
     return this.events.filter((event) => {
       const at = Date.parse(event.timestamp) / 1000;
-      return at > from && at <= to && !NO_REASON.test(event.message);
+      return at > from && at <= to && !this.noReasons.includes(event.kind);
     }).slice(0, REASONS);
   }
 }
