@@ -71,11 +71,11 @@ async def run_check(*, as_json: bool, try_alert: bool) -> bool:
     try:
         settings = load_settings()
     except ConfigError as error:
-        report(failed("settings", str(error)))
+        report(failed("settings", error.text, error.remedy))
     else:
         report(ok("settings", _in_short(settings)))
         for name, meant in misspelt_settings().items():
-            report(warning("settings", f".env: {name} is no setting", f"{meant} is one"))
+            report(warning("settings", f".env: unknown setting {name}", f"did you mean {meant}?"))
         await _look(settings, report, try_alert=try_alert)
     report.close()
     return report.is_well
@@ -123,7 +123,7 @@ async def _check_page(settings: Settings, *, answered: bool) -> Finding:
         async with open_endpoint(settings):
             return ok("page", f"{url_of(settings)}: starts with the service")
     except BridgeError as error:
-        return failed("page", str(error))
+        return failed("page", error.text, error.remedy)
 
 
 async def _check_alerts(url: SecretStr, *, wanted: bool) -> Finding:
@@ -131,7 +131,7 @@ async def _check_alerts(url: SecretStr, *, wanted: bool) -> Finding:
     try:
         webhook = Webhook(url)
     except ConfigError as error:
-        return failed("alerts", str(error))
+        return failed("alerts", error.text, error.remedy)
     try:
         if not wanted:
             return skipped(

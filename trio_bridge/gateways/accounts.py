@@ -50,7 +50,8 @@ class Accounts:
         if unknown := [account for account in self._wanted if account not in accounts]:
             raise ConfigError(
                 f"IB_ACCOUNT={','.join(self._wanted)}: this login does not manage "
-                f"{', '.join(unknown)}; it manages {', '.join(sorted(accounts))}"
+                f"{', '.join(unknown)}; it manages {', '.join(sorted(accounts))}",
+                setting="IB_ACCOUNT",
             )
         if not self.chosen:
             self.chosen = self._wanted or tuple(sorted(accounts))

@@ -64,7 +64,8 @@ class Webhook:
             # Its text may quote a part of the proxy's password.
             raise ConfigError(
                 "BRIDGE_ALERT_URL can't be reached with the proxies or certificates that the "
-                "environment names (ALL_PROXY and its kin, without SOCKS; SSL_CERT_FILE)"
+                "environment names (ALL_PROXY and its kin, without SOCKS; SSL_CERT_FILE)",
+                setting="BRIDGE_ALERT_URL",
             ) from error
 
     async def aclose(self) -> None:

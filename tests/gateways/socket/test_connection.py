@@ -217,7 +217,7 @@ async def test_an_answer_that_comes_with_the_end_of_the_connection_is_of_no_use(
     async def answered_and_lost(self: Any, *arguments: Any) -> Any:
         answer = await request(self, *arguments)
         rig.sim.drop_connections()
-        while rig.bridge._connection is None or not rig.bridge._connection.lost_reason:
+        while rig.bridge._connection is None or not rig.bridge._connection.lost_error.text:
             await asyncio.sleep(0.01)
         return answer
 

@@ -20,7 +20,7 @@ from trio_bridge.text import count, duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_bridge.commands.checks.finding import Report
+    from trio_bridge.commands.checks.finding import Finding, Report
     from trio_bridge.config import Settings
     from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import IBridgeBase
@@ -38,6 +38,11 @@ READY_POLL_S = 0.1
 LARGEST_CLIENT_ID = 2**31 - 1
 
 NAMES = ("gateway", "accounts", "market data")
+REMEDIES = {
+    ApiMode.SOCKET: "is that TWS or IB Gateway? IB_SOCKET_HOST and IB_SOCKET_PORT say where it is",
+    ApiMode.PORTAL: "is the Client Portal Gateway running? IBKR_GATEWAY_URL says where",
+}
+"""For an error that knows none."""
 
 
 async def check_gateway(settings: Settings, holder: Holder | None, report: Report) -> None:
@@ -95,11 +100,7 @@ async def _look(
     try:
         await bridge.connect()
     except (GatewayError, ConfigError) as error:
-        which = 1 if isinstance(error, ConfigError) and "IB_ACCOUNT" in str(error) else 0
-        if which:
-            report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
-        found = failed(NAMES[which], _with_place(bridge, error), _remedy(bridge, error))
-        report_with_rest(found, NAMES, report)
+        report_with_rest(_refusal(bridge, error, report), NAMES, report)
         return None
     if holder is not None:
         visitor = f"as client {bridge.settings.ib_client_id}, beside the service ({holder})"
@@ -167,15 +168,11 @@ def _judge_prices(
         report(ok(NAMES[2], text))
 
 
-def _with_place(bridge: IBridgeBase, error: Exception) -> str:
-    text = str(error)
-    return text if bridge.endpoint in text or "IB_ACCOUNT" in text else f"{bridge.endpoint}: {text}"
-
-
-def _remedy(bridge: IBridgeBase, error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, ConfigError) or "?" in text or "IB_" in text:
-        return ""  # it says by itself what to do
-    if bridge.mode is ApiMode.PORTAL:
-        return "is the Client Portal Gateway running? IBKR_GATEWAY_URL says where"
-    return "is that TWS or IB Gateway? IB_SOCKET_HOST and IB_SOCKET_PORT say where it is"
+def _refusal(bridge: IBridgeBase, error: GatewayError | ConfigError, report: Report) -> Finding:
+    """Why it could not be connected."""
+    if error.setting == "IB_ACCOUNT":  # all but that went well
+        report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
+        return failed(NAMES[1], error.text, error.remedy)
+    if error.setting or error.remedy:
+        return failed(NAMES[0], f"{bridge.endpoint}: {error.text}", error.remedy)
+    return failed(NAMES[0], f"{bridge.endpoint}: {error.text}", REMEDIES[bridge.mode])

@@ -26,7 +26,7 @@ from trio_bridge.model import utc_now
 from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -45,6 +45,7 @@ LOGGED_OUT_CODES: Final = frozenset({401, 302, 303, 307})
 """Unauthorized, or on the way to the login page. Not 403: that gateway refuses our host."""
 
 TEXT_SHOWN: Final = 80
+UNTRUSTED_REMEDY: Final = "set IBKR_CA_FILE to the PEM file of its issuer"
 
 
 T = TypeVar("T")
@@ -84,7 +85,9 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"IBKR_CA_FILE={ca_file}: no usable PEM certificates ({error})") from None
+        raise ConfigError(
+            f"IBKR_CA_FILE={ca_file}: no usable PEM certificates ({error})", setting="IBKR_CA_FILE"
+        ) from None
 
 
 class PortalClient:
@@ -213,7 +216,8 @@ class PortalClient:
         except trio.TooSlowError:
             raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
         except httpx.ConnectError as error:
-            raise NoAnswerError(f"cannot connect: {reason_of(error)}") from error
+            remedy = UNTRUSTED_REMEDY if _is_untrusted(error) else ""
+            raise NoAnswerError(f"cannot connect: {reason_of(error)}", remedy=remedy) from error
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise NoAnswerError(f"{where}: {reason_of(error)}") from error
         self.pacing.answers += 1
@@ -277,22 +281,29 @@ async def _read_all(response: httpx.Response, where: str) -> bytes:
 
 def reason_of(error: BaseException) -> str:
     """A connection's failure in words for a person: its innermost cause that says something."""
-    cause: BaseException | None = error
     innermost = error
-    while cause is not None:
-        if isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"the gateway's certificate is not trusted ({cause.verify_message}): "
-                "set IBKR_CA_FILE to the PEM file of its issuer"
-            )
+            return f"the gateway's certificate is not trusted ({cause.verify_message})"
         if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
             # Host names that nobody knows have numbers and texts of their own.
             return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
         innermost = cause if str(cause) else innermost
-        cause = cause.__cause__ or cause.__context__
     return str(innermost) or type(error).__name__
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, its cause, the cause of that, …"""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _shown(content: bytes) -> str:

@@ -21,17 +21,21 @@ async def resolve(host: str, port: int, *, timeout_s: float) -> list[str]:
             found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except trio.TooSlowError:
         raise GatewayError(
-            f"IB_SOCKET_HOST={host}: no answer from the name server within {timeout_s:g} s"
+            f"IB_SOCKET_HOST={host}: no answer from the name server within {timeout_s:g} s",
+            setting="IB_SOCKET_HOST",
         ) from None
     except (OSError, UnicodeError) as error:
-        raise GatewayError(f"IB_SOCKET_HOST={host}: no such host ({error})") from error
+        raise GatewayError(
+            f"IB_SOCKET_HOST={host}: no such host ({error})", setting="IB_SOCKET_HOST"
+        ) from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def explain(error: OSError, host: str, port: int) -> str:
+def explain(error: OSError, host: str, port: int) -> GatewayError:
     """What stood in the way of a connection, in words for a person."""
     if isinstance(error, ConnectionRefusedError):
-        return (
-            f"connection refused by {host}:{port}: is TWS or IB Gateway up, its API port enabled?"
+        return GatewayError(
+            f"connection refused by {host}:{port}",
+            remedy="is TWS or IB Gateway up, its API port enabled?",
         )
-    return f"no connection to {host}:{port}: {error}"
+    return GatewayError(f"no connection to {host}:{port}: {error}")

@@ -81,7 +81,7 @@ class Connection:
         self._settle_until = -math.inf
         self._heard_at = -math.inf
         self.done = trio.Event()
-        self.lost_reason = ""
+        self.lost_error = GatewayError("")
         self.downloaded = False
         self.settled = False
         self.client = GatewayClient(self)
@@ -103,7 +103,7 @@ class Connection:
             client_id=settings.ib_client_id,
             emit=emit,
             said=said,
-            lose=self._lose,
+            lose=self._lose_by,
             start_over=self._start_over,
             carry_on=self._carry_on,
         )
@@ -131,7 +131,7 @@ class Connection:
 
     async def wait_lost(self) -> str:
         await self.done.wait()
-        return self.lost_reason
+        return str(self.lost_error)
 
     # Life
 
@@ -173,7 +173,7 @@ class Connection:
         if self._crash is not None:
             raise self._crash
         if not started:
-            raise refusal or GatewayError(self.lost_reason)
+            raise refusal or self.lost_error
 
     def _broke_down(self, error: Exception) -> None:
         """An exception in the asyncio loop ends this connection, and is never hidden."""
@@ -181,8 +181,11 @@ class Connection:
         self._lose(f"the connection broke down: {_innermost(error)!r}")
 
     def _lose(self, reason: str) -> None:
+        self._lose_by(GatewayError(reason))
+
+    def _lose_by(self, error: GatewayError) -> None:
         if not self._lost.is_set():
-            self.lost_reason = reason
+            self.lost_error = error
             self._lost.set()
             self._wake.set()
 
@@ -193,11 +196,11 @@ class Connection:
         anew with each position that arrives."""
         began = self._heard_at = trio.current_time()
         answers: list[T] = []
-        failures: list[str] = []
+        failures: list[GatewayError] = []
 
         async def fail_when_lost() -> None:
             await self._lost.wait()
-            failures.append(self.lost_reason)
+            failures.append(self.lost_error)
             nursery.cancel_scope.cancel()
 
         async def fail_when_late() -> None:
@@ -205,7 +208,7 @@ class Connection:
             # Each position moves the end, and need wake nobody for that.
             while trio.current_time() < (due := min(self._heard_at + timeout_s, latest)):  # noqa: ASYNC110
                 await trio.sleep_until(due)
-            failures.append(f"{failure} within {timeout_s:g} s")
+            failures.append(GatewayError(f"{failure} within {timeout_s:g} s"))
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -220,9 +223,9 @@ class Connection:
         # The first failure is the cause: giving up on a connection also loses it. And an answer of
         # a connection that ended meanwhile is of no use, because nothing follows it.
         if self._lost.is_set():
-            failures.append(self.lost_reason)
+            failures.append(self.lost_error)
         if failures:
-            raise GatewayError(failures[0])
+            raise failures[0]
         return answers[0]
 
     # The beginning

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import FarmDown
 from trio_bridge.events.gateway import (
     GatewayNotice,
@@ -47,7 +48,7 @@ class Notices:
         client_id: int,
         emit: EventSink,
         said: Ongoing,
-        lose: Callable[[str], None],
+        lose: Callable[[GatewayError], None],
         start_over: Callable[[], None],
         carry_on: Callable[[], None],
     ) -> None:
@@ -75,11 +76,14 @@ class Notices:
             case Reaction.UPSTREAM_BACK | Reaction.UPSTREAM_BACK_EMPTY:
                 self._upstream_is_back(code, empty=reaction is Reaction.UPSTREAM_BACK_EMPTY)
             case Reaction.RECONNECT:
-                self._lose(f"the gateway asks for a new connection ({code}: {text})")
+                self._lose(GatewayError(f"the gateway asks for a new connection ({code}: {text})"))
             case Reaction.CLIENT_ID_TAKEN:
                 self._lose(
-                    f"client id {self._client_id} is in use by another program (326): end that "
-                    "one, or set IB_CLIENT_ID to a number of this bridge's own"
+                    GatewayError(
+                        f"client id {self._client_id} is in use by another program (326)",
+                        setting="IB_CLIENT_ID",
+                        remedy="end that one, or set IB_CLIENT_ID to a number of this bridge's own",
+                    )
                 )
             case Reaction.FARM_BROKEN:
                 self._subscriptions.data_stopped()
@@ -90,8 +94,10 @@ class Notices:
                     # Some gateways say no more than this of a link that is back. But farms are
                     # other machines than the one that knows of positions; a new client is told.
                     self._lose(
-                        f"a market data farm is back ({code}), and perhaps the gateway's link: "
-                        "connecting anew to know"
+                        GatewayError(
+                            f"a market data farm is back ({code}), and perhaps the gateway's link: "
+                            "reconnecting to find out"
+                        )
                     )
                 self._subscriptions.ask_silent_again()
             case Reaction.DEFINITIONS_WELL:
@@ -136,8 +142,11 @@ class Notices:
             self._said.once(code, GatewayRemark(code, name, text))
         elif SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
             self._lose(
-                f"the gateway refuses positions to a login with more than 50 sub-accounts ({code}: "
-                f"{text}); log in as one of the accounts, or as a user who sees 50 or fewer"
+                GatewayError(
+                    "the gateway refuses positions to a login with more than 50 sub-accounts "
+                    f"({code}: {text})",
+                    remedy="log in as one of the accounts, or as a user who sees 50 or fewer",
+                )
             )
         elif reaction is Reaction.COMPETING_SESSION and request_id < 0:
             self._subscriptions.owner_is_elsewhere(con_id, code)

@@ -22,6 +22,7 @@ from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import (
     DATABASE,
+    EMBEDDED_DIR,
     Room,
     choose,
     default_directory,
@@ -48,7 +49,8 @@ PREDECESSOR_TIMEOUT_S = 20.0
 PREDECESSOR_POLL_S = 0.1
 READY_POLL_S = 0.02
 STILL_IN_USE = "still in use"
-"""The last server's processes, orphaned by a SIGKILL, have not all noticed yet."""
+"""In the server's own words: the last one's processes, orphaned by a SIGKILL, have not all noticed
+yet."""
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Before each attempt to bring back a server that ended by itself; the last repeats."""
 STEADY_S = 60.0
@@ -118,8 +120,9 @@ def _prepare(root: Path) -> tuple[Room, Installation, int]:
         if room.account is not None and not room.account.can_enter(root):
             raise ConfigError(
                 f"BRIDGE_EMBEDDED_DIR={root} cannot be reached by the account "
-                f"{room.account.name}, which PostgreSQL needs because it does not run as root: "
-                f"choose a directory like {default_directory()}"
+                f"{room.account.name}, which PostgreSQL needs because it does not run as root",
+                setting=EMBEDDED_DIR,
+                remedy=f"choose a directory like {default_directory()}",
             )
         lock = room.lock()
         try:
@@ -218,7 +221,8 @@ class EmbeddedServer:
         finally:
             self._forget()
         if code != 0:
-            raise await self._failure("cannot make the data directory", begin)
+            words = await in_thread(self.room.last_words, begin)
+            raise self._failure("cannot make the data directory", words)
         await in_thread(self.room.adopt, directory)
 
     async def _await_predecessor(self) -> None:
@@ -231,7 +235,9 @@ class EmbeddedServer:
         pid = await in_thread(self.room.postmaster)
         raise ConfigError(
             f"BRIDGE_EMBEDDED_DIR={self.room.root}: a server that is not the bridge's runs there "
-            f"as process {pid}: stop it, or name it with DATABASE_URL"
+            f"as process {pid}",
+            setting=EMBEDDED_DIR,
+            remedy="stop it, or name it with DATABASE_URL",
         )
 
     async def _start(self) -> None:
@@ -244,11 +250,12 @@ class EmbeddedServer:
                 if await self._answers():
                     return
                 self._forget()
-                failure = await self._failure("PostgreSQL does not start", begin)
-                if STILL_IN_USE not in str(failure):
-                    raise failure
+                words = await in_thread(self.room.last_words, begin)
+                if STILL_IN_USE not in words:
+                    raise self._failure("PostgreSQL does not start", words)
                 await trio.sleep(PREDECESSOR_POLL_S)
-        raise await self._failure(f"PostgreSQL is not ready after {START_TIMEOUT_S:g} s", begin)
+        words = await in_thread(self.room.last_words, begin)
+        raise self._failure(f"PostgreSQL is not ready after {START_TIMEOUT_S:g} s", words)
 
     async def _answers(self) -> bool:
         """Wait until the server takes connections and has our database; False: it has ended."""
@@ -283,9 +290,9 @@ class EmbeddedServer:
             os.close(output)
         return begin
 
-    async def _failure(self, what: str, begin: int) -> StartError:
-        words = await in_thread(self.room.last_words, begin)
-        return StartError(f"BRIDGE_EMBEDDED_DIR={self.room.root}: {what}: {words}")
+    def _failure(self, what: str, words: str) -> StartError:
+        text = f"BRIDGE_EMBEDDED_DIR={self.room.root}: {what}: {words}"
+        return StartError(text, setting=EMBEDDED_DIR)
 
     def _forget(self) -> None:
         if self._child is not None:
@@ -302,7 +309,9 @@ async def _ensure_database(connection: TrioConnection) -> None:
 def _unusable(root: Path, error: OSError | psycopg.Error) -> ConfigError:
     reason = " ".join(str(error).split())
     text = f"BRIDGE_EMBEDDED_DIR={root} cannot be used: {reason}"
-    return cannot_start(text, error) if isinstance(error, OSError) else StartError(text)
+    if isinstance(error, OSError):
+        return cannot_start(text, error, setting=EMBEDDED_DIR)
+    return StartError(text, setting=EMBEDDED_DIR)
 
 
 def _ending(code: int) -> str:

@@ -50,9 +50,11 @@ PASSING = frozenset(
 """Troubles of a disk or a machine that end without anybody changing a setting."""
 
 
-def cannot_start(text: str, cause: OSError) -> ConfigError:
+def cannot_start(text: str, cause: OSError, *, setting: str, remedy: str = "") -> ConfigError:
     """The error for a file or directory of ours that this trouble keeps from being used."""
-    return (StartError if cause.errno in PASSING else ConfigError)(text)
+    return (StartError if cause.errno in PASSING else ConfigError)(
+        text, setting=setting, remedy=remedy
+    )
 
 
 class Disk(Protocol):
