@@ -1,4 +1,4 @@
-"""README and .env.example name every setting with its default, and every dependency."""
+"""README and .env.example name every setting with its default, CONTRIBUTING every dependency."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from trio_bridge.config import ENVIRONMENT_NAMES, load_settings
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text("utf-8")
+CONTRIBUTING = (PROJECT / "CONTRIBUTING.md").read_text("utf-8")
 EXAMPLE = (PROJECT / ".env.example").read_text("utf-8")
 
 
-def section(title: str) -> str:
-    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+def section(title: str, document: str = README) -> str:
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", document, re.DOTALL | re.MULTILINE)
     assert found is not None
     return found[1]
 
@@ -67,16 +68,14 @@ def test_every_dependency_has_its_reason_and_licence() -> None:
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(one for extra in extras for one in extra)]
     names = {re.split(r"[\[>=;<]", one)[0].strip() for one in wanted}
-    told = section("Dependencies")
+    told = section("Dependencies", CONTRIBUTING)
     assert {name for name in names if not re.search(rf"(?<![\w-]){name}(?![\w-])", told)} == set()
 
 
 def test_every_part_of_the_package_has_its_place() -> None:
-    text = (PROJECT / "CONTRIBUTING.md").read_text("utf-8")
     found = (PROJECT / "trio_bridge").iterdir()
     parts = {path.stem for path in found if path.suffix == ".py" or (path / "__init__.py").exists()}
-    told = text.partition("\n## Where things live\n")
-    names = {*re.findall(r"[a-z_]+", told[2].partition("\n## ")[0])}
+    names = {*re.findall(r"[a-z_]+", section("Where things live", CONTRIBUTING))}
     assert {part for part in parts if not part.startswith("__")} <= names
 
 

@@ -155,7 +155,7 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (LoggedOut("session expired", URL), "login.lost", "warning", "nobody is logged in at the gateway (session expired): no rows; open https://localhost:5000 in a browser and log in"),
     (NoBrokerageSession("failed to generate SSO tokens", URL, 15.0), "login.no_brokerage", "warning", "the gateway has no brokerage session (failed to generate SSO tokens): no rows, asking for one every 15 s; if that does not help, open https://localhost:5000 in a browser and log in"),
     (CompetingLogin(""), "login.competing", "warning", "another session of yours has the market data: no rows until it ends"),
-    (LoginCutOff(""), "login.upstream_lost", "warning", "the gateway has lost its connection to Interactive Brokers: no rows until it is back"),
+    (LoginCutOff(""), "login.upstream_lost", "warning", "the gateway has lost its link to Interactive Brokers: no rows until it is back"),
     (LoginBack(42.4), "login.back", "info", "the brokerage session is back (after 42 s)"),
     (RequestsPaused("HTTP 429"), "portal.paused", "warning", "no requests for a while: HTTP 429"),
     (RequestsResumed(42.4), "portal.resumed", "info", "the gateway accepts requests again (after 42 s)"),

@@ -31,10 +31,6 @@ class GatewayError(BridgeError):
     """The gateway could not be reached, refused us, or was lost; the text says why."""
 
 
-class NotReadyError(BridgeError):
-    """No true row can be given now; the text says what is missing."""
-
-
 class StoreError(BridgeError):
     """Base of what the database may answer."""
 

@@ -187,7 +187,7 @@ def _ticker(service: "Service") -> TickerView:
     return TickerView(
         rows=about.rows,
         skipped=about.skipped,
-        silent_because=about.silent_because,
+        silent_because=None if about.silent_because is None else str(about.silent_because),
         last=None if about.last is None else row_status(about.last),
         lateness_s=about.last_lateness_s,
         right_age_s=None if right_s is None else trio.current_time() - right_s,

@@ -14,6 +14,7 @@ from ib_async import Contract, OptionComputation, Position, Ticker
 from benchmarks.figures import Check, Effort, Section, Spread
 from trio_bridge.config import Settings
 from trio_bridge.gateways.base import discard_event
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.gateways.socket.connection import Connection
 from trio_bridge.gateways.socket.lines import MarketLines
@@ -122,9 +123,13 @@ def _bridge_with(size: int) -> tuple[SocketBridge, Connection]:
     """A bridge in the state in which a connection with so many options leaves it."""
     settings = Settings(_env_file=None)  # type: ignore[call-arg]
     bridge = SocketBridge(settings)
-    session = Connection(settings, discard_event, lines=MarketLines(size), details={})
+    readiness = bridge._begin()
+    session = Connection(
+        settings, discard_event, readiness=readiness, lines=MarketLines(size), details={}
+    )
     bridge._connection = session
-    session._open = session.downloaded = session.settled = True
+    for reason in Reason:
+        readiness.clear(reason)
     session.accounts.managed(["U1"])
     rng = random.Random(1)
     for number in range(size):

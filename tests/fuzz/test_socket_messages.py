@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateways.socket.scripted_gateway import BOOK, VERSION, framed, run_session
-from trio_bridge.errors import NotReadyError
+from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.risk.greeks import OPTION_TYPES
 from trio_bridge.simulator.pricing import OptionValue
 from trio_bridge.simulator.tws import wire

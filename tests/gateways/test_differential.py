@@ -18,8 +18,8 @@ from tests.gateways.portal import support as portal_support
 from tests.gateways.portal.support import QUICK, tolerance
 from tests.gateways.socket import support as socket_support
 from tests.support.patient_clock import until
-from trio_bridge.errors import NotReadyError
 from trio_bridge.gateways.portal.bridge import PortalBridge
+from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.model import DataType
 from trio_bridge.simulator.book import Book, make_book

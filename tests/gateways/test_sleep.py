@@ -6,33 +6,41 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.gateways.sleep import SleepWatch
 
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("wall_s", "monotonic_s", "slept_s"),
+    ("wall_s", "monotonic_s", "slept"),
     [
-        (5.0, 5.0, 0.0),
-        (3605.0, 5.0, 3600.0),  # suspended
-        (15.1, 5.0, 10.1),
-        (14.9, 5.0, 0.0),  # corrected
-        (-3595.0, 5.0, 0.0),
-        (3600.0, 3600.0, 0.0),  # stopped, but the clocks went on: timers tell that
+        (5.0, 5.0, None),
+        (3605.0, 5.0, "3600 s"),  # suspended
+        (15.1, 5.0, "10 s"),
+        (14.9, 5.0, None),  # corrected
+        (-3595.0, 5.0, None),
+        (3600.0, 3600.0, None),  # stopped, but the clocks went on: timers tell that
     ],
 )
 def test_a_sleep_is_what_only_the_wall_clock_counts(
-    wall_s: float, monotonic_s: float, slept_s: float
+    wall_s: float, monotonic_s: float, slept: str | None
 ) -> None:
     watch = SleepWatch()
-    assert watch.slept_s(START, 100.0) == 0.0
-    found = watch.slept_s(START + timedelta(seconds=wall_s), 100.0 + monotonic_s)
-    assert found == pytest.approx(slept_s, abs=1e-3)
+    watch.restart(START, 100.0)
+    found = watch.look(START + timedelta(seconds=wall_s), 100.0 + monotonic_s)
+    assert found == (None if slept is None else Blocked(Reason.ASLEEP, slept))
 
 
 def test_each_sleep_is_told_once() -> None:
     watch = SleepWatch()
-    watch.slept_s(START, 0.0)
-    assert watch.slept_s(START + timedelta(hours=1), 0.0) == 3600.0
-    assert watch.slept_s(START + timedelta(hours=1, seconds=5), 5.0) == 0.0
+    watch.restart(START, 0.0)
+    assert watch.look(START + timedelta(hours=1), 0.0) == Blocked(Reason.ASLEEP, "3600 s")
+    assert watch.look(START + timedelta(hours=1, seconds=5), 5.0) is None
+
+
+def test_a_sleep_between_two_connections_is_none() -> None:
+    watch = SleepWatch()
+    watch.restart(START, 0.0)
+    watch.restart(START + timedelta(hours=1), 0.0)
+    assert watch.look(START + timedelta(hours=1, seconds=5), 5.0) is None

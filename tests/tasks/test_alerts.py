@@ -20,6 +20,7 @@ from tests.support.receiver import Receiver, open_receiver
 from tests.support.rows import snapshot
 from trio_bridge.events.rows import RowsOnTime, RowsOverdue
 from trio_bridge.events.service import PartBroke, ServiceDied
+from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiEvent, ApiMode, Severity
 from trio_bridge.policy.digest import MOST_KINDS
 from trio_bridge.tasks.alerts import LAST_WORD_S, Alerts
@@ -219,7 +220,7 @@ async def test_no_right_row_is_an_alert_with_its_reason_and_so_is_the_end_of_tha
     quick_clock: PatientClock,
 ) -> None:
     async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
-        bench.ticker.silent_because = "not connected to the gateway"
+        bench.ticker.silent_because = Blocked(Reason.NOT_CONNECTED)
         await bench.until_posted(receiver, RowsOverdue.kind)
         assert "not connected to the gateway" in receiver.text
         assert receiver.posts[0]["status"] == "error"

@@ -12,7 +12,7 @@ import trio
 
 from tests.support.time import EASTERN, WallClock, eastern
 from trio_bridge.config import load_settings
-from trio_bridge.errors import ConfigError, NotReadyError
+from trio_bridge.errors import ConfigError
 from trio_bridge.events.gateway import (
     Connected,
     ConnectionLost,
@@ -23,6 +23,7 @@ from trio_bridge.events.gateway import (
 )
 from trio_bridge.events.service import ServiceStopped
 from trio_bridge.gateways.fake import FakeBridge
+from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
 from trio_bridge.tasks.supervisor import State, Supervisor
 from trio_bridge.tasks.ticker import Ticker
@@ -369,17 +370,11 @@ async def test_a_sleep_while_nothing_is_connected_disturbs_no_new_connection(
 
 
 async def test_a_connection_that_was_being_made_when_the_machine_slept_is_made_anew(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock,
 ) -> None:
     """The positions of a gateway on the same machine came through: as they were before."""
     rig = sleepy_rig()
-    connect = rig.bridge.connect
-
-    async def connect_slowly() -> None:
-        await trio.sleep(20)
-        await connect()
-
-    monkeypatch.setattr(rig.bridge, "connect", connect_slowly)
+    rig.bridge.connect_s = 20.0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rows_around, rig, timedelta(hours=1))
         await trio.sleep(50)

@@ -11,6 +11,7 @@ from tests.support.time import WallClock, eastern
 from trio_bridge.config import load_settings
 from trio_bridge.events.rows import RowsMissed, RowsResumed, SlotsSkipped
 from trio_bridge.gateways.fake import FakeBridge
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import Position, Snapshot
 from trio_bridge.tasks.ticker import Ticker
 
@@ -62,15 +63,16 @@ async def test_no_row_while_the_bridge_is_not_ready(autojump_clock: MockClock) -
 
     async def trouble() -> None:
         await trio.sleep(21)
-        rig.bridge.not_ready = "upstream lost"
+        rig.bridge.readiness.block(Reason.UPSTREAM_LOST)
         await trio.sleep(30)
-        rig.bridge.not_ready = None
+        rig.bridge.readiness.clear(Reason.UPSTREAM_LOST)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trouble)
         await rig.run_for(80)
     assert len(rig.rows) == 16 - 6
-    assert rig.events == [RowsMissed("upstream lost"), RowsResumed(6, "upstream lost")]
+    why = Reason.UPSTREAM_LOST.value
+    assert rig.events == [RowsMissed(why), RowsResumed(6, why)]
     assert rig.ticker.status.skipped == 0
 
 
@@ -81,15 +83,15 @@ async def test_a_single_slot_is_told_as_one(mock_clock: MockClock) -> None:
         nursery.start_soon(rig.ticker.run)
         await _jump(mock_clock, 4.0)  # slot 0 is 4 s after START
         await _jump(mock_clock, 10.0)  # slot 1 missed; 2 is served
-        rig.bridge.not_ready = "upstream lost"
+        rig.bridge.readiness.block(Reason.UPSTREAM_LOST)
         await _jump(mock_clock, 5.0)
-        rig.bridge.not_ready = None
+        rig.bridge.readiness.clear(Reason.UPSTREAM_LOST)
         await _jump(mock_clock, 5.0)
         nursery.cancel_scope.cancel()
     assert rig.events == [
         SlotsSkipped(1),
-        RowsMissed("upstream lost"),
-        RowsResumed(1, "upstream lost"),
+        RowsMissed(Reason.UPSTREAM_LOST.value),
+        RowsResumed(1, Reason.UPSTREAM_LOST.value),
     ]
 
 

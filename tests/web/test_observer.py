@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.rows import snapshot
 from trio_bridge.config import load_settings
+from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiEvent, ApiMode, Severity, Snapshot, utc_now
 from trio_bridge.service import Service
 from trio_bridge.stores.database.postgres import PostgresStore
@@ -109,7 +110,7 @@ async def test_the_reason_is_the_gateways_when_it_has_one(
 ) -> None:
     bench.row(snapshot(1))
     mock_clock.jump(60)
-    bench.service.ticker.status.silent_because = "the positions are still being downloaded"
+    bench.service.ticker.status.silent_because = Blocked(Reason.DOWNLOADING)
     assert bench.observer.not_ready_because() == "no rows: the positions are still being downloaded"
     gateway = bench.service.supervisor.status
     gateway.state, gateway.reason = State.BACKING_OFF, "connection refused"

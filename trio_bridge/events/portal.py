@@ -45,8 +45,7 @@ class LoginCutOff(Event):
     severity = WARNING
     stops_rows = True
     says = (
-        "the gateway has lost its connection to Interactive Brokers{because:()}: no rows until it "
-        "is back"
+        "the gateway has lost its link to Interactive Brokers{because:()}: no rows until it is back"
     )
     because: str
 

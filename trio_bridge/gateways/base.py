@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 import trio
 
-from trio_bridge.errors import NotReadyError
-from trio_bridge.events.data import CurrenciesMixed, TypeUnknown
+from trio_bridge.gateways.leftovers import Leftovers
+from trio_bridge.gateways.readiness import NotReadyError, Readiness
+from trio_bridge.gateways.remarks import Remarks
 from trio_bridge.gateways.sleep import SleepWatch
 from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, utc_now
-from trio_bridge.risk.greeks import KNOWN_TYPES, OPTION_TYPES, Portfolio, aggregate
+from trio_bridge.risk.greeks import Portfolio, aggregate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.events.event import Event
+    from trio_bridge.gateways.readiness import Blocked
 
 
 class EventSink(Protocol):
@@ -79,15 +80,13 @@ class IBridgeBase(ABC):
         self.settings = settings
         self.emit = emit
         self._now = now
-        self._attempted = False
-        self._suspect = False
-        self._sleep = SleepWatch()
-        self._woken = trio.Event()
-        self._woken_reason = ""
+        self.readiness = Readiness()
+        """Of this connection, or attempt; the next one has another."""
+        self.sleep = SleepWatch()
+        self._leftovers = Leftovers()
+        self._remarks = Remarks(emit)
         self._positions: tuple[Position, ...] = ()
         self._portfolio = Portfolio()
-        self._unknown_types: set[str] = set()
-        self._currencies: frozenset[str] = frozenset()
         self._scope: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -115,6 +114,13 @@ class IBridgeBase(ABC):
         if self._nursery is None:
             raise RuntimeError("use the bridge in `async with bridge:`")
         return self._nursery
+
+    def _begin(self) -> Readiness:
+        """To be called by `connect`, when the connection before has ended: return what the new one
+        blocks and clears."""
+        self.readiness = Readiness()
+        self.sleep.restart(self._now(), trio.current_time())
+        return self.readiness
 
     @property
     @abstractmethod
@@ -153,11 +159,6 @@ class IBridgeBase(ABC):
         """
 
     @abstractmethod
-    def not_ready_reason(self) -> str | None:
-        """Why no true row can be given now, or None: disconnected, upstream lost, first download
-        or first Greeks still under way, nobody logged in."""
-
-    @abstractmethod
     def inputs(self) -> RiskInputs:
         """Positions and Greeks as they are in memory. Never awaits."""
 
@@ -165,35 +166,10 @@ class IBridgeBase(ABC):
         """Messages and market-data lines, for the metrics. Never awaits."""
         return Usage()
 
-    def suspect(self, suspect: bool) -> None:
-        """Set while a probe is overdue: the connection may be dead, so nothing it says is a row.
-
-        A machine that was asleep sets it, too; `begin_anew` takes it back.
-        """
-        self._suspect = suspect
-
-    def begin_anew(self) -> None:
-        """To be called before `connect`: the next connection has nothing to do with what was."""
-        self._suspect = False
-        self._woken = trio.Event()
-        self._sleep.slept_s(self._now(), trio.current_time())
-
-    def _clear_away(self) -> None:
-        """To be called by `connect` when it has let go of the attempt before.
-
-        What that leaves (tickers, handlers, tracebacks) refers to itself in circles. It goes now,
-        when no row can be due; left to the collector's own judgement a hundred connections of it
-        gather first (measured: 10 MB, which the process then keeps).
-        """
-        if self._attempted:
-            gc.collect()
-        self._attempted = True
-
-    async def wait_woken(self) -> str:
-        """Wait until the machine is found to have slept since `begin_anew`; return the reason to
-        connect anew: what is in memory is as old as the sleep was long, and does not know it."""
-        await self._woken.wait()
-        return self._woken_reason
+    def not_ready_reason(self) -> Blocked | None:
+        """Why no true row can be given now, or None, as far as is known without looking whether the
+        machine has slept. Changes nothing."""
+        return self.readiness.why(trio.current_time())
 
     def get_portfolio_greeks(self) -> Snapshot:
         """The portfolio's net Greeks now, from memory alone.
@@ -201,43 +177,23 @@ class IBridgeBase(ABC):
         Raises:
             NotReadyError: no true row can be given; the text says why.
         """
-        now = self._now()
-        reason = self.not_ready_reason()
-        slept_s = self._sleep.slept_s(now, trio.current_time())
-        if slept_s:
-            # Also while a connection is being made: what came before the sleep is in it.
-            self._woken_reason = f"the machine was asleep for {slept_s:.0f} s"
-            self._suspect = True
-            self._woken.set()
-            if self.is_connected():
-                reason = self._woken_reason
-        if reason is None and self._suspect:
-            reason = "the gateway did not answer the last probe"
-        if reason is not None:
-            raise NotReadyError(reason)
+        now, instant = self._now(), trio.current_time()
+        asleep = self.sleep.look(now, instant)
+        if asleep is not None:
+            self.readiness.block(*asleep)
+        blocked = self.not_ready_reason()
+        if blocked is not None:
+            raise NotReadyError(blocked)
         book = self.inputs()
         if book.positions is not self._positions:
             self._positions = book.positions
             self._portfolio = Portfolio(book.positions)
-            self._mention_unknown_types(book.positions)
-            self._mention_currencies(book.positions)
+            self._remarks.on(book.positions)
         return aggregate(
             self._portfolio,
             book.greeks,
             timestamp=now,
-            now=trio.current_time(),
+            now=instant,
             max_age_s=self.settings.greeks_max_age_s,
             account=",".join(book.accounts),
         )
-
-    def _mention_unknown_types(self, positions: Sequence[Position]) -> None:
-        for sec_type in {position.sec_type for position in positions} - KNOWN_TYPES:
-            if sec_type not in self._unknown_types:
-                self._unknown_types.add(sec_type)
-                self.emit(TypeUnknown(sec_type))
-
-    def _mention_currencies(self, positions: Sequence[Position]) -> None:
-        held = (one.currency for one in positions if one.sec_type in OPTION_TYPES)
-        before, self._currencies = self._currencies, frozenset(filter(None, held))
-        if len(self._currencies) > 1 and self._currencies != before:
-            self.emit(CurrenciesMixed(tuple(sorted(self._currencies))))

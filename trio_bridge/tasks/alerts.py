@@ -175,7 +175,7 @@ class Alerts:
 
 def _why(ticker: TickerStatus) -> str:
     if ticker.silent_because is not None:
-        return ticker.silent_because
+        return str(ticker.silent_because)
     if ticker.last is not None and ticker.last.delta is None:
         return "not one option has Greeks: rows are NULL"
     return "no slot was served in time: the machine is too busy"

@@ -27,12 +27,13 @@ from trio_bridge.events.gateway import (
     Reconnecting,
 )
 from trio_bridge.events.service import ServiceStopped
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.reset_window import eastern_text, hold_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from trio_bridge.gateways.base import EventSink, IBridgeBase
@@ -110,7 +111,6 @@ class Supervisor:
     async def _connect(self) -> str | None:
         """One attempt; None when connected, else why not."""
         self._enter(State.CONNECTING)
-        self._bridge.begin_anew()
         try:
             await self._bridge.connect()
         except ConfigError as error:
@@ -130,13 +130,13 @@ class Supervisor:
         began = trio.current_time()
         reasons: list[str] = []
 
-        async def first(watch: Callable[[], object]) -> None:
-            reasons.append(await watch())  # type: ignore[misc]
+        async def first(watch: Callable[[], Awaitable[str]]) -> None:
+            reasons.append(await watch())
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first, self._bridge.wait_lost)
-            nursery.start_soon(first, self._bridge.wait_woken)
+            nursery.start_soon(first, self._bridge.sleep.wait_woken)
             nursery.start_soon(first, self._miss_probes)
         await self._bridge.disconnect()
         self._backoff = self._backoff.lost(up_s=trio.current_time() - began)
@@ -154,12 +154,12 @@ class Supervisor:
             await trio.sleep_until(due)
             asked = trio.current_time()
             if asked - due > STOOD_STILL_S:
-                self._bridge.suspect(True)
+                self._bridge.readiness.block(Reason.PROBE_MISSED)
             try:
                 await self._bridge.probe()
             except GatewayError as error:
                 misses += 1
-                self._bridge.suspect(True)
+                self._bridge.readiness.block(Reason.PROBE_MISSED)
                 if misses > MISSES_ALLOWED:
                     return f"{misses} probes in a row went unanswered ({error})"
                 # Not if the connection has just ended: that is about to be told.
@@ -170,7 +170,7 @@ class Supervisor:
                     self._emit(GatewayAnswers())
                 misses = 0
                 self.status.probe_latency_s = trio.current_time() - asked
-                self._bridge.suspect(False)
+                self._bridge.readiness.clear(Reason.PROBE_MISSED)
 
     async def _wait_for_turn(self, reason: str) -> None:
         """Wait until the next attempt is due."""

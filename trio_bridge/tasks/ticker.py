@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from trio_bridge.errors import NotReadyError
 from trio_bridge.events.rows import RowsMissed, RowsResumed, SlotsSkipped
+from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import Snapshot, utc_now
 from trio_bridge.policy.schedule import Grid
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.gateways.base import EventSink, IBridgeBase
+    from trio_bridge.gateways.readiness import Blocked
 
 STOOD_STILL_S = 5.0
 """A slot that comes so late is one of a process that was stopped. With a long interval it may still
@@ -37,7 +38,7 @@ class TickerStatus:
     """Slots that could not be served in time."""
     last: Snapshot | None = None
     last_lateness_s: float = 0.0
-    silent_because: str | None = None
+    silent_because: Blocked | None = None
     """Why there are no rows just now; None while there are."""
     silent_slots: int = 0
     last_slot_s: float | None = None
@@ -87,11 +88,11 @@ class Ticker:
         status.last_slot_s = trio.current_time()
         try:
             snapshot = self._bridge.get_portfolio_greeks()
-        except NotReadyError as reason:
-            self._stay_silent(str(reason))
+        except NotReadyError as error:
+            self._stay_silent(error.blocked)
             return
         if status.silent_because is not None and status.rows:
-            self._emit(RowsResumed(status.silent_slots, status.silent_because))
+            self._emit(RowsResumed(status.silent_slots, str(status.silent_because)))
         status.silent_because, status.silent_slots = None, 0
         status.rows += 1
         status.last, status.last_lateness_s = snapshot, lateness_s
@@ -110,10 +111,10 @@ class Ticker:
             late_ms=round(lateness_s * 1000, 1),
         )
 
-    def _stay_silent(self, reason: str) -> None:
+    def _stay_silent(self, reason: Blocked) -> None:
         status = self.status
         # Before the first row the supervisor's own events say it all.
         if status.silent_because is None and status.rows:
-            self._emit(RowsMissed(reason))
+            self._emit(RowsMissed(str(reason)))
         status.silent_because = reason
         status.silent_slots += 1

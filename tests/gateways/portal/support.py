@@ -14,11 +14,11 @@ import trio
 from tests.support.heard import AnEvent, of
 from tests.support.patient_clock import until
 from trio_bridge.config import Settings
-from trio_bridge.errors import NotReadyError
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.portal.holdings import Holdings
 from trio_bridge.gateways.portal.pacing import Timing
 from trio_bridge.gateways.portal.quotes import QuoteBoard
+from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import ApiMode, Snapshot
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
 from trio_bridge.tasks.supervisor import Supervisor
@@ -128,7 +128,7 @@ class RowsSeen(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         try:
             bridge = self._bridge
-            readiness = (bridge.not_ready_reason(), bridge._suspect)
+            readiness = bridge.not_ready_reason()
             state = (readiness, self._changes.count, trio.current_time())
             if state == self._seen:
                 return

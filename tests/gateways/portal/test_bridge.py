@@ -26,6 +26,7 @@ from trio_bridge.events.gateway import (
 )
 from trio_bridge.events.portal import AnswersUnusable, RequestsPaused
 from trio_bridge.gateways.portal.bridge import PortalBridge
+from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiMode, DataType
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.contracts import SPX_CON_ID
@@ -69,7 +70,7 @@ async def test_no_row_before_every_option_has_answered(
 ) -> None:
     async with portal_rig(book, connect=False) as rig:
         rig.sim.quirks.field_delay_s = 0.5
-        assert rig.bridge.not_ready_reason() == "not connected to the gateway"
+        assert rig.bridge.not_ready_reason() == Blocked(Reason.NOT_CONNECTED)
         await rig.bridge.connect()
         await rig.until_right()
         # Each row there was is whole: none with some Greeks, none with no positions.
@@ -91,7 +92,7 @@ async def test_an_option_without_greeks_is_unpriced_and_holds_up_the_first_rows_
     book.market.silence_greeks(first_option(book))
     async with portal_rig(book, timing=QUICK._replace(settle_s=3.0)) as rig:
         began = trio.current_time()
-        assert rig.bridge.not_ready_reason() == "waiting for the first Greeks"
+        assert rig.bridge.not_ready_reason() == Blocked(Reason.SETTLING)
         row = await rig.until_right()
         assert trio.current_time() - began > 2
         assert (row.positions, row.priced) == (33, 32)

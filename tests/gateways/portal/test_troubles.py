@@ -22,6 +22,7 @@ from trio_bridge.events.portal import (
     RequestsPaused,
     RequestsResumed,
 )
+from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import Severity
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal import answers as portal_answers
@@ -211,7 +212,7 @@ async def test_nobody_logged_in_is_one_event_with_the_url_and_no_row(
             await rig.bridge.probe()
         await trio.sleep(10)
         assert rig.row() is None
-        assert rig.bridge.not_ready_reason() == "nobody is logged in at the gateway"
+        assert rig.bridge.not_ready_reason() == Blocked(Reason.LOGGED_OUT)
         assert len(rig.told(LoggedOut, login_url=rig.sim.url)) == 1
         rig.sim.rules.person_logs_in()
         await rig.until_right()

@@ -74,7 +74,9 @@ async def _live(
 ) -> list[tuple[str, ...]]:
     settings = make_settings(4001)
     bridge = SocketBridge(settings, emit=discard_event)
-    session = Connection(settings, discard_event, lines=MarketLines(90), details={})
+    session = Connection(
+        settings, discard_event, readiness=bridge._begin(), lines=MarketLines(90), details={}
+    )
     bridge._connection = session
     client = session.client.ib.client
     connection: Any = client.conn

@@ -11,8 +11,9 @@ import trio
 from tests.support.heard import AnEvent, because, of
 from tests.support.patient_clock import PatientClock, until
 from trio_bridge.config import Settings
-from trio_bridge.errors import GatewayError, NotReadyError
+from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.base import discard_event
+from trio_bridge.gateways.readiness import NotReadyError, Reason
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
@@ -131,12 +132,12 @@ class Rig:
         except NotReadyError:
             return None
 
-    def silent_because(self) -> str | None:
+    def blocked(self) -> Reason | None:
         """Why there is no row, or None when there is one."""
         try:
             self.bridge.get_portfolio_greeks()
-        except NotReadyError as reason:
-            return str(reason)
+        except NotReadyError as error:
+            return error.blocked.reason
         return None
 
     async def until(self, condition: Callable[[], object], what: str = "") -> None:
@@ -145,7 +146,7 @@ class Rig:
         await until(
             condition,
             every_s=5 * POLL_S if patient else POLL_S,
-            complaint=lambda: f"{what}: {self.silent_because()}, {self.row()}, {self.events[-20:]}",
+            complaint=lambda: f"{what}: {self.blocked()}, {self.row()}, {self.events[-20:]}",
         )
 
     async def until_right(

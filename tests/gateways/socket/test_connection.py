@@ -27,6 +27,7 @@ from tests.gateways.socket.support import (
 from tests.support.heard import because
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.gateway import ConnectionLost, GatewayAnswers, GatewaySilent, Reconnecting
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket import connection as socket_session
 from trio_bridge.gateways.socket.connection import HANDSHAKE_TIMEOUT_S, POSITIONS_TIMEOUT_S
 from trio_bridge.gateways.socket.heartbeat import PROBE_TIMEOUT_S
@@ -45,7 +46,7 @@ async def refusal_of(rig: Rig) -> str:
     with pytest.raises(GatewayError) as refusal:
         await rig.bridge.connect()
     assert not rig.bridge.is_connected()
-    assert rig.silent_because() == "not connected to the gateway"
+    assert rig.blocked() is Reason.NOT_CONNECTED
     return str(refusal.value)
 
 
@@ -310,7 +311,7 @@ async def test_half_open_in_mid_session(fast_clock: PatientClock) -> None:
         await rig.until_told(GatewaySilent)
         missed_at = trio.current_time()
         assert missed_at - hung_at <= heartbeat_s + PROBE_TIMEOUT_S + LATE_S
-        assert rig.silent_because() == "the gateway did not answer the last probe"
+        assert rig.blocked() is Reason.PROBE_MISSED
         assert rig.bridge.is_connected()
         await rig.until_told(ConnectionLost)
         assert trio.current_time() - hung_at <= 2 * (heartbeat_s + PROBE_TIMEOUT_S) + LATE_S

@@ -24,6 +24,7 @@ from tests.support.heard import with_code
 from trio_bridge.errors import ConfigError
 from trio_bridge.events.data import CurrenciesMixed, TypeUnknown
 from trio_bridge.events.gateway import AccountAppeared, UpstreamBack
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import DataType
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.contracts import AAPL_CON_ID
@@ -148,14 +149,14 @@ async def test_what_was_not_computed_reaches_no_sum(
 async def test_an_option_that_never_had_greeks_is_unpriced_and_the_first_rows_wait_for_it(
     monkeypatch: pytest.MonkeyPatch, fast_clock: PatientClock
 ) -> None:
-    monkeypatch.setattr("trio_bridge.gateways.socket.connection.SETTLE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("trio_bridge.gateways.socket.connection.SETTLE_S", 0.5)
     book = still_book(options=4)
     silent, sentinel, *_ = options_of(book)
     book.market.silence_greeks(silent.con_id)
     book.market.override(sentinel.con_id, vega=-2.0)
     began = trio.current_time()
     async with socket_rig(book) as rig:
-        assert rig.silent_because() == "waiting for the first Greeks"
+        assert rig.blocked() is Reason.SETTLING
         row = await rig.until_right()
         assert trio.current_time() - began >= 0.5
         assert (row.positions, row.priced) == (8, 6)
@@ -168,7 +169,7 @@ async def test_without_one_priced_option_the_greeks_are_unknown_not_zero(
     for option in options_of(book):
         book.market.override(option.con_id, theta=DBL_MAX)
     async with socket_rig(book, ib_market_data_lines=1) as rig:
-        rig.bridge._connection.settled = True  # type: ignore[union-attr]
+        rig.bridge.readiness.clear(Reason.SETTLING)
         row = rig.row()
         assert row is not None
         assert (row.delta, row.gamma, row.vega, row.theta) == (None, None, None, None)
@@ -400,7 +401,7 @@ async def test_a_contract_that_the_gateway_cannot_describe_is_unpriced_and_said_
 
         rig.sim.find = find  # type: ignore[method-assign,assignment]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("trio_bridge.gateways.socket.connection.SETTLE_TIMEOUT_S", 0.5)
+            patch.setattr("trio_bridge.gateways.socket.connection.SETTLE_S", 0.5)
             await rig.bridge.connect()
         row = await rig.until_right(without={option.con_id})
         assert (row.positions, row.priced) == (8, 7)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.gateways.socket.scripted_gateway import BOOK, VERSION, framed, run_session
-from trio_bridge.errors import NotReadyError
+from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.simulator.tws import wire
 from trio_bridge.simulator.tws.contracts import contract_details, contract_details_end
 

@@ -32,13 +32,13 @@ from trio_bridge.events.gateway import (
     UpstreamLost,
 )
 from trio_bridge.events.service import ServiceStopped
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket import notices as socket_notices
 from trio_bridge.gateways.socket.subscriptions import ASK_AFTER_INCIDENT_S
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
 
-NO_ROWS = "the gateway has lost its link to Interactive Brokers"
 LATE_S = 3.0
 """How late a busy machine may be, on the fast clock."""
 
@@ -66,7 +66,7 @@ async def test_a_lost_link_means_no_rows_until_it_is_back(
     async with supervised_rig(book) as rig:
         await rig.until_right()
         rig.sim.lose_upstream(code)
-        await rig.until(lambda: rig.silent_because() == NO_ROWS)
+        await rig.until(lambda: rig.blocked() is Reason.UPSTREAM_LOST)
         lost_at = trio.current_time()
         book.advance(60)
         await trio.sleep(5)
@@ -93,7 +93,7 @@ async def test_the_nightly_reset_may_leave_the_socket_standing(fast_clock: Patie
         for _ in range(5):
             rig.sim.lose_upstream()
             await trio.sleep(3)
-            assert rig.silent_because() == NO_ROWS
+            assert rig.blocked() is Reason.UPSTREAM_LOST
         book.advance(60)
         rig.sim.restore_upstream()
         await rig.until_right()
@@ -150,7 +150,7 @@ async def test_a_connection_that_drops_in_the_reload_is_made_again(
         rig.sim.lose_upstream()
         rig.sim.restore_upstream(data_kept=False)
         await rig.until_received(POSITIONS, 2)
-        assert rig.silent_because() == "the positions are still being downloaded"
+        assert rig.blocked() is Reason.DOWNLOADING
         rig.sim.drop_connections()
         await rig.until_received(POSITIONS, 3)
         await rig.until_right()
@@ -164,7 +164,7 @@ async def test_a_gateway_that_is_cut_off_when_we_connect_is_waited_for(
     book = still_book(options=6)
     async with supervised_rig(book, simulator={"first_tick_delay_s": 1.0}) as rig:
         rig.sim.upstream_lost = True
-        await rig.until(lambda: rig.silent_because() == NO_ROWS)
+        await rig.until(lambda: rig.blocked() is Reason.UPSTREAM_LOST)
         await trio.sleep(12)
         assert rig.sim.received(SUBSCRIBE) == []
         rig.sim.restore_upstream()
@@ -188,7 +188,7 @@ async def test_2110_ends_with_the_farms_too(fast_clock: PatientClock) -> None:
         rig.rows.clear()
         rig.sim.notify(2104, "usopt")
         await rig.until_received(START, 2)
-        await rig.until(lambda: rig.silent_because() == NO_ROWS)
+        await rig.until(lambda: rig.blocked() is Reason.UPSTREAM_LOST)
         rig.sim.upstream_lost = False
         rig.sim.notify(2104, "usopt")
         await rig.until(lambda: rig.rows)
@@ -199,7 +199,7 @@ async def test_2110_ends_with_the_farms_too(fast_clock: PatientClock) -> None:
         await rig.until(lambda: rig.row() is None)
         rig.sim.notify(2104, "usopt")
         await rig.settle()
-        assert rig.silent_because() == NO_ROWS, "1100 ends with 1101 or 1102 only"
+        assert rig.blocked() is Reason.UPSTREAM_LOST, "1100 ends with 1101 or 1102 only"
 
 
 async def test_positions_that_change_during_the_outage_are_in_the_first_row_after(

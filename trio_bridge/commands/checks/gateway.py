@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.commands.checks.finding import failed, ok, report_with_rest, skipped, warning
-from trio_bridge.errors import ConfigError, GatewayError, NotReadyError
+from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.gateways.factory import build_bridge
+from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import ApiMode, Severity
 from trio_bridge.text import count, duration
 
@@ -111,8 +112,8 @@ async def _look(
     snapshot, reason = await _first_row(bridge, events)
     if snapshot is None:
         cause = _cause(events)
-        text, remedy = (reason, "") if cause is None else (cause.text, cause.remedy)
-        found = failed(NAMES[0], f"{bridge.endpoint}: connected, but no rows: {text}", remedy)
+        text = f"{bridge.endpoint}: connected, but no rows: {reason}"
+        found = failed(NAMES[0], text, "" if cause is None else cause.remedy)
         report_with_rest(found, NAMES, report)
         return cause
     report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
@@ -173,6 +174,7 @@ def _refusal(bridge: IBridgeBase, error: GatewayError | ConfigError, report: Rep
     if error.setting == "IB_ACCOUNT":  # all but that went well
         report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
         return failed(NAMES[1], error.text, error.remedy)
-    if error.setting or error.remedy:
-        return failed(NAMES[0], f"{bridge.endpoint}: {error.text}", error.remedy)
-    return failed(NAMES[0], f"{bridge.endpoint}: {error.text}", REMEDIES[bridge.mode])
+    known = error.setting or error.remedy
+    # Not the place twice.
+    text = error.text if bridge.endpoint in error.text else f"{bridge.endpoint}: {error.text}"
+    return failed(NAMES[0], text, error.remedy if known else REMEDIES[bridge.mode])

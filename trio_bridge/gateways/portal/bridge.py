@@ -6,19 +6,27 @@ knows no order, no logout and no competing session.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.portal import CertificateUnchecked
-from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage
+from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage, discard_event
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.portal.client import is_loopback, tls_context
 from trio_bridge.gateways.portal.connection import Connection
 from trio_bridge.gateways.portal.health import Answers
 from trio_bridge.gateways.portal.pacing import Pacing, Timing
-from trio_bridge.model import ApiMode
+from trio_bridge.gateways.readiness import Blocked, Reason
+from trio_bridge.model import ApiMode, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import EventSink
 
 DISCONNECT_TIMEOUT_S: Final = 2.0
 USUAL_TIMING: Final = Timing()
@@ -36,8 +44,15 @@ class PortalBridge(IBridgeBase):
 
     mode: ClassVar[ApiMode] = ApiMode.PORTAL
 
-    def __init__(self, *args: Any, timing: Timing = USUAL_TIMING, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        emit: EventSink = discard_event,
+        now: Callable[[], datetime] = utc_now,
+        timing: Timing = USUAL_TIMING,
+    ) -> None:
+        super().__init__(settings, emit=emit, now=now)
         self._timing = timing
         self._connection: Connection | None = None
         self._told_unverified = False
@@ -56,7 +71,8 @@ class PortalBridge(IBridgeBase):
         if self.is_connected():
             raise RuntimeError("already connected: disconnect first")
         self._connection = None
-        self._clear_away()
+        self._leftovers.clear_away()
+        self._begin()
         context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
         connection = Connection(
             self.settings,
@@ -70,6 +86,7 @@ class PortalBridge(IBridgeBase):
         )
         await self.nursery.start(connection.run)
         self._connection = connection
+        self.readiness.clear(Reason.NOT_CONNECTED)
         self._tell_unverified()
 
     async def disconnect(self) -> None:
@@ -89,13 +106,14 @@ class PortalBridge(IBridgeBase):
 
     async def probe(self) -> None:
         if self._connection is None:
-            raise GatewayError("not connected to the gateway")
+            raise GatewayError(Reason.NOT_CONNECTED.value)
         await self._connection.probe()
 
-    def not_ready_reason(self) -> str | None:
-        if self._connection is None:
-            return "not connected to the gateway"
-        return self._connection.not_ready_reason()
+    def not_ready_reason(self) -> Blocked | None:
+        # What is still asked for rather than blocked and cleared, in its place among the others.
+        found = self._connection.not_ready_reason() if self._connection else None
+        blocked = filter(None, (super().not_ready_reason(), found))
+        return min(blocked, key=lambda one: list(Reason).index(one.reason), default=None)
 
     def usage(self) -> Usage:
         return Usage(self._pacing.answers, self._pacing.requests)

@@ -21,6 +21,7 @@ from trio_bridge.gateways.portal.pacing import (
     Timing,
 )
 from trio_bridge.gateways.portal.stream import QuoteStream
+from trio_bridge.gateways.readiness import Blocked, Reason
 
 if TYPE_CHECKING:
     import ssl
@@ -93,11 +94,11 @@ class Connection:
         await self._lost.wait()
         return str(self._lost_error)
 
-    def not_ready_reason(self) -> str | None:
+    def not_ready_reason(self) -> Blocked | None:
         if self.is_lost:
-            return "not connected to the gateway"
+            return Blocked(Reason.NOT_CONNECTED)
         if self._silence.is_suspect:
-            return f"the gateway does not answer ({self._silence.last_error})"
+            return Blocked(Reason.NO_ANSWER, self._silence.last_error)
         return self._session.not_ready_reason() or self.feed.not_ready_reason()
 
     def inputs(self) -> RiskInputs:

@@ -41,6 +41,7 @@ from trio_bridge.gateways.portal.pacing import (
 )
 from trio_bridge.gateways.portal.quotes import QuoteBoard
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
+from trio_bridge.gateways.readiness import Blocked, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence, Set
@@ -113,16 +114,16 @@ class PortalFeed:
 
     # What is known ---------------------------------------------------------------------------
 
-    def not_ready_reason(self) -> str | None:
+    def not_ready_reason(self) -> Blocked | None:
         """Why what is in memory is no row yet, or no longer; None when it is one."""
         if not self.portfolio.is_loaded:
-            return "the positions are still being downloaded"
+            return Blocked(Reason.DOWNLOADING)
         age_s = trio.current_time() - self._read_at
         # A book of many accounts takes its time: one round may fail, as ever.
         if age_s > max(self._timing.positions_stale_s, 2 * self._round_s):
-            return f"the positions could not be read again for {age_s:.0f} s"
+            return Blocked(Reason.POSITIONS_STALE, f"{age_s:.0f} s")
         if not self._is_settled():
-            return "waiting for the first Greeks"
+            return Blocked(Reason.SETTLING)
         return None
 
     def greeks(self, *, well_at: float) -> dict[int, Greeks]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from trio_bridge.gateways.keys import FUTURES_OPTION, contract_key, underlying_key
 from trio_bridge.gateways.portal.values import read_con_id, read_exact, read_positive
 from trio_bridge.model import Position
 from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
@@ -24,8 +25,6 @@ specification and are of 100 in today's, where each entry says so."""
 DERIVATIVES: Final = OPTION_TYPES | FUTURE_TYPES
 UNKNOWN_KIND: Final = "OPT"
 """A holding whose kind nobody has told yet counts as an option without a multiplier: unpriced."""
-
-FUTURES_OPTION: Final = "FOP"
 
 
 class ShapeError(ValueError):
@@ -291,11 +290,11 @@ class Holdings:
         symbol = held.symbol or definition.symbol
         currency = held.currency or definition.currency
         name = definition.symbol or held.symbol
-        underlying = f"{name}:{currency}" if sec_type and name else ""
+        underlying = underlying_key(name, currency) if sec_type and name else ""
         if sec_type == FUTURES_OPTION:
             # Options on one future share its symbol with those on the next one.
             under_con_id = held.underlying_con_id or definition.underlying_con_id
-            underlying = "" if under_con_id is None else f"conid:{under_con_id}"
+            underlying = "" if under_con_id is None else contract_key(under_con_id)
         return Position(
             account=held.key.account,
             con_id=held.key.con_id,

@@ -23,6 +23,7 @@ from trio_bridge.events.portal import (
 from trio_bridge.gateways.portal.errors import AnswerError, LoggedOutError
 from trio_bridge.gateways.portal.holdings import ShapeError
 from trio_bridge.gateways.portal.pacing import OPEN_SESSION, STATUS, TICKLE
+from trio_bridge.gateways.readiness import Blocked, Reason
 
 if TYPE_CHECKING:
     from trio_bridge.events.event import Event
@@ -46,6 +47,15 @@ class SessionState(Enum):
     NO_BROKERAGE = "the gateway has no brokerage session"
     COMPETING = "another session of yours has the market data"
     UPSTREAM_LOST = "the gateway has lost its connection to Interactive Brokers"
+
+
+NOT_WELL: Final = {
+    SessionState.UNKNOWN: Reason.SESSION_UNKNOWN,
+    SessionState.LOGGED_OUT: Reason.LOGGED_OUT,
+    SessionState.NO_BROKERAGE: Reason.NO_BROKERAGE,
+    SessionState.COMPETING: Reason.COMPETING,
+    SessionState.UPSTREAM_LOST: Reason.UPSTREAM_LOST,
+}
 
 
 def read_status(payload: object) -> SessionState:
@@ -116,13 +126,13 @@ class Login:
             self._set(state, reason)
             return state
 
-    def not_ready_reason(self) -> str | None:
+    def not_ready_reason(self) -> Blocked | None:
         """Why no row is true as far as the session goes; None when it is well."""
         if self.state is not SessionState.HEALTHY:
-            return str(self.state.value)
+            return Blocked(NOT_WELL[self.state])
         age_s = trio.current_time() - self.well_at
         if age_s > self._timing.status_stale_s:
-            return f"the session's state could not be asked for {age_s:.0f} s"
+            return Blocked(Reason.SESSION_STALE, f"{age_s:.0f} s")
         return None
 
     async def is_well(self) -> bool:

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage
+from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage, discard_event
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.connection import Connection
 from trio_bridge.gateways.socket.lines import MarketLines
-from trio_bridge.model import ApiMode
+from trio_bridge.model import ApiMode, utc_now
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from datetime import datetime
 
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.socket.holdings import Details
 
 DISCONNECT_TIMEOUT_S = 2.0
@@ -29,8 +33,14 @@ class SocketBridge(IBridgeBase):
 
     mode: ClassVar[ApiMode] = ApiMode.SOCKET
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        emit: EventSink = discard_event,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        super().__init__(settings, emit=emit, now=now)
         self._connection: Connection | None = None
         # Messages of the sessions before this one.
         self._received = self._sent = 0
@@ -55,9 +65,13 @@ class SocketBridge(IBridgeBase):
         nursery, before = self.nursery, self.usage()
         self._received, self._sent = before.received, before.sent
         self._connection = None
-        self._clear_away()
+        self._leftovers.clear_away()
         self._connection = Connection(
-            self.settings, self.emit, lines=self._lines, details=self._details
+            self.settings,
+            self.emit,
+            readiness=self._begin(),
+            lines=self._lines,
+            details=self._details,
         )
         await nursery.start(self._connection.run)
 
@@ -77,20 +91,8 @@ class SocketBridge(IBridgeBase):
 
     async def probe(self) -> None:
         if self._connection is None or not self._connection.connected:
-            raise GatewayError("not connected to the gateway")
+            raise GatewayError(Reason.NOT_CONNECTED.value)
         await self._connection.heartbeat.probe()
-
-    def not_ready_reason(self) -> str | None:
-        connection = self._connection
-        if connection is None or not connection.connected:
-            return "not connected to the gateway"
-        if connection.upstream_lost:
-            return "the gateway has lost its link to Interactive Brokers"
-        if not connection.downloaded:
-            return "the positions are still being downloaded"
-        if not connection.settled:
-            return "waiting for the first Greeks"
-        return None
 
     def usage(self) -> Usage:
         connection = self._connection

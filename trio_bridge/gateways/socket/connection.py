@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import structlog
 import trio
@@ -22,6 +23,7 @@ from ib_async import Contract
 from trio_bridge.errors import BridgeError, GatewayError
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.ongoing import Ongoing
+from trio_bridge.gateways.readiness import SETTLE_S, Reason, Settling
 from trio_bridge.gateways.socket.address import explain, resolve
 from trio_bridge.gateways.socket.client import GatewayClient
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.readiness import Readiness
     from trio_bridge.gateways.socket.holdings import Details
     from trio_bridge.gateways.socket.lines import MarketLines
 
@@ -48,13 +51,26 @@ CONFIRM_EMPTY_S = 1.0
 """A gateway that has just logged in may know of no positions yet, and a false row of zeros is the
 worst there is: none counts only when it was told twice, so far apart."""
 
-SETTLE_TIMEOUT_S = 10.0
-"""How long the first rows wait for the Greeks of every option."""
-
 IDLE_POLL_S = 1.0
 """How often the subscriptions are looked after when all options have answered."""
 
 log = structlog.get_logger()
+
+
+class Phase(Enum):
+    """Where a connection is in its life; that it is lost may happen in any of them."""
+
+    TRYING = auto()
+    """Shaking hands with an address that is not the last one: if it hangs up, that is no loss."""
+    OPENING = auto()
+    """Shaking hands with the last address, or not yet with any."""
+    DOWNLOADING = auto()
+    """The positions are on their way."""
+    TO_DOWNLOAD = auto()
+    """They have to be asked for once more, as soon as the gateway's link stands."""
+    SERVING = auto()
+    """The positions are complete, and kept up to date."""
+    CLOSING = auto()
 
 
 class Connection:
@@ -65,25 +81,22 @@ class Connection:
         settings: Settings,
         emit: EventSink,
         *,
+        readiness: Readiness,
         lines: MarketLines,
         details: dict[int, Details],
     ) -> None:
         self._settings = settings
+        self._readiness = readiness
+        self._readiness.block(Reason.DOWNLOADING)
+        self._settling = Settling(readiness, SETTLE_S)
         self._scope = trio.CancelScope()
         self._lost = trio.Event()
         self._wake = trio.Event()
         self._crash: Exception | None = None
-        self._open = False
-        self._trying = False
-        self._closing = False
-        self._downloading = False
-        self._reload = False
-        self._settle_until = -math.inf
+        self._phase = Phase.OPENING
         self._heard_at = -math.inf
         self.done = trio.Event()
         self.lost_error = GatewayError("")
-        self.downloaded = False
-        self.settled = False
         self.client = GatewayClient(self)
         self.heartbeat = Heartbeat(self._ask_time)
         self.accounts = Accounts(settings.ib_account, emit)
@@ -100,6 +113,8 @@ class Connection:
         )
         self._notices = Notices(
             self.subscriptions,
+            readiness,
+            self._settling,
             client_id=settings.ib_client_id,
             emit=emit,
             said=said,
@@ -113,16 +128,12 @@ class Connection:
     @property
     def connected(self) -> bool:
         """Whether the connection stands; that it has ended is known at the instant it does."""
-        return self._open and not self._lost.is_set()
+        return not self._readiness.blocks(Reason.NOT_CONNECTED, trio.current_time())
 
     @property
     def ending(self) -> bool:
         """Whether it has ended, or is about to."""
         return self._lost.is_set()
-
-    @property
-    def upstream_lost(self) -> bool:
-        return self._notices.upstream_lost
 
     def end(self) -> None:
         """End the connection, or the attempt to make one; `done` tells when that has happened."""
@@ -148,7 +159,8 @@ class Connection:
                 async with trio_asyncio.open_loop():
                     try:
                         await self._connect()
-                        started = self._open = True
+                        started = True
+                        self._readiness.clear(Reason.NOT_CONNECTED)
                         task_status.started()
                         await self._serve()
                     except BridgeError as error:
@@ -157,7 +169,8 @@ class Connection:
                     except Exception as error:
                         self.bug(error)
                     finally:
-                        self._open, self._closing = False, True
+                        self._phase = Phase.CLOSING
+                        self._readiness.block(Reason.NOT_CONNECTED)
                         await self.client.close()
         except BaseExceptionGroup as group:
             broken, rest = group.split(Exception)
@@ -178,7 +191,7 @@ class Connection:
     def _broke_down(self, error: Exception) -> None:
         """An exception in the asyncio loop ends this connection, and is never hidden."""
         log.error("the connection's event loop broke down", exc_info=error)
-        self._lose(f"the connection broke down: {_innermost(error)!r}")
+        self._lose(f"the connection broke down: {'; '.join(map(repr, _leaves(error)))}")
 
     def _lose(self, reason: str) -> None:
         self._lose_by(GatewayError(reason))
@@ -187,6 +200,7 @@ class Connection:
         if not self._lost.is_set():
             self.lost_error = error
             self._lost.set()
+            self._readiness.block(Reason.NOT_CONNECTED)
             self._wake.set()
 
     async def _bounded(
@@ -245,7 +259,8 @@ class Connection:
         on another."""
         settings, client = self._settings, self.client.ib.client
         for address in addresses:
-            self._trying = address != addresses[-1]
+            is_last = address == addresses[-1]
+            self._phase = Phase.OPENING if is_last else Phase.TRYING
             # Not ib.connectAsync: it also asks for orders, accounts and executions.
             shake_hands = functools.partial(
                 client.connectAsync, address, settings.ib_socket_port, settings.ib_client_id, 0
@@ -253,12 +268,11 @@ class Connection:
             try:
                 await self._bounded(shake_hands, HANDSHAKE_TIMEOUT_S, "the gateway did not answer")
             except GatewayError:
-                if self._lost.is_set() or not self._trying:
+                if self._lost.is_set() or is_last:
                     raise
                 await self.client.close()
                 self.client.expect_another()
             else:
-                self._trying = False
                 return
 
     async def _download(self) -> None:
@@ -267,9 +281,10 @@ class Connection:
         What a gateway tells that is cut off from Interactive Brokers may be a part, or nothing at
         all: it does not count, and is asked for again when the link stands.
         """
-        self.downloaded = self.settled = self._reload = False
-        self._downloading = True
-        cut_off, outages = self.upstream_lost, self._notices.outages
+        self._phase = Phase.DOWNLOADING
+        self._readiness.block(Reason.DOWNLOADING)
+        self._settling.forget()
+        cut_off, outages = self._notices.upstream_lost, self._notices.outages
         self.holdings.forget()
         self.subscriptions.open()
         await self._ask_positions()
@@ -277,13 +292,13 @@ class Connection:
             with trio.move_on_after(CONFIRM_EMPTY_S):
                 await self._lost.wait()
             await self._ask_positions()
-        self._downloading = False
         if cut_off or self._notices.outages > outages:
-            self._reload = True
+            self._phase = Phase.TO_DOWNLOAD
             return
         self.subscriptions.expect(self.holdings.view.exposures)
-        self._settle_until = trio.current_time() + SETTLE_TIMEOUT_S
-        self.downloaded = True
+        self._phase = Phase.SERVING
+        self._settling.start(trio.current_time())
+        self._readiness.clear(Reason.DOWNLOADING)
 
     async def _ask_positions(self) -> None:
         self.subscriptions.sent(1)
@@ -307,7 +322,7 @@ class Connection:
     async def _follow(self) -> None:
         while not self._lost.is_set():
             self._wake = trio.Event()
-            if self._reload and not self.upstream_lost:
+            if self._phase is Phase.TO_DOWNLOAD and not self._notices.upstream_lost:
                 await self._download()
             await self._step()
 
@@ -316,14 +331,13 @@ class Connection:
         self.client.count()
         now = trio.current_time()
         again_at = now + IDLE_POLL_S
-        if self.upstream_lost:
-            self._settle_until = now + SETTLE_TIMEOUT_S
-        else:
+        if not self._notices.upstream_lost:
             due = self.subscriptions.step(self.holdings.view)
             again_at = max(now + POLL_S, min(again_at, due))
-            if not self.settled:
+            if not self._settling.is_over(now):
                 again_at = now + POLL_S
-                self.settled = self.subscriptions.all_answered or now >= self._settle_until
+                if self.subscriptions.all_answered:
+                    self._settling.answered()
         with trio.move_on_at(again_at):
             await self._wake.wait()
 
@@ -362,9 +376,14 @@ class Connection:
         self.subscriptions.feed.note(request_id)
 
     def closed(self, reason: str) -> None:
-        if not self._closing and not self._trying:
-            detail = f": {reason}" if reason else ""
-            self._lose(f"the gateway closed the connection{detail}")
+        match self._phase:
+            case Phase.TRYING | Phase.CLOSING:
+                pass
+            case Phase.OPENING | Phase.DOWNLOADING | Phase.TO_DOWNLOAD | Phase.SERVING:
+                detail = f": {reason}" if reason else ""
+                self._lose(f"the gateway closed the connection{detail}")
+            case _:
+                assert_never(self._phase)
 
     def unreadable(self, error: Exception) -> None:
         log.error("the gateway sent what cannot be read", exc_info=error)
@@ -375,20 +394,30 @@ class Connection:
         self._lose(f"bug: {error!r}")
 
     def _carry_on(self) -> None:
-        if self.downloaded and not self.holdings.view.positions:
+        if self._phase is not Phase.SERVING:
+            return
+        if self.holdings.view.positions:
+            self._settling.start(trio.current_time())
+        else:
             # It may have known of none because it had no link, and have said so too late.
             self._start_over()
 
     def _start_over(self) -> None:
-        if self._downloading:
-            # Two downloads at once could not be told apart: the end of the first would pass for
-            # the end of the second.
-            self._lose("the gateway lost our subscriptions in the middle of the download")
-        self.downloaded = False
-        self._reload = True
+        match self._phase:
+            case Phase.SERVING:
+                self._phase = Phase.TO_DOWNLOAD
+                self._readiness.block(Reason.DOWNLOADING)
+            case Phase.DOWNLOADING:
+                # Two downloads at once could not be told apart: the end of the first would pass for
+                # the end of the second.
+                self._lose("the gateway lost our subscriptions in the middle of the download")
+            case Phase.TRYING | Phase.OPENING | Phase.TO_DOWNLOAD | Phase.CLOSING:
+                pass  # what there is to download is still to come, or comes no more
+            case _:
+                assert_never(self._phase)
 
 
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for one in error.exceptions for leaf in _leaves(one)]

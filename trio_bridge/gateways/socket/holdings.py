@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
+from trio_bridge.gateways.keys import FUTURES_OPTION, contract_key, underlying_key
 from trio_bridge.model import Position
 from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from trio_bridge.gateways.accounts import Accounts
 
-FUTURES_OPTION = "FOP"
 DEFAULT_EXCHANGE = "SMART"
 
 AGAIN_S = 60.0
@@ -58,7 +58,7 @@ def details_from(answer: Any) -> Details:
     return Details(
         exchange=contract.exchange or DEFAULT_EXCHANGE,
         multiplier=parse_multiplier(contract.multiplier),
-        underlying=f"conid:{answer.underConId}" if answer.underConId else "",
+        underlying=contract_key(answer.underConId) if answer.underConId else "",
     )
 
 
@@ -196,7 +196,7 @@ class HoldingsView:
 
     def _position(self, held: Any) -> Position:
         contract = held.contract
-        underlying = f"{contract.symbol}:{contract.currency}"
+        underlying = underlying_key(contract.symbol, contract.currency)
         if contract.secType == FUTURES_OPTION:
             # Options on one future differ in symbol no more than those on the next one.
             underlying = self._future_under(contract)

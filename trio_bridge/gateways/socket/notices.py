@@ -16,6 +16,7 @@ from trio_bridge.events.gateway import (
     UpstreamBack,
     UpstreamLost,
 )
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.codes import Reaction, reaction_to
 from trio_bridge.gateways.socket.subscriptions import ASK_BROKEN_FARM_S
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.ongoing import Ongoing
+    from trio_bridge.gateways.readiness import Readiness, Settling
     from trio_bridge.gateways.socket.subscriptions import Subscriptions
 
 SUB_ACCOUNTS_HINT = "subaccount"
@@ -44,6 +46,8 @@ class Notices:
     def __init__(
         self,
         subscriptions: Subscriptions,
+        readiness: Readiness,
+        settling: Settling,
         *,
         client_id: int,
         emit: EventSink,
@@ -53,6 +57,8 @@ class Notices:
         carry_on: Callable[[], None],
     ) -> None:
         self._subscriptions = subscriptions
+        self._readiness = readiness
+        self._settling = settling
         self._client_id = client_id
         self._emit = emit
         self._said = said
@@ -61,10 +67,13 @@ class Notices:
         self._carry_on = carry_on
         self._self_restoring = False
         self._lost_at: float | None = None
-        self.upstream_lost = False
-        """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
         self.outages = 0
-        """How often that has begun."""
+        """How often the upstream was lost."""
+
+    @property
+    def upstream_lost(self) -> bool:
+        """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
+        return self._lost_at is not None
 
     def on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
         reaction = reaction_to(code)
@@ -110,15 +119,16 @@ class Notices:
                 self._on_request_refused(reaction, request_id, code, text, contract)
 
     def _upstream_is_lost(self, code: int) -> None:
-        if not self.upstream_lost:
-            self.upstream_lost = True
+        if self._lost_at is None:
             self.outages += 1
             self._lost_at = self._subscriptions.data_stopped()
+            self._readiness.block(Reason.UPSTREAM_LOST)
+            self._settling.hold(self._lost_at)
             self._emit(UpstreamLost(code))
         self._self_restoring = code == 2110
 
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
-        self.upstream_lost = False
+        self._readiness.clear(Reason.UPSTREAM_LOST)
         self._self_restoring = False
         # What has ticked meanwhile was computed without a link, from what was known before.
         self._subscriptions.data_stopped(self._lost_at)

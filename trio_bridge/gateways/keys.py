@@ -1,0 +1,18 @@
+"""Names that both modes must spell alike: that their rows agree rests on them. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FUTURES_OPTION: Final = "FOP"
+
+
+def underlying_key(symbol: str, currency: str) -> str:
+    """The underlying of an option on a share or an index, and of the share itself."""
+    return f"{symbol}:{currency}"
+
+
+def contract_key(con_id: int) -> str:
+    """The underlying of an option on a future, and of the future itself: each expiry is another,
+    under one symbol."""
+    return f"conid:{con_id}"
