@@ -99,7 +99,8 @@ async def test_a_setting_that_is_misspelt(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("IB_SOCKET_PROT=7497\n")
     done = await run_command(tmp_path, "check", **NOBODY)
     assert (
-        "warn  settings     .env: IB_SOCKET_PROT is no setting: IB_SOCKET_PORT is one" in done.out
+        "warn  settings     .env: unknown setting IB_SOCKET_PROT: did you mean IB_SOCKET_PORT?"
+        in done.out
     )
 
 
