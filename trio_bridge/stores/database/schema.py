@@ -59,9 +59,9 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
         "api_mode": Column("text"),
         "message": Column("text"),
         "status": Column("text", "'info'", required=True),
+        "event_id": Column("uuid"),
         "kind": Column("text"),
         "numbers": Column("jsonb"),
-        "event_id": Column("uuid"),
     },
 }
 """Table → column → what it is. Both have an `id` besides, which only the database gives."""
