@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 SLOWEST_FIRST = ("faults", "test_service.py", "commands", "web", "gateways", "stores")
-"""Folders and files whose tests wait for real processes."""
+"""Folders and files whose tests wait for real processes, slowest first."""
 
 
 class TrioMode:
-    """Runs every async test and fixture on Trio (pytest-trio's own switch has no option)."""
+    """Runs every async test and fixture on Trio (pytest-trio has no command-line option for it)."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--trio is missing: run `pytest --trio` (or ./scripts/test)")
     config.pluginmanager.register(TrioMode())
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # Started in a shell's background, where Ctrl-C is ignored: by all that we start, too.
+        # Started in a shell's background, where Ctrl-C is ignored, also by every child process.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # started with nohup: the same
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
-        # Several processes share the tests: the slow ones first, so that all end together.
+        # Several processes share the tests: slow tests first, so that all processes end together.
         items.sort(key=_by_slowness)
     if config.getoption("--long"):
         return
@@ -78,7 +78,7 @@ def _by_slowness(item: pytest.Item) -> int:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """A command or a demo sets up logging for its whole process, and other tests look at logs."""
+    """Undo the logging setup that commands and demos make process-wide: other tests check logs."""
     levels = {
         logger: logger.level
         for logger in logging.root.manager.loggerDict.values()
@@ -92,7 +92,7 @@ def logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def simulator_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where simulators in processes of their own write what no bridge may do to them."""
+    """The file where simulators in other processes record what no bridge may do."""
     ledger = tmp_path_factory.mktemp("tws") / "violations.txt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(LEDGER_VARIABLE, str(ledger))
@@ -111,7 +111,7 @@ def wire_watch(simulator_ledger: Path) -> Iterator[WireWatch]:
 
 @pytest.fixture(scope="session")
 def postgres_factory() -> Iterator[PostgresFactory]:
-    """Makes further servers (0.2 s each); all end with the session."""
+    """Creates more servers (0.2 s each); all end with the session."""
     factory = PostgresFactory()
     yield factory
     factory.close()
@@ -119,13 +119,13 @@ def postgres_factory() -> Iterator[PostgresFactory]:
 
 @pytest.fixture(scope="session")
 def postgres(postgres_factory: PostgresFactory) -> PostgresServer:
-    """One running server for all tests: leave it running, and don't break it."""
+    """One running server for all tests: don't stop or break it."""
     return postgres_factory.new()
 
 
 @pytest.fixture
 def own_postgres(postgres_factory: PostgresFactory) -> Iterator[PostgresServer]:
-    """A running server for this test alone, to be broken at will."""
+    """A running server for this test alone, which may break it."""
     server = postgres_factory.new()
     yield server
     server.close()

@@ -1,4 +1,4 @@
-"""Every setting: its default, where it is read from, and what is said about a bad value."""
+"""Every setting: its default, where it is read from, and the error for a bad value."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKEN = "q8-Zk$2v!hL0_xW7"
 
 @pytest.fixture(autouse=True)
 def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine on which nothing is configured; the working directory is returned."""
+    """A machine on which nothing is configured; returns the working directory."""
     names = {name.lower() for name in ENVIRONMENT_NAMES.values()}
     for name in list(os.environ):
         if name.lower() in names:
@@ -227,7 +227,7 @@ def test_a_comment_sign_inside_a_value_is_part_of_it(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("quote", ["", "'", '"'])
 def test_a_dollar_sign_in_the_file_stands_for_itself(quote: str, nothing_set: Path) -> None:
-    """`${HOME}` in a password is no variable, and `${NOTHING}` not nothing."""
+    """In a password, `${HOME}` is not a variable, and `${NOTHING}` is not empty."""
     password = "a${HOME}b$c$$d${NOTHING}e"
     lines = (
         f"DB_PASS={quote}${{NOTHING}}{quote}\n"
@@ -266,7 +266,7 @@ def test_no_windows_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_variables_of_other_programs_are_left_alone(
     name: str, text: str, nothing_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attribute's name is no variable: only the documented names are."""
+    """Attribute names are not variables: only the documented names are."""
     before = load_settings()
     monkeypatch.setenv(name, text)
     (nothing_set / ".env").write_text(f"{name}={text}\nSOMETHING=else\n", "utf-8")
@@ -297,7 +297,7 @@ BAD = [
     ("IBKR_GATEWAY_URL", "https://gateway..lan", "https://localhost:5000"),
     ("IBKR_GATEWAY_URL", f"https://{'x' * 64}.lan", "https://localhost:5000"),
     ("IBKR_GATEWAY_URL", "https://[v1.x]:5000", "https://localhost:5000"),
-    ("IBKR_GATEWAY_URL", "https://localhost?a=1", "nothing behind it"),
+    ("IBKR_GATEWAY_URL", "https://localhost?a=1", "nothing after it"),
     ("IBKR_GATEWAY_URL", "http://gateway.lan:5000", "use https"),
     ("BRIDGE_POLL_INTERVAL", "0.09", "0.1 or more"),
     ("BRIDGE_POLL_INTERVAL", "5s", "a number"),
@@ -371,7 +371,7 @@ def test_a_files_byte_order_mark_hides_no_setting(nothing_set: Path) -> None:
     "content",
     [b"IB_CLIENT_ID=\xff\xfe", "IB_CLIENT_ID=7\n".encode("utf-16-le"), b"DB_HOST=0 \0"],
 )
-def test_a_file_that_is_no_text_is_one_line(content: bytes, nothing_set: Path) -> None:
+def test_a_file_that_is_not_text_is_one_line(content: bytes, nothing_set: Path) -> None:
     (nothing_set / ".env").write_bytes(content)
     with pytest.raises(ConfigError, match=r"\.env in the working directory") as caught:
         load_settings()
@@ -485,7 +485,7 @@ def test_other_machines_are_let_in_with_a_token_only(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BRIDGE_STATUS_HOST", host)
-    assert load_settings().status_port is None  # off, so nobody is let in
+    assert load_settings().status_port is None  # off, so no one can connect
     monkeypatch.setenv("BRIDGE_STATUS_PORT", "8650")
     with pytest.raises(
         ConfigError, match=r"^BRIDGE_STATUS_TOKEN: must be set when BRIDGE_STATUS_H"
@@ -507,7 +507,7 @@ def test_this_machine_needs_no_token(host: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("host", ["bridge..lan", f"{'x' * 64}.lan", "[.lan]"])
-def test_a_host_that_nobody_can_look_up_is_one_line(
+def test_a_host_that_cannot_be_looked_up_is_one_line(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BRIDGE_STATUS_HOST", host)
@@ -516,7 +516,7 @@ def test_a_host_that_nobody_can_look_up_is_one_line(
 
 
 @pytest.mark.parametrize("name", ["BRIDGE_BUFFER_PATH", "IB_SOCKET_HOST", "DB_PASS"])
-def test_bytes_that_are_no_text_are_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_not_text_are_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, os.fsdecode(b"/caf\xe9"))
     with pytest.raises(ConfigError, match=f"^{name}: must be UTF-8 text$"):
         load_settings()

@@ -1,7 +1,7 @@
 """Records the risk of an Interactive Brokers portfolio, without a gap.
 
-The public names are loaded when they are first used, so that each command, and each of the two API
-modes, imports only the libraries it needs.
+The public names are loaded on first use, so that each command, and each of the two API modes,
+imports only the libraries it needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m trio_bridge`, and the program `trio-bridge`: the service, or one of its commands."""
+"""`python -m trio_bridge` and the program `trio-bridge`: the service, or one of its commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 
 
 def main() -> None:
-    """Entry point. A Ctrl-C while the libraries are loaded ends it at once, not in a traceback."""
+    """Entry point. Ctrl-C while the libraries load ends it at once, without a traceback."""
     interrupted = signal.getsignal(signal.SIGINT)
     if interrupted is not signal.default_int_handler:  # ignored, say
         from trio_bridge.cli import main as run

@@ -1,9 +1,9 @@
 """The commands, and the only place that knows about exit codes.
 
-0: ended as asked. 1: a check failed, the service is not well or cannot start just now, or a command
-could not finish.
-2: a setting, a file or an option can't be used; one line says which. 130: interrupted (the service:
-a second Ctrl-C cut its goodbye short). 141: nobody reads the output any more.
+0: finished as asked. 1: a check failed, the service is unhealthy or cannot start just now, or a
+command could not finish. 2: a setting, file or option can't be used; one line says which.
+130: interrupted (the service: a second Ctrl-C cut its shutdown short). 141: the output's reader has
+gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 NAME = "trio-bridge"
-"""However it was started: shells complete the name of a program, and `python -m …` is none."""
+"""However it was started: shells complete program names, and `python -m …` has none."""
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
@@ -37,14 +37,14 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Of a disk, or of what this user may put on it."""
+"""The disk is full, or this user's quota or file size limit is used up."""
 
 Result = TypeVar("Result")
 
 app = typer.Typer(
     name=NAME,
-    # Boxes and colours are for people at a terminal. (In "rich" mode the lines of these texts would
-    # end where they do here.)
+    # Boxes and colours are for people at a terminal. ("rich" mode would keep the line breaks of the
+    # docstrings here.)
     rich_markup_mode="markdown" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -67,7 +67,7 @@ def _version(wanted: bool) -> None:
 @app.callback(
     invoke_without_command=True,
     epilog="Settings come from the environment, then from .env in the working directory; "
-    ".env.example names them all. Exit codes: 0 as asked, 1 not well, 2 bad setting or option.",
+    ".env.example lists them all. Exit codes: 0 as asked, 1 not well, 2 bad setting or option.",
 )
 def service(
     context: typer.Context,
@@ -78,7 +78,7 @@ def service(
     """Record the risk of an Interactive Brokers portfolio: one true row of net Greeks every 5
     seconds, nothing lost.
 
-    Without a command this runs the service, until Ctrl-C. Begin with the command `demo`, which
+    Without a command this runs the service, until Ctrl-C. Start with the command `demo`, which
     needs nothing; then `check` says whether your own settings would work.
     """
     if context.invoked_subcommand is not None:
@@ -91,17 +91,17 @@ def service(
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-@app.command(short_help="Say whether the service would run here, and what is missing.")
+@app.command(short_help="Check whether the service would run here, and what is missing.")
 def check(
     as_json: JsonOption = False,
     alert: Annotated[
         bool, typer.Option("--alert", help="Also post a test alert to BRIDGE_ALERT_URL.")
     ] = False,
 ) -> None:
-    """Look whether the service would run: settings, spool, database, gateway, market data, page.
+    """Check whether the service would run: settings, spool, database, gateway, market data, page.
 
-    One line each, with what to do where something is wrong; exit code 1 then. Nothing is changed,
-    and a running service is not disturbed: beside it the gateway is asked under another client id.
+    One line each, with a remedy where something is wrong; then the exit code is 1. Nothing is
+    changed, and a running service is not disturbed: the gateway is asked under another client id.
     """
     from trio_bridge.commands.check import run_check
 
@@ -109,17 +109,17 @@ def check(
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command(short_help="Show how the service is.")
+@app.command(short_help="Show how the service is doing.")
 def status(
     as_json: JsonOption = False,
     events: Annotated[
         int, typer.Option(min=0, max=50, help="How many of the latest events to show.")
     ] = 5,
 ) -> None:
-    """Show how the service is: last row, coverage, gateway, database, spool, latest events.
+    """Show how the service is doing: last row, coverage, gateway, database, spool, latest events.
 
-    A running service with BRIDGE_STATUS_PORT is asked itself; what the database and the spool say
-    is shown in any case. Exit code 1 when no right row has come within three intervals.
+    A running service with BRIDGE_STATUS_PORT is asked directly; what the database and the spool say
+    is shown in any case. Exit code 1 if there has been no valid row for three intervals.
     """
     from trio_bridge.commands.status import run_status
 
@@ -127,18 +127,18 @@ def status(
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command(short_help="Show rows and events as they land in the database.")
+@app.command(short_help="Show rows and events as they arrive in the database.")
 def tail(
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, max=1000, help="Begin with so many of each.")
+        int, typer.Option("--lines", "-n", min=0, max=1000, help="Start with this many of each.")
     ] = 10,
-    follow: Annotated[bool, typer.Option(help="Go on until Ctrl-C.")] = True,
+    follow: Annotated[bool, typer.Option(help="Continue until Ctrl-C.")] = True,
     events: Annotated[bool, typer.Option(help="Show the events between the rows.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Show rows and events as they land in the database, whoever writes them.
+    """Show rows and events as they arrive in the database, whichever service writes them.
 
-    An outage of the database is waited out. With --json each row and event is one line.
+    Outages of the database are waited out. With --json each row and event is one line.
     """
     from trio_bridge.commands.tail import run_tail
 
@@ -146,12 +146,12 @@ def tail(
     _run(run_tail, settings, lines=lines, follow=follow, events=events, as_json=as_json)
 
 
-@app.command(short_help="Bring the spool into the database now.")
+@app.command(short_help="Move the spool into the database now.")
 def flush() -> None:
-    """Bring the rows that wait in the spool into the database now.
+    """Move the rows that wait in the spool into the database now.
 
-    For when the service is stopped: a running one does it by itself, and this command then refuses.
-    It may be interrupted at any time; nothing is lost or doubled.
+    For use while the service is stopped: a running service does this by itself, and the command
+    then refuses. It may be interrupted at any time; nothing is lost or doubled.
     """
     from trio_bridge.commands.flush import run_flush
 
@@ -196,14 +196,14 @@ def export(
     events: Annotated[bool, typer.Option("--events", help="Events instead of rows.")] = False,
     kind: Annotated[
         Literal["csv", "parquet"] | None,
-        typer.Option("--format", show_default="by the name of FILE, else csv", help="Of the file."),
+        typer.Option("--format", show_default="by FILE's name, else csv", help="File format."),
     ] = None,
 ) -> None:
     """Write the rows (or events) of a time range as CSV or Parquet.
 
-    TIME is 2026-01-31, 2026-01-31T14:30, 2026-01-31T14:30-05:00 (UTC where no offset is given), or
-    so long ago: 90m, 24h, 7d, 4w. The rows are streamed, so a year is no problem; a file appears
-    when it is complete. Parquet needs pyarrow, which is not installed unasked: pip install pyarrow.
+    TIME is 2026-01-31, 2026-01-31T14:30, 2026-01-31T14:30-05:00 (UTC if no offset is given), or how
+    long ago: 90m, 24h, 7d, 4w. The rows are streamed, so a year is no problem; a file appears once
+    it is complete. Parquet needs pyarrow, which is not installed by default: pip install pyarrow.
     """
     from trio_bridge.commands.export import run_export
     from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
@@ -215,7 +215,7 @@ def export(
 @app.command(short_help="Watch the bridge at work on a simulated gateway.")
 def demo(
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, help="End by itself after so many seconds.")
+        float | None, typer.Option(min=0.1, help="Stop after this many seconds.")
     ] = None,
     mode: Annotated[Mode, typer.Option(help="Which of the two APIs to demonstrate.")] = Mode.SOCKET,
 ) -> None:
@@ -226,7 +226,7 @@ def demo(
 
 
 def _run(command: Callable[..., Awaitable[Result]], *args: Any, **kwargs: Any) -> Result:
-    """Run a command to its end; an interruption, or a reader that has gone, is no error."""
+    """Run a command to its end; an interruption, or a reader that has gone, is not an error."""
     configure_logging("warning", "console")
     code = 0
     result: list[Result] = []
@@ -239,7 +239,7 @@ def _run(command: Callable[..., Awaitable[Result]], *args: Any, **kwargs: Any) -
         _let_go_of_output()
         code = EXIT_BROKEN_PIPE
     except* OSError as group:
-        # Files with a name have told by themselves.
+        # Commands report trouble with their own files; this is standard output.
         if group.subgroup(lambda error: isinstance(error, OSError) and error.errno in FULL) is None:
             raise
         _let_go_of_output()
@@ -250,12 +250,12 @@ def _run(command: Callable[..., Awaitable[Result]], *args: Any, **kwargs: Any) -
 
 
 def _let_go_of_output() -> None:
-    """Python flushes once more at its end, and would complain."""
+    """Python flushes once more when it exits, and would complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:
-    """Entry point: what a user can put right ends in one line, a bug in its traceback."""
+    """Entry point: what a user can fix ends in one line, a bug in its traceback."""
     code = 0
     try:
         app(prog_name=NAME)

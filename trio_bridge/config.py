@@ -1,7 +1,8 @@
-"""Every setting and its default, once. From the environment, then `.env`, then the default.
+"""Every setting and its default, in one place. Values come from the environment, then `.env`, then
+the default.
 
-A name in capitals is the environment variable; the same name in lower case, with its unit where it
-could be mistaken, is the attribute.
+A name in capitals is the environment variable; the same name in lower case, with its unit where
+that could be mistaken, is the attribute.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NO_TEXT = ".env in the working directory is no UTF-8 text: save it as such"
+NOT_TEXT = ".env in the working directory is not UTF-8 text: save it as UTF-8"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
-# What it would warn of is refused here.
+# Lines that it would only warn about are refused here.
 logging.getLogger("dotenv.main").setLevel(logging.ERROR)
 
 _TOKEN = re.compile(r"[!-~]{16,200}")
@@ -64,7 +65,7 @@ def _lower(value: Any) -> Any:
 
 
 def _without_comment(name: str, value: str) -> str:
-    """A value without its ` # comment`; in secrets it may be part of the secret, so it stays."""
+    """A value without its ` # comment`; in secrets that may be part of the secret, so it stays."""
     if name not in SECRETS:
         return _COMMENT.sub("", value).strip()
     only_comment = name != "db_pass" and value.lstrip().startswith("#")
@@ -84,13 +85,13 @@ def _at_home(path: Path) -> Path:
 
 def _listening_host(host: str) -> str:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not _can_be_asked_for(bare):
+    if not _is_host_name(bare):
         raise ValueError("must be an address of this machine, like 127.0.0.1")
     return bare
 
 
-def _can_be_asked_for(host: str) -> bool:
-    """Whether no part of a name is empty or longer than a name server's."""
+def _is_host_name(host: str) -> bool:
+    """Whether no part of a name is empty or longer than DNS allows."""
     try:
         host.encode("idna")
     except UnicodeError:
@@ -99,7 +100,7 @@ def _can_be_asked_for(host: str) -> bool:
 
 
 def _web_address(text: str) -> SplitResult | None:
-    """The parts of an address that can be asked; None when it is none."""
+    """The parts of an http or https URL; None if it is not one."""
     try:
         url = urlsplit(text)
         host = url.hostname or ""
@@ -108,7 +109,7 @@ def _web_address(text: str) -> SplitResult | None:
         well_formed = url.scheme in {"http", "https"} and host and url.port != 0
     except ValueError:
         return None
-    return url if well_formed and _can_be_asked_for(host) else None
+    return url if well_formed and _is_host_name(host) else None
 
 
 def is_loopback(host: str) -> bool:
@@ -125,24 +126,25 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _as_written(source: EnvSettingsSource) -> Mapping[str, str | None]:
-    """What a source has read; a file's values as they stand in it: a `${…}` in a password is part
-    of it, and no variable (python-dotenv would put that in, or nothing at all)."""
+    """The values that a source has read; a file's exactly as written: a `${…}` in a password is
+    part of the password, not a variable (python-dotenv would substitute it, or leave nothing)."""
     if not isinstance(source, DotEnvSettingsSource) or not isinstance(source.env_file, str | Path):
         return source.env_vars
-    _refuse_what_is_no_line(Path(source.env_file), source.env_file_encoding)
+    _refuse_unreadable_lines(Path(source.env_file), source.env_file_encoding)
     read = dotenv_values(source.env_file, encoding=source.env_file_encoding, interpolate=False)
     if "\0" in "".join(f"{name}{value}" for name, value in read.items()):
-        # Every second byte of a file in UTF-16; no name in it would be one of ours.
-        raise ConfigError(NO_TEXT)
+        # Every second byte of a UTF-16 file is NUL; none of its names would match a setting.
+        raise ConfigError(NOT_TEXT)
     return {name.lower(): value for name, value in read.items() if value}
 
 
-def _refuse_what_is_no_line(file: Path, encoding: str | None) -> None:
-    """python-dotenv would leave out what it can't read: a port, say, and the default is another's.
+def _refuse_unreadable_lines(file: Path, encoding: str | None) -> None:
+    """python-dotenv skips lines that it can't read. Without its port, say, the bridge would use the
+    default, which may be another program's.
 
-    What stands there is not told: it may be a secret.
+    The error does not quote the line: it may hold a secret.
     """
-    if file.is_dir():  # as a container makes it for a file that was not there
+    if file.is_dir():  # containers make one to mount a file that does not exist
         raise ConfigError(".env in the working directory is a directory: make it a file")
     if not file.exists():
         return
@@ -156,7 +158,7 @@ def _refuse_what_is_no_line(file: Path, encoding: str | None) -> None:
 
 
 def _refuse_undecodable(values: Mapping[str, str | None]) -> None:
-    """Python keeps bytes that are no UTF-8 in a form that neither JSON nor the database takes."""
+    """Python keeps non-UTF-8 bytes in a form that neither JSON nor the database accepts."""
     for name, value in values.items():
         try:
             (value or "").encode()
@@ -165,10 +167,10 @@ def _refuse_undecodable(values: Mapping[str, str | None]) -> None:
 
 
 class Settings(BaseSettings):
-    """The bridge's configuration, checked and frozen. Secrets are masked when printed.
+    """The bridge's configuration, validated and frozen. Secrets are masked when printed.
 
-    `load_settings()` makes one with errors fit for a person; constructing it directly raises
-    pydantic's ValidationError (a ValueError too).
+    `load_settings()` reports errors in a user's words; constructing it directly raises pydantic's
+    ValidationError (also a ValueError).
     """
 
     model_config = SettingsConfigDict(
@@ -201,7 +203,7 @@ class Settings(BaseSettings):
     )
     flush_interval_s: Annotated[Seconds, Field(alias="BRIDGE_FLUSH_INTERVAL")] = 60.0
     reconnect_backoff_s: Annotated[
-        # Each attempt is an event: without a limit a night fills the disk.
+        # Each attempt is an event: without a lower limit, one night would fill the disk.
         tuple[Annotated[float, Field(ge=0.1, allow_inf_nan=False)], ...],
         NoDecode,
         BeforeValidator(_comma_list),
@@ -233,7 +235,7 @@ class Settings(BaseSettings):
     status_host: Annotated[
         str, AfterValidator(_listening_host), Field(alias="BRIDGE_STATUS_HOST")
     ] = "127.0.0.1"
-    # Behind the two that it depends on.
+    # After the two settings that its validation depends on.
     status_token: Annotated[
         SecretStr | None, Field(alias="BRIDGE_STATUS_TOKEN", validate_default=True)
     ] = None
@@ -257,7 +259,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only the documented names from outside: LOG_LEVEL, say, is another program's."""
+        """Accept only documented names from outside: LOG_LEVEL, say, may be another program's."""
         ours = {name.lower() for name in ENVIRONMENT_NAMES.values()}
         for source in (env_settings, dotenv_settings):
             if isinstance(source, EnvSettingsSource):
@@ -269,7 +271,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _forgive_comments_and_blanks(cls, values: Any) -> Any:
-        """Drop trailing comments; what is blank then has not been set."""
+        """Drop trailing comments; a value that is then blank counts as not set."""
         if not isinstance(values, dict):
             return values
         read = {
@@ -292,9 +294,9 @@ class Settings(BaseSettings):
         if url is None:
             raise ValueError("must be a URL like https://localhost:5000")
         if url.username or url.password or url.query or url.fragment:
-            raise ValueError("must be a plain URL like https://localhost:5000, nothing behind it")
+            raise ValueError("must be a plain URL like https://localhost:5000, nothing after it")
         if url.scheme == "http" and url.hostname not in LOOPBACK_HOSTS:
-            raise ValueError("http is allowed on this machine only (localhost); use https")
+            raise ValueError("http is allowed only on this machine (localhost); use https")
         return value.rstrip("/").removesuffix("/v1/api")
 
     @field_validator("alert_url")
@@ -320,7 +322,7 @@ class Settings(BaseSettings):
             return None
         text = _COMMENT.sub("", value.get_secret_value()).strip()
         if not _TOKEN.fullmatch(text):
-            raise ValueError("must be 16 to 200 letters, digits or other ASCII signs, no spaces")
+            raise ValueError("must be 16 to 200 ASCII letters, digits or symbols, no spaces")
         return SecretStr(text)
 
     @field_validator("ib_account")
@@ -330,23 +332,22 @@ class Settings(BaseSettings):
 
 
 SECRETS = frozenset({"database_url", "db_pass", "bridge_alert_url", "bridge_status_token"})
-"""Variables (lower case) whose values are never shown."""
+"""Variables (in lower case) whose values are never shown."""
 
 ENVIRONMENT_NAMES = {
     name: (field.alias or name).upper() for name, field in Settings.model_fields.items()
 }
 """Attribute → environment variable."""
 
-
 ALMOST = 0.85
-"""How alike two names are when one is the other misspelt; difflib's measure."""
+"""Names at least this similar (difflib's ratio) are taken to be misspellings of each other."""
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings; keyword arguments (attribute names) win over the environment.
+    """Read the settings; keyword arguments (attribute names) override the environment.
 
     Raises:
-        ConfigError: (a ValueError) one line naming each bad variable, its value, what is allowed.
+        ConfigError: (a ValueError) one line with each bad variable, its value and what is allowed.
     """
     try:
         return Settings(**overrides)
@@ -357,15 +358,15 @@ def load_settings(**overrides: Any) -> Settings:
     except SettingsError as error:
         raise ConfigError(str(error)) from None
     except UnicodeDecodeError:
-        raise ConfigError(NO_TEXT) from None
+        raise ConfigError(NOT_TEXT) from None
     except OSError as error:
         raise ConfigError(f".env in the working directory cannot be read: {error}") from None
 
 
 def misspelt_settings() -> dict[str, str]:
-    """What `.env` names that is no setting but reads almost like one → that one.
+    """Unknown names in `.env` that closely resemble a setting → that setting.
 
-    Whatever else stands there may be another program's.
+    Other unknown names may be another program's.
     """
     ours = list(ENVIRONMENT_NAMES.values())
     found = {}
@@ -382,7 +383,7 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
     place, *_ = error["loc"] or ("settings",)
     name = ENVIRONMENT_NAMES.get(str(place), str(place).upper())
     value = str(error["input"])
-    # An "@" in a URL means that somebody put credentials into it.
+    # An "@" in a URL means that it contains credentials.
     hidden = name.lower() in SECRETS or "@" in value
     shown = "" if hidden else f"={value}"
     limits = error.get("ctx", {})

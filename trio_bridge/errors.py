@@ -1,10 +1,10 @@
-"""The errors a user or another module can act on. Anything else is a bug and crashes loudly."""
+"""Errors that a user or another module can act on. Anything else is a bug and crashes loudly."""
 
 from __future__ import annotations
 
 
 class BridgeError(Exception):
-    """Base of all errors the bridge foresees; `str()` is one line fit for a person.
+    """Base of all errors that the bridge expects; `str()` is one line for a person to read.
 
     Attributes:
         text: what is wrong.
@@ -20,11 +20,11 @@ class BridgeError(Exception):
 
 
 class ConfigError(BridgeError, ValueError):
-    """A setting or a file cannot be used: the text names it and its value."""
+    """A setting or file cannot be used: the text names it and its value."""
 
 
 class StartError(ConfigError):
-    """The surroundings keep the service from starting, which may pass by itself: try again."""
+    """The environment keeps the service from starting; this may pass by itself, so try again."""
 
 
 class GatewayError(BridgeError):
@@ -32,15 +32,15 @@ class GatewayError(BridgeError):
 
 
 class StoreError(BridgeError):
-    """Base of what the database may answer."""
+    """Base of the database's errors."""
 
 
 class OutageError(StoreError):
-    """The database cannot take rows now; the outcome of the last write is unknown. Try later."""
+    """The database cannot accept rows now; the outcome of the last write is unknown. Try later."""
 
 
 class UnreachableError(OutageError):
-    """There is no connection to the database: it was asked nothing."""
+    """There is no connection to the database: nothing was sent to it."""
 
 
 class SchemaMissingError(StoreError):
@@ -48,7 +48,7 @@ class SchemaMissingError(StoreError):
 
 
 class RowRejectedError(StoreError):
-    """The database will never take one of these rows (SQLSTATE classes 22 and 23)."""
+    """The database will never accept one of these rows (SQLSTATE classes 22 and 23)."""
 
     def __init__(self, message: str, *, sqlstate: str) -> None:
         super().__init__(message)
@@ -56,4 +56,4 @@ class RowRejectedError(StoreError):
 
 
 class SpoolError(BridgeError):
-    """The spool file could not be written; nothing of the last append counts as safe."""
+    """The spool file could not be written; no part of the last append counts as safe."""

@@ -1,7 +1,7 @@
-"""What a person reads on the console, or a collector as JSON: always on standard error.
+"""Logging, for a person on the console or a collector as JSON: always on standard error.
 
-The journal of systemd is told how grave each line is, so that `journalctl -p warning` shows what
-matters; and it knows the time itself.
+For systemd's journal each line carries its priority, so that `journalctl -p warning` shows what
+matters; lines for people then leave out the time, which the journal adds.
 https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html
 """
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from trio_bridge.events.event import Event
 
 CHATTY_LIBRARIES = ("ib_async", "eventkit", "trio-asyncio", "httpx", "httpcore", "hypercorn")
-"""What they have to say that a user should know reaches him as an event, in our words."""
+"""Anything a user should know from them is reported as an event, in the bridge's words."""
 
 _CONSOLE = "%(asctime)s [%(levelname)s] %(name)s: %(message)s"
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
 class ConsoleStream:
-    """Standard error for as long as somebody takes it.
+    """Standard error for as long as it accepts text.
 
-    A log on a full disk, a reader that has gone or stands still (Ctrl-S), or none from the start:
-    what there is to say is lost then, and rows are not. It is no `io.TextIOBase`: those flush once
-    more when the interpreter has already taken this module apart.
+    With a log on a full disk, a reader that has gone or paused (Ctrl-S), or no reader at all, log
+    lines are lost, but rows are not. Not an `io.TextIOBase`: those flush once more after the
+    interpreter has already torn this module down.
     """
 
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):  # ValueError: it was closed
+        with suppress(OSError, ValueError):  # ValueError: it is closed
             if sys.stderr is not None and _takes_text(sys.stderr):
                 sys.stderr.write(text)
         return len(text)
@@ -65,7 +65,7 @@ def configure_logging(level: str, style: str) -> None:
 
     Args:
         level: "debug", "info", "warning" or "error".
-        style: "console" for people, "json" for one object a line.
+        style: "console" for people, "json" for one object per line.
     """
     console = cast("TextIO", ConsoleStream())
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -77,8 +77,8 @@ def configure_logging(level: str, style: str) -> None:
     ]
     if style == "json" or not for_journal:
         shared.append(structlog.processors.TimeStamper(fmt="iso", utc=style == "json"))
-    # Tracebacks without the values of variables, which structlog would show: passwords and tokens
-    # are among them.
+    # Tracebacks without the values of local variables, which structlog would show: they include
+    # passwords and tokens.
     renderer: tuple[Any, ...]
     if style == "json":
         as_dict = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
@@ -102,7 +102,7 @@ def configure_logging(level: str, style: str) -> None:
     handler = logging.StreamHandler(console)
     handler.setFormatter(_JournalFormatter() if for_journal else logging.Formatter(_CONSOLE))
     logging.basicConfig(handlers=[handler], level=number)
-    # It writes the URL of every request, and the one of a webhook is a secret.
+    # httpx logs the URL of every request, and a webhook's URL is a secret.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if number > logging.DEBUG:
         for name in CHATTY_LIBRARIES:
@@ -110,18 +110,18 @@ def configure_logging(level: str, style: str) -> None:
 
 
 def log_event(event: Event) -> None:
-    """An event, for the console: its severity is the name of a level."""
+    """Log an event; its severity is the name of a level."""
     level = logging.getLevelNamesMapping()[event.severity.upper()]
     structlog.get_logger().log(level, event.message)
 
 
 def as_error(line: str) -> str:
-    """A line that is printed, not logged: marked where the journal reads it, else as it is."""
+    """A line to print, not log: with its priority if the journal reads it, else unchanged."""
     return _with_priority(None, "error", line) if _writes_to_the_journal() else line
 
 
 def _writes_to_the_journal() -> bool:
-    """Whether systemd connected standard error to its journal."""
+    """Whether systemd has connected standard error to its journal."""
     try:
         status = os.fstat(2)
     except OSError:
@@ -130,13 +130,13 @@ def _writes_to_the_journal() -> bool:
 
 
 def _with_priority(_logger: object, level: str, text: str) -> str:
-    """Each line with its priority: the journal takes every line for an entry."""
+    """Prefix every line with the priority: the journal treats each line as an entry."""
     mark = f"<{_PRIORITIES.get(level, _PRIORITIES['info'])}>"
     return "\n".join(mark + line for line in text.splitlines())
 
 
 class _JournalFormatter(logging.Formatter):
-    """What libraries log, in the journal's form."""
+    """Formats the libraries' log records for the journal."""
 
     def __init__(self) -> None:
         super().__init__("[%(levelname)s] %(name)s: %(message)s")

@@ -1,6 +1,6 @@
 """The frozen values that cross the bridge's channels.
 
-Units follow the TWS API: delta per 1 unit of the underlying's price, gamma per 1 unit squared, vega
+Units follow the TWS API: delta per 1-point move of the underlying, gamma per 1 point squared, vega
 per volatility point (1 %), theta per calendar day.
 """
 
@@ -21,19 +21,19 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class ApiMode(StrEnum):
-    """Which of Interactive Brokers' two interfaces the bridge talks to."""
+    """Which of Interactive Brokers' two APIs the bridge uses."""
 
     SOCKET = "SOCKET"
     PORTAL = "PORTAL"
 
     @classmethod
     def _missing_(cls, value: object) -> ApiMode | None:
-        """Whatever its case."""
+        """Accept any case."""
         return cls.__members__.get(str(value).upper())
 
 
 class Severity(StrEnum):
-    """How grave an event is, as `api_logs.status` stores it."""
+    """How serious an event is, as stored in `api_logs.status`."""
 
     INFO = "info"
     WARNING = "warning"
@@ -61,8 +61,8 @@ class DataType(IntEnum):
 class Position:
     """One account's holding of one contract.
 
-    `quantity` is signed contracts or shares. `multiplier` is None while it is unknown: it is never
-    guessed. `underlying` is any key that equal underlyings share; empty when unknown, like
+    `quantity` is the signed number of contracts or shares. `multiplier` is None while unknown: it
+    is never guessed. `underlying` is any key that equal underlyings share; empty if unknown, as is
     `currency`.
     """
 
@@ -77,11 +77,11 @@ class Position:
 
 
 class Greeks(NamedTuple):
-    """The model Greeks of a single contract unit, as the gateway last told them.
+    """The model Greeks of a single contract unit, as the gateway last sent them.
 
-    None stands for "not computed". `current_until` is None while the subscription lives and its
-    data farm is well; otherwise the monotonic instant (seconds, the clock of `trio.current_time`)
-    at which that ended, from which the age counts.
+    None means "not computed". `current_until` is None while the subscription lives and its data
+    farm works; otherwise the monotonic instant (seconds, the clock of `trio.current_time`) at which
+    that ended, from which the age counts.
     """
 
     delta: float | None
@@ -94,7 +94,7 @@ class Greeks(NamedTuple):
 
 
 def new_event_id(at: datetime) -> UUID:
-    """A UUIDv7 (RFC 9562 section 5.7) whose time part is `at`, so that ids sort like their rows.
+    """A UUIDv7 (RFC 9562 section 5.7) with the time `at`, so that ids sort as their rows do.
 
     Raises:
         TypeError: `at` has no time zone, so it is not an instant.
@@ -112,11 +112,11 @@ class Snapshot:
     """One row of `portfolio_greeks`: the net Greeks of all selected accounts at one instant.
 
     `timestamp` is the instant (UTC) at which the Greeks were read. The four sums cover the same
-    positions; they are None together when positions need a price and not one option has one.
-    `positions` counts the holdings, `priced` those whose contribution is known: the row covers the
-    whole portfolio exactly when both are equal. `greeks_age_s` is the oldest Greek that counted in
-    seconds (0 = all current), `data_type` the worst kind that counted; both are None when no option
-    counted.
+    positions; all four are None if some position is unpriced and no option is priced. `positions`
+    counts the holdings, `priced` those whose contribution is known: the row covers the whole
+    portfolio exactly when both are equal. `greeks_age_s` is the age in seconds of the oldest Greek
+    that counted (0 = all current), `data_type` the worst data type that counted; both are None if
+    no option counted.
     """
 
     timestamp: datetime
@@ -144,8 +144,8 @@ class ApiEvent:
 
     `kind` is the stable name of what happened, `numbers` the event's fields that are numbers; both
     are None in rows of an older version, and `numbers` where there are none.
-    A lone surrogate (from undecodable bytes in a gateway's text or in a file's name) can neither be
-    stored nor shown: in `message` it is spelled, `\\udcff`.
+    A lone surrogate (from undecodable bytes in a gateway's text or a file name) can neither be
+    stored nor shown: `message` spells it out, `\\udcff`.
     """
 
     timestamp: datetime
@@ -164,5 +164,5 @@ class ApiEvent:
 
 
 def utc_now() -> datetime:
-    """The wall clock; passed in wherever it is read, so that a test can own it."""
+    """The wall clock; passed in wherever it is read, so that a test can replace it."""
     return datetime.now(UTC)

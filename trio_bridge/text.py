@@ -48,13 +48,13 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """`99.9%` of everything; `100.0%` only when nothing is missing."""
+    """`99.9%`, rounded down: `100.0%` only if nothing is missing."""
     return f"{math.floor(share * KILO) / KILO:.1%}"
 
 
 def number(value: float | None) -> str:
-    """Two decimals and thousands; more where they would make nothing of something, as of a small
-    gamma; a dash where there is no number."""
+    """Two decimals and thousands separators; two significant digits below 0.01, for a small gamma;
+    a dash for None."""
     if value is None:
         return "–"
     return f"{value:.2g}" if 0 < abs(value) < LEAST_IN_DECIMALS else f"{value:,.2f}"

@@ -1,5 +1,5 @@
-"""Threads for what blocks. That none can be started (this user has too many processes, memory is
-short) is a trouble of the machine that passes, and no bug: an OSError, like those of files."""
+"""Threads for blocking work. Failing to start a thread (this user has too many processes, memory is
+short) is a passing condition of the machine, not a bug: an OSError, as with files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class NoThreadError(BlockingIOError):
-    """The job has not begun."""
+    """No thread could be started; the job has not begun."""
 
 
 async def in_thread(
@@ -26,10 +26,10 @@ async def in_thread(
     limiter: trio.CapacityLimiter | None = None,
     abandon_on_cancel: bool = False,
 ) -> T:
-    """As `trio.to_thread.run_sync`.
+    """Like `trio.to_thread.run_sync`.
 
     Raises:
-        NoThreadError: there is none to be had now.
+        NoThreadError: no thread can be started now.
     """
     begun = False
 
@@ -49,14 +49,14 @@ async def in_thread(
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """Looks host names up as Trio itself does."""
+    """Looks up host names as Trio itself does, but with `in_thread`."""
 
     async def getaddrinfo(
         self,
         host: bytes | None,
         port: bytes | str | int | None,
         family: int = 0,
-        type: int = 0,  # the names are Trio's
+        type: int = 0,  # Trio's parameter names
         proto: int = 0,
         flags: int = 0,
     ) -> list[Any]:
@@ -69,5 +69,6 @@ class Resolver(trio.abc.HostnameResolver):
 
 
 def tell_of_missing_threads() -> None:
-    """Let everything that looks up a host name in this run of Trio see NoThreadError."""
+    """Make every host name lookup in this run of Trio raise NoThreadError if it cannot start a
+    thread."""
     trio.socket.set_custom_hostname_resolver(Resolver())

@@ -1,3 +1,3 @@
-"""The version alone, so that whoever needs it does not import the package's public names."""
+"""The version alone: whatever needs it can avoid importing the public names of the package."""
 
 __version__ = "0.1.0"

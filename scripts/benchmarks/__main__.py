@@ -1,10 +1,10 @@
-"""Measure, print, and renew docs/benchmarks.md.
+"""Measure, print, and update docs/benchmarks.md.
 
 ./scripts/bench                    every theme, about an hour
 ./scripts/bench aggregation spool  only these
 ./scripts/bench --full             with the largest sizes, some hours
 ./scripts/bench --quick            under a minute, writes nothing, fails on ratios that are far off
-./scripts/bench soak --minutes 120 the soak, which only runs when it is named
+./scripts/bench soak --minutes 120 the soak, which runs only when named
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ THEMES = {
     "messages": "CPU per gateway message: plain asyncio, uvloop, the bridge",
     "spool": "append and recovery",
     "commit": "from tick to commit or fsync; cost as the table grows; many writers",
-    "replay": "replay of the spool beside psql's copy; memory and lateness meanwhile",
+    "replay": "replay of the spool beside psql's copy; memory and lateness during it",
     "cadence": "rows against the grid, beside a plain asyncio loop",
     "lifecycle": "start, end, reconnect, detection of a silent gateway",
     "scale": "CPU, memory and refresh age as options grow",
@@ -41,11 +41,11 @@ QUICK = ("aggregation", "messages", "spool", "replay")
 ON_REQUEST = ("soak",)
 REPEATED = ("spool", "commit", "replay", "cadence", "lifecycle", "scale", "portal")
 RUNS = 3
-"""Of those; the others repeat what they measure themselves, side by side, and soaks are long."""
+"""For REPEATED; the other themes repeat their measurements themselves, and soaks are long."""
 
 
 def measure(theme: str) -> Callable[[Effort], Section]:
-    """The theme's one function."""
+    """The theme's function."""
     found: Callable[[Effort], Section] = import_module(f"benchmarks.{theme}").measure
     return found
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("themes", nargs="*", choices=[*THEMES, []], metavar="theme")
     parser.add_argument("--quick", action="store_true", help="seconds; only checks, no report")
-    parser.add_argument("--full", action="store_true", help="the largest sizes too")
+    parser.add_argument("--full", action="store_true", help="also the largest sizes")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long the soak runs (5)")
     chosen = parser.parse_args(arguments)
     effort = Effort.QUICK if chosen.quick else Effort.FULL if chosen.full else Effort.NORMAL

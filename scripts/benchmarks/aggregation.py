@@ -1,4 +1,4 @@
-"""What one row costs as the portfolio grows, beside NumPy on ready-made arrays as the limit."""
+"""What one row costs as the portfolio grows, with NumPy on prepared arrays as the lower limit."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ def measure(effort: Effort) -> Section:
     section = Section(
         "Aggregation: what one row costs",
         "Options on ten underlyings, in microseconds of CPU for one row. *Bridge* is all of "
-        "`SocketBridge.get_portfolio_greeks()`: positions and Greeks out of ib_async's objects, "
-        "then the sums; *every tick new* replaces the model computation of each option before "
-        "each row, *no tick new* none. *Sums alone* is `greeks.aggregate` on values that lie "
-        "ready. NumPy is the limit: four products over arrays that lie ready, without validity, "
-        "age, underlying, or anything else that makes a row true. What follows from the positions "
-        "alone is computed when they change (`greeks.Portfolio`): with every tick new, 1,000 "
-        "options took 2.0 ms on this same machine before, against a target of 2. Tried and left: "
-        "the loop without a function call (6 % less, and hard to read), products by column with "
-        "`map` (slower), `Greeks` as a frozen dataclass (three times as dear to make).",
+        "`SocketBridge.get_portfolio_greeks()`: reading positions and Greeks from ib_async's "
+        "objects, then the sums; *every tick new* replaces the model computation of every option "
+        "before each row, *no tick new* replaces none. *Sums alone* is `greeks.aggregate` on "
+        "prepared values. NumPy is the lower limit: four products over prepared arrays, without "
+        "validity, age, underlying, or anything else that makes a row true. What follows from the "
+        "positions alone is computed only when they change (`greeks.Portfolio`): before that, "
+        "1,000 options with every tick new took 2.0 ms on this machine, against a target of 2. "
+        "Tried and rejected: the loop without a function call (6 % less, and hard to read), "
+        "products by column with `map` (slower), `Greeks` as a frozen dataclass (three times as "
+        "expensive to create).",
     )
     table = section.table(
         "positions",
@@ -50,7 +51,7 @@ def measure(effort: Effort) -> Section:
         "bridge, no tick new, µs",
         "sums alone, µs",
         "NumPy, µs",
-        "bridge, every tick new, µs a position",
+        "bridge, every tick new, µs per position",
     )
     per_position: dict[int, float] = {}
     for size in SIZES if effort else (100, 1_000):
@@ -59,7 +60,7 @@ def measure(effort: Effort) -> Section:
         table.add(size, fresh, still, sums, limit, fresh.scaled(1 / size))
     section.checks.append(
         Check(
-            "cost a position, 1,000 beside 100",
+            "cost per position, 1,000 beside 100",
             per_position[1_000] / per_position[100],
             at_most=6,
         )
@@ -75,7 +76,7 @@ async def _in_a_loop(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spre
 def _measure(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
     bridge, session = _bridge_with(size)
     tickers = [line.ticker for line in session.subscriptions.feed.lines.values()]
-    # Two sets of computations that take turns: a new object is what says "new tick".
+    # Two sets of computations in alternation: a new object means "new tick".
     turns = [[_computation(number) for number in range(size)] for _ in range(2)]
 
     def tick(turn: int) -> None:
@@ -100,7 +101,7 @@ def _measure(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
         (lambda: matrix @ units, None),
     ]
     results: list[list[float]] = [[] for _ in calls]
-    for _ in range(runs):  # in turns, so that a busy moment meets all alike
+    for _ in range(runs):  # in alternation, so that a busy moment affects all alike
         for result, (call, before) in zip(results, calls, strict=True):
             result.append(_microseconds(call, before))
     fresh, still, sums, limit = map(Spread.of, results)
@@ -120,7 +121,7 @@ def _microseconds(call: Callable[[], object], before: Callable[[int], None] | No
 
 
 def _bridge_with(size: int) -> tuple[SocketBridge, Connection]:
-    """A bridge in the state in which a connection with so many options leaves it."""
+    """A bridge in the state of a connection with this many options."""
     settings = Settings(_env_file=None)  # type: ignore[call-arg]
     bridge = SocketBridge(settings)
     readiness = bridge._begin()

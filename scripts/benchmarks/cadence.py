@@ -1,4 +1,4 @@
-"""Rows against the grid, idle and in trouble, beside the loop that one writes first."""
+"""Rows against the grid, idle and in trouble, compared with the simplest loop."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAST_TICK_S = 0.2
-"""100 options, ten messages each: 5,000 messages a second."""
+"""100 options, ten messages each: 5,000 messages per second."""
 
 BACKLOG = 1_000_000
 WARM_UP_S = 2.0
-"""The first rows fall into the end of the process's start."""
-
+"""The first rows coincide with the end of the process's start-up."""
 
 SECONDS = {0.2: 10.0, 1.0: 15.0, 5.0: 40.0}
-"""By interval."""
+"""How long to measure, by interval."""
 
 
 class State(NamedTuple):
@@ -43,7 +42,7 @@ STATES = (
     State("idle"),
     State("5,000 ticks/s", tick_s=FAST_TICK_S),
     State(f"replay of {BACKLOG:,} rows", backlog=BACKLOG, plain=False),
-    State("database away", outage=True, plain=False),
+    State("database down", outage=True, plain=False),
 )
 
 
@@ -51,10 +50,10 @@ def measure(effort: Effort) -> Section:
     section = Section(
         "Cadence",
         "The whole service in SOCKET mode with 100 options: each row's timestamp (the instant at "
-        "which its Greeks were read) against its slot of the grid. Beside it a plain asyncio "
+        "which its Greeks were read) against its slot on the grid. For comparison, a plain asyncio "
         "program on ib_async and psycopg that does the same work and then sleeps for the interval, "
-        "against the grid that its first row began: it drifts, and every lost interval is a row "
-        "that will never be there. A replay of a million rows lasts some ten seconds.",
+        "against the grid that its first row starts: it drifts, and every lost interval is a row "
+        "that will never exist. A replay of a million rows takes about ten seconds.",
     )
     trio.run(_measure, section, effort)
     return section

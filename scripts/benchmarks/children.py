@@ -1,4 +1,4 @@
-"""Measurements that need a process of their own: its CPU time and memory are nobody else's."""
+"""Measurements that need a separate process, whose CPU time and memory are theirs alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PATIENCE_S = 600.0
 
 
 def run_child(module: str, *arguments: object) -> Any:
-    """Run `python -m benchmarks.MODULE ARGUMENTS...`; what it prints is JSON.
+    """Run `python -m benchmarks.MODULE ARGUMENTS...` and return the JSON that it prints.
 
     Raises:
-        subprocess.CalledProcessError: it failed; its words are on stderr.
+        subprocess.CalledProcessError: it failed; its message is on stderr.
     """
     answer = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],

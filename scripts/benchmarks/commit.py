@@ -33,21 +33,21 @@ GAP_S = 0.02
 BRIDGE_ROWS_A_SECOND = 0.2
 BARE = f"INSERT INTO portfolio_greeks ({COLUMNS}) VALUES ({', '.join(['%s'] * 13)})"
 ELSEWHERE = (
-    "On other servers the statements stay the same (`INSERT … SELECT … FROM json_to_recordset`, "
-    "with `ON CONFLICT (event_id, timestamp) DO NOTHING` for rows that may be there already): the "
-    "unique key holds what hypertables and distributed tables must have in it. What follows was "
-    "tried by hand on 2026-11-21 on PostgreSQL 15.18, one busy machine for all servers. The three "
-    "ratios are times beside plain tables in the same run, medians: 1,000 new rows, 1,000 known "
-    "ones, one row.",
-    "TimescaleDB 2.28.3, both tables hypertables: everything works once the primary key holds the "
-    "time (docs/runbook.md has the statements). × 1.1, × 1.0, × 1.0. Known rows that come into "
-    "compressed chunks go in once all the same, at about × 2.",
+    "Other servers take the same statements (`INSERT … SELECT … FROM json_to_recordset`, with "
+    "`ON CONFLICT (event_id, timestamp) DO NOTHING` for rows that may already be there): the "
+    "unique key contains the columns that hypertables and distributed tables require. The "
+    "following was tried by hand on 2026-11-21 on PostgreSQL 15.18, with all servers on one busy "
+    "machine. The three ratios compare median times with plain tables in the same run: 1,000 new "
+    "rows, 1,000 known rows, one row.",
+    "TimescaleDB 2.28.3, both tables hypertables: everything works once the primary key includes "
+    "the time (docs/runbook.md has the statements). × 1.1, × 1.0, × 1.0. Known rows that reach "
+    "compressed chunks are still stored only once, at about × 2.",
     "Citus 13.2.2, a coordinator and two workers. Reference tables: everything works. × 2.6, "
-    "× 4.2, × 6.1. Distributed by event_id or by timestamp, without the primary key: rows go in, "
-    "once and in order, but the page's charts are refused. × 20, × 31, × 5.7. A worker that was "
-    "killed or stopped meant waiting, and no row was lost or doubled.",
-    "Multi-host: a URL with a primary and a standby finds the one that takes rows, also after the "
-    "standby was promoted; the tests do that (`tests/stores/database/test_connection.py`).",
+    "× 4.2, × 6.1. Distributed by event_id or by timestamp, without the primary key: rows are "
+    "stored once and in order, but the page's charts are refused. × 20, × 31, × 5.7. Killing or "
+    "stopping a worker meant waiting; no row was lost or duplicated.",
+    "Multi-host: a URL with a primary and a standby finds the one that accepts rows, also after "
+    "the standby is promoted; the tests check this (`tests/stores/database/test_connection.py`).",
 )
 GROW = f"""
     INSERT INTO portfolio_greeks ({COLUMNS})
@@ -61,12 +61,12 @@ GROW = f"""
 def measure(effort: Effort) -> Section:
     section = Section(
         "Database: from tick to safe, growth, many writers",
-        "The bridge's own embedded PostgreSQL on disk, fsync on. First table: one row at a time "
-        "until it is committed, in turns with a bare psycopg program that commits an `INSERT` of "
-        "the same row on the same server. Second: from the tick until the row is safe, through "
-        "the whole of the writer, with the database well and with it away (then safe means "
-        "fsynced in the spool). Third: one row and a thousand, as the table grows. Fourth: many "
-        "writers on one table, each committing single rows as fast as it can.",
+        "The bridge's own embedded PostgreSQL on disk, fsync on. First table: the time to commit a "
+        "single row, in alternation with a bare psycopg program that commits an `INSERT` of the "
+        "same row on the same server. Second: from the tick until the row is safe, through the "
+        "whole writer, with the database up and with it down (then safe means fsynced in the "
+        "spool). Third: one row and a thousand, as the table grows. Fourth: many writers on one "
+        "table, each committing single rows as fast as it can.",
     )
     trio.run(_measure, section, effort)
     return section
@@ -113,7 +113,7 @@ def _values(row: Snapshot) -> list[object]:
 
 async def _safe(section: Section, room: Path, conninfo: str) -> None:
     table = section.table("from tick to safe", "rows", "p50, ms", "p99, ms", "max, ms")
-    for name, target in (("database well", conninfo), ("database away", NOBODY_LISTENS)):
+    for name, target in (("database up", conninfo), ("database down", NOBODY_LISTENS)):
         waits = await _deliver(room / f"{name}.jsonl", target, COMMITS)
         table.add(name, len(waits), *(percentile(waits, p) * 1e3 for p in (50, 99, 100)))
 
@@ -141,7 +141,7 @@ async def _deliver(path: Path, conninfo: str, rows: int) -> list[float]:
 
 
 async def _growth(section: Section, conninfo: str, effort: Effort) -> None:
-    table = section.table("table holds", "one row, p50, µs", "p99, µs", "1,000 rows, µs a row")
+    table = section.table("table holds", "one row, p50, µs", "p99, µs", "1,000 rows, µs per row")
     sizes = [0, 1_000_000] + [10_000_000] * (effort is Effort.FULL)
     await make_tables(conninfo)
     for before, size in zip([0, *sizes], sizes, strict=False):

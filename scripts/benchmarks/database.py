@@ -1,4 +1,4 @@
-"""A PostgreSQL on a real disk with fsync on, and rows to put into it."""
+"""A PostgreSQL server on a real disk with fsync on, and rows to put into it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLUMNS = (
 
 @asynccontextmanager
 async def disk_room() -> AsyncIterator[Path]:
-    """An empty directory on the disk, gone at the end; the server's account can enter it."""
+    """An empty directory on the disk, removed at the end; the server's account can enter it."""
     room = Path(tempfile.mkdtemp(prefix="trio_bridge-bench-", dir=DISK))
     room.chmod(0o755)
     try:
@@ -43,14 +43,14 @@ async def disk_room() -> AsyncIterator[Path]:
 
 @asynccontextmanager
 async def disk_server(room: Path) -> AsyncIterator[str]:
-    """The bridge's own embedded server as it is, with its tables; gives the conninfo."""
+    """The bridge's own embedded server, unchanged, with its tables; yields the conninfo."""
     async with open_embedded(room / "postgres") as conninfo:
         await make_tables(conninfo)
         yield conninfo
 
 
 async def make_tables(conninfo: str) -> None:
-    """Both tables, empty."""
+    """Create both tables, empty."""
     query(conninfo, "DROP TABLE IF EXISTS portfolio_greeks, api_logs")
     connection = await TrioConnection.connect(conninfo, autocommit=True)
     await ensure_bridge_schema(connection)
@@ -59,7 +59,7 @@ async def make_tables(conninfo: str) -> None:
 
 
 def query(conninfo: str, statement: LiteralString, *arguments: object) -> list[tuple[Any, ...]]:
-    """Run one statement, committed; return its rows, if it gives any."""
+    """Run and commit one statement; return its rows, if any."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         cursor = connection.execute(statement, arguments or None)
         return cursor.fetchall() if cursor.description else []
@@ -75,10 +75,10 @@ def write_spool(path: Path, rows: int) -> None:
 
 
 async def wait_until(condition: Any, timeout_s: float, every_s: float = 0.05) -> None:
-    """Look at it again and again.
+    """Poll until the condition holds.
 
     Raises:
-        trio.TooSlowError: it has not come true.
+        trio.TooSlowError: it did not hold in time.
     """
     with trio.fail_after(timeout_s):
         while not condition():

@@ -1,4 +1,4 @@
-"""What a benchmark gives back: tables of medians with their spread, and checks on ratios. Pure."""
+"""What a benchmark returns: tables of medians with their spread, and checks on ratios. Pure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Effort(IntEnum):
     NORMAL = 1
     """Minutes: the report."""
     FULL = 2
-    """The largest sizes too."""
+    """Also the largest sizes."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of several runs, with the least and the most."""
+    """The median of several runs, with the smallest and the largest."""
 
     median: float
     least: float
@@ -44,7 +44,7 @@ class Spread:
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands apart; a count in full."""
+    """Three significant digits with thousands separators; counts in full."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -65,7 +65,7 @@ Cell = str | int | float | Spread
 
 @dataclass
 class Table:
-    """Its first column names the row, the others are figures."""
+    """The first column names the row, the others are figures."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Check:
-    """A ratio with a margin that noise cannot reach; `--quick` fails when it does not hold."""
+    """A ratio with a margin beyond any noise; `--quick` fails if it does not hold."""
 
     what: str
     value: float
@@ -118,7 +118,7 @@ class Section:
 
 
 def merged(runs: Sequence[Section]) -> Section:
-    """Several runs of one theme as one: each figure a median with its spread."""
+    """Several runs of one theme merged: each figure is a median with its spread."""
     first = runs[0]
     section = Section(first.title, first.about, notes=first.notes)
     for tables in zip(*(run.tables for run in runs), strict=True):

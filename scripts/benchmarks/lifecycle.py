@@ -1,4 +1,4 @@
-"""Start, end in every broken state, reconnect to the first right row, a gateway gone silent."""
+"""Start, exit in every broken state, reconnect to the first complete row, a silent gateway."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def measure(effort: Effort) -> Section:
     section = Section(
         "Life cycle",
         f"The whole service in SOCKET mode with 26 options and a row every {INTERVAL_S:g} s, so "
-        "that the grid adds little. *Right* means every position priced. The time back counts "
-        "from the instant at which the gateway listens again, with a reconnect attempt every "
-        "0.1 s (the default waits 5, 10, 20, 20, … s between attempts). A silent gateway keeps its "
-        "connections open and says nothing; the heartbeat is the default 10 s.",
+        "that the grid adds little. *Complete* means every position priced. The time to recover "
+        "counts from the instant at which the gateway listens again, with a reconnect attempt "
+        "every 0.1 s (the default waits 5, 10, 20, 20, … s between attempts). A silent gateway "
+        "keeps its connections open and sends nothing; the heartbeat is the default 10 s.",
     )
     trio.run(_measure, section)
     return section
@@ -46,7 +46,7 @@ async def _measure(section: Section) -> None:
         table.add("process start to first row, first start (initdb)", await _starts(room, True))
         async with disk_server(room) as conninfo:
             table.add("process start to first row, warm", await _starts(room, False, conninfo))
-            table.add("gateway back to first right row", await _reconnects(room, conninfo))
+            table.add("gateway back to first complete row", await _reconnects(room, conninfo))
             for name, seconds in (await _silence(room, conninfo)).items():
                 table.add(name, seconds)
         for name, trouble in TROUBLES.items():
@@ -130,7 +130,7 @@ async def _silence(room: Path, conninfo: str) -> dict[str, float]:
         last = row_times(conninfo)[-1]
     return {
         "gateway silent to last row": max(0.0, last - began),
-        "gateway silent to connection given up": found - began,
+        "gateway silent to connection dropped": found - began,
     }
 
 

@@ -1,10 +1,10 @@
-"""A client of the recorded stream, as a process: prints its CPU seconds while the stream played,
-and with `profile` where they went.
+"""A client of the recorded stream, as a process. Prints its CPU seconds while the stream plays and,
+with `profile`, where they went.
 
     python -m benchmarks.listen_plainly asyncio|uvloop PORT [profile]
 
-What a program written for ib_async and asyncio does. trio_asyncio must not be imported here: it
-takes over asyncio's loops.
+It does what a program written for ib_async and asyncio does. trio_asyncio must not be imported
+here: it takes over asyncio's loops.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGES = ("eventkit", "trio_asyncio", "trio", "asyncio", "trio_bridge")
 
 
 class Stopwatch:
-    """CPU time of this process from the middle of the silence before the stream to its end."""
+    """CPU time of this process from the middle of the pause before the stream to its end."""
 
     def __init__(self, *, profile: bool = False) -> None:
         self._cpu = 0.0
@@ -47,8 +47,8 @@ class Stopwatch:
 
 
 def seconds_by_part(profile: cProfile.Profile) -> dict[str, float]:
-    """What each package, and each module of ib_async, has used itself. What is written in C counts
-    as its caller's."""
+    """The time that each package, and each module of ib_async, used itself. C functions count
+    towards their caller."""
     seconds: Counter[str] = Counter()
     stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     for (file, _, _), (_, _, own, _, callers) in stats.items():

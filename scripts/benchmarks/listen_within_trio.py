@@ -1,10 +1,10 @@
-"""A client of the recorded stream, as a process: prints its CPU seconds while the stream played,
-and with `profile` where they went.
+"""A client of the recorded stream, as a process. Prints its CPU seconds while the stream plays and,
+with `profile`, where they went.
 
     python -m benchmarks.listen_within_trio plain|digesting|bridge PORT OPTIONS [profile]
 
-`plain` is the program of `listen_plainly` within Trio, `bridge` is our session, `digesting` our
-session with every message handed to ib_async.
+`plain` is the program of `listen_plainly` within Trio, `bridge` is our session, and `digesting` is
+our session with every message passed to ib_async.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trio_bridge.gateways.socket.ticks import TickFilter
 from trio_bridge.simulator.book import make_book
 
 SUBSCRIPTIONS_PER_S = 100_000
-"""Those before the stream may come at once."""
+"""Before the stream, all subscriptions may be sent at once."""
 
 
 async def listen_within_trio(port: int, watch: Stopwatch) -> None:
@@ -37,7 +37,7 @@ async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> No
     settings = Settings(_env_file=None, ib_socket_port=port)  # type: ignore[call-arg]
     bridge = SocketBridge(settings)
     bridge._lines = MarketLines(10_000, messages_per_s=SUBSCRIPTIONS_PER_S)
-    # Asked for once in a contract's life.
+    # Requested once per contract, so not part of the measurement.
     bridge._details = {
         one.con_id: Details("SMART", 100.0, "")
         for one in make_book(options=options).market.options()

@@ -1,4 +1,4 @@
-"""The whole service as a process, on a simulated gateway, with its rows to look at."""
+"""The whole service as a process, on a simulated gateway, with its rows to inspect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trio_bridge.simulator.tws.server import TwsSimulator
 
 ROOM_FOR_TESTS = 10_000
-"""Market-data lines of a simulator that shall not refuse any."""
+"""Enough market-data lines that the simulator refuses none."""
 
 
 @dataclass
@@ -68,8 +68,8 @@ async def live_service(
             async with running_service(home, IB_SOCKET_PORT=sim.port, **settings) as service:
                 yield Live(sim, service, psutil.Process(service.pid), conninfo)
         finally:
-            # It shares a thread with this program: what it reads late looks like a burst to it.
-            # Whether the pace is kept is judged by the tests.
+            # The simulator shares a thread with this program: messages that it reads late look like
+            # a burst. Pacing is checked by the tests.
             sim.acknowledge_violations()
 
 
@@ -85,7 +85,7 @@ def row_times(conninfo: str) -> list[float]:
 
 
 def lateness(times: Sequence[float], interval_s: float) -> tuple[list[float], int]:
-    """How late each row was against its slot, in seconds, and how many slots between have none."""
+    """How late each row was against its slot, in seconds, and how many slots have no row."""
     slots = [int(at / interval_s + 1e-6) for at in times]
     late = [max(0.0, at - slot * interval_s) for at, slot in zip(times, slots, strict=True)]
     return late, sum(later - earlier - 1 for earlier, later in pairwise(slots))

@@ -1,4 +1,4 @@
-"""CPU time per message of the gateway: ib_async on plain asyncio, on uvloop, and in our session."""
+"""CPU time per gateway message: ib_async on plain asyncio, on uvloop, and in our session."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def measure(effort: Effort) -> Section:
     section = Section(
         "Gateway messages: CPU time",
         "One recorded stream (each update of an option: three prices, three sizes, computations "
-        "for bid, ask, last and the model), played over a socket to each kind of client in turn, "
-        "each a process of its own. CPU time of the whole process while the stream plays, in "
-        "microseconds a message. One update of ten messages is one packet, but for the flood, "
-        "which comes as fast as it is taken. The second table is cProfile's word on the first "
-        "stream: what each part uses itself. A profiler makes small functions dear, so it shows "
-        "what dominates, not what it costs.",
+        "for bid, ask, last and the model) is played over a socket to each kind of client in turn, "
+        "each in its own process. CPU time of the whole process while the stream plays, in "
+        "microseconds per message. Each update of ten messages is one packet, except in the flood, "
+        "which is sent as fast as it is read. The second table is a cProfile run of the first "
+        "stream: the time each part uses itself. A profiler inflates small functions, so the table "
+        "shows what dominates, not what it costs.",
     )
     streams = STREAMS if effort else {"90 options, 5,000 messages/s": QUICK_STREAM}
     listeners: tuple[Listener, ...] = LISTENERS if effort else (PLAIN, BRIDGE)
     if find_spec("uvloop") is None:
         listeners = tuple(one for one in listeners if one.kind != "uvloop")
         section.notes.append("uvloop is not installed (`pip install uvloop`): not measured.")
-    table = section.table("stream", "client", "CPU, µs a message", "beside plain asyncio")
+    table = section.table("stream", "client", "CPU, µs per message", "beside plain asyncio")
     for name, recording in streams.items():
         costs: dict[Listener, list[float]] = {listener: [] for listener in listeners}
         for _ in range(3 if effort else 1):
@@ -79,7 +79,7 @@ def measure(effort: Effort) -> Section:
 
 
 def _add_profiles(section: Section, listeners: Sequence[Listener]) -> None:
-    """Where the time goes, in percent of each client's own."""
+    """Where the time goes, in percent of each client's total."""
     recording = STREAMS[PROFILED]
     profiles = [_play(one, recording, "profile")["parts"] for one in listeners]
     shares = [
@@ -94,7 +94,7 @@ def _add_profiles(section: Section, listeners: Sequence[Listener]) -> None:
 
 
 def _cost(listener: Listener, recording: Recording) -> float:
-    """Microseconds of CPU for one message."""
+    """Microseconds of CPU per message."""
     return float(_play(listener, recording)["cpu_s"]) / recording.messages * 1e6
 
 

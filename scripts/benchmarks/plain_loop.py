@@ -1,9 +1,9 @@
-"""The loop that one writes first: `while True: work; sleep(interval)`, on asyncio and ib_async.
+"""The simplest loop: `while True: work; sleep(interval)`, on asyncio and ib_async.
 
     python -m benchmarks.plain_loop PORT INTERVAL_S SECONDS CONNINFO
 
-The same work as the bridge's: net the Greeks in memory, commit one row. Prints when each row was
-read. trio_asyncio must not be imported here: it takes over asyncio's loops.
+It does the same work as the bridge: net the Greeks in memory, commit one row. Prints when each row
+was read. trio_asyncio must not be imported here: it takes over asyncio's loops.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ INTERVAL_S = 1.0
 def measure(effort: Effort) -> Section:
     section = Section(
         "PORTAL mode",
-        "The whole service on the simulated Client Portal Gateway over TLS, which allows ten "
-        "requests a second and a hundred contracts a request, with a row every second. Requests "
-        f"are counted over {MEASURE_S:g} s, after {SETTLE_S:g} s of start.",
+        "The whole service with a row every second, on the simulated Client Portal Gateway over "
+        "TLS, which allows ten requests per second and a hundred contracts per request. Requests "
+        f"are counted over {MEASURE_S:g} s, after {SETTLE_S:g} s of start-up.",
     )
     trio.run(_measure, section)
     return section

@@ -1,4 +1,4 @@
-"""Replay with exactly-once beside psql's copy of the same rows; memory and lateness meanwhile."""
+"""Exactly-once replay compared with psql's copy of the same rows; memory and lateness during it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEAST_RATIO = 0.1
-"""A busy machine alone does not get there; a statement a row does (0.04)."""
+"""A busy machine alone does not fall this low; one statement per row does (0.04)."""
 INTERVAL_S = 0.2
 IDLE_S = 8.0
 OPTIONS = 100
@@ -49,11 +49,11 @@ def measure(effort: Effort) -> Section:
     section = Section(
         "Replay of the spool",
         "Rows of an outage, replayed into an empty table with all its indexes by the service's own "
-        "code: in order, exactly once, in transactions of at most 1,000, the spool acknowledged "
-        "durably after each. Beside it, in turns, `psql \\copy` of the same rows into the same "
-        "table, plain (no protection against doubles), and by way of a temporary table with "
-        "`ON CONFLICT DO NOTHING`. PostgreSQL is the bridge's own embedded server, on disk with "
-        "fsync on.",
+        "code: in order, exactly once, in transactions of at most 1,000 rows, the spool "
+        "acknowledged durably after each. In alternation with it, `psql \\copy` of the same rows "
+        "into the same table: directly (no protection against duplicates), and through a temporary "
+        "table with `ON CONFLICT DO NOTHING`. PostgreSQL is the bridge's own embedded server, on "
+        "disk with fsync on.",
     )
     if which("psql") is None:
         section.notes.append("psql is not installed: not measured.")
@@ -70,7 +70,7 @@ async def _measure(section: Section, effort: Effort) -> None:
         r"`\copy` + ON CONFLICT, rows/s",
         r"replay beside `\copy`",
         r"beside `\copy` + ON CONFLICT",
-        "CPU of the bridge, µs a row",
+        "CPU of the bridge, µs per row",
         "its memory grows by, MB",
     )
     sizes = (10_000, 100_000, 300_000, 1_000_000) if effort else (30_000,)
@@ -129,20 +129,20 @@ def _must_be(conninfo: str, rows: int) -> None:
 
 async def _service(section: Section, room: Path, conninfo: str, sizes: tuple[int, ...]) -> None:
     table = section.table(
-        "backlog found at the start",
+        "backlog at the start",
         "replayed in, s",
         "rows/s",
         "idle memory, MB",
-        "memory while it replays, most, MB",
+        "peak memory during replay, MB",
         "lateness p50, ms",
         "p99, ms",
         "max, ms",
         "slots skipped",
     )
     section.notes.append(
-        f"The second table is the whole service in SOCKET mode with {OPTIONS} options, a row every "
-        f"{INTERVAL_S:g} s, started on a spool that holds so many rows. Idle memory is the same "
-        "service's without a backlog. Lateness is a row's timestamp against its slot."
+        f"The second table is the whole service in SOCKET mode with {OPTIONS} options and a row "
+        f"every {INTERVAL_S:g} s, started with this many rows in the spool. Idle memory is that of "
+        "the same service without a backlog. Lateness is a row's timestamp against its slot."
     )
     idle = 0.0
     for rows in (0, *sizes):
@@ -169,7 +169,7 @@ async def _service(section: Section, room: Path, conninfo: str, sizes: tuple[int
 
 
 async def _run_service(home: Path, conninfo: str, rows: int) -> tuple[float, float]:
-    """Seconds from the first replayed row to the last, and the most memory in MB."""
+    """Seconds from the first replayed row to the last, and the peak memory in MB."""
     spool = home / ".portfolio_bridge_buffer.jsonl"
     async with (
         open_tws_simulator(make_book(options=OPTIONS), market_data_lines=OPTIONS) as sim,
@@ -213,7 +213,7 @@ def _all_there(conninfo: str, rows: int) -> None:
 
 
 def _lateness(conninfo: str) -> tuple[list[float], int]:
-    """How late each of the ticker's own rows was, in seconds, and how many slots have none."""
+    """How late each of the ticker's own rows was, in seconds, and how many slots have no row."""
     times = [
         at.timestamp()
         for (at,) in query(

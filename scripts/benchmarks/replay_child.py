@@ -1,8 +1,8 @@
-"""Replays a spool into a database, as the service's flusher does; a process of its own.
+"""Replays a spool into a database as the service's flusher does, in its own process.
 
     python -m benchmarks.replay_child SPOOL CONNINFO
 
-Prints the seconds, the CPU seconds and the growth of its memory over the state before.
+Prints the seconds, the CPU seconds and the growth of its memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAMPLE_S = 0.02
 
 
 class Memory:
-    """The largest resident memory there was."""
+    """The peak resident memory."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()

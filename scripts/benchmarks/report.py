@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: its sections are renewed one by one, each says how and when it was made."""
+"""docs/benchmarks.md: sections are renewed one by one; each says how and when it was measured."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ REPORT = PROJECT / "docs" / "benchmarks.md"
 HEAD = """\
 # Benchmarks
 
-Written by `./scripts/bench`; don't edit. Figures are medians of several runs with the least and the
-most in brackets, which are left out where all runs agree; the soak is a single run. A percentile or
-a maximum is that of one run, so three runs give three of it. Absolute figures are this machine's;
-what carries over are the ratios, whose two sides always come from the same run.
+Written by `./scripts/bench`; don't edit. Figures are medians of several runs with the smallest and
+largest in brackets, omitted where all runs agree; the soak is a single run. Percentiles and maxima
+are taken within each run, so three runs give three of each. Absolute figures hold for this machine
+only; the ratios carry over, because both sides always come from the same run.
 """
 
 VERSIONED = ("trio", "trio-asyncio", "ib_async", "psycopg", "httpx", "orjson", "numpy", "uvloop")
@@ -48,7 +48,7 @@ def render(section: Section, command: str) -> str:
 
 
 def renew(sections: Sequence[Section], command: str, report: Path = REPORT) -> None:
-    """Put the sections into the report, in the place of those with the same titles."""
+    """Put the sections into the report, replacing those with the same titles."""
     text = report.read_text("utf-8") if report.exists() else ""
     _, *old = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     parts = {part.partition("\n")[0]: part.strip() + "\n" for part in old}
@@ -59,12 +59,12 @@ def renew(sections: Sequence[Section], command: str, report: Path = REPORT) -> N
 
 
 def machine() -> str:
-    """Where and with what the figures were made."""
+    """The machine and versions that the figures were measured with."""
     installed = []
     for name in VERSIONED:
         try:
             installed.append(f"{name} {version(name)}")
-        except ModuleNotFoundError:  # PackageNotFoundError is one
+        except ModuleNotFoundError:  # includes PackageNotFoundError
             continue
     return (
         f"{os.cpu_count()} × {_processor()}, {platform.system()} {platform.release()}, "

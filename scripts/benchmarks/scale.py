@@ -1,4 +1,4 @@
-"""What one bridge costs as its options grow, and how old Greeks get when lines are short."""
+"""What one bridge costs as its options grow, and how old Greeks get when lines are scarce."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LINES = 90
 def measure(effort: Effort) -> Section:
     section = Section(
         "Scale: CPU, memory, refresh age",
-        "The whole service in SOCKET mode with a row every second, ten messages for each tick of "
-        "an option. First table: a market-data line for every option. Second: "
-        f"{LINES} lines for all, so that subscriptions rotate; the age is `greeks_age_s`, the "
-        "oldest Greek that counted in a row, once the first round is over.",
+        "The whole service in SOCKET mode with a row every second and ten messages for each tick "
+        "of an option. First table: a market-data line for every option. Second: "
+        f"{LINES} lines for all of them, so that subscriptions rotate; the age is `greeks_age_s`, "
+        "the age of the oldest Greek that counted in a row, after the first round.",
     )
     trio.run(_measure, section)
     return section
@@ -44,7 +44,7 @@ async def _measure(section: Section) -> None:
         async with trio.open_nursery() as nursery:
             for options in (100, 240, 1_000):
                 nursery.start_soon(_ages, room, options, found)
-        # One by one: the simulator, which runs here, must keep the pace.
+        # One at a time: the simulator, which runs in this process, must keep up.
         for options, tick_s in ((100, 1.0), (1_000, 5.0)):
             await _cost(room, options, tick_s, spent)
         for options in sorted(spent):

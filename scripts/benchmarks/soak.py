@@ -1,4 +1,4 @@
-"""Faults on a schedule: memory, descriptors and threads at the start and at the end."""
+"""Faults on a schedule: memory, descriptors, threads and tasks at start, halfway and end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAULT_EVERY_S = 6.0
 FAULT_S = 2.0
 UP_S = 10.0
 WARM_UP = 1 / 12
-"""Of the whole time."""
+"""As a fraction of the whole time."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def measure(effort: Effort, *, minutes: float = 5.0) -> Section:
         f"{minutes:g} minutes: as many rows as {minutes * 5 / INTERVAL_S / 60:.1f} hours at the "
         f"default 5 s. Every {FAULT_EVERY_S:g} s something breaks: connections dropped, the "
         "gateway's upstream lost, a data farm broken, a competing session, the database stopped. "
-        f"The state at the start is that after {minutes * WARM_UP:.2g} minutes of all this, in "
-        "which each cache has had the time to fill; that at the end follows a quiet half minute.",
+        f"*Start* is the state after {minutes * WARM_UP:.2g} minutes of this, when every cache has "
+        "had time to fill; *end* is the state after a quiet half minute.",
     )
     trio.run(_measure, section, minutes)
     return section
@@ -105,7 +105,7 @@ async def _soak(section: Section, room: Path, server: PostgresServer, minutes: f
         "timestamp > lag(timestamp, 1, '-infinity') OVER (ORDER BY id) AS later "
         "FROM portfolio_greeks) AS steps",
     )
-    table = section.table("", "start", "half-way", "end")
+    table = section.table("", "start", "halfway", "end")
     states = (start, half, end)
     table.add("memory, MB", *(state.memory_mb for state in states))
     table.add("file descriptors", *(state.descriptors for state in states))

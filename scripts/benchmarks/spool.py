@@ -1,4 +1,4 @@
-"""The spool alone: how long an append takes, and how long a large file to read."""
+"""The spool alone: how long it takes to append, and to read a large file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ APPENDS = 300
 def measure(effort: Effort) -> Section:
     section = Section(
         "Spool",
-        "On the disk, fsync on. *Append* is `Spool.append`, which returns when the rows are "
-        "fsynced, beside a bare `write` and `fsync` of the same bytes by a blocking program. "
+        "On disk, fsync on. *Append* is `Spool.append`, which returns once the rows are fsynced, "
+        "compared with a bare `write` and `fsync` of the same bytes by a blocking program. "
         "*Recovery* opens a file as a long outage leaves it and reads all of it in chunks, each "
-        "line checked, each chunk acknowledged durably; beside it a loop over the lines of the "
-        "same file that only computes each one's CRC.",
+        "line checked, each chunk acknowledged durably; it is compared with a loop over the lines "
+        "of the same file that only computes each line's CRC.",
     )
     trio.run(_measure, section, effort)
     return section
@@ -67,7 +67,7 @@ async def _append(room: Path, rows: int, count: int) -> tuple[list[float], list[
     ours, bare = [], []
     descriptor = os.open(room / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     spool = await Spool.open(room / f"spool{rows}.jsonl")
-    for _ in range(count):  # in turns: a busy disk meets both
+    for _ in range(count):  # in alternation: a busy disk affects both
         began = time.perf_counter()
         await spool.append(records)
         ours.append(time.perf_counter() - began)

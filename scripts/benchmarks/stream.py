@@ -1,9 +1,9 @@
-"""A gateway that plays one recorded stream of market data to whoever subscribes. Plain sockets.
+"""A gateway that plays one recorded stream of market data to its client. Plain sockets.
 
-It answers what a client needs to start, takes the subscriptions of all options of the book, and
-then sends so many rounds of what the simulated gateway sends for each: three prices, three sizes
-and four computations, the model's last. A round to warm up and a silence go before. Then it hangs
-up.
+It answers what a client needs to start and accepts the subscriptions of all options in the book.
+After one round to warm up and a pause it plays the given number of rounds, each with what the
+simulated gateway sends per option: three prices, three sizes and four computations, the model's
+last. Then it closes the connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trio_bridge.simulator.tws.ticks import TickFeed
 
 VERSION = 178
 QUIET_S = 2.0
-"""Between the first round and the others: the client looks at its clock there."""
+"""Between the first round and the others: the client starts its stopwatch in this pause."""
 PIECE = 64 * 1024
 """Bytes sent at a time in a flood."""
 MESSAGES_AN_UPDATE = 10
@@ -27,7 +27,7 @@ REQUEST_POSITIONS, REQUEST_MARKET_DATA, REQUEST_DETAILS, REQUEST_TIME = "61", "1
 
 
 class Recording(NamedTuple):
-    """How many options tick how often, and how fast: messages per second, 0 for a flood."""
+    """How many options tick, how many rounds, and how fast: messages per second, 0 for a flood."""
 
     options: int
     rounds: int
@@ -77,7 +77,7 @@ class Player:
     def _answer(
         self, client: socket.socket, stream: wire.ClientStream, book: object
     ) -> dict[int, int]:
-        """Until every option is subscribed: what the client needs; contract ids by request."""
+        """Answer the client until every option is subscribed; return contract ids by request."""
         requests: dict[int, int] = {}
         while len(requests) < self.recording.options:
             for fields in stream.feed(client.recv(PIECE)):
@@ -107,7 +107,7 @@ class Player:
                 for start in range(0, len(everything), PIECE):
                     client.sendall(everything[start : start + PIECE])
             return
-        # One option's update a packet, as a gateway sends them.
+        # One packet per option's update, as a gateway sends them.
         gap = MESSAGES_AN_UPDATE / self.recording.rate
         due = time.perf_counter()
         for _ in range(self.recording.rounds):

@@ -1,4 +1,4 @@
-"""Many bridges' writers on one table, as one process: how many rows a second they commit.
+"""Many bridges' writers on one table, in one process: how many rows per second they commit.
 
 python -m benchmarks.writers_child WRITERS CONNINFO
 """

@@ -51,7 +51,7 @@ def test_moments(text: str, moment: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01", "-5h", "5y", "99999999999d"])
 def test_what_is_no_moment_says_what_one_looks_like(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no time: 2026-01-31, |too long ago"):
+    with pytest.raises(ValueError, match=r"is not a time: 2026-01-31, |too long ago"):
         parse_moment(text, now=NOW)
 
 
@@ -119,7 +119,7 @@ async def test_a_range_without_rows_is_a_header(tmp_path: Path, filled: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--from", "yesterday"], "'yesterday' is no time"),
+        (["--from", "yesterday"], "'yesterday' is not a time"),
         (["-o", "/nowhere/rows.csv"], "--output /nowhere/rows.csv: No such file or directory"),
         (["-o", "."], "--output .: is a directory"),
     ],

@@ -18,23 +18,23 @@ DEFAULT = Backoff((5.0, 10.0, 20.0))
 
 
 def waits(backoff: Backoff) -> Iterator[tuple[int, float]]:
-    """Number and wait of one failing attempt after the other."""
+    """The number and the wait of each of a series of failing attempts."""
     while True:
         yield backoff.attempt, backoff.delay_s
         backoff = backoff.attempted()
 
 
-def test_the_waits_are_5_10_20_and_then_20_for_ever() -> None:
+def test_the_waits_are_5_10_20_and_then_20_forever() -> None:
     assert list(islice(waits(DEFAULT), 5)) == [(1, 5), (2, 10), (3, 20), (4, 20), (5, 20)]
 
 
-def test_a_connection_that_stood_a_minute_starts_the_sequence_anew() -> None:
+def test_a_connection_that_lasted_a_minute_restarts_the_sequence() -> None:
     backoff = DEFAULT.attempted().attempted().lost(up_s=60)
 
     assert (backoff.attempt, backoff.delay_s) == (1, 5)
 
 
-def test_a_connection_that_died_young_goes_on_where_it_was() -> None:
+def test_a_short_lived_connection_continues_the_sequence() -> None:
     backoff = DEFAULT.attempted().lost(up_s=59.9)
 
     assert (backoff.attempt, backoff.delay_s) == (2, 10)

@@ -1,4 +1,4 @@
-"""An alert comes soon when something is new, seldom when it goes on, and never grows."""
+"""An alert comes soon if something is new, rarely if it continues, and never grows."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Two services that record one account are seen by their rows, and one service never passes for
-two."""
+"""Two services that record one account are detected by their rows; one service is never mistaken
+for two."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def test_no_rows_are_no_doubles() -> None:
     st.lists(st.tuples(st.booleans(), st.floats(0, TOLERANCE)), max_size=60),
     st.sampled_from([1.0, 5.0, 60.0]),
 )
-def test_one_service_never_passes_for_two(
+def test_one_service_is_never_mistaken_for_two(
     slots: list[tuple[bool, float]], interval_s: float
 ) -> None:
-    """Whichever slots it leaves out, and however late the others are."""
+    """Whichever slots it skips, and however late the others are."""
     served = [
         (START + timedelta(seconds=(slot + late) * interval_s), "U1")
         for slot, (is_served, late) in enumerate(slots)
@@ -117,7 +117,7 @@ def test_a_few_rows_too_close_on_a_busy_machine_are_no_second_service() -> None:
     assert doubled_slots(busy, 0.1) is None
 
 
-def test_as_many_slots_are_told_as_the_worst_account_has() -> None:
+def test_the_slots_reported_are_those_of_the_worst_account() -> None:
     found = doubled_slots(both(rows("U1,U2"), rows("U1,U2", late_s=0.01, number=9)), 5.0)
     assert found == (("U1", "U2"), 9)
     found = doubled_slots(both(rows("U1,U2") + rows("U1", late_s=0.01), rows("U2", number=3)), 5.0)
@@ -125,11 +125,11 @@ def test_as_many_slots_are_told_as_the_worst_account_has() -> None:
 
 
 def test_a_second_service_on_a_seventh_of_the_slots_is_seen() -> None:
-    """One that starts now and then, or records every 35 s."""
+    """A service that starts now and then, or records every 35 s."""
     assert doubled_slots(both(rows(number=84), rows(every_s=35.0, number=12)), 5.0) is not None
 
 
-def test_enough_slots_are_looked_at() -> None:
+def test_enough_slots_are_judged() -> None:
     assert look_back_s(5.0) == LOOK_BACK_S
     assert look_back_s(3600.0) == FEWEST_SLOTS * 3600.0
     assert timedelta(seconds=look_back_s(1e308)) == timedelta(days=7)

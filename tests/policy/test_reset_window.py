@@ -1,4 +1,4 @@
-"""Hold windows in New York's time: when the bridge waits, and until when."""
+"""Hold windows in New York time: when the bridge waits, and until when."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
-# The rule of the Energy Policy Act of 2005, spelt out so that the zone database is not its own
+# The rule of the Energy Policy Act of 2005, spelled out so that the zone database is not its own
 # witness: the clock changes at 2:00 on the second Sunday of March and the first of November.
 
 
@@ -63,7 +63,7 @@ def minutes_between(start: clock, end: clock) -> timedelta:
 
 @st.composite
 def certain_windows(draw: st.DrawFn) -> ResetWindow:
-    """Windows none of whose two readings is ever skipped or repeated."""
+    """Windows of which neither reading is ever skipped or repeated."""
     weekday = draw(st.none() | st.integers(0, 6))
     start, end = (draw(certain_times).replace(second=0, microsecond=0) for _ in "ab")
     assume(start != end)
@@ -74,7 +74,7 @@ def certain_windows(draw: st.DrawFn) -> ResetWindow:
 
 
 def covers(window: ResetWindow, reading: datetime) -> bool:
-    """Whether a reading of the clock lies in the window; seconds and less don't matter."""
+    """Whether a reading of the clock lies in the window; seconds are ignored."""
     minute = reading.weekday() * 1440 + reading.hour * 60 + reading.minute
     length = window.length // MINUTE
     start = window.start.hour * 60 + window.start.minute
@@ -183,7 +183,7 @@ def test_a_weekend_window_is_one_hold_across_midnight() -> None:
 def test_a_window_of_almost_a_day_is_one_hold_until_its_evening() -> None:
     windows = parse_reset_windows("23:40-22:00")
 
-    # 21:00 ET, when it is tomorrow in UTC already
+    # 21:00 ET, when it is already tomorrow in UTC
     assert hold_until(utc("2026-01-16 02:00"), windows) == utc("2026-01-16 03:00")
     assert hold_until(utc("2026-01-16 03:00"), windows) is None
 
@@ -250,7 +250,7 @@ def test_no_daily_window_vanishes_or_lasts_a_day_when_the_clock_changes(
     instants = [noon_before + i * MINUTE for i in range(4 * 1440)]
     until = [hold_until(now, [window]) for now in instants]
 
-    # Each hold as it is met minute by minute; the first and the last may be cut by the scan.
+    # Each hold as seen minute by minute; the scan may cut the first and the last.
     holds: list[list[datetime]] = []
     for before, now in pairwise(range(len(instants))):
         end = until[now]

@@ -43,8 +43,8 @@ def test_the_grid_does_not_drift_however_many_slots_pass(grid: Grid, slot: int) 
         (0, 105.0, 1, 0),  # the work ended exactly on the next slot
         (0, 107.5, 1, 0),
         (0, 107.6, 2, 1),
-        (0, 3700.0, 720, 719),  # an hour asleep: 719 skipped, none made up for
-        (7, 100.0, 8, 0),  # never back
+        (0, 3700.0, 720, 719),  # an hour asleep: 719 skipped, none recovered
+        (7, 100.0, 8, 0),  # never backwards
     ],
 )
 def test_the_next_slot_and_what_was_skipped(
@@ -141,6 +141,6 @@ def test_a_restart_finds_the_same_grid_in_any_zone(
     ("t0_s", "interval_s"),
     [(0.0, 0.0), (0.0, -5.0), (0.0, math.inf), (0.0, math.nan), (math.nan, 5.0)],
 )
-def test_what_is_no_grid_is_refused(t0_s: float, interval_s: float) -> None:
+def test_what_is_not_a_grid_is_refused(t0_s: float, interval_s: float) -> None:
     with pytest.raises(ValueError, match="grid"):
         Grid(t0_s, interval_s)

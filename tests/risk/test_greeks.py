@@ -1,4 +1,4 @@
-"""Positions × model Greeks → one row: what counts, how much, and what is left open."""
+"""Positions × model Greeks → one row: what counts, how much, and what stays unpriced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_AGE_S = 120.0
 THE_FOUR = ("delta", "gamma", "vega", "theta")
 
 MODEL = Greeks(delta=0.5, gamma=0.02, vega=0.11, theta=-0.07, underlying_price=230.5)
-"""Four different numbers, so that none can stand in for another."""
+"""Four different numbers, so that none can be mistaken for another."""
 
 
 def held(
@@ -139,7 +139,7 @@ def test_a_portfolio_is_the_sum_of_its_positions() -> None:
 
 @pytest.mark.parametrize("name", THE_FOUR)
 def test_each_greek_lands_in_its_own_column(name: str) -> None:
-    """In particular vega and theta, which an earlier specification had exchanged."""
+    """In particular vega and theta, which an earlier specification had swapped."""
     nothing = Greeks(delta=0.0, gamma=0.0, vega=0.0, theta=0.0, underlying_price=None)
     greeks = nothing._replace(**{name: 0.25})  # type: ignore[arg-type]  # a name of the four
     snapshot = row([held()], {1: greeks})
@@ -164,7 +164,7 @@ def test_sums_are_rounded_once_however_they_cancel() -> None:
     assert row([futures[0], *shares, futures[1]]).delta == 1e-17
 
 
-# What is not a number of the gateway's
+# What the gateway sends that is not a number
 
 NOT_NUMBERS = {
     "not computed": -2.0,
@@ -208,7 +208,7 @@ def test_gateways_and_sums_agree_on_what_is_a_greek(value: float | None) -> None
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_first_number_that_is_too_large_is_the_same_for_all(sign: int) -> None:
-    """Greeks, quantities, multipliers and prices alike: 1e15 is no such thing, just below is."""
+    """Greeks, quantities, multipliers and prices alike: 1e15 is refused, just below it is not."""
     limit, below = sign * 1e15, sign * math.nextafter(1e15, 0)
 
     for name in THE_FOUR:
@@ -234,7 +234,7 @@ def test_a_multiplier_that_is_not_known_is_never_guessed(
 
 @pytest.mark.parametrize("sec_type", ["OPT", "STK", "FUT", "CASH"])
 @pytest.mark.parametrize("quantity", [math.nan, math.inf, -sys.float_info.max])
-def test_a_quantity_that_is_no_number_is_unpriced(sec_type: str, quantity: float) -> None:
+def test_a_quantity_that_is_not_a_number_is_unpriced(sec_type: str, quantity: float) -> None:
     snapshot = row([held(1, sec_type, quantity), held(2)], {1: MODEL, 2: MODEL})
 
     assert sums(snapshot) == pytest.approx((50, 2, 11, -7))
@@ -453,7 +453,7 @@ quotes = st.dictionaries(
 
 
 def is_priced(position: Position, quote: Greeks | None) -> bool:
-    """The rules once more, in other words."""
+    """The rules again, written differently."""
     if position.sec_type in {"FUT", "CONTFUT"}:
         return bool(position.multiplier)
     if position.sec_type not in {"OPT", "FOP", "WAR", "IOPT"}:

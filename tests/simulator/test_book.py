@@ -1,4 +1,4 @@
-"""The made-up book is exact, moves, and misbehaves on demand."""
+"""The made-up book is exact, moves, and misbehaves on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command of the bridge, run to its end as a user does."""
+"""A command of the bridge, run to its end as a user would."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Done(NamedTuple):
-    """How a command ended; outputs as text."""
+    """How a command ended; its outputs as text."""
 
     code: int
     out: str
@@ -34,7 +34,7 @@ class Done(NamedTuple):
 
 
 async def run_process(home: Path, *arguments: str, **settings: object) -> Done:
-    """In `home` with nothing but these settings, as a process of its own; output into pipes."""
+    """Run it in `home` with only these settings, as a separate process; output goes to pipes."""
     run = partial(
         trio.run_process,
         [sys.executable, "-m", "trio_bridge", *arguments],
@@ -51,11 +51,11 @@ async def run_process(home: Path, *arguments: str, **settings: object) -> Done:
 
 
 async def run_command(home: Path, *arguments: str, **settings: object) -> Done:
-    """The same within this process, in a thread: it is all of the command from its arguments to its
+    """The same within this process, in a thread: runs the whole command from its arguments to its
     exit code, and saves the half second that Python takes to start and import it.
 
-    Not for what needs the main thread or descriptors of its own: the service, signals, a terminal,
-    a pipe that breaks, what is imported and what is not. Those are for `run_process`.
+    Use `run_process` for anything that needs the main thread or its own descriptors (the service,
+    signals, a terminal, a broken pipe), and to test what is imported.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
     with (
@@ -86,7 +86,7 @@ def _main() -> int:
 
 @contextlib.contextmanager
 def _as_if_alone(environment: dict[str, str], home: Path, arguments: list[str]) -> Iterator[None]:
-    """What a process has to itself: environment, working directory, arguments."""
+    """Set what a process has to itself: environment, working directory, arguments."""
     with (
         patch.dict(os.environ, environment, clear=True),
         patch.object(sys, "argv", arguments),

@@ -1,4 +1,4 @@
-"""A test's database. It is looked into plainly and blocking: the queries take a millisecond."""
+"""A test's database, queried with plain blocking calls: each takes a millisecond."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fetch(
 
 
 def count_rows(conninfo: str) -> int:
-    """Rows in portfolio_greeks; 0 while there is no such table, or no database."""
+    """Rows in portfolio_greeks; 0 while the table or the database does not exist."""
     try:
         with psycopg.connect(conninfo, autocommit=True) as connection:
             return _count(connection)
@@ -52,14 +52,14 @@ def kinds(conninfo: str) -> list[str | None]:
 
 
 def messages(conninfo: str) -> list[str]:
-    """The texts of api_logs in their order; prefer `kinds`, which survive a better text."""
+    """The texts of api_logs, in order; prefer `kinds`, which survive a better text."""
     return [text for (text,) in fetch(conninfo, "SELECT message FROM api_logs ORDER BY id")]
 
 
 async def wait_for_rows(conninfo: str, rows: int, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until at least so many rows have landed, through any outage."""
+    """Wait until at least this many rows have arrived, through any outage."""
     with ExitStack() as stack, trio.fail_after(timeout_s):
-        # Kept while it lives: a look over a new one costs ten times as much.
+        # Kept while it lives: a query over a new connection costs ten times as much.
         connection: psycopg.Connection | None = None
         while True:
             try:
@@ -74,7 +74,7 @@ async def wait_for_rows(conninfo: str, rows: int, timeout_s: float = PATIENCE_S)
 
 
 async def store(conninfo: str, items: Iterable[Snapshot | ApiEvent] = ()) -> None:
-    """Put them into the tables, which are made."""
+    """Create the tables and insert the items."""
     connection = await TrioConnection.connect(conninfo, autocommit=True)
     await ensure_bridge_schema(connection)
     records = [record_of(item) for item in items]

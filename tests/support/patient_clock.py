@@ -1,4 +1,4 @@
-"""A fast clock for tests with real sockets, which waits for whoever has something to do."""
+"""A fast clock for tests with real sockets; it waits for every task that has work to do."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RATE: Final = 50.0
-"""Trio's seconds in one real second of idleness."""
+"""Seconds on Trio's clock per real second of idleness."""
 
 GRACE_S: Final = 0.001
-"""Real time at the start of each wait that does not count: what was sent may arrive in it."""
-
+"""Real time at the start of each wait that does not count: sent data may arrive during it."""
 
 LATE_S: Final = 1e-6
-"""Of Trio's: nobody ever wakes at the very instant of a deadline, where sums of floats decide."""
+"""On Trio's clock: no task wakes exactly at a deadline, where float rounding would decide."""
 
 
 class PatientClock(trio.abc.Clock, trio.abc.Instrument):
     """Trio's clock, on which time passes only while every task waits.
 
-    Bridge and simulator share a test's event loop. On a clock that merely runs faster than the
-    real one, each millisecond of work, or of standing still on a busy machine, makes everybody
-    late, and limits are broken that nobody broke. Here work takes no time, and no wait takes longer
-    than until the next deadline: what has arrived meanwhile is seen no later than that deadline.
+    Bridge and simulator share a test's event loop. On a clock that merely runs faster than the real
+    one, each millisecond of work, or of a pause on a busy machine, makes every task late, and time
+    limits fail for no fault of the code. Here work takes no time, and no wait lasts beyond the next
+    deadline: whatever has arrived by then is seen no later than that deadline.
 
-    So a busy machine makes a test slower, but shows it no other order of things. What can't be
-    tested with it is how long work takes.
+    So a busy machine makes a test slower, but does not change the order of events. How long work
+    takes cannot be tested with this clock.
     """
 
     def __init__(self, rate: float = RATE) -> None:
@@ -68,10 +67,11 @@ GIVE_UP_AFTER_S: Final = 300.0
 async def until(
     condition: Callable[[], object], *, every_s: float, complaint: Callable[[], str]
 ) -> None:
-    """Wait until it holds, looking now and then; fail with the complaint if it never does.
+    """Poll until the condition holds; fail with the complaint if it never does.
 
-    "Never" is a time on Trio's clock. On the patient one that is time in which everybody waited, so
-    a busy machine does not use it up; real time ends the wait only where none passes any more.
+    "Never" is a time on Trio's clock. On the patient clock only time in which every task waited
+    counts, so a busy machine does not use it up; real time ends the wait only if Trio's clock has
+    stopped.
     """
     give_up_at = trio.current_time() + GIVE_UP_AFTER_S
     really_give_up_at = time.monotonic() + GIVE_UP_AFTER_S

@@ -1,9 +1,9 @@
 """Real PostgreSQL servers to break: stopped, killed, frozen, restarted, failed over.
 
-Everything here is plain and blocking, so that sync tests, Trio tests and subprocess tests can use
-it alike; a start or stop takes about 0.1 s. A Trio test that must not hold up the loop meanwhile
-calls it through `trio.to_thread.run_sync`: the servers are tied to the process by a watchdog, not
-to a thread, and end with it even when it is killed.
+Everything here is plain and blocking, so that sync tests, Trio tests and subprocess tests can all
+use it; a start or stop takes about 0.1 s. A Trio test that must not block its loop calls it through
+`trio.to_thread.run_sync`: a watchdog ties the servers to the process, not to a thread, and they end
+with it even if it is killed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 PATIENCE_S = 60.0
 """How long a server may take to start or stop on a busy machine."""
 MEMORY_NEEDED = 2_000_000_000
-"""Bytes free in memory for data directories of 40 MB each."""
+"""Bytes of free memory needed for data directories of 40 MB each."""
 PAGE_BYTES = 8192
 PAGES_PER_SEGMENT = 32
-"""Of the transactions' fates, four in a byte."""
+"""Pages of transaction status (four transactions per byte) in a segment file."""
 OWNER = "owner"
 STOP_SIGNALS = {
     "smart": signal.SIGTERM,
@@ -51,7 +51,7 @@ STOP_SIGNALS = {
 
 
 def _take(directory: Path) -> int | None:
-    """Mark a directory as ours for as long as this process lives; None: it is somebody's."""
+    """Mark a directory as ours for as long as this process lives; None: it is another's."""
     with suppress(OSError):
         descriptor = os.open(directory / OWNER, os.O_RDWR)
         try:
@@ -66,7 +66,7 @@ def _take(directory: Path) -> int | None:
 def reachable_directory(prefix: str) -> Path:
     """A new temporary directory that PostgreSQL's account can reach, in memory if there is room.
 
-    pytest's own tmp_path lies in a directory that only its user can enter.
+    pytest's own tmp_path is in a directory that only its user can enter.
     """
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEEDED
@@ -82,10 +82,10 @@ def reachable_directory(prefix: str) -> Path:
 
 
 class PostgresServer:
-    """A server with a data directory of its own, reachable over TCP and a Unix socket.
+    """A server with its own data directory, reachable over TCP and a Unix socket.
 
-    The same port, socket and data from one start to the next. Role `portfolio` (superuser, no
-    password), database `portfolio_engine` (empty).
+    Port, socket and data stay the same across restarts. Role `portfolio` (superuser, no password),
+    database `portfolio_engine` (empty).
     """
 
     def __init__(self, room: Path, installation: Installation, account: Account | None) -> None:
@@ -97,7 +97,7 @@ class PostgresServer:
         self.port = free_port()
         self.settings: dict[str, str] = {
             "fsync": "off",
-            # Within the data directory: what a killed server leaves behind goes with its files.
+            # In the data directory: what a killed server leaves behind is removed with its files.
             "dynamic_shared_memory_type": "mmap",
         }
         """Server options, `name=value`; changes take effect at the next start."""
@@ -153,18 +153,18 @@ class PostgresServer:
                 return self
             self._reap()
             words = self.log.read_text()[-2000:]
-            # The last server's processes may still hold its shared memory: once more.
+            # The last server's processes may still hold its shared memory: try again.
             if "still in use" not in words or time.monotonic() > deadline:
                 raise RuntimeError(words)
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """As `pg_ctl stop -m MODE`; returns when its last process is gone."""
+        """Like `pg_ctl stop -m MODE`; returns once its last process is gone."""
         if self._child is not None:
             self._child.send(STOP_SIGNALS[mode])
             self._reap()
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes at once, as the out-of-memory killer would."""
+        """SIGKILL all of its processes at once, as the out-of-memory killer would."""
         for process in self._family():
             _signal(process, signal.SIGKILL)
         self._reap()
@@ -174,7 +174,7 @@ class PostgresServer:
         self.start()
 
     def freeze(self) -> None:
-        """SIGSTOP to all of its processes: connections stay open, nothing answers."""
+        """SIGSTOP all of its processes: connections stay open, nothing responds."""
         stopped: set[int] = set()
         while fresh := [process for process in self._family() if process.pid not in stopped]:
             for process in fresh:
@@ -182,7 +182,7 @@ class PostgresServer:
                 stopped.add(process.pid)
 
     def thaw(self) -> None:
-        """SIGCONT: what was frozen goes on, and finishes what it had been told."""
+        """SIGCONT: the frozen processes continue, and finish what they had been given."""
         for process in self._family():
             _signal(process, signal.SIGCONT)
 
@@ -213,7 +213,7 @@ class PostgresServer:
         self.execute("SELECT pg_promote(true, 60)", database="postgres")
 
     def use_up_transaction_ids(self) -> None:
-        """Restart it where so many are used that it gives out no more until it is vacuumed."""
+        """Restart it with so many used up that it assigns no more until it is vacuumed."""
         frozen = "SELECT min(datfrozenxid::text::bigint) FROM pg_database"
         [(oldest,)] = self.execute(frozen, database="postgres")
         self.stop()
@@ -233,13 +233,13 @@ class PostgresServer:
         *,
         database: str = DATABASE,
     ) -> list[tuple[Any, ...]]:
-        """Run one statement as superuser, committed; return its rows, if it gives any."""
+        """Run and commit one statement as superuser; return its rows, if any."""
         with psycopg.connect(self._local_conninfo(database), autocommit=True) as connection:
             cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
     def new_database(self) -> str:
-        """Make an empty database with a name of its own; return the name."""
+        """Create an empty database with a unique name; return the name."""
         name = f"test_{random.getrandbits(64):016x}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE template0", database="postgres")
         return name
@@ -250,7 +250,7 @@ class PostgresServer:
     # Inside
 
     def _local_conninfo(self, database: str) -> str:
-        """Over the Unix socket, which works whatever a test did to the network access."""
+        """Over the Unix socket, which works whatever a test has done to network access."""
         return f"host={self.room} port={self.port} user={ROLE} dbname={database}"
 
     def _spawn(self, command: Sequence[str | Path]) -> Child:
@@ -280,7 +280,7 @@ class PostgresServer:
         return False
 
     def _reap(self) -> int:
-        """Wait for the end of the whole family, then forget it."""
+        """Wait until all of its processes have ended, then forget them."""
         if self._child is None:
             return 0
         child, self._child = self._child, None
@@ -301,14 +301,14 @@ class PostgresServer:
 
 
 class PostgresFactory:
-    """Makes servers quickly: one `initdb` for all, then copies of its data directory."""
+    """Creates servers quickly: one `initdb` for all, then copies of its data directory."""
 
     def __init__(self) -> None:
         self._template: PostgresServer | None = None
         self._made: list[PostgresServer] = []
 
     def new(self, **settings: str) -> PostgresServer:
-        """A new, started server; `settings` are options of its configuration."""
+        """A new, started server; `settings` are configuration options."""
         template = self._template or self._make_template()
         server = self._blank()
         subprocess.run(["cp", "-a", template.data, server.data], check=True)

@@ -1,4 +1,4 @@
-"""The service as a user runs it: a process of its own, with its own environment and home."""
+"""The service as a user runs it: a separate process with its own environment and home."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_S = 90.0
-"""For what takes a second on an idle machine. Only a failure waits so long."""
+"""For what takes a second on an idle machine. Only a failure waits this long."""
 PORTS = range(15_000, 30_000)
-"""Below the ephemeral range: no outgoing connection takes a stopped server's port meanwhile."""
+"""Below the ephemeral range: no outgoing connection can take a stopped server's port."""
 OURS = ("IB", "BRIDGE_", "DB_", "DATABASE_", "TRIO_BRIDGE")
 
 
 def clean_environment(home: Path, **settings: object) -> dict[str, str]:
-    """The tests' own environment without any setting of ours, with an empty home.
+    """The tests' own environment without any of the bridge's settings, with an empty home.
 
     There is no reset window unless `settings` has one: at 23:40 in New York a service that has lost
     its gateway would wait, and so would its test.
@@ -42,7 +42,7 @@ def clean_environment(home: Path, **settings: object) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """One that nobody listens on now."""
+    """A port on which nothing listens now."""
     while True:
         port = random.choice(PORTS)
         with socket.socket() as probe:
@@ -88,7 +88,7 @@ class ServiceProcess:
 async def running_service(
     home: Path, *arguments: str, **settings: object
 ) -> AsyncIterator[ServiceProcess]:
-    """Run the service (or a command) in `home`; killed on leaving if it is still there."""
+    """Run the service (or a command) in `home`; kill it on leaving if it is still running."""
     number = len(list(home.glob("output*")))
     output_path = home / f"output{number}.txt"
     command = [sys.executable, "-m", "trio_bridge", *arguments]

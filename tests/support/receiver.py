@@ -1,4 +1,4 @@
-"""A real HTTP server that takes webhooks, answers as told, and remembers what came."""
+"""A real HTTP server that accepts webhooks, responds as configured, and records what it gets."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Receiver:
 
     @property
     def text(self) -> str:
-        """Everything that was posted so far, and the kinds of the events."""
+        """Everything posted so far, and the kinds of the events."""
         return "\n".join(
             "\n".join((str(post.get("content")), *(one["kind"] for one in post.get("events", ()))))
             for post in self.posts
         )
 
     async def wait_for(self, text: str) -> None:
-        """Wait for it in what is posted; the patience is real time, whatever Trio's clock says."""
+        """Wait until the text is posted; the time limit is in real time, not on Trio's clock."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.text:
             assert time.monotonic() < deadline, f"no {text!r} in {self.posts}"
@@ -55,7 +55,7 @@ class Receiver:
         while True:
             try:
                 event = connection.next_event()
-            except h11.RemoteProtocolError:  # not HTTP, or it went in the middle
+            except h11.RemoteProtocolError:  # not HTTP, or the client left midway
                 return
             if event is h11.NEED_DATA:
                 try:

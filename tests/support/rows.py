@@ -1,4 +1,4 @@
-"""Made-up rows to send through writer, spool and database, told apart by a running number."""
+"""Made-up rows for writer, spool and database, distinguished by a running number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A book held still, and the row that is true of it."""
+"""A book held still, and the row that must be recorded for it."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ async def hold_still(book: Book, sim: TwsSimulator, conninfo: str) -> None:
                 assert_true_row(book, conninfo)
                 return
             await trio.sleep(0.1)
-    assert_true_row(book, conninfo)  # says what is wrong
+    assert_true_row(book, conninfo)  # fails with what is wrong

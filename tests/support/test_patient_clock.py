@@ -1,4 +1,4 @@
-"""The clock on which time passes only while everybody waits."""
+"""The clock on which time passes only while every task waits."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ async def test_a_minute_is_over_in_seconds(clock: PatientClock) -> None:
 async def test_work_takes_no_time(clock: PatientClock) -> None:
     with trio.fail_after(0.5):
         for _ in range(10):
-            time.sleep(0.01)  # noqa: ASYNC251  # busy, or standing still
+            time.sleep(0.01)  # noqa: ASYNC251  # busy, or paused
             await trio.lowlevel.checkpoint()
     assert trio.current_time() == 0
 
 
-async def test_who_stands_still_in_a_wait_is_no_later_than_the_next_deadline(
+async def test_a_pause_during_a_wait_delays_nothing_beyond_the_next_deadline(
     clock: PatientClock,
 ) -> None:
     clock.rate = 1e9  # as if the machine had slept for very long in each wait
@@ -41,7 +41,7 @@ async def test_who_stands_still_in_a_wait_is_no_later_than_the_next_deadline(
 
 
 async def test_what_has_arrived_is_seen_before_patience_ends(clock: PatientClock) -> None:
-    """A peer in the same event loop that answers after real work is never too late."""
+    """A peer in the same event loop that responds after real work is never too late."""
 
     async def answer(stream: trio.SocketStream) -> None:
         async for data in stream:

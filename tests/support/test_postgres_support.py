@@ -1,4 +1,4 @@
-"""The servers that other tests break do break, and come back."""
+"""The servers that other tests break really break, and come back."""
 
 from __future__ import annotations
 

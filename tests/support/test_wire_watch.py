@@ -1,4 +1,4 @@
-"""The check that no bridge ever says what it must not say can itself fail."""
+"""The check that no bridge ever sends what it must not send can itself fail."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def faults_of(*messages: bytes) -> list[str]:
     return list(watch.faults())
 
 
-async def test_what_an_observer_says_is_no_fault() -> None:
+async def test_what_an_observer_may_send_is_not_a_fault() -> None:
     assert (
         faults_of(
             b"API\0\0\0\0\x09v157..178",
@@ -51,12 +51,12 @@ async def test_what_an_observer_says_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("number", [*FORBIDDEN, 6, 62, 7])
-async def test_anything_else_is_one(number: int) -> None:
+async def test_anything_else_is_a_fault(number: int) -> None:
     (fault,) = faults_of(message(number, 1, 0))
     assert f"message {number} " in fault
 
 
-async def test_the_owners_client_id_is_one() -> None:
+async def test_the_owners_client_id_is_a_fault() -> None:
     assert faults_of(message(71, 2, 0, "")) == ["client id 0 is the owner's own"]
 
 
@@ -87,7 +87,7 @@ async def test_it_watches_the_bridges_of_every_test(wire_watch: WireWatch) -> No
     wire_watch.messages.clear()
 
 
-async def test_a_simulator_in_another_process_tells_through_its_ledger(tmp_path: Path) -> None:
+async def test_a_simulator_in_another_process_reports_through_its_ledger(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.txt"
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "trio_bridge.simulator.tws", "--port", "0"],
@@ -107,7 +107,7 @@ async def test_a_simulator_in_another_process_tells_through_its_ledger(tmp_path:
                 await client.expect_error(321)
             (fault,) = ledger_faults(ledger)
             assert "client id 0" in fault
-            assert ledger_faults(ledger) == [], "told once"
+            assert ledger_faults(ledger) == [], "reported once"
             process.terminate()
             assert await process.wait() == 1
     finally:
@@ -116,7 +116,7 @@ async def test_a_simulator_in_another_process_tells_through_its_ledger(tmp_path:
         await process.wait()
 
 
-def test_what_simulators_of_this_process_suffer_they_raise_themselves(tmp_path: Path) -> None:
+def test_simulators_in_this_process_raise_their_violations_themselves(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.txt"
     ledger.write_text(f"{os.getpid()} client 10: x\n")
     assert ledger_faults(ledger) == []

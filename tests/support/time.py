@@ -11,7 +11,7 @@ EASTERN = ZoneInfo("America/New_York")
 
 
 class WallClock:
-    """Call it for the time: `start` plus what has passed on Trio's clock since it was first used.
+    """Call it for the time: `start` plus the time on Trio's clock since its first use.
 
     `jump` moves it against the monotonic clock, as a correction or a suspended machine does.
     """
@@ -31,5 +31,5 @@ class WallClock:
 
 
 def eastern(*when: int) -> datetime:
-    """A time on New York's clock."""
+    """A time in New York."""
     return datetime(*when, tzinfo=EASTERN)  # type: ignore[misc, arg-type]

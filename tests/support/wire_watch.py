@@ -1,12 +1,12 @@
-"""What the bridge puts on a TWS wire in any test: only what an observer may say, and not too fast.
+"""Checks what the bridge sends to a TWS in any test: only what an observer may send, not too fast.
 
-Two eyes, because there are two places to look from:
+There are two checks, at two places:
 
-- `WireWatch` sees every message at the instant at which ib_async hands it to the socket, in all
-  bridges of this process. It knows what *may* be sent; anything else is a fault.
-- A simulator in a process of its own (`python -m trio_bridge.simulator.tws`, the demo) writes each
-  violation that it suffers into a ledger, a file named by an environment variable. Simulators of
-  this process raise by themselves (`SimulatorViolation`).
+- `WireWatch` sees every message at the instant at which ib_async passes it to the socket, for all
+  bridges in this process. It knows what *may* be sent; anything else is a fault.
+- A simulator in another process (`python -m trio_bridge.simulator.tws`, the demo) writes each
+  violation to a ledger, a file named by an environment variable. Simulators in this process raise
+  `SimulatorViolation` themselves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GREETING = b"API\0"
 
 
 class Message(NamedTuple):
-    """One message as it went to the socket; `at` is Trio's clock."""
+    """One message as passed to the socket; `at` is a time on Trio's clock."""
 
     connection: int
     at: float
@@ -58,12 +58,12 @@ class WireWatch:
         """Watch all connections that ib_async makes from now on."""
         send: Callable[[Connection, bytes], None] = Connection.sendMsg
 
-        def send_and_tell(connection: Connection, data: bytes) -> None:
+        def record_and_send(connection: Connection, data: bytes) -> None:
             number = self._numbers.setdefault(connection, next(self._count))
             self.sent(number, data)
             send(connection, data)
 
-        monkeypatch.setattr(Connection, "sendMsg", send_and_tell)
+        monkeypatch.setattr(Connection, "sendMsg", record_and_send)
 
     def sent(self, connection: int, data: bytes) -> None:
         if not data.startswith(GREETING):
@@ -71,12 +71,12 @@ class WireWatch:
             self.messages.append(Message(connection, trio.current_time(), fields))
 
     def faults(self) -> Iterator[str]:
-        """What must never happen and did."""
+        """Everything sent that must never be sent."""
         times: dict[int, list[float]] = {}
         for connection, at, fields in self.messages:
             number = int(fields[0])
             if number not in ALLOWED:
-                yield f"message {number} is none of an observer's: {fields}"
+                yield f"message {number} must not be sent by an observer: {fields}"
             if number == 71 and int(fields[2]) < 1:
                 yield f"client id {fields[2]} is the owner's own"
             recent = times.setdefault(connection, [])
@@ -89,7 +89,7 @@ class WireWatch:
 
 
 def ledger_faults(ledger: Path) -> list[str]:
-    """What simulators in other processes suffered. Those in this one raise by themselves."""
+    """The violations seen by simulators in other processes. Those in this one raise themselves."""
     if not ledger.exists():
         return []
     lines = ledger.read_text().splitlines()

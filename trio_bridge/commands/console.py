@@ -1,14 +1,14 @@
-"""Where commands show something to a person: rich's console, but for its end without a reader."""
+"""Where commands show something to a person: rich's console, except for a broken pipe."""
 
 from __future__ import annotations
 
 import rich.console
 
 STYLES = {"warning": "yellow", "error": "red"}
-"""Of an event, by its status."""
+"""An event's style, by its status."""
 
 
 class Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process here, with the exit code for "not well"; `cli` has its own."""
+        """Rich would exit here with code 1, which means "not well"; `cli` has a code of its own."""
         raise  # the BrokenPipeError that is being handled

@@ -45,8 +45,8 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise ValueError(
-            f"{text!r} is no time: 2026-01-31, 2026-01-31T14:30, 2026-01-31T14:30+01:00 (without "
-            "an offset it is UTC), or so long ago: 90m, 24h, 7d, 4w"
+            f"{text!r} is not a time: 2026-01-31, 2026-01-31T14:30, 2026-01-31T14:30+01:00 (UTC "
+            "without an offset), or how long ago: 90m, 24h, 7d, 4w"
         ) from None
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)

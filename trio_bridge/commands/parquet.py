@@ -1,6 +1,6 @@
-"""Rows as a Parquet file: typed columns that pandas, polars and DuckDB read at once.
+"""Rows as a Parquet file: typed columns that pandas, polars and DuckDB read directly.
 
-pyarrow is 170 MB, ten times the rest of the bridge; so it is an extra, not a dependency.
+pyarrow is 170 MB, ten times the rest of the bridge, so it is an extra, not a dependency.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def import_pyarrow() -> ModuleType:
-    """Raises ConfigError, with what to install."""
+    """Import pyarrow with its Parquet module.
+
+    Raises:
+        ConfigError: it is not installed; the text says how to install it.
+    """
     try:
         import pyarrow.parquet
     except ImportError:
@@ -29,7 +33,7 @@ def import_pyarrow() -> ModuleType:
 
 
 class ParquetFile:
-    """Batches of rows of one table; `close` writes the footer, without which it is no file."""
+    """Batches of rows of one table; `close` writes the footer that a valid file needs."""
 
     def __init__(self, file: IO[bytes], table: str, columns: Sequence[str]) -> None:
         self._arrow = arrow = import_pyarrow()

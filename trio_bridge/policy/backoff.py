@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Where in the sequence of waits the bridge is. Immutable: each step returns the next state.
+    """The position in the sequence of waits. Immutable: each step returns the next state.
 
-    The sequence goes on through connections that die young, so that a gateway which accepts and
-    drops at once is not hammered; a connection that stood `healthy_after_s` seconds starts it anew.
+    Short-lived connections do not restart the sequence, so a gateway that accepts and drops at once
+    is not hammered; a connection that lasted `healthy_after_s` seconds does.
 
     Raises:
         ValueError: there are no delays, or one of them is negative or not finite.
@@ -27,22 +27,22 @@ class Backoff:
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt that comes next, counted from 1."""
+        """The number of the next attempt, counted from 1."""
         return self.attempts + 1
 
     @property
     def delay_s(self) -> float:
-        """How long to wait before that attempt; the last delay repeats for ever."""
+        """How long to wait before that attempt; the last delay repeats forever."""
         return self.delays[min(self.attempts, len(self.delays) - 1)]
 
     def attempted(self) -> Backoff:
-        """The state once that attempt has begun, whatever becomes of it."""
+        """The state once that attempt has begun, whatever its outcome."""
         return replace(self, attempts=self.attempts + 1)
 
     def lost(self, *, up_s: float) -> Backoff:
-        """The state after a connection that stood for `up_s` seconds has ended."""
+        """The state after the end of a connection that lasted `up_s` seconds."""
         return self.restarted() if up_s >= self.healthy_after_s else self
 
     def restarted(self) -> Backoff:
-        """The beginning of the sequence."""
+        """The start of the sequence."""
         return replace(self, attempts=0)

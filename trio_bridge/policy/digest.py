@@ -1,9 +1,9 @@
-"""What an alert says, and when: soon when something is new, seldom when it only goes on.
+"""What an alert says, and when: soon if something is new, rarely if it only continues.
 
-A night without a gateway is hundreds of warnings that differ in a number. So events of one kind
-become one line, the latest one's, with a count: a kind that was not heard of for an hour is told
-within seconds, one that goes on after 1, 2, 4, … 60 minutes. Memory is bounded, however long nobody
-takes the alerts.
+A night without a gateway brings hundreds of warnings that differ only in a number. So events of one
+kind become one line, the latest one's, with a count: a kind not seen for an hour is reported within
+seconds, one that continues after 1, 2, 4, … 60 minutes. Memory is bounded, however long the alerts
+cannot be delivered.
 
 Pure: times are passed in (monotonic seconds).
 """
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from trio_bridge.model import Severity
 
 GATHER_S = 2.0
-"""What belongs together happens together: one alert for all of it."""
+"""Related events arrive close together: one alert covers them all."""
 
 CLOSEST_S = 10.0
-"""Between two alerts, whatever happens: receivers limit their senders."""
+"""The least time between two alerts, whatever happens: receivers rate-limit their senders."""
 
 FIRST_REPEAT_S = 60.0
 LONGEST_REPEAT_S = 3600.0
 FORGOTTEN_AFTER_S = 3600.0
-"""A kind that has been silent for so long is new again."""
+"""A kind not seen for this long counts as new again."""
 
 MOST_KINDS = 50
-"""Kinds in one alert (further ones are only counted), and kinds that are remembered."""
+"""Kinds in one alert (further events are only counted), and kinds that are remembered."""
 
 
 class DigestLine(NamedTuple):
-    """The latest event of a kind, and how many times it came since the last alert."""
+    """The latest event of a kind, and how often the kind occurred since the last alert."""
 
     at: datetime
     kind: str
@@ -45,13 +45,13 @@ class DigestLine(NamedTuple):
 
 
 class Bulletin(NamedTuple):
-    """One alert: its lines in the order in which their kinds began."""
+    """One alert: its lines in the order in which their kinds first occurred."""
 
     lines: tuple[DigestLine, ...]
     left_out: int = 0
 
     def followed_by(self, later: Bulletin) -> Bulletin:
-        """Both as one."""
+        """Both alerts as one."""
         return Bulletin(self.lines + later.lines, self.left_out + later.left_out)
 
 
@@ -60,11 +60,11 @@ class _Heard:
     heard_s: float
     told_s: float = -math.inf
     wait_s: float = FIRST_REPEAT_S
-    """How long after the last telling a repetition may be told."""
+    """The least time from the last report of this kind to the next."""
 
 
 class Digest:
-    """Gathers events (`add`) until an alert is due (`due_at`), then gives it out (`take`)."""
+    """Gathers events (`add`) until an alert is due (`due_at`), then returns it (`take`)."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Heard] = {}
@@ -74,7 +74,7 @@ class Digest:
         self._taken_s = -math.inf
 
     def add(self, at: datetime, kind: str, status: Severity, message: str, *, now: float) -> None:
-        """Note an event."""
+        """Add an event."""
         self._forget(now)
         heard = self._kinds.get(kind)
         if heard is None:
@@ -91,11 +91,11 @@ class Digest:
 
     @property
     def due_at(self) -> float:
-        """When the next alert is due; infinity while there is nothing to tell."""
+        """When the next alert is due; infinity while there is nothing to report."""
         return self._due_s
 
     def take(self, now: float) -> Bulletin:
-        """Everything that was noted since the last time."""
+        """Return and clear everything added since the last call."""
         bulletin = Bulletin(tuple(self._lines.values()), self._left_out)
         for key in self._lines:
             kind = self._kinds[key]
@@ -109,7 +109,7 @@ class Digest:
         return bulletin
 
     def _make_room(self) -> bool:
-        """Forget the told kind that has been silent for longest; False: none is told yet."""
+        """Forget the reported kind that has been silent longest; False: none is reported yet."""
         told = (key for key in self._kinds if key not in self._lines)
         silent = min(told, key=lambda key: self._kinds[key].heard_s, default=None)
         if silent is None:
@@ -124,14 +124,14 @@ class Digest:
 
 
 class RowSilence(NamedTuple):
-    """There has been no right row for so long; `over`: and now there is one again."""
+    """There was no valid row for this long; `over`: there is one again now."""
 
     lasted_s: float
     over: bool
 
 
 class SilenceWatch:
-    """Tells once when there has been no right row for too long, and once when that is over.
+    """Reports once when there has been no valid row for too long, and once when that is over.
 
     Args:
         after_s: how long is too long.
@@ -144,10 +144,10 @@ class SilenceWatch:
         self._told = False
 
     def look(self, *, now: float, right_s: float | None, excused: bool) -> RowSilence | None:
-        """What is to be told now, if anything.
+        """What to report now, if anything.
 
-        `right_s` is when the last right row was taken. While `excused` (a reset window is sat out)
-        no silence begins or grows; one that was told goes on.
+        `right_s` is when the last valid row was taken. While `excused` (the bridge waits out a
+        reset window) no silence begins or grows; one already reported continues.
         """
         if right_s is not None and right_s > self._since_s:
             lasted_s, self._since_s = right_s - self._since_s, right_s

@@ -1,7 +1,7 @@
 """Whether two services record the same account into one database: its slots then have two rows.
 
-That is seen by its effect, not prevented by a lock: a pooler's connections share their locks, and a
-service that stands still would keep the one that is to take over from recording.
+This is detected by its effect, not prevented by a lock: connections of a pooler share their locks,
+and a frozen service would keep its replacement from recording.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ if TYPE_CHECKING:
 
 LOOK_BACK_S = 60.0
 FEWEST_SLOTS = 4
-"""So many are looked at, of a slow grid too."""
+"""At least this many slots are judged, even of a slow grid."""
 
 LONGEST_LOOK_BACK_S = 7 * 86_400.0
 
 FEWEST_DOUBLED = 2
-"""One alone is what a service leaves behind that another took over from."""
+"""A single doubled slot is left behind whenever one service takes over from another."""
 
 SMALLEST_PART = 1 / 8
-"""Of an account's rows: a busy machine may bring two rows a little too close, now and then."""
-
+"""The least share of an account's rows: on a busy machine two rows may now and then come a little
+too close."""
 
 SHORTER = 0.51
-"""Of two services' spacings every other one is half an interval or more. When not even the widest
-quarter is, the rows are of a time when the interval was a shorter one."""
+"""Two services that record every 5 s have spacings like 1, 4, 1, 4 s: every other one is at least
+half the interval. So if even the 75th percentile of the spacings is below 0.51 intervals, the rows
+were recorded at a shorter interval, and that percentile takes its place."""
 
 
 class Doubled(NamedTuple):
-    """So many slots hold two rows of each of these accounts, or of the worst of them."""
+    """The accounts recorded twice, and the number of doubled slots of the worst of them."""
 
     accounts: tuple[str, ...]
     slots: int
 
 
 def look_back_s(interval_s: float) -> float:
-    """How many seconds of rows are enough to judge by."""
+    """How many seconds of rows are enough for a verdict."""
     return min(max(LOOK_BACK_S, FEWEST_SLOTS * interval_s), LONGEST_LOOK_BACK_S)
 
 
@@ -52,13 +53,13 @@ def doubled_slots(
     *,
     ours: Container[str] | None = None,
 ) -> Doubled | None:
-    """Judge some rows in the order of their time; None: each slot has one row of an account.
+    """Judge rows in order of time; None: each slot has one row per account.
 
-    Two rows of one service are at least half an interval apart (`policy/schedule.py`); of two
-    services', every other row is closer to the one before, wherever their grids lie.
+    Two rows of one service are at least half an interval apart (`policy/schedule.py`). With two
+    services, every other row is closer than that to the row before, wherever their grids lie.
 
     Args:
-        rows: the time of each and its accounts, joined by commas; None where nobody knows them.
+        rows: each row's time and its accounts, joined by commas; None where they are unknown.
         interval_s: between the slots of the grid, in seconds.
         ours: the accounts to judge; None for all.
     """
@@ -76,7 +77,7 @@ def doubled_slots(
 
 
 def _close(times: Sequence[datetime], interval_s: float) -> int:
-    """How many come too soon after the one before."""
+    """How many rows come too soon after the row before."""
     spacings = sorted((after - before).total_seconds() for before, after in pairwise(times))
     if not spacings:
         return 0

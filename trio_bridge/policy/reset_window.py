@@ -1,13 +1,13 @@
-"""When the gateway's nightly reset makes connecting pointless: hold windows in New York's time.
+"""When the gateway's nightly reset makes connecting pointless: hold windows in New York time.
 
 IBKR publishes its reset times in Eastern Time, so a window is two readings of New York's wall
-clock, whatever zone this machine is in. The two nights a year on which that clock changes:
+clock, whatever zone this machine is in. On the two nights a year when that clock changes:
 
-- a reading that the spring change skips is taken an hour later (02:30 becomes 03:30 EDT);
+- a reading that the spring change skips counts as an hour later (02:30 becomes 03:30 EDT);
 - a reading that the autumn change repeats means the first of the two;
 - a window that would end before it starts, because of the skipped hour, keeps its length instead.
 
-So a window never vanishes, and lasts at most an hour longer than it says.
+So a window never vanishes, and lasts at most an hour longer than written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 EASTERN = ZoneInfo("America/New_York")
-"""The zone of IBKR's published reset times (from the tzdata package where the system has none)."""
+"""The zone of IBKR's published reset times (from the tzdata package if the system lacks it)."""
 
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 ACCEPTED_FORMS = (
@@ -46,8 +46,8 @@ class ResetWindow:
     """A span of New York's wall clock in which the bridge does not connect.
 
     `start` is the clock's reading at its beginning (inclusive), `length` the distance to the
-    reading at its end (exclusive), `weekday` the day it begins on (Monday is 0) or None for every
-    day.
+    reading at its end (exclusive), `weekday` the day on which it begins (Monday is 0) or None for
+    every day.
 
     Raises:
         ValueError: it is empty, or as long as its period (a day, or a week).
@@ -64,7 +64,7 @@ class ResetWindow:
             raise ValueError("it leaves no time to connect")
 
     def __str__(self) -> str:
-        """The window as it is written in BRIDGE_RESET_WINDOWS."""
+        """The window as written in BRIDGE_RESET_WINDOWS."""
         end = datetime.combine(datetime.min, self.start) + self.length
         if self.weekday is None:
             return f"{self.start:%H:%M}-{end:%H:%M}"
@@ -75,7 +75,7 @@ class ResetWindow:
         return f"ResetWindow({str(self)!r})"
 
     def end_if_inside(self, instant: datetime) -> datetime | None:
-        """When (UTC) the occurrence that covers `instant` ends; None when none covers it."""
+        """When (UTC) the occurrence that covers `instant` ends; None if none covers it."""
         today = instant.astimezone(EASTERN).date()
         for days_ago in range(self.length.days + 2):
             day = today - days_ago * _DAY
@@ -93,7 +93,7 @@ class ResetWindow:
 
 
 def hold_until(now_utc: datetime, windows: Iterable[ResetWindow]) -> datetime | None:
-    """The instant (UTC) at which to connect again if `now_utc` lies in a window, else None.
+    """The instant (UTC) from which to connect again if `now_utc` lies in a window, else None.
 
     Windows that overlap or follow each other without a gap are one hold.
 
@@ -101,7 +101,7 @@ def hold_until(now_utc: datetime, windows: Iterable[ResetWindow]) -> datetime | 
         ValueError: `now_utc` has no time zone.
     """
     if now_utc.utcoffset() is None:
-        raise ValueError("hold_until needs a time with its zone")
+        raise ValueError("hold_until needs a time with a time zone")
     windows = tuple(windows)
     now = until = now_utc.astimezone(UTC)
     latest = now + _LONGEST_HOLD
@@ -114,8 +114,8 @@ def hold_until(now_utc: datetime, windows: Iterable[ResetWindow]) -> datetime | 
 
 
 def eastern_text(instant: datetime, *, seen_from: datetime | None = None) -> str:
-    """New York's clock for a message: "00:05 ET"; with its day, "Sat 03:00 ET", when `instant` is
-    a day or more after `seen_from`."""
+    """New York time for a message: "00:05 ET"; with the day, "Sat 03:00 ET", if `instant` is a day
+    or more after `seen_from`."""
     local = instant.astimezone(EASTERN)
     distant = seen_from is not None and instant - seen_from >= _DAY
     day = f"{WEEKDAYS[local.weekday()]} " if distant else ""
@@ -123,10 +123,10 @@ def eastern_text(instant: datetime, *, seen_from: datetime | None = None) -> str
 
 
 def parse_reset_windows(text: str) -> tuple[ResetWindow, ...]:
-    """Read a comma list of windows; "none" or nothing at all means no windows.
+    """Parse a comma-separated list of windows; "none" or an empty text means no windows.
 
     Raises:
-        ValueError: in one line, which part is wrong and what is accepted.
+        ValueError: one line that says which part is wrong and what is accepted.
     """
     if text.strip().lower() in ("", "none"):
         return ()

@@ -1,10 +1,10 @@
 """The grid of instants at which rows are taken: `t0 + k·interval` on the monotonic clock.
 
-A slot's instant is always computed from its number, never from the slot before it, so no error and
-no lateness is carried on. What happens to a slot that could not be served on time follows from one
-rule: it may still be served until half an interval after its instant. Until then it is the nearest
-slot; later the row would crowd the next one, so the slot is skipped. Two rows are therefore never
-closer than half an interval, and a slot is served once or not at all.
+A slot's instant is always computed from its number, never from the slot before it, so neither
+errors nor lateness accumulate. One rule decides about a slot that could not be served on time: it
+may still be served until half an interval after its instant. Until then it is the nearest slot;
+later its row would crowd the next one, so the slot is skipped. Two rows are therefore never closer
+than half an interval, and a slot is served once or not at all.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 TOLERANCE = 0.5
-"""How late a slot may still be served, as a part of the interval."""
+"""How late a slot may still be served, as a fraction of the interval."""
 
 
 class NextSlot(NamedTuple):
-    """The slot to serve next, and how many before it can no longer be served."""
+    """The slot to serve next, and how many slots before it can no longer be served."""
 
     slot: int
     skipped: int
@@ -46,9 +46,9 @@ class Grid:
     def aligned(cls, interval_s: float, *, now: float, wall: datetime) -> Grid:
         """A grid whose slots fall on the wall clock's multiples of the interval.
 
-        With 5 seconds: :00, :05, :10, …, also after a restart. `now` and `wall` (with its zone) are
-        the same instant on both clocks; slot 0 is the first at or after it. From then on only the
-        monotonic clock counts: a corrected wall clock neither bunches nor delays a row.
+        With 5 seconds: :00, :05, :10, …, also after a restart. `now` and `wall` (with a time zone)
+        are the same instant on both clocks; slot 0 is the first at or after it. From then on only
+        the monotonic clock counts: a correction of the wall clock neither bunches nor delays rows.
         """
         grid = cls(now, interval_s)
         passed = wall.timestamp() % interval_s
@@ -59,16 +59,16 @@ class Grid:
         return self.t0_s + slot * self.interval_s
 
     def in_time(self, slot: int, now: float) -> bool:
-        """Whether the slot may (still) be served at `now`: at most half an interval late."""
+        """Whether the slot may still be served at `now`: at most half an interval late."""
         return now <= self.at(slot) + TOLERANCE * self.interval_s
 
     def next_slot(self, after: int, now: float) -> NextSlot:
-        """The first slot behind `after` that can still be served at `now`.
+        """The first slot after `after` that can still be served at `now`.
 
-        Work that ends exactly on the next slot's instant, or up to half an interval behind it,
-        loses nothing. Before the first slot, `after` is -1.
+        Work that ends exactly at the next slot's instant, or up to half an interval later, loses no
+        slot. Before the first slot, `after` is -1.
         """
-        # The division rounds, so it gets one slot of room; what counts is `in_time`.
+        # The division rounds, so start one slot early; `in_time` decides.
         estimate = math.ceil((now - self.t0_s) / self.interval_s - TOLERANCE) - 1
         slot = max(after + 1, estimate)
         while not self.in_time(slot, now):

@@ -1,1 +1,1 @@
-"""What the numbers mean: plain functions of plain values."""
+"""What the numbers mean, as plain functions of plain values."""

@@ -1,4 +1,4 @@
-"""Positions × model Greeks → one Snapshot. Pure; the truth of every row is decided here.
+"""Positions × model Greeks → one Snapshot. Pure; every row's numbers are decided here.
 
 What each security type contributes:
 
@@ -32,12 +32,11 @@ SILENT_TYPES = frozenset({"CASH", "BOND", "BILL", "CMDTY"})
 KNOWN_TYPES = OPTION_TYPES | SHARE_TYPES | FUTURE_TYPES | SILENT_TYPES
 
 NOT_COMPUTED = -2.0
-"""The gateway's "not computed" for each of the four (TWS API, tickOptionComputation)."""
+"""The gateway's "not computed" for each of the four Greeks (TWS API, tickOptionComputation)."""
 
 LARGEST_CREDIBLE = 1e15
 LOWEST_CREDIBLE = -LARGEST_CREDIBLE
-"""No Greek and no price is this large: it keeps DBL_MAX and its kin out."""
-
+"""No Greek and no price is this large: the limit rejects DBL_MAX and the like."""
 
 Contribution: TypeAlias = tuple[float, float, float, float]
 """What one position adds to the portfolio: delta, gamma, vega, theta."""
@@ -53,10 +52,10 @@ def valid_greek(value: float | None) -> TypeGuard[float]:
 
 
 def valid_price(value: float | None) -> float | None:
-    """The price of an underlying if there is one, else None.
+    """The price of an underlying if it is a price, else None.
 
-    Negative prices have happened (crude oil, April 2020); -1 is the gateway's "not computed", and
-    0 stands for "no price" wherever a gateway sends it.
+    Negative prices have occurred (crude oil, April 2020); -1 is the gateway's "not computed", and
+    0 means "no price" wherever a gateway sends it.
     """
     if value is None or value in (-1.0, 0.0) or not abs(value) < LARGEST_CREDIBLE:
         return None
@@ -64,18 +63,18 @@ def valid_price(value: float | None) -> float | None:
 
 
 class Portfolio:
-    """What follows from the positions alone: computed once for as long as they are the same.
+    """What follows from the positions alone: computed once for as long as they stay the same.
 
-    A position of quantity 0 is none.
+    Positions of quantity 0 are ignored.
     """
 
     def __init__(self, positions: Iterable[Position] = ()) -> None:
         self.positions = 0
         """How many are held."""
         self.deltas: list[float] = []
-        """What those add that need no Greeks."""
+        """The deltas of those that need no Greeks."""
         self.options: list[tuple[int, float | None]] = []
-        """The others: contract id and units (quantity × multiplier; None when unknown)."""
+        """The options: contract id and units (quantity × multiplier; None if unknown)."""
         underlyings: dict[str, list[int]] = defaultdict(list)
         for position in positions:
             if position.quantity == 0:
@@ -88,7 +87,7 @@ class Portfolio:
                 self.deltas.append(delta)
         most = max(map(len, underlyings.values()), default=0)
         self.leaders = {name: at for name, at in underlyings.items() if len(at) == most}
-        """The underlyings with most option positions, and where in `options` these are."""
+        """The underlyings with the most option positions, and their indices in `options`."""
 
 
 def _units(position: Position) -> float | None:
@@ -101,7 +100,7 @@ def _units(position: Position) -> float | None:
 
 
 def _delta(position: Position) -> float | None:
-    """What a position adds without Greeks, or None when that is not known (unpriced)."""
+    """The delta of a position that needs no Greeks; None if unknown (unpriced)."""
     if position.sec_type in FUTURE_TYPES:
         return _units(position)
     if not LOWEST_CREDIBLE < position.quantity < LARGEST_CREDIBLE:
@@ -126,7 +125,7 @@ def aggregate(
         timestamp: the instant, UTC, at which both were read.
         now: the same instant on the monotonic clock, in seconds.
         max_age_s: an option whose Greeks are older than this is unpriced.
-        account: what goes into the row's `account` column.
+        account: the value of the row's `account` column.
     """
     oldest = 0.0
     worst = DataType.LIVE
@@ -175,7 +174,7 @@ def _age(quote: Greeks, now: float) -> float:
 def _scaled(quote: Greeks, units: float) -> Contribution | None:
     """All four or none: the four sums of a row always cover the same positions."""
     delta, gamma, vega, theta, _, _, _ = quote
-    # `valid_greek` spelled out: with a thousand options its four calls are a fifth of a row's cost.
+    # `valid_greek` inlined: with a thousand options its four calls are a fifth of a row's cost.
     if delta is None or gamma is None or vega is None or theta is None:
         return None
     if not (
@@ -191,9 +190,9 @@ def _scaled(quote: Greeks, units: float) -> Contribution | None:
 
 
 def _main_underlying(portfolio: Portfolio, contributions: Sequence[Contribution | None]) -> str:
-    """The underlying with most option positions; ties: the largest absolute delta.
+    """The underlying with the most option positions; ties: the largest absolute delta.
 
-    Empty when most options are on an unknown underlying: they need not share one.
+    Empty if most options are on an unknown underlying: they need not share one.
     """
 
     def weight(name: str) -> tuple[float, str]:
@@ -206,8 +205,8 @@ def _main_underlying(portfolio: Portfolio, contributions: Sequence[Contribution 
 def _price(options: Iterable[Greeks | None], now: float, max_age_s: float) -> float | None:
     """The price of the underlying that these options share.
 
-    They are computed at slightly different instants, so the prices they tell differ a little: the
-    median of the freshest ones stands for all, whatever their order.
+    They are computed at slightly different instants, so their prices differ a little: the median of
+    the freshest prices represents them all, whatever their order.
     """
     known: dict[float, list[float]] = defaultdict(list)
     for quote in options:

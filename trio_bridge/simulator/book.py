@@ -1,7 +1,7 @@
 """The made-up portfolio that both simulators serve: it moves, and it can be computed exactly.
 
 A test can hold the book still and compute what a row must say, independently of the bridge. No I/O,
-nothing of any wire format.
+no wire formats.
 
     book = make_book(seed=7, accounts=2)
     book.freeze(at=60)                      # hold it still at its 60th second
@@ -49,11 +49,12 @@ OPTION_LIVES_DAYS: Final = (7, 14, 21, 30, 45, 75, 105, 140)
 SPX_START: Final = 5_300.0
 STRIKE_STEP: Final = 25.0
 OPTIONS_A_CHAIN: Final = 12
-"""So many options share an expiry before the next one begins, as far as there are expiries."""
+"""This many options share an expiry before the next expiry is used; after the last expiry the
+first follows again."""
 
 
 class Holding(NamedTuple):
-    """One account's position in one contract; `quantity` 0 tells that it was closed."""
+    """One account's position in one contract; `quantity` 0 means that it was closed."""
 
     account: str
     contract: Contract
@@ -63,7 +64,7 @@ class Holding(NamedTuple):
 
 
 class NetGreeks(NamedTuple):
-    """What a row must say of the book at one instant."""
+    """What a row must say about the book at one instant."""
 
     delta: float
     gamma: float
@@ -101,7 +102,7 @@ class Book:
     # Time ------------------------------------------------------------------------------------
 
     def now(self) -> float:
-        """The book's time in seconds: held, or counted from the making of the book."""
+        """The book's time in seconds: held, or counted from the book's creation."""
         return self._clock() - self._origin if self._held_at is None else self._held_at
 
     def freeze(self, at: float | None = None) -> None:
@@ -144,15 +145,15 @@ class Book:
 
     @property
     def contracts(self) -> Mapping[int, Contract]:
-        """Everything that is listed, held or not, by contract id."""
+        """Every listed contract, held or not, by contract id."""
         return self.market.contracts
 
     def contract(self, con_id: int) -> Contract:
-        """One contract; KeyError when there is no such."""
+        """One contract; KeyError when there is no such contract."""
         return self.market.contract(con_id)
 
     def positions(self, account: str | None = None) -> list[Holding]:
-        """The open positions of one account, or of all, in the order of their opening."""
+        """The open positions of one account, or of all, in the order they were opened."""
         return [
             Holding(owner, self.market.contract(con_id), quantity, cost)
             for (owner, con_id), (quantity, cost) in self._holdings.items()
@@ -160,7 +161,7 @@ class Book:
         ]
 
     def set_position(self, account: str, con_id: int, quantity: float) -> Holding:
-        """Open, change or (with quantity 0) close a position; watchers are told.
+        """Open, change or (with quantity 0) close a position; watchers are called.
 
         Raises:
             KeyError: there is no such account or contract.
@@ -183,7 +184,7 @@ class Book:
         return holding
 
     def watch(self, watcher: Callable[[Holding], None]) -> Callable[[], None]:
-        """Call `watcher` with every changed position; returns the function that ends it."""
+        """Call `watcher` with every changed position; returns a function that stops this."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
@@ -205,13 +206,13 @@ class Moment:
         return quote
 
     def true_value(self, con_id: int) -> OptionValue:
-        """An option's model value, whatever its quirks make a gateway say."""
+        """An option's model value, its quirks ignored."""
         return self._book.market.true_value(con_id, self.t)
 
     def net_greeks(
         self, accounts: Collection[str] | None = None, *, without: Collection[int] = ()
     ) -> NetGreeks:
-        """The portfolio's net Greeks, summed plainly and apart from the bridge's own code.
+        """The portfolio's net Greeks, summed plainly and independently of the bridge's code.
 
         Args:
             accounts: only these; None for all.
@@ -255,11 +256,11 @@ def make_book(
     """A book of two stocks, two ES futures and options on SPX and ES: 30 positions by default.
 
     Args:
-        options: how many different options are held, three SPX ones to two on ES futures.
-        accounts: each holds its share of the contracts; the stocks and the first future are held
-            in every one of them.
+        options: how many different options are held: three on SPX for every two on ES futures.
+        accounts: each holds its share of the contracts; all of them hold the stocks and the first
+            future.
         seed: the same seed gives the same values at the same book time.
-        today: the day from which expiries are named; values don't depend on it. Default: today.
+        today: the day from which expiries are counted; values don't depend on it. Default: today.
         clock: see `Book`.
     """
     rng = random.Random(seed)
@@ -281,7 +282,7 @@ def make_book(
 def _list_underlyings(
     market: Market, rng: random.Random, today: date
 ) -> tuple[list[Contract], list[Contract]]:
-    """List what has a price of its own; return what every account holds, and the futures."""
+    """List everything with its own price; return what every account holds, and the futures."""
     index = Path.seeded(SPX_START, rng)
     market.list_priced(spx_index(), index)
     stocks = [
@@ -311,7 +312,7 @@ def _list_options(
         lap, chain = divmod(chain, len(OPTION_LIVES_DAYS))
         life_days = OPTION_LIVES_DAYS[chain]
         expiry = friday_on_or_after(today + timedelta(days=life_days))
-        # Ever further from the money on both sides, so that no contract comes twice.
+        # Ever further from the money on both sides, so that no contract repeats.
         distance = lap * OPTIONS_A_CHAIN + place
         strike = SPX_START + STRIKE_STEP * ((distance + 1) // 2) * (-1) ** distance
         right = "P" if strike < SPX_START else "C"
@@ -327,6 +328,6 @@ def _list_options(
 
 
 def _quantity(rng: random.Random, contract: Contract) -> float:
-    """Any size but zero, long or short."""
+    """Any nonzero size, long or short."""
     largest = 300 if contract.sec_type == "STK" else 20
     return float(rng.randint(1, largest) * rng.choice((-1, 1)))

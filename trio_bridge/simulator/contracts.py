@@ -16,9 +16,9 @@ SPY_CON_ID: Final = 756733
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """One contract, in the words of the TWS API.
+    """One contract, in the TWS API's terms.
 
-    `multiplier` is None where Interactive Brokers sends nothing (stocks, indices). `expiry` is
+    `multiplier` is None where Interactive Brokers sends none (stocks, indices). `expiry` is
     YYYYMMDD, `right` C or P; both are empty where they have no meaning. `under_con_id` is 0 when
     there is no underlying.
     """
@@ -42,7 +42,7 @@ class Contract:
 
     @property
     def is_option(self) -> bool:
-        """Whether it has a model value and Greeks."""
+        """Whether the contract has a model value and Greeks."""
         return self.sec_type in OPTION_TYPES
 
 

@@ -1,7 +1,7 @@
-"""What the made-up market says of each contract at any instant. Pure.
+"""The made-up market's quote for each contract at any instant. Pure.
 
-Every value is a function of the seed and of the book's time in seconds. Contracts can be made to
-misbehave (`override`, `silence_greeks`, `set_data_type`) the way real ones do.
+Every value is a function of the seed and the book's time in seconds. Contracts can be made to
+misbehave (`override`, `silence_greeks`, `set_data_type`) as real ones do.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ GREEK_FIELDS: Final = frozenset({"delta", "gamma", "vega", "theta"})
 VALUE_FIELDS: Final = frozenset(OptionValue._fields)
 
 BID_FACTOR, ASK_FACTOR, LAST_FACTOR = 0.97, 0.98, 0.99
-"""The Greeks of bid, ask and last as parts of the model's. Real ones differ by their volatilities,
-hardly so at the money; these differ visibly, so that a reader of the wrong one is caught."""
+"""The Greeks of bid, ask and last as fractions of the model's. Real ones differ through their
+volatilities, hardly at all at the money; these differ visibly, so that reading the wrong ones is
+caught."""
 
 
 class Quote(NamedTuple):
     """One contract's market at one instant.
 
     `model` is the computation that counts; each Greek of bid, ask and last differs from it. All
-    four are None for anything but an option and where Greeks are silenced. Overridden fields show
-    in `model` only.
+    four computations are None for anything but an option, and where Greeks are silenced. Overridden
+    fields show in `model` only.
     """
 
     con_id: int
@@ -58,7 +59,7 @@ class Quote(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A price that wanders around its start: seeded sine waves, so any instant costs the same."""
+    """A price that wanders around its start: seeded sine waves, so every instant costs the same."""
 
     start: float
     waves: tuple[tuple[float, float, float], ...] = ()
@@ -66,7 +67,7 @@ class Path:
 
     @classmethod
     def seeded(cls, start: float, rng: random.Random, height: float = 0.004) -> Path:
-        """A path that is the same for the same generator; `height` is relative to `start`."""
+        """A path that depends only on the generator's state; `height` is relative to `start`."""
         periods = (23.0, 61.0, 307.0, 1_801.0, 7_213.0)
         return cls(
             start,
@@ -92,7 +93,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class OptionTerms:
-    """What an option's value needs beside its contract."""
+    """What valuing an option needs besides its contract."""
 
     life_days: float
     """Calendar days from the book's time 0 to the expiry."""
@@ -111,7 +112,7 @@ class Quirk:
 
     @property
     def hides_greeks(self) -> bool:
-        """Whether a gateway gives no usable set of the four."""
+        """Whether a gateway sends no usable set of the four Greeks."""
         return self.silent or any(name in GREEK_FIELDS for name, _ in self.override)
 
 
@@ -127,15 +128,15 @@ class Market:
         self._terms: dict[int, OptionTerms] = {}
         self._quirks: dict[int, Quirk] = {}
         self.revision = 0
-        """Grows with every change that is not the passing of time."""
+        """Grows with every change except the passing of time."""
 
     @property
     def contracts(self) -> Mapping[int, Contract]:
-        """Everything that is listed, by contract id."""
+        """Every listed contract, by contract id."""
         return self._contracts
 
     def contract(self, con_id: int) -> Contract:
-        """One contract; KeyError when there is no such."""
+        """One contract; KeyError when there is no such contract."""
         return self._contracts[con_id]
 
     def options(self) -> list[Contract]:
@@ -143,7 +144,7 @@ class Market:
         return [contract for contract in self._contracts.values() if contract.is_option]
 
     def list_priced(self, contract: Contract, path: Path) -> Contract:
-        """Add a contract with a price of its own: a stock, an index, a future, a bond."""
+        """Add a contract with its own price: a stock, an index, a future, a bond."""
         self._contracts[contract.con_id] = contract
         self._paths[contract.con_id] = path
         return contract
@@ -157,7 +158,7 @@ class Market:
         return contract
 
     def change_contract(self, con_id: int, **changes: object) -> Contract:
-        """Describe a contract differently from now on, for instance `multiplier=None`."""
+        """Change a contract's description from now on, for instance `multiplier=None`."""
         contract = replace(self._contracts[con_id], **changes)  # type: ignore[arg-type]
         self._contracts[con_id] = contract
         self.revision += 1
@@ -170,27 +171,27 @@ class Market:
         return self._quirks.get(con_id, NO_QUIRK)
 
     def override(self, con_id: int, **values: float) -> None:
-        """Say these values in the option's model computation; without values it is well again.
+        """Report these values in the option's model computation; call without values to undo.
 
-        Meant for -2, -1, DBL_MAX and NaN in fields of `OptionValue`: an overridden delta, gamma,
-        vega or theta makes the option count as unpriced in a book's `net_greeks`.
+        Meant for -2, -1, DBL_MAX and NaN in fields of `OptionValue`: with an overridden delta,
+        gamma, vega or theta the option counts as unpriced in a book's `net_greeks`.
         """
         if unknown := values.keys() - VALUE_FIELDS:
             raise ValueError(f"not fields of a computation: {sorted(unknown)}")
         self._set_quirk(con_id, override=tuple(values.items()))
 
     def silence_greeks(self, con_id: int, silent: bool = True) -> None:
-        """Give no computation for this option from now on (or give them again)."""
+        """Send no computations for this option from now on (or, with False, send them again)."""
         self._set_quirk(con_id, silent=silent)
 
     def set_data_type(self, con_id: int, data_type: int) -> None:
-        """The best data there is for the contract: live 1, frozen 2, delayed 3, both 4."""
+        """Set the best data available for the contract: live 1, frozen 2, delayed 3, both 4."""
         if data_type not in (LIVE, FROZEN, DELAYED, DELAYED_FROZEN):
-            raise ValueError(f"market data type {data_type} is none of 1, 2, 3, 4")
+            raise ValueError(f"market data type {data_type} is not one of 1, 2, 3, 4")
         self._set_quirk(con_id, data_type=data_type)
 
     def clear_quirks(self) -> None:
-        """Every contract is well again."""
+        """Every contract behaves normally again."""
         self._quirks.clear()
         self.revision += 1
 
@@ -202,11 +203,11 @@ class Market:
     # Values ----------------------------------------------------------------------------------
 
     def price(self, con_id: int, t: float) -> float:
-        """The price, on its tick grid, of a contract that is not an option."""
+        """The price, rounded to its tick, of a contract that is not an option."""
         return _on_grid(self._paths[con_id].at(t), self._contracts[con_id].min_tick)
 
     def true_value(self, con_id: int, t: float) -> OptionValue:
-        """An option's model value, whatever its quirks make a gateway say."""
+        """An option's model value, its quirks ignored."""
         return self._value(self._contracts[con_id], t)
 
     def quote(self, con_id: int, t: float) -> Quote:
@@ -228,7 +229,7 @@ class Market:
 
     def _value(self, contract: Contract, t: float) -> OptionValue:
         terms = self._terms[contract.con_id]
-        # Volatility breathes too, slowly, and differently for each strike.
+        # Volatility moves too, slowly, and differently for each strike.
         breath = 0.02 * math.sin(2 * math.pi * (t / 97.0 + contract.strike / 1000))
         return option_value(
             self.price(contract.under_con_id, t),

@@ -1,8 +1,8 @@
 """Option values and Greeks in closed form, in the units of the TWS API. Pure.
 
-Black and Scholes with a cost of carry (Haug, "The Complete Guide to Option Pricing Formulas",
+Black-Scholes with a cost of carry (Haug, "The Complete Guide to Option Pricing Formulas",
 section 1.1): the carry is rate - dividend yield for a spot underlying, and 0 for a future, which
-makes it Black's formula of 1976.
+gives Black's formula of 1976.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NamedTuple
 DAYS_A_YEAR = 365.0
 SECONDS_A_DAY = 86_400.0
 SHORTEST_LIFE_YEARS = 60 / (DAYS_A_YEAR * SECONDS_A_DAY)
-"""An option is never valued closer to its end than a minute: the formulas divide by time."""
+"""Options are valued at least a minute before expiry: the formulas divide by time."""
 
 
 class OptionValue(NamedTuple):
-    """What a model says of one option, per single unit of the contract.
+    """One option's model values, per single unit of the contract.
 
-    Delta per 1 unit of the underlying's price, gamma per 1 unit squared, vega per volatility point
+    Delta per 1-point move of the underlying, gamma per 1 point squared, vega per volatility point
     (1 %), theta per calendar day; `iv` as a fraction (0.18 = 18 %).
     """
 
@@ -42,7 +42,8 @@ def option_value(
     rate: float,
     carry: float,
 ) -> OptionValue:
-    """Value a European option; `right` is "C" or "P", `rate` and `carry` are continuous a year."""
+    """Value a European option; `right` is "C" or "P", `rate` and `carry` are per year, compounded
+    continuously."""
     years = max(years, SHORTEST_LIFE_YEARS)
     root = math.sqrt(years)
     d1 = (math.log(underlying_price / strike) + (carry + iv * iv / 2) * years) / (iv * root)

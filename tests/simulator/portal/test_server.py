@@ -1,5 +1,5 @@
-"""The simulated portal behaves like the real one's documentation, and a second, independent client
-(ibind) finds its way through it."""
+"""The simulated portal behaves as documented for the real one, and a second, independent client
+(ibind) works with it."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_a_session_without_tickles_expires() -> None:
 async def test_ibind_finds_its_way_through_it(
     sim: ServedPortal, book: Book, tmp_path: Path
 ) -> None:
-    """A client of other people, on requests instead of httpx, from a thread."""
+    """A third-party client, on requests instead of httpx, from a thread."""
     sim.rules.wants_bodies = False
     ca_file = tmp_path / "ca.pem"
     sim.ca_pem.write_to_path(ca_file)
@@ -300,7 +300,7 @@ async def test_ibind_finds_its_way_through_it(
 
 
 def drive_ibind(host: str, port: int, ca_file: str, account: str) -> dict[str, Any]:
-    """Session, accounts, positions, definitions and snapshots by ibind's own calls."""
+    """Session, accounts, positions, definitions and snapshots through ibind's own calls."""
     import time
 
     from ibind import IbkrClient

@@ -1,4 +1,4 @@
-"""A bare TWS client on Trio for the simulator's tests: it says exactly what it is told to say."""
+"""A bare TWS client on Trio for the simulator's tests: it sends exactly what a test gives it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Closed(Exception):
 
 
 class RawClient:
-    """Sends messages as given; keeps every message that came."""
+    """Sends messages as given; keeps every message received."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -49,7 +49,7 @@ class RawClient:
         await self.stream.send_all(wire.message(*fields))
 
     async def next(self) -> list[str]:
-        """The next message; Closed when there is none because the connection has ended."""
+        """The next message; raises Closed if the connection has ended instead."""
         with trio.fail_after(PATIENCE_S):
             while not self._unread:
                 try:
@@ -65,7 +65,7 @@ class RawClient:
     async def expect(
         self, kind: int, where: Callable[[list[str]], bool] = lambda _: True
     ) -> list[str]:
-        """The next message of a kind; others are passed over."""
+        """The next message of a kind; others are skipped."""
         while True:
             fields = await self.next()
             if fields[0] == str(kind) and where(fields):
@@ -77,7 +77,7 @@ class RawClient:
         return fields[4]
 
     async def until_closed(self) -> str:
-        """Read on until the simulator closes; return how."""
+        """Read until the simulator closes the connection; return how."""
         while True:
             try:
                 await self.next()
@@ -100,7 +100,7 @@ class RawClient:
         return [float(fields[place]) for place in (5, 8, 9, 10)]
 
     async def current_time(self) -> None:
-        """Ask and get an answer: everything sent before has been dealt with."""
+        """Ask and wait for the answer: everything sent before has then been processed."""
         await self.send(49, 1)
         await self.expect(49)
 
@@ -136,5 +136,5 @@ async def raw_client(sim: TwsSimulator, client_id: int | None = 10) -> AsyncIter
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait, for a bounded time, until the condition holds."""
     with trio.fail_after(PATIENCE_S):
-        while not condition():  # it may be about the kernel or another process
+        while not condition():  # the kernel or another process may have to act
             await trio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Every limit, error and fault of the simulated gateway does what the real one does."""
+"""Every limit, error and fault of the simulated gateway behaves as on the real one."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ async def test_who_asks_for_delayed_data_gets_them_where_live_is_missing(
         assert float(fields[5]) == book.moment.true_value(option.con_id).delta
 
 
-async def test_data_that_are_not_even_delayed_stay_away(book: Book) -> None:
+async def test_data_that_is_not_even_delayed_never_arrives(book: Book) -> None:
     option = options_of(book)[0]
     async with open_tws_simulator(book) as sim, raw_client(sim) as client:
         sim.refuse_market_data([option.con_id], 10186)
@@ -485,7 +485,7 @@ async def test_contracts_that_nobody_trades_fall_silent_without_a_word(book: Boo
     async with open_tws_simulator(book, tick_interval_s=QUICK_S) as sim, raw_client(sim) as client:
         await subscribed(client, [quiet, lively])
         sim.pause_ticks([quiet.con_id])
-        await client.current_time()  # what was under way has come
+        await client.current_time()  # what was under way has arrived
         book.advance(1)
         mark = len(client.seen)
         await client.model(1)

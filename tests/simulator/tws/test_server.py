@@ -1,4 +1,4 @@
-"""Two independent clients, ib_async and the official ibapi, get the book's truth over the wire."""
+"""Two independent clients, ib_async and the official ibapi, get the book's values over the wire."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ async def test_ib_async_can_use_account_updates_contracts_and_the_clock(
             ib.errorEvent += lambda _req_id, code, *_: refused.append(code)
             ib.reqMktData(option)
             await eventually(lambda: refused == [321])
-    # This client is no bridge: it may ask for account figures.
+    # This client is not a bridge: it may ask for account figures.
     wire_watch.messages = [one for one in wire_watch.messages if one.fields[0] != "6"]
 
 
@@ -226,7 +226,7 @@ async def test_ib_async_works_at_every_layout_that_differs(book: Book, version: 
 
 
 class Official(EWrapper, EClient):  # type: ignore[misc]
-    """ibapi 9.81.1 as its documentation shows it: wrapper and client in one, run in a thread."""
+    """ibapi 9.81.1 as in its documentation: wrapper and client in one, run in a thread."""
 
     def __init__(self) -> None:
         EWrapper.__init__(self)
@@ -313,7 +313,7 @@ async def connected_official(sim: TwsSimulator, client_id: int = 20) -> AsyncIte
 
 
 def client_reader_join(client: Official) -> None:
-    """Its reader is a thread of its own that ends with the socket."""
+    """Its reader is a separate thread that ends with the socket."""
     for thread in threading.enumerate():
         if type(thread).__name__ == "EReader":
             thread.join()

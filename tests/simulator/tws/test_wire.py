@@ -1,4 +1,4 @@
-"""What the simulator puts on the wire is what two independent clients' decoders understand."""
+"""Two independent clients' decoders understand what the simulator puts on the wire."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VERSIONS = range(157, 179)
 
 
 class Calls:
-    """Notes every call of a decoder."""
+    """Records every call of a decoder."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, tuple[Any, ...]]] = []
@@ -36,7 +36,7 @@ class Calls:
 
 
 def decode(message: bytes, version: int) -> tuple[str, tuple[Any, ...]]:
-    """What ib_async makes of one message; its decoder logs instead of raising."""
+    """How ib_async decodes one message; its decoder logs instead of raising."""
     fields = message[4:].decode().split("\0")
     assert fields.pop() == ""
     calls = Calls()
@@ -72,7 +72,7 @@ def test_a_version_without_a_final_nul_is_read() -> None:
 @pytest.mark.parametrize(
     "data", [b"GET / HTTP/1.1\r\n", b"API\0\xff\xff\xff\xff"], ids=["http", "length"]
 )
-def test_what_is_no_tws_client_is_refused(data: bytes) -> None:
+def test_what_is_not_a_tws_client_is_refused(data: bytes) -> None:
     with pytest.raises(wire.WireError):
         wire.ClientStream().feed(data)
 

@@ -1,6 +1,6 @@
-"""The book in the Client Portal's words: positions, definitions, snapshots, quirks. Pure.
+"""The book in the Client Portal's terms: positions, definitions, snapshots, quirks. Pure.
 
-Field names and shapes follow recorded answers of the gateway; fields that no client of ours reads
+Field names and shapes follow recorded responses of the gateway; fields that the bridge doesn't read
 are left out.
 """
 
@@ -25,37 +25,37 @@ AVAILABILITY_LETTERS: Final = {LIVE: "R", FROZEN: "Z", DELAYED: "D", DELAYED_FRO
 COMPUTED: Final = {"7308": "delta", "7309": "gamma", "7310": "theta", "7311": "vega"}
 COMPUTED_ORDER: Final = ("7308", "7309", "7311", "7310")
 NOT_A_NUMBER_SPELLINGS: Final = (None, "", "N/A", "-2.000", "1.7976931348623157E308")
-"""How a value that was not computed may look; None for a field that is not there."""
+"""How a value that was not computed may look; None: the field is missing."""
 THETA: Final = "7310"
 THETA_SPELLINGS: Final = tuple(text for text in NOT_A_NUMBER_SPELLINGS if text != "-2.000")
-"""The same of a theta: `-2.000` is how one of -1.9998 is written."""
+"""The same for theta, without `-2.000`: a true theta of -1.9998 is written that way."""
 
 
 @dataclass
 class PortalQuirks:
-    """Which recorded oddities show on which contracts (by contract id)."""
+    """Which of the gateway's recorded oddities apply to which contracts (by contract id)."""
 
     multiplier_in_positions: dict[int, Any] = field(default_factory=dict)
     """None, 0, 0.0 or "" instead of the multiplier."""
     multiplier_in_secdef: dict[int, Any] = field(default_factory=dict)
     multiplier_in_info: dict[int, Any] = field(default_factory=dict)
     bare_positions: set[int] = field(default_factory=set)
-    """Position entries whose secdef part is missing: no asset class, ticker, multiplier, strike."""
+    """Position entries without their secdef part: no asset class, ticker, multiplier, strike."""
     hidden_underlyings: set[int] = field(default_factory=set)
-    """Options whose underlying only the market data names."""
+    """Options whose underlying is named only in the market data."""
     definition_first: set[int] = field(default_factory=set)
-    """Options whose Greeks are computed only if their definition was asked for before."""
+    """Options whose Greeks are computed only if their definition was requested first."""
     zero_strike: Any = 0.0
     decimals: int = 3
-    """Of the Greeks' strings."""
+    """In the Greeks' strings."""
     field_delay_s: float = 0.2
-    """From a stream's start to its first computed field, and from each to the next."""
+    """From a stream's start to its first computed field, and between one field and the next."""
     prior_close_prefix: bool = False
-    """Last prices marked C."""
+    """Whether last prices carry the prefix C (prior close)."""
 
 
 class PositionPages:
-    """Positions as the gateway caches them: what it read once, it repeats until told otherwise."""
+    """Positions as the gateway caches them: it repeats what it once read until invalidated."""
 
     def __init__(self, book: Book, quirks: PortalQuirks) -> None:
         self._book = book
@@ -66,7 +66,8 @@ class PositionPages:
         self._cache.pop(account, None)
 
     def page(self, account: str, number: int) -> list[dict[str, Any]]:
-        """One page of at most 100 positions, from page 0 on; empty behind the last."""
+        """One page of at most 100 positions; the first is page 0, pages after the last are
+        empty."""
         entries = self._cache.get(account)
         if entries is None:
             held = sorted(self._book.positions(account), key=lambda one: one.contract.con_id)
@@ -114,7 +115,7 @@ class PositionPages:
 def definitions(
     book: Book, quirks: PortalQuirks, con_ids: Iterable[int]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The answer of `/trsrv/secdef`; unknown contracts are left out."""
+    """The response of `/trsrv/secdef`; unknown contracts are left out."""
     found = []
     for con_id in con_ids:
         contract = book.contracts.get(con_id)
@@ -140,7 +141,7 @@ def definitions(
 
 
 def contract_info(contract: Contract, quirks: PortalQuirks) -> dict[str, Any]:
-    """The answer of `/iserver/contract/{conid}/info`."""
+    """The response of `/iserver/contract/{conid}/info`."""
     multiplier = None if contract.multiplier is None else f"{contract.multiplier:g}"
     return {
         "con_id": contract.con_id,
@@ -158,7 +159,7 @@ def contract_info(contract: Contract, quirks: PortalQuirks) -> dict[str, Any]:
 
 
 class Streams:
-    """Market data that was asked for: when each contract's stream started, and what it gives."""
+    """The requested market data: when each contract's stream started, and what it provides."""
 
     def __init__(self, book: Book, quirks: PortalQuirks, clock: Callable[[], float]) -> None:
         self._book = book
@@ -166,22 +167,22 @@ class Streams:
         self._clock = clock
         self._started: dict[int, float] = {}
         self._blind: set[int] = set()
-        """Streams that were started too early: they compute nothing until started anew."""
+        """Streams that were started too early: they compute nothing until restarted."""
         self.defined: set[int] = set()
-        """Contracts whose definition was asked for."""
+        """Contracts whose definition was requested."""
 
     def stop(self) -> None:
-        """All streams end; the next question for a contract is a pre-flight again."""
+        """End all streams; the next request for a contract is a pre-flight again."""
         self._started.clear()
         self._blind.clear()
 
     def end(self, con_id: int) -> None:
-        """One contract's stream ends."""
+        """End one contract's stream."""
         self._started.pop(con_id, None)
         self._blind.discard(con_id)
 
     def start(self, con_id: int) -> bool:
-        """Start a contract's stream; False when it ran already."""
+        """Start a contract's stream; False if it was already running."""
         if con_id in self._started:
             return False
         self._started[con_id] = self._clock()
@@ -190,7 +191,7 @@ class Streams:
         return True
 
     def snapshot(self, con_ids: Iterable[int], fields: Iterable[str]) -> list[dict[str, Any]]:
-        """The answer of `/iserver/marketdata/snapshot`: a first question brings no fields."""
+        """The response of `/iserver/marketdata/snapshot`: a first request returns no fields."""
         asked = tuple(fields)
         return [
             {
@@ -205,7 +206,7 @@ class Streams:
         ]
 
     def fields(self, con_id: int, asked: Iterable[str]) -> dict[str, Any]:
-        """What the stream has of the fields asked for, as strings."""
+        """Those of the requested fields that the stream has, as strings."""
         known = self._prices(con_id) | self._computed(con_id)
         return {name: known[name] for name in asked if name in known}
 
@@ -215,7 +216,7 @@ class Streams:
         letter = AVAILABILITY_LETTERS[self._book.market.quirk(con_id).data_type]
         known: dict[str, Any] = {
             "31": f"{'C' if self._quirks.prior_close_prefix else ''}{quote.last:,.2f}",
-            # One letter is as good as three.
+            # The gateway sends one letter or three.
             "6509": letter if con_id % 2 else f"{letter}pB",
             "7633": "18.5%",
         }

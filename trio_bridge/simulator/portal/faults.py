@@ -1,4 +1,4 @@
-"""Troubles that a simulated gateway can be given: error statuses, HTML, hangs, slow bodies."""
+"""Faults to inject into a simulated gateway: error statuses, HTML, hangs, slow bodies."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ HTML: Final = (
 
 
 class Fault:
-    """What happens to matching requests instead of their answer, until it is lifted.
+    """What happens to matching requests instead of the usual response, until lifted.
 
     Args:
-        path: a part of the path, behind /v1/api; empty for every request.
-        status: answer with this error status.
-        html: answer 200 with a web page.
-        text: answer 200 with this text.
-        hang: take the request and answer nothing.
-        drip: answer 200 and send the body byte by byte, without an end.
-        late_s: answer as usual, but so many seconds later.
-        left_out: let so many matching requests pass first.
+        path: a part of the path after /v1/api; empty for every request.
+        status: respond with this error status.
+        html: respond 200 with a web page.
+        text: respond 200 with this text.
+        hang: accept the request and never respond.
+        drip: respond 200 and send the body byte by byte, without an end.
+        late_s: respond as usual, but this many seconds late.
+        left_out: let this many matching requests pass first.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Fault:
         left_out: int = 0,
     ) -> None:
         self.hits = 0
-        """How many requests it struck."""
+        """How many requests it affected."""
         self.late_s = late_s
         self._path = path
         self._status = status
@@ -59,7 +59,7 @@ class Fault:
         self._lifted = trio.Event()
 
     def strikes(self, path: str) -> bool:
-        """Whether this request is struck; counts it."""
+        """Whether this request is affected; counts it."""
         if self._path not in path:
             return False
         if self._left_out > 0:
@@ -72,7 +72,7 @@ class Fault:
         self._lifted.set()
 
     async def answer(self, request: Request) -> Response:
-        """The answer that is none."""
+        """The faulty response."""
         if self._hang:
             await self._lifted.wait()
             return JSONResponse({"error": "too late"}, 503)
@@ -87,7 +87,7 @@ class Fault:
 
 
 class _Drip:
-    """A body byte by byte. No generator: a response that is cut off would leave it unfinished."""
+    """A body byte by byte. Not a generator: a cut-off response would leave that unfinished."""
 
     def __init__(self, end: trio.Event) -> None:
         self._end = end
@@ -104,14 +104,14 @@ class _Drip:
 
 
 class Faults:
-    """The faults that are there now."""
+    """The faults now in force."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
 
     @contextmanager
     def __call__(self, fault: Fault) -> Generator[Fault]:
-        """Have a fault for the length of a `with` block."""
+        """Apply a fault for the length of a `with` block."""
         self._faults.append(fault)
         try:
             yield fault

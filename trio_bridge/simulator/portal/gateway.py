@@ -1,4 +1,4 @@
-"""What the simulated Client Portal Gateway answers to each request."""
+"""The simulated Client Portal Gateway's response to each request."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ CLIENT_WENT_AWAY: Final = 499
 
 
 class RulesBrokenError(AssertionError):
-    """A client did what it must never do; the text lists it."""
+    """A client did something forbidden; the text lists what."""
 
 
 class PortalSimulator:
-    """The gateway's state and its answers; `open_portal_simulator` serves it.
+    """The gateway's state and its responses; `open_portal_simulator` serves it.
 
     Args:
-        book: what it serves; hold it still or change it at any time.
+        book: what it serves; freeze or change it at any time.
         clock: seconds from any origin; for pacing, sessions and streams.
     """
 
@@ -59,10 +59,11 @@ class PortalSimulator:
         self._crashes: list[BaseException] = []
 
     def check(self) -> None:
-        """Fail if a client broke a rule, or the simulator itself broke.
+        """Raise if a client broke a rule, or if the simulator itself failed.
 
         Raises:
-            RulesBrokenError: what was done.
+            RulesBrokenError: lists what the client did.
+            BaseExceptionGroup: the simulator's own failures.
         """
         if self._crashes:
             raise BaseExceptionGroup("the simulated portal broke", self._crashes)
@@ -198,7 +199,7 @@ def _con_ids(query: dict[str, str]) -> list[int]:
 
 
 def _json(body: bytes) -> Any:
-    """The request's JSON; None when it has none."""
+    """The request's JSON; None if it has none."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
 """What the real gateway insists on: login, order of calls, pacing, nothing forbidden. Pure.
 
-A simulated gateway that forgives hides bugs: what a read-only bridge must never do is written down
-as a violation, and the simulator fails loudly with the list of them at its end.
+A forgiving simulator hides bugs. So anything that a read-only bridge must never do is recorded as a
+violation, and when the simulator ends it fails loudly with the list.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OVERALL: Final = (10, 1.0)
-"""Requests within seconds, over all endpoints."""
+"""At most this many requests in this many seconds, over all endpoints."""
 
 SINGLE: Final = {
     "/tickle": (1, 1.0),
@@ -27,14 +27,14 @@ SINGLE: Final = {
 }
 PENALTY_S: Final = 600.0
 SESSION_LIFE_S: Final = 360.0
-"""Without a tickle for so long, the login is gone and a person has to come."""
+"""After this long without a tickle the login has expired and a person must log in again."""
 
 FORBIDDEN_PARTS: Final = frozenset({"order", "orders", "reply", "whatif", "logout", "dynaccount"})
 FORBIDDEN_PATHS: Final = frozenset({"/iserver/reauthenticate", "/iserver/account"})
 
 
 class Refusal(NamedTuple):
-    """An answer other than 200 with the document asked for."""
+    """A response other than 200 with the requested document."""
 
     status: int
     body: Any = None
@@ -42,7 +42,7 @@ class Refusal(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One request as it arrived; `at` on the simulator's clock, `path` behind /v1/api."""
+    """One request as it arrived; `at` on the simulator's clock, `path` without /v1/api."""
 
     at: float
     method: str
@@ -52,7 +52,7 @@ class Request(NamedTuple):
 
 @dataclass
 class SimulatedLogin:
-    """Who is logged in, and how the brokerage session is doing. Tests turn these as they like."""
+    """The state of the login and of the brokerage session. Tests set these as they like."""
 
     logged_in: bool = True
     brokerage: bool = True
@@ -67,7 +67,7 @@ class SimulatedLogin:
         return self.logged_in and self.brokerage
 
     def log_out(self) -> None:
-        """The login has ended: a person must come."""
+        """The login has ended: a person must log in again."""
         self.logged_in = self.brokerage = False
 
     def log_in(self) -> None:
@@ -77,7 +77,7 @@ class SimulatedLogin:
         self.token = secrets.token_hex(16)
 
     def status(self) -> dict[str, Any]:
-        """What `/iserver/auth/status` says."""
+        """The response of `/iserver/auth/status`."""
         return {
             "authenticated": self.authenticated,
             "competing": self.competing,
@@ -89,10 +89,10 @@ class SimulatedLogin:
 
 
 class Rules:
-    """Judges every request in the order of arrival.
+    """Judges every request, in order of arrival.
 
     Args:
-        login: the session that requests need.
+        login: the session that requests require.
         clock: seconds from any origin.
     """
 
@@ -102,17 +102,17 @@ class Rules:
         self.counts: Counter[str] = Counter()
         """Requests by path."""
         self.wants_bodies = True
-        """Answer 411 to a POST without a JSON object, as some gateways do."""
+        """Respond 411 to a POST without a JSON object, as some gateways do."""
         self.most_in_a_second = 0
         self.sent_in_penalty = 0
         self.out_of_order = 0
-        """Requests that were refused because another one should have come first."""
+        """Requests that were refused because another one should have been made first."""
         self.retry_after: str | None = None
-        """The header of a 429."""
+        """The Retry-After header of a 429."""
         self.asked_accounts = False
-        """`/portfolio/accounts` was called: other portfolio calls are answered."""
+        """Whether `/portfolio/accounts` was called: other portfolio calls need that."""
         self.asked_brokerage_accounts = False
-        """`/iserver/accounts` was called: snapshots are answered."""
+        """Whether `/iserver/accounts` was called: snapshots need that."""
         self._login = login
         self._clock = clock
         self._arrivals: dict[str, deque[float]] = {}
@@ -120,16 +120,16 @@ class Rules:
         self._alive_at = clock()
 
     def penalize(self, seconds: float = PENALTY_S, *, retry_after: int | None = None) -> None:
-        """Answer 429 for so long, as if somebody else had asked too often."""
+        """Respond 429 for this long, as if another client had exceeded the limit."""
         self._penalty_until = self._clock() + seconds
         self.retry_after = None if retry_after is None else str(retry_after)
 
     def forget_calls(self) -> None:
-        """A new session begins: the order of calls starts anew."""
+        """A new session begins: the required order of calls starts over."""
         self.asked_accounts = self.asked_brokerage_accounts = False
 
     def judge(self, method: str, path: str, query: dict[str, str], body: Any) -> Refusal | None:
-        """Note a request; the refusal it earns, or None."""
+        """Record a request; return its refusal, or None."""
         now = self._clock()
         self.requests.append(Request(now, method, path, query))
         self.counts[path] += 1
@@ -148,13 +148,13 @@ class Rules:
         return self._order(path)
 
     def person_logs_in(self) -> None:
-        """A person has logged in: the session's life starts anew."""
+        """A person logs in: the session's lifetime starts over."""
         self._login.log_in()
         self._alive_at = self._clock()
         self.forget_calls()
 
     def violate(self, text: str) -> None:
-        """Note what a read-only bridge must never do."""
+        """Record something that a read-only bridge must never do."""
         self.violations.append(text)
 
     def _forbid(self, method: str, path: str, body: Any) -> None:

@@ -3,7 +3,7 @@
     async with open_portal_simulator(make_book()) as sim:
         ...  # a client talks to sim.url
 
-It holds its clients to the real one's rules (`portal_rules`), and at its end it fails loudly if one
+It holds its clients to the real gateway's rules (`rules`), and when it ends it fails loudly if one
 of them did what a read-only bridge must never do. On the command line:
 
     python -m trio_bridge.simulator.portal --port 5000
@@ -41,7 +41,7 @@ METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class ServedPortal(PortalSimulator):
-    """A simulator on a port of this machine; it can go down and come back there."""
+    """A simulator on a local port; it can go down and come back on the same port."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class ServedPortal(PortalSimulator):
         self.port = port
         authority = trustme.CA(organization_name="trio_bridge simulated portal")
         self.ca_pem = authority.cert_pem
-        """What its certificate can be checked with."""
+        """The CA that verifies its certificate."""
         self._certificate = authority.issue_cert("localhost", host)
         self._nursery = nursery
         self._scope = trio.CancelScope()
@@ -72,18 +72,18 @@ class ServedPortal(PortalSimulator):
 
     @property
     def url(self) -> str:
-        """What IBKR_GATEWAY_URL would be."""
+        """The value for IBKR_GATEWAY_URL."""
         return f"https://{self.host}:{self.port}"
 
     async def start(self) -> None:
-        """Take requests."""
+        """Start taking requests."""
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()
         with trio.fail_after(START_TIMEOUT_S):
             await self._nursery.start(self._serve)
 
     async def stop(self) -> None:
-        """Close the port and every connection, as when the gateway's process ends."""
+        """Close the port and every connection, as if the gateway's process had ended."""
         self._scope.cancel()
         await self._stopped.wait()
 
@@ -112,11 +112,11 @@ async def open_portal_simulator(
     Args:
         book: what is served.
         host: an address of this machine.
-        port: 0 for any that is free.
+        port: 0 for any free port.
         clock: for pacing, sessions and streams.
 
     Raises:
-        RulesBrokenError: at the end: a client did what it must never do.
+        RulesBrokenError: at the end, if a client did something forbidden.
     """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -125,7 +125,7 @@ async def open_portal_simulator(
         try:
             yield sim
         except Exception as error:
-            # Kept out of the nursery, which would wrap it into a group.
+            # Kept out of the nursery, which would wrap it in a group.
             failure = error
         nursery.cancel_scope.cancel()
     if failure is None:
@@ -137,14 +137,14 @@ async def open_portal_simulator(
 
 
 class _MemoryTlsConfig(Config):
-    """Hypercorn's settings, with a certificate that is in no file."""
+    """Hypercorn's settings, with a certificate that is held in memory."""
 
     def __init__(self, certificate: trustme.LeafCert, host: str, port: int) -> None:
         super().__init__()
         self._certificate = certificate
         self.bind = [f"{host}:{port}"]
         self.errorlog = None
-        # Clients that went away don't hold up the end.
+        # Clients that have gone away must not delay the end.
         self.graceful_timeout = 0.1
 
     @property

@@ -1,4 +1,4 @@
-"""The simulated gateway's WebSocket: quotes as they change, until a subscription ends by itself."""
+"""The simulated gateway's WebSocket: quotes as they change, until a subscription expires."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Topic:
 
 
 class StreamServer:
-    """Serves WebSockets for a simulator. Tests turn the switches."""
+    """Serves a simulator's WebSockets. Tests set the switches."""
 
     def __init__(
         self,
@@ -47,17 +47,17 @@ class StreamServer:
         clock: Callable[[], float],
     ) -> None:
         self.refused = False
-        """Answer the handshake with an error."""
+        """Reject the handshake with an error."""
         self.deaf = False
-        """Take subscriptions and send nothing for them."""
+        """Accept subscriptions and send nothing for them."""
         self.mute = False
-        """Send nothing at all any more."""
+        """Send nothing at all."""
         self.ignores_cookies = False
-        """Ask for the session even when the cookie names it."""
+        """Ask for the session even if the cookie names it."""
         self.subscription_life_s = SUBSCRIPTION_LIFE_S
         self.opened = 0
         self.messages: list[str] = []
-        """Everything that clients sent."""
+        """Every message from a client."""
         self._book = book
         self._rules = rules
         self._login = login
@@ -66,7 +66,7 @@ class StreamServer:
         self._scopes: set[trio.CancelScope] = set()
 
     def drop(self) -> None:
-        """End every connection, without a word."""
+        """End every connection without notice."""
         for scope in tuple(self._scopes):
             scope.cancel()
 
@@ -94,13 +94,13 @@ class StreamServer:
                 self._scopes.discard(scope)
 
     async def _introduce(self, socket: WebSocket) -> None:
-        """Know the client by its cookie, or by the session it sends when asked."""
+        """Identify the client by its cookie, or by the session it sends when asked."""
         cookie = _COOKIE.search(socket.headers.get("cookie", ""))
         token = cookie[1] if cookie and not self.ignores_cookies else ""
         while token != self._login.token:
             await self._send(socket, {"message": "waiting for session"})
-            told = _object(await socket.receive_text())
-            token = str(told.get("session", ""))
+            reply = _object(await socket.receive_text())
+            token = str(reply.get("session", ""))
         await self._send(socket, {"topic": "system", "success": "simulated", "isFT": False})
         await self._send(socket, {"topic": "act", "args": {"accounts": list(self._book.accounts)}})
         await self._send(socket, {"topic": "sts", "args": self._standing()})
@@ -131,16 +131,16 @@ class StreamServer:
                 await self._send(socket, {"topic": "tic", "alive": True, "id": "simulated"})
 
     async def _publish(self, socket: WebSocket, subscriptions: dict[int, Topic]) -> None:
-        """Send each subscription what has changed since it was last sent something."""
-        told = {"authenticated": True, "competing": False}
+        """Send each subscription what has changed since its last message."""
+        reported = {"authenticated": True, "competing": False}
         while True:
-            if told != self._standing():
-                told = self._standing()
-                await self._send(socket, {"topic": "sts", "args": told})
+            if reported != self._standing():
+                reported = self._standing()
+                await self._send(socket, {"topic": "sts", "args": reported})
             for con_id, subscription in tuple(subscriptions.items()):
                 if self._clock() >= subscription.ends_at:
                     del subscriptions[con_id]
-                elif told["authenticated"] and not self.deaf:
+                elif reported["authenticated"] and not self.deaf:
                     await self._publish_one(socket, con_id, subscription)
             await trio.sleep(STEP_S)
 

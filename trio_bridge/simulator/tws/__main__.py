@@ -1,4 +1,4 @@
-"""A simulated IB Gateway in a process of its own: `python -m trio_bridge.simulator.tws`."""
+"""A simulated IB Gateway in its own process: `python -m trio_bridge.simulator.tws`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def _run(sim: TwsSimulator) -> None:
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             await nursery.start(sim.serve)
-            # With its newline in one write: whoever waits for the line gets it whole.
+            # In one write with its newline, so that a process waiting for the line gets all of it.
             print(f"listening on {sim.host}:{sim.port}\n", end="", flush=True)
             async for _ in signals:
                 break
@@ -31,13 +31,13 @@ async def _run(sim: TwsSimulator) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until Ctrl-C or SIGTERM; 1 when there were violations."""
+    """Serve until Ctrl-C or SIGTERM; return 1 if there were violations."""
     parser = argparse.ArgumentParser(prog="python -m trio_bridge.simulator.tws", description=ABOUT)
     parser.add_argument("--host", default=LOOPBACK)
     parser.add_argument("--port", type=int, default=4001, help="0 picks a free one (4001)")
     parser.add_argument("--options", type=int, default=26, help="option positions (26)")
     parser.add_argument("--accounts", type=int, default=1, help="accounts (1)")
-    parser.add_argument("--seed", type=int, default=1, help="of the book's prices (1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the book's prices (1)")
     parser.add_argument("--freeze-at", type=float, help="hold the book at this second")
     parser.add_argument("--tick-interval", type=float, default=1.0, help="seconds (1)")
     chosen = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The messages the gateway sends by number, and what an observer must never send. Pure.
+"""The gateway's numbered messages, and what an observer must never send. Pure.
 
 Codes: https://interactivebrokers.github.io/tws-api/message_codes.html; texts as gateways send them.
 """
@@ -29,7 +29,7 @@ NOTICES: Final = MappingProxyType(
         2158: "Sec-def data farm connection is OK:{}",
     }
 )
-"""What comes without a request, with a place for the farm or the port."""
+"""Sent without a request; {} stands for the farm or the port."""
 
 ERRORS: Final = MappingProxyType(
     {
@@ -56,7 +56,7 @@ ERRORS: Final = MappingProxyType(
         10197: "No market data during competing live session",
     }
 )
-"""What answers a request."""
+"""Sent in response to a request."""
 
 FORBIDDEN: Final = MappingProxyType(
     {
@@ -72,10 +72,10 @@ FORBIDDEN: Final = MappingProxyType(
         99: "reqCompletedOrders",
     }
 )
-"""Requests that trade, change what the owner sees, or ask about orders at all."""
+"""Requests that trade, change what the owner sees, or concern orders in any way."""
 
 LIVE_ONLY_MISSING: Final = frozenset({354, 10089, 10091, 10168})
-"""Refusals of live data; who asked for delayed data gets it instead, with notice 10167."""
+"""Refusals of live data; a client that asked for delayed data gets that, with notice 10167."""
 
 DATA_GOES_ON: Final = frozenset({10090, 10167})
 """Notices that accompany data instead of refusing it."""

@@ -1,6 +1,6 @@
-"""How contracts are asked for and described on the TWS wire. Pure.
+"""How contracts are requested and described on the TWS wire. Pure.
 
-Field orders as in the official client's `reqContractDetails` and `processContractDataMsg`.
+Field order as in the official client's `reqContractDetails` and `processContractDataMsg`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ContractQuery(NamedTuple):
-    """A contract as a client describes it; empty and zero fields ask for nothing."""
+    """A contract as a client describes it; empty and zero fields match anything."""
 
     con_id: int
     symbol: str
@@ -34,7 +34,7 @@ class ContractQuery(NamedTuple):
         """Read the twelve fields that both contract requests carry.
 
         Raises:
-            WireError: they are not there, or no numbers where numbers belong.
+            WireError: fields are missing, or a number is not a number.
         """
         if len(fields) < len(cls._fields):
             raise wire.WireError("a contract with too few fields")
@@ -47,7 +47,7 @@ class ContractQuery(NamedTuple):
             raise wire.WireError(f"a contract with a bad number: {bad}") from None
 
     def matches(self, contract: Contract) -> bool:
-        """Whether the contract is (one of those) asked for; the exchange is not looked at."""
+        """Whether the contract fits the description; the exchange is ignored."""
         if self.con_id:
             return self.con_id == contract.con_id
         return (
@@ -64,7 +64,8 @@ class ContractQuery(NamedTuple):
 
 
 def contract_details(version: int, req_id: int, contract: Contract, under_sec_type: str) -> bytes:
-    """Everything about one contract; the longest message, and the one that changed most."""
+    """Everything about one contract: the longest message, and the one that varies most between
+    versions."""
     head: tuple[wire.Field, ...] = (10, 8) if version < wire.SIZE_RULES else (10,)
     size_multiplier: tuple[wire.Field, ...] = (1,) if version < wire.SIZE_RULES else ()
     tail: tuple[wire.Field, ...] = ()
@@ -116,11 +117,12 @@ def contract_details(version: int, req_id: int, contract: Contract, under_sec_ty
 
 
 def contract_details_end(req_id: int) -> bytes:
-    """All matching contracts were sent."""
+    """All matching contracts have been sent."""
     return wire.message(52, 1, req_id)
 
 
 def valid_exchanges(contract: Contract) -> tuple[str, ...]:
-    """Where market data for the contract can be asked for; SMART routes no futures."""
+    """The exchanges that market data for the contract can be requested from; SMART does not route
+    futures."""
     smart = ("SMART",) if contract.sec_type in ("STK", "OPT") else ()
     return (*smart, contract.exchange)

@@ -1,4 +1,4 @@
-"""Every fault the simulated gateway can be given, and what tests look at (`server` lists them)."""
+"""Every fault to inject into the simulated gateway, and what tests inspect; `server` lists both."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class TwsControls(GatewayState):
             session.client_id == client_id for session in self.sessions
         )
 
-    # What tests look at ----------------------------------------------------------------------
+    # What tests inspect ----------------------------------------------------------------------
 
     def received(self, message_id: int) -> list[Received]:
         """The messages of one kind, oldest first."""
         return [one for one in self.transcript if one.message_id == message_id]
 
     def subscribed(self) -> set[int]:
-        """The contracts that any client has a market-data subscription for."""
+        """The contracts with a market-data subscription of any client."""
         return {
             one.con_id
             for session in self.sessions
@@ -52,24 +52,24 @@ class TwsControls(GatewayState):
         }
 
     def acknowledge_violations(self) -> list[Violation]:
-        """Return the violations and forget them: they were what the test wanted."""
+        """Return the violations and forget them: the test expected them."""
         violations, self.violations[:] = list(self.violations), []
         return violations
 
     def tick_now(self) -> None:
-        """Send every client the book's present values without waiting for the interval."""
+        """Send every client the book's current values without waiting for the interval."""
         for session in self.sessions:
             session.market_data.tick()
 
     # Faults: connections ---------------------------------------------------------------------
 
     def hang(self) -> None:
-        """Answer nothing more, on any connection, old or new; connections stay open."""
+        """Stop responding on every connection, old or new; connections stay open."""
         if self._flow is None:
             self._flow = trio.Event()
 
     def unhang(self) -> None:
-        """Carry on, with what came in the meantime."""
+        """Carry on, starting with what arrived in the meantime."""
         if self._flow is not None:
             self._flow.set()
             self._flow = None
@@ -80,15 +80,15 @@ class TwsControls(GatewayState):
             session.drop(reset=reset)
 
     def accept_silently(self) -> None:
-        """From now on, never say a word to whoever connects."""
+        """From now on, send nothing to new connections."""
         self.arrival = Arrival.SILENCE
 
     def accept_and_close(self) -> None:
-        """From now on, close at once on whoever connects."""
+        """From now on, close new connections at once."""
         self.arrival = Arrival.CLOSED
 
     def accept_normally(self) -> None:
-        """Serve whoever connects."""
+        """Serve new connections again."""
         self.arrival = Arrival.SERVED
 
     def break_next_download(self) -> None:
@@ -100,11 +100,11 @@ class TwsControls(GatewayState):
         self._occupied.add(client_id)
 
     def free_client_id(self, client_id: int) -> None:
-        """The other program has gone."""
+        """The other program disconnects."""
         self._occupied.discard(client_id)
 
     def move_port(self, port: int) -> None:
-        """Tell all clients that the port has changed (1300) and close on them."""
+        """Notify all clients that the port has changed (1300) and close their connections."""
         self.notify(1300, str(port))
         for session in self._started():
             session.finish()
@@ -112,7 +112,7 @@ class TwsControls(GatewayState):
     # Faults: upstream ------------------------------------------------------------------------
 
     def notify(self, code: int, detail: str = "") -> None:
-        """Send a notice to all clients; only the words, nothing happens."""
+        """Send a notice to all clients; only the text, nothing else happens."""
         for session in self._started():
             session.send_error(-1, code, detail)
 
@@ -122,7 +122,7 @@ class TwsControls(GatewayState):
         self.notify(code)
 
     def restore_upstream(self, *, data_kept: bool = True) -> None:
-        """Get the link back: 1102, or 1101 with all subscriptions really gone."""
+        """Restore the link: 1102, or 1101 with all subscriptions really gone."""
         self.upstream_lost = False
         for session in self._started():
             if not data_kept:
@@ -132,18 +132,18 @@ class TwsControls(GatewayState):
             session.requests.catch_up()
 
     def break_farm(self, con_ids: Iterable[int], *, farm: str = "usopt", code: int = 2103) -> None:
-        """A data farm breaks (2103, or 2105, 2157): these contracts tick no more."""
+        """A data farm breaks (2103, or 2105, 2157): these contracts stop ticking."""
         self._broken_farms[farm] = BrokenFarm(code, frozenset(con_ids))
         self.notify(code, farm)
 
     def mend_farm(self, *, farm: str = "usopt", code: int = 2104) -> None:
-        """The data farm is well again (2104, or 2106, 2158), and so are its contracts."""
+        """The data farm works again (2104, or 2106, 2158), and so do its contracts."""
         self._broken_farms.pop(farm, None)
         self.notify(code, farm)
         self._repeat_ticks()
 
     def pause_ticks(self, con_ids: Iterable[int]) -> None:
-        """These contracts tick no more, and nobody says why: nobody trades them."""
+        """These contracts stop ticking without a notice, as when they are not traded."""
         self._paused.update(con_ids)
 
     def resume_ticks(self) -> None:
@@ -158,7 +158,7 @@ class TwsControls(GatewayState):
             session.market_data.lose_data()
 
     def end_competing_session(self, *, data_return: bool = False) -> None:
-        """The owner has gone; lost subscriptions stay dead unless `data_return`."""
+        """The owner logs out; lost subscriptions stay dead unless `data_return`."""
         self.competing = False
         if data_return:
             for session in self._started():
@@ -167,17 +167,17 @@ class TwsControls(GatewayState):
     # Faults: market data ---------------------------------------------------------------------
 
     def refuse_market_data(self, con_ids: Collection[int], code: int) -> None:
-        """Answer new requests for these contracts with `code`; subscriptions that stand are kept.
+        """Answer new requests for these contracts with `code`; existing subscriptions are kept.
 
-        200, 10186: no data, whatever is asked. 354, 10089, 10091, 10168: no live data; a client
+        200, 10186: no data, whatever is requested. 354, 10089, 10091, 10168: no live data; a client
         that asked for delayed data gets it. 10090, 10167: a notice, and data (10167: delayed).
         """
         if code not in MARKET_DATA_CODES:
-            raise ValueError(f"{code} is none of {sorted(MARKET_DATA_CODES)}")
+            raise ValueError(f"{code} is not one of {sorted(MARKET_DATA_CODES)}")
         self.refusals.update(dict.fromkeys(con_ids, code))
 
     def allow_market_data(self) -> None:
-        """Refuse nothing any more."""
+        """Stop refusing market data."""
         self.refusals.clear()
 
     def _repeat_ticks(self) -> None:

@@ -23,13 +23,13 @@ AFTER_CONTRACT: Final = FIRST_CONTRACT_FIELD + len(ContractQuery._fields)
 
 @dataclass(slots=True)
 class Subscription:
-    """One reqMktData that was accepted."""
+    """An accepted reqMktData."""
 
     req_id: int
     con_id: int
     service: DataService
     ends_at: float
-    """When a snapshot is complete; never, for a subscription."""
+    """When a snapshot is complete; infinity for a subscription."""
     opens_at: float
     """When its first tick is due."""
     opened: bool = False
@@ -38,12 +38,12 @@ class Subscription:
 
 
 class MarketData:
-    """Answers reqMktData, cancelMktData and reqMarketDataType of one client.
+    """Handles one client's reqMktData, cancelMktData and reqMarketDataType.
 
     Args:
         state: what all sessions share.
         send: takes a complete message.
-        error: takes request id, code, and what completes the code's text.
+        error: takes the request id, the code, and what completes the code's text.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class MarketData:
         self.subscriptions: dict[int, Subscription] = {}
 
     def want_type(self, fields: list[str]) -> None:
-        """reqMarketDataType: holds for the subscriptions that follow."""
+        """reqMarketDataType: applies to later subscriptions."""
         self._wanted_type = int(fields[2])
 
     def request(self, fields: list[str], now: float) -> None:
@@ -96,7 +96,7 @@ class MarketData:
             self._error(req_id, 300, str(req_id))
 
     def next_due(self) -> float:
-        """When a first tick or the end of a snapshot is due; infinity when none is."""
+        """When the next first tick or end of a snapshot is due; infinity if none is."""
         if self._state.ticks_stopped:
             return float("inf")
         dues = [one.ends_at if one.opened else one.opens_at for one in self.subscriptions.values()]
@@ -110,7 +110,7 @@ class MarketData:
             del self.subscriptions[one.req_id]
 
     def tick(self) -> None:
-        """Send every living subscription the present values, if the book has moved."""
+        """Send every live subscription the current values, if the book has moved."""
         moment = self._state.book.moment
         if moment is self._last_moment or self._state.ticks_stopped:
             return
@@ -120,19 +120,19 @@ class MarketData:
                 self._send_update(one)
 
     def lose_data(self) -> None:
-        """A competing session took the data: every subscription is told so and stays silent."""
+        """A competing session took the data: every subscription gets 10197 and stays silent."""
         for one in self.subscriptions.values():
             one.dead = True
             self._error(one.req_id, 10197, "")
 
     def revive(self) -> None:
-        """The competing session has ended and the data flow again by themselves."""
+        """The competing session has ended and the data flows again by itself."""
         for one in self.subscriptions.values():
             one.dead = False
         self.repeat()
 
     def repeat(self) -> None:
-        """Send the present values with the next round even if they have been sent."""
+        """Send the current values in the next round even if they have been sent."""
         self._last_moment = None
 
     def _find(self, query: ContractQuery) -> Contract | None:
@@ -142,7 +142,7 @@ class MarketData:
         return None
 
     def _grant(self, req_id: int, contract: Contract) -> DataService | None:
-        """What the client gets, or None when it was refused (and told so)."""
+        """What the client gets, or None after sending a refusal."""
         best = self._state.book.market.quirk(contract.con_id).data_type
         code = self._state.refusals.get(contract.con_id, 0)
         if code in DATA_GOES_ON:

@@ -1,4 +1,4 @@
-"""What the gateway answers to one client's requests, beside market data. Knows no socket."""
+"""The gateway's responses to one client's requests, market data excepted. Knows no socket."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from trio_bridge.simulator.tws.state import GatewayState
 
 HASTY_S = 0.9
-"""A second reqCurrentTime this soon after the first one stays unanswered, as with the real one."""
+"""A second reqCurrentTime this soon after the first is not answered; the real gateway does the
+same."""
 
 
 class Client(Protocol):
-    """Whose requests they are."""
+    """The client that sent the requests."""
 
     version: int
 
@@ -36,7 +37,7 @@ class Client(Protocol):
 
 
 class Requests:
-    """Answers positions, account figures, contracts, the clock."""
+    """Answers requests for positions, account figures, contracts and the clock."""
 
     def __init__(self, state: GatewayState, client: Client) -> None:
         self._state = state
@@ -64,7 +65,7 @@ class Requests:
         }
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         self._unwatch()
 
     def forget_streams(self) -> None:
@@ -74,7 +75,7 @@ class Requests:
         self._missed.clear()
 
     def catch_up(self) -> None:
-        """Tell what changed while the gateway was cut off from upstream."""
+        """Send what changed while the gateway was cut off from upstream."""
         missed, self._missed = self._missed, []
         for holding in missed:
             self._position_changed(holding)
@@ -89,7 +90,7 @@ class Requests:
             self._send_portfolio(holding)
 
     def _ignore(self, fields: list[str]) -> None:
-        """Harmless, and nothing to say."""
+        """Harmless; needs no response."""
 
     def _ids(self, fields: list[str]) -> None:
         self._send(wire.next_valid_id(1))
@@ -111,7 +112,7 @@ class Requests:
 
     def _positions(self, fields: list[str]) -> None:
         if self._state.positions_refused:
-            # That it refuses is documented, with which words is not.
+            # The refusal is documented, its text is not.
             self._client.send_error(
                 -1, 321, "Positions info is not available for more than 50 sub-accounts"
             )

@@ -8,17 +8,18 @@ or, as a process that prints `listening on 127.0.0.1:4001` when it is ready:
 
     python -m trio_bridge.simulator.tws --port 4001
 
-It serves clients of protocol versions 157 to 178, many at a time, and keeps the real one's limits:
-50 messages a second (100), 100 market-data lines of all clients and the owner together (101), an
-exchange on every market-data request (321), unique client ids (326), delayed data only for those
-who asked for them, reqCurrentTime not twice a second, positions for at most 50 sub-accounts.
+It serves clients of protocol versions 157 to 178, many at a time, and enforces the real gateway's
+limits: 50 messages a second (100), 100 market-data lines for all clients and the owner together
+(101), an exchange on every market-data request (321), unique client ids (326), delayed data only
+for clients that asked for it, reqCurrentTime not twice a second, positions for at most 50
+sub-accounts.
 
 **It refuses what an observer must never send**: anything about orders, client id 0, more than 50
-messages a second. Each is answered, logged, kept in `sim.violations`, and ends the connection (but
-for pacing). Leaving `open_tws_simulator` with violations raises `SimulatorViolation`, unless the
-test took note of them with `acknowledge_violations()`.
+messages a second. Each violation is answered, logged, kept in `sim.violations`, and ends the
+connection (except for pacing). Leaving `open_tws_simulator` with violations raises
+`SimulatorViolation`, unless the test has called `acknowledge_violations()`.
 
-To look at: `transcript`, `received(message_id)`, `violations`, `sessions`, `subscribed()`,
+To inspect: `transcript`, `received(message_id)`, `violations`, `sessions`, `subscribed()`,
 `lines_in_use`, `lines_in_use_by_clients`.
 
 The faults, all plain methods and attributes of the simulator:
@@ -30,7 +31,7 @@ the start           occupy_client_id, free_client_id (326), break_next_download,
                     positions_refused, positions_lack (of "exchange", "multiplier")
 liveness            answers_current_time
 upstream            lose_upstream (1100, 2110), restore_upstream (1102; 1101 with data_kept=False),
-                    break_farm (2103, 2105, 2157), mend_farm, notify (any code, words only)
+                    break_farm (2103, 2105, 2157), mend_farm, notify (any code, text only)
 market data         refuse_market_data (200, 354, 10089, 10090, 10091, 10167, 10168, 10186),
                     allow_market_data, start_competing_session, end_competing_session (10197),
                     lines_used_by_owner, pause_ticks, resume_ticks, first_tick_delay_s, tick_now
@@ -59,7 +60,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class SimulatorViolation(AssertionError):
-    """A client did what an observer must never do."""
+    """A client did something that an observer must never do."""
 
 
 class TwsSimulator(TwsControls):
@@ -75,7 +76,7 @@ class TwsSimulator(TwsControls):
     async def serve(
         self, task_status: trio.TaskStatus[TwsSimulator] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen and serve until cancelled; started when `port` is known.
+        """Listen and serve until cancelled; reports started once `port` is known.
 
         Raises:
             OSError: the port is taken.
@@ -90,7 +91,7 @@ class TwsSimulator(TwsControls):
             self.stop_listening()
 
     async def start_listening(self) -> None:
-        """Listen; the second time on the same port as before."""
+        """Listen; after `stop_listening`, on the same port as before."""
         if self._listener is not None:
             return
         assert self._nursery is not None, "serve first"
@@ -99,7 +100,7 @@ class TwsSimulator(TwsControls):
         self._nursery.start_soon(self._accept, self._listener)
 
     def stop_listening(self) -> None:
-        """Refuse new connections from now on; those that stand are kept."""
+        """Refuse new connections from now on; existing ones are kept."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.socket.close()
@@ -144,7 +145,7 @@ async def open_tws_simulator(
     """Serve the book while the block runs.
 
     Raises:
-        SimulatorViolation: at the end, when a client did what it must never do.
+        SimulatorViolation: at the end, if a client did something forbidden.
     """
     sim = TwsSimulator(book, host=host, port=port, **settings)
     failure: Exception | None = None
@@ -153,7 +154,7 @@ async def open_tws_simulator(
         try:
             yield sim
         except Exception as error:
-            # Kept out of the nursery, which would wrap it into a group.
+            # Kept out of the nursery, which would wrap it in a group.
             failure = error
         nursery.cancel_scope.cancel()
     violations = "; ".join(one.what for one in sim.violations)

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 MESSAGES_A_SECOND: Final = 50
 BURST_WINDOW_S: Final = 0.7
 """More than 50 messages this close together are too many however they travelled: a client that
-keeps to 50 a second cannot look like that even when its packets were held up for 0.3 s."""
+keeps to 50 a second cannot cause this even if its packets are held up for 0.3 s."""
 BACKLOG: Final = 95.0
-"""And a client that keeps to 45 a second never gets this far ahead of 50 a second."""
+"""A client that keeps to 45 a second never gets this far ahead of 50 a second."""
 
 GOODBYE_S: Final = 1.0
-"""How long the client may take to read our last words."""
+"""How long the client may take to read the last messages."""
 LARGEST_BACKLOG_BYTES: Final = 64 * 1024 * 1024
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -57,12 +57,12 @@ class ClientSession:
 
     @property
     def started(self) -> bool:
-        """Whether the client has got through the handshake and its start."""
+        """Whether the client has completed the handshake and startApi."""
         return self.client_id is not None
 
     @property
     def peak_rate(self) -> int:
-        """The most messages that came from the client within any one second."""
+        """The most messages from the client within any one second."""
         return self._pacing.peak
 
     # Life ------------------------------------------------------------------------------------
@@ -81,19 +81,19 @@ class ClientSession:
             self._stream.socket.close()
 
     def start(self, function: Callable[[], Awaitable[Any]]) -> None:
-        """Run something beside the reading, as long as the session lives."""
+        """Run a task alongside reading, for as long as the session lives."""
         assert self._nursery is not None
         self._nursery.start_soon(function)
 
     def finish(self) -> None:
-        """Send what is still to be sent, then close."""
+        """Send what is queued, then close."""
         assert self._nursery is not None
         self._finishing = True
         self._nursery.cancel_scope.deadline = trio.current_time() + GOODBYE_S
         self._something_to_send.set()
 
     def drop(self, *, reset: bool) -> None:
-        """Close now, without another word: with a RST or with a FIN."""
+        """Close now and send nothing more; with a RST or a FIN."""
         with suppress(OSError):
             if reset:
                 self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -110,7 +110,7 @@ class ClientSession:
                 data = await self._stream.receive_some(65536)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
-            # What came while the gateway hung is read when it wakes up.
+            # What arrived while the gateway hung is read once it wakes up.
             await self._state.flowing()
             if not data:
                 return
@@ -120,7 +120,7 @@ class ClientSession:
                         break
                     self._receive(fields)
             except (wire.WireError, ValueError, IndexError) as bad:
-                _log.warning("client %s sent nonsense: %s", self.client_id, bad)
+                _log.warning("client %s sent a malformed message: %s", self.client_id, bad)
                 self.send_error(-1, 320, str(bad))
                 self.finish()
 
@@ -204,7 +204,7 @@ class ClientSession:
             raise wire.WireError(f"message {kind} before startApi")
         client_id = int(fields[2])
         if client_id == 0:
-            self._violate("client id 0: it is the owner's own")
+            self._violate("client id 0 is the owner's own")
         elif self._state.client_id_in_use(client_id):
             self.send_error(-1, 326)
             self.finish()
@@ -228,7 +228,7 @@ class ClientSession:
 
 
 class MessageRate:
-    """Counts a client's messages against 50 a second, fair to packets that were held up."""
+    """Counts a client's messages against 50 a second, allowing for delayed packets."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()
@@ -241,7 +241,7 @@ class MessageRate:
         """Count one message.
 
         Returns:
-            How many came in the last second when that is too many, once a second; else 0.
+            How many arrived in the last second if that is too many (at most once a second), else 0.
         """
         self._times.append(now)
         while self._times[0] <= now - 1:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from trio_bridge.simulator.tws.contracts import ContractQuery
 
 SUB_ACCOUNTS_WITH_POSITIONS: Final = 50
-"""A master with more of them is refused reqPositions."""
+"""With more sub-accounts than this, a master account's reqPositions is refused."""
 
 OPENING_NOTICES: Final = ((2104, "usfuture"), (2104, "usopt"), (2106, "ushmds"), (2158, "secdefil"))
 
 LEDGER_VARIABLE: Final = "TWS_SIMULATOR_LEDGER"
-"""Environment variable: a file to which every violation is added, for a suite that runs simulators
-in other processes."""
+"""Environment variable: a file to which every violation is appended, for test suites that run
+simulators in other processes."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Arrival(Enum):
 
 
 class Received(NamedTuple):
-    """One message from a client; `fields` include the message id. `at` is `trio.current_time`."""
+    """One message from a client; `fields` includes the message id, `at` is `trio.current_time`."""
 
     at: float
     client_id: int | None
@@ -65,7 +65,7 @@ class BrokenFarm(NamedTuple):
 
 
 class GatewayState(ABC):
-    """What all sessions share and ask. Only `flowing` waits."""
+    """What all sessions share. Only `flowing` waits."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class GatewayState(ABC):
         return int(time.time())
 
     def find(self, query: ContractQuery) -> list[Contract]:
-        """The listed contracts that fit a client's description."""
+        """The listed contracts that match a client's description."""
         if query.con_id:
             contract = self.book.contracts.get(query.con_id)
             return [] if contract is None else [contract]
@@ -121,21 +121,21 @@ class GatewayState(ABC):
 
     @property
     def lines_in_use(self) -> int:
-        """Market-data lines of all API clients and of the owner's own screen."""
+        """Market-data lines used by all API clients and the owner's own screen."""
         return self.lines_used_by_owner + self.lines_in_use_by_clients
 
     @property
     @abstractmethod
     def lines_in_use_by_clients(self) -> int:
-        """Market-data lines of all API clients."""
+        """Market-data lines used by all API clients."""
 
     @property
     def ticks_stopped(self) -> bool:
-        """Whether no market data flow at all."""
+        """Whether market data has stopped for everyone."""
         return self.upstream_lost or self._flow is not None
 
     def is_silent(self, con_id: int) -> bool:
-        """Whether this contract gets no updates: paused, or its farm is broken."""
+        """Whether this contract gets no updates: it is paused, or its farm is broken."""
         return con_id in self._paused or any(
             con_id in one.con_ids for one in self._broken_farms.values()
         )
@@ -145,7 +145,7 @@ class GatewayState(ABC):
         """Whether another client has this id."""
 
     def opening_notices(self) -> list[tuple[int, str]]:
-        """What a client is told when it has started."""
+        """The notices that a client gets once it has started."""
         if self.upstream_lost:
             return [(2110, "")]
         broken = [(one.code, farm) for farm, one in self._broken_farms.items()]
@@ -153,18 +153,18 @@ class GatewayState(ABC):
         return broken + well
 
     def breaks_download(self, sent: int, of: int) -> bool:
-        """Whether a download ends here, by a closed connection; only once."""
+        """Whether to close the connection at this point of a download; only once."""
         if self._break_download and sent >= of // 2:
             self._break_download = False
             return True
         return False
 
     def record(self, client_id: int | None, message_id: int, fields: list[str]) -> None:
-        """Keep a message for the transcript."""
+        """Add a message to the transcript."""
         self.transcript.append(Received(trio.current_time(), client_id, message_id, tuple(fields)))
 
     def violate(self, client_id: int | None, what: str) -> None:
-        """Record what a bridge must never do, loudly."""
+        """Record something that a bridge must never do, and log it as an error."""
         _log.error("VIOLATION by client %s: %s", client_id, what)
         if ledger := os.environ.get(LEDGER_VARIABLE):
             with Path(ledger).open("a") as file:

@@ -1,7 +1,7 @@
-"""Which ticks a contract gives at an instant, encoded once for all who asked. Pure.
+"""The ticks of a contract at one instant, encoded once for all subscribers. Pure.
 
 Tick types: https://interactivebrokers.github.io/tws-api/tick_types.html. Live and frozen data share
-their numbers, delayed ones have their own.
+their numbers; delayed data has its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TickTypes(NamedTuple):
-    """The numbers under which one kind of data travels."""
+    """The tick type numbers of one kind of data."""
 
     bid: int
     ask: int
@@ -50,14 +50,14 @@ class DataService(NamedTuple):
 
 
 def service(best: int, wanted: int) -> DataService | None:
-    """What a client that asked for type `wanted` gets of a contract; None: it is refused.
+    """What a client that asked for type `wanted` gets for a contract; None: it is refused.
 
     Args:
-        best: the best there is for the contract: live, frozen (its market is closed), delayed (the
+        best: the best available for the contract: live, frozen (its market is closed), delayed (the
             owner has no subscription) or delayed-frozen.
         wanted: the client's reqMarketDataType.
 
-    A closed market without a wish for frozen data gives a subscription that says nothing.
+    On a closed market, a client that did not ask for frozen data gets a silent subscription.
     """
     if best == LIVE:
         return DataService(LIVE, True)
@@ -73,7 +73,7 @@ def service(best: int, wanted: int) -> DataService | None:
 
 
 class TickFeed:
-    """Encodes the book's ticks, each at most once a moment, for any number of requests."""
+    """Encodes the book's ticks, each at most once per moment, for any number of requests."""
 
     def __init__(self, book: Book) -> None:
         self._book = book
@@ -81,7 +81,7 @@ class TickFeed:
         self._updates: dict[tuple[int, bool], list[Tick]] = {}
 
     def opening(self, con_id: int, data_type: int) -> list[Tick]:
-        """What comes once, at the start of a subscription, before the first update."""
+        """What is sent once, at the start of a subscription, before the first update."""
         quote = self._book.quote(con_id)
         kinds = _kinds(data_type)
         return [
@@ -91,7 +91,7 @@ class TickFeed:
         ]
 
     def update(self, con_id: int, data_type: int) -> list[Tick]:
-        """Prices, sizes and computations now; the model's comes last."""
+        """The current prices, sizes and computations; the model's comes last."""
         moment = self._book.moment
         if moment is not self._moment:
             self._moment = moment

@@ -1,7 +1,7 @@
 """The TWS API's wire format as the gateway speaks it: framing, and every message we send. Pure.
 
 A message is a 4-byte big-endian length and fields, each ended by NUL; the client's first bytes are
-`API\\0`. Which fields a message has depends on the version that both sides agreed upon. Layouts
+`API\\0`. A message's fields depend on the version that both sides agreed on. Layouts
 follow the decoders of the official client (9.81.1, version 157) and of ib_async (up to 178).
 """
 
@@ -22,7 +22,7 @@ LARGEST_FRAME: Final = 0xFFFFFF
 DBL_MAX: Final = 1.7976931348623157e308
 """What the gateway sends for "unset" in a floating-point field."""
 
-# Versions from which a field layout holds.
+# The versions that introduced each field layout.
 SIZE_MIN_TICK: Final = 163
 SIZE_RULES: Final = 164
 ADVANCED_ORDER_REJECT: Final = 166
@@ -35,17 +35,17 @@ class WireError(Exception):
 
 
 class ClientStream:
-    """Cuts what a client sends into messages; holds what is incomplete."""
+    """Splits a client's bytes into messages; keeps an incomplete one for later."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._greeted = False
 
     def feed(self, data: bytes) -> list[list[str]]:
-        """Take what arrived; return the complete messages, the handshake's version string first.
+        """Add received bytes; return the complete messages, the handshake's version string first.
 
         Raises:
-            WireError: no TWS client talks like that.
+            WireError: these bytes are not from a TWS client.
         """
         self._buffer += data
         if not self._greeted:
@@ -70,10 +70,10 @@ class ClientStream:
 
 
 def agree_version(offer: str, ours: int) -> int:
-    """The version to speak with a client that offers `v100..157`, perhaps with options behind.
+    """The version to use with a client that offers `v100..157`, possibly followed by options.
 
     Raises:
-        WireError: there is none that both know.
+        WireError: there is no version that both know.
     """
     span = offer.split(" ")[0].removeprefix("v")
     lowest, _, highest = span.partition("..")
@@ -107,21 +107,21 @@ def framed(body: bytes) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
-# What the gateway says of itself -------------------------------------------------------------
+# The gateway itself --------------------------------------------------------------------------
 
 
 def handshake(version: int, at: str) -> bytes:
-    """The answer to the client's version: ours and the time of the connection."""
+    """The response to the client's version: ours, and the time of the connection."""
     return message(version, at)
 
 
 def managed_accounts(accounts: tuple[str, ...]) -> bytes:
-    """The account ids; the real gateway ends a list of several with a comma too."""
+    """The account ids; a list of several ends with a comma, as on the real gateway."""
     return message(15, 1, ",".join(accounts) + ("," if len(accounts) > 1 else ""))
 
 
 def next_valid_id(order_id: int) -> bytes:
-    """The first order id that is free: the end of the start-up for most clients."""
+    """The next valid order id, which most clients treat as the end of start-up."""
     return message(9, 1, order_id)
 
 
@@ -131,7 +131,7 @@ def current_time(epoch_s: int) -> bytes:
 
 
 def error(version: int, req_id: int, code: int, words: str) -> bytes:
-    """An error or a notice; `req_id` is -1 when it answers no request."""
+    """An error or a notice; `req_id` is -1 if it does not answer a request."""
     extra = ("",) if version >= ADVANCED_ORDER_REJECT else ()
     return message(4, 2, req_id, code, words, *extra)
 
@@ -175,7 +175,7 @@ def position(holding: Holding) -> bytes:
 
 
 def position_end() -> bytes:
-    """All positions were sent; changes follow."""
+    """All positions have been sent; changes follow."""
     return message(62, 1)
 
 
@@ -199,12 +199,12 @@ def position_multi(req_id: int, holding: Holding) -> bytes:
 
 
 def position_multi_end(req_id: int) -> bytes:
-    """All positions of the account were sent."""
+    """All positions of the account have been sent."""
     return message(72, 1, req_id)
 
 
 def portfolio(holding: Holding, price: float) -> bytes:
-    """One position, for reqAccountUpdates: this message has no field for the exchange."""
+    """One position, for reqAccountUpdates: this message has no exchange field."""
     contract = holding.contract
     value = price * holding.quantity * (contract.multiplier or 1.0)
     return message(
@@ -231,12 +231,12 @@ def account_value(key: str, value: str, currency: str, account: str) -> bytes:
 
 
 def account_time(clock: str) -> bytes:
-    """The HH:MM of the account figures."""
+    """The time (HH:MM) of the account figures."""
     return message(8, 1, clock)
 
 
 def account_download_end(account: str) -> bytes:
-    """All figures and positions of the account were sent."""
+    """All figures and positions of the account have been sent."""
     return message(54, 1, account)
 
 
@@ -246,12 +246,12 @@ def account_multi(req_id: int, account: str, key: str, value: str, currency: str
 
 
 def account_multi_end(req_id: int) -> bytes:
-    """All figures of the account were sent."""
+    """All figures of the account have been sent."""
     return message(74, 1, req_id)
 
 
 def executions_end(req_id: int) -> bytes:
-    """There are no more executions (in fact there are none at all)."""
+    """The end of the executions (the simulator has none)."""
     return message(55, 1, req_id)
 
 
@@ -259,7 +259,7 @@ def executions_end(req_id: int) -> bytes:
 
 
 class Tick(NamedTuple):
-    """A market-data message without its request id, so that one encoding serves all requests."""
+    """A market-data message without its request id, so that it is encoded once for all requests."""
 
     head: bytes
     tail: bytes
@@ -288,12 +288,12 @@ def tick_size(tick_type: int, size: int) -> Tick:
 
 
 def tick_parameters(min_tick: float) -> Tick:
-    """What accompanies the start of a subscription: tick, exchange map, snapshot permission."""
+    """Sent at the start of a subscription: minimum tick, exchange map, snapshot permission."""
     return tick_of((81,), min_tick, "", 3)
 
 
 def option_computation(tick_type: int, value: OptionValue, dividend: float = 0.0) -> Tick:
-    """A computation; the zero after the tick type says "based on returns"."""
+    """A computation; the zero after the tick type means "based on returns"."""
     return tick_of(
         (21,),
         tick_type,
@@ -310,7 +310,7 @@ def option_computation(tick_type: int, value: OptionValue, dividend: float = 0.0
 
 
 def market_data_type(req_id: int, data_type: int) -> bytes:
-    """Which kind of data (1 to 4) the ticks of a request are from now on."""
+    """The kind of data (1 to 4) that a request's ticks are from now on."""
     return message(58, 1, req_id, data_type)
 
 
