@@ -15,6 +15,7 @@ from tests.support.time import WallClock, eastern
 from trio_bridge.config import ENVIRONMENT_NAMES
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
+from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.gateways.fake import FakeBridge
 from trio_bridge.model import ApiEvent, ApiMode, Position, Snapshot
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
@@ -177,7 +178,7 @@ async def test_buffered_rows_flush_in_order(fresh_database: str, tmp_path: Path)
     spool = await Spool.open(tmp_path / "buffer.jsonl")
     await spool.append([record_of(row) for row in rows])
     store = PostgresStore(fresh_database)
-    delivery = Delivery(store, spool, trio_bridge.DBCircuitBreaker(), db_timeout_s=2)
+    delivery = Delivery(store, spool, trio_bridge.DBCircuitBreaker(), Outlet(), db_timeout_s=2)
     await delivery.flush()
     assert delivery.backlog_bytes == 0
     spool.close()

@@ -25,12 +25,12 @@ import trio
 
 from tests.support.rows import record, snapshot
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.socket.address import resolve
-from trio_bridge.model import ApiEvent, Snapshot
+from trio_bridge.gateways.socket.asking import resolve
 from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
 from trio_bridge.threads import in_thread, tell_of_missing_threads
 
@@ -42,14 +42,14 @@ async def main(path: Path) -> None:
     threading.stack_size(NO_ROOM)
     spool = await Spool.open(path)
     store = PostgresStore("postgresql://localhost:1/d")  # a name that has to be looked up
-    delivery = Delivery(store, spool, DBCircuitBreaker(), db_timeout_s=2.0)
-    send, receive = trio.open_memory_channel[Snapshot | ApiEvent](10)
+    outlet = Outlet()
+    delivery = Delivery(store, spool, DBCircuitBreaker(), outlet, db_timeout_s=2.0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_writer, receive, delivery)
-        send.send_nowait(snapshot(1))
+        nursery.start_soon(run_writer, delivery)
+        outlet.put(snapshot(1))
         while not delivery.status.spooled:
             await trio.sleep(0.01)
-        send.close()
+        outlet.close()
     spool.close()
     try:
         await resolve("localhost", 4001, timeout_s=5)

@@ -7,7 +7,7 @@ per volatility point (1 %), theta per calendar day.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,9 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+NO_ID = UUID(int=0)
+"""RFC 9562's nil UUID, "no value" (section 5.9): a row without an id gets one of its own."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -131,10 +134,10 @@ class Snapshot:
     greeks_age_s: float | None = None
     data_type: DataType | None = None
     contract: str = "PORTFOLIO"
-    event_id: UUID = field(default=UUID(int=0))
+    event_id: UUID = NO_ID
 
     def __post_init__(self) -> None:
-        if self.event_id.int == 0:
+        if self.event_id == NO_ID:
             object.__setattr__(self, "event_id", new_event_id(self.timestamp))
 
 
@@ -154,12 +157,12 @@ class ApiEvent:
     status: Severity = Severity.INFO
     kind: str | None = None
     numbers: Mapping[str, float] | None = None
-    event_id: UUID = field(default=UUID(int=0))
+    event_id: UUID = NO_ID
 
     def __post_init__(self) -> None:
         message = self.message.encode("utf-8", "backslashreplace").decode()
         object.__setattr__(self, "message", message)
-        if self.event_id.int == 0:
+        if self.event_id == NO_ID:
             object.__setattr__(self, "event_id", new_event_id(self.timestamp))
 
 

@@ -1,8 +1,8 @@
 """The composition root: which parts there are, and in which order they live and die.
 
 The sinks (writer, flusher) live in the outer nursery, the sources (supervisor, ticker, the look for
-doubled slots) in the inner one. The first Ctrl-C or SIGTERM cancels the sources; their end of the
-channel closes, the writer drains it, and when the last row is in the database or fsynced in the
+doubled slots) in the inner one. The first Ctrl-C or SIGTERM cancels the sources; the outlet is
+closed, the writer drains it, and when the last row is in the database or fsynced in the
 spool the process ends. All of that has a deadline. A second Ctrl-C does not wait for the database
 any more.
 """
@@ -24,11 +24,12 @@ import trio
 from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
+from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
 from trio_bridge.events.service import ServiceStarted
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.logs import log_event
-from trio_bridge.model import ApiEvent, ApiMode, Snapshot, utc_now
+from trio_bridge.model import ApiEvent, Snapshot, utc_now
 from trio_bridge.stores.database.connection import conninfo_from_settings, safe_target
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.embedded.server import open_embedded
@@ -49,9 +50,6 @@ if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import IBridgeBase
-
-CHANNEL_SIZE = 1_000
-"""Rows between the sources and the writer. It takes them at once, so this is minutes of slack."""
 
 DRAIN_S = 1.2
 """How long the last rows may take to reach the database; then they go to the spool."""
@@ -107,38 +105,6 @@ class Stopper:
             self._armed.cancel()
 
 
-class Outlet:
-    """Where the sources put rows and events: their end of the channel. Never waits or raises."""
-
-    def __init__(
-        self,
-        channel: trio.MemorySendChannel[Snapshot | ApiEvent],
-        mode: ApiMode,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._channel = channel
-        self._mode = mode
-        self._now = now
-        self.dropped = 0
-
-    def put(self, item: Snapshot | ApiEvent) -> None:
-        try:
-            self._channel.send_nowait(item)
-        except trio.WouldBlock:
-            # The writer takes rows from here within milliseconds. If it has not taken a thousand of
-            # them, something is badly wrong, and must not stay silent.
-            self.dropped += 1
-            log.error("row dropped: the writer does not take any", dropped=self.dropped)
-        except trio.ClosedResourceError:
-            # The sources have ended; what still speaks (the embedded server) has been logged.
-            return
-
-    def emit(self, event: Event) -> None:
-        """An event for `api_logs` and the console."""
-        log_event(event)
-        self.put(event.as_row(self._now(), self._mode))
-
-
 class Service:
     """One bridge, one database, and the tasks between them. Its parts are there to be looked at."""
 
@@ -160,15 +126,13 @@ class Service:
         self.watchers: list[Watcher] = []
         self.safe_watchers: list[SafeWatcher] = []
         self.spool = spool
-        self._send, self._receive = trio.open_memory_channel[Snapshot | ApiEvent](CHANNEL_SIZE)
-        self.outlet = Outlet(self._send, settings.ib_api_mode, now)
+        self.outlet = Outlet(settings.ib_api_mode, now)
         self.delivery = Delivery(
             store,
             spool,
             DBCircuitBreaker(),
+            self.outlet,
             db_timeout_s=settings.db_timeout_s,
-            api_mode=settings.ib_api_mode,
-            now=now,
             watch=self._tell,
             safe=self._tell_safe,
         )
@@ -207,7 +171,7 @@ class Service:
             sinks.start_soon(self._write, drained)
             # Whatever ends the sources, a bug too: the sinks keep going until all is safe.
             result = await outcome.acapture(self._run_sources, stopper)
-            self._send.close()
+            self.outlet.close()
             with trio.move_on_after(DRAIN_S) as goodbye:
                 stopper.arm(goodbye, patience=1)
                 await drained.wait()
@@ -217,6 +181,7 @@ class Service:
 
     async def _run_sources(self, stopper: Stopper) -> None:
         settings = self.settings
+        # After a kill or a power cut nothing else says that there was no service until now.
         self.outlet.emit(
             ServiceStarted(__version__, settings.ib_api_mode, settings.poll_interval_s)
         )
@@ -242,8 +207,7 @@ class Service:
         )
 
     async def _write(self, drained: trio.Event) -> None:
-        with self._receive:
-            await run_writer(self._receive, self.delivery)
+        await run_writer(self.delivery)
         drained.set()
 
 

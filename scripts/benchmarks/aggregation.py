@@ -75,7 +75,8 @@ async def _in_a_loop(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spre
 
 def _measure(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
     bridge, session = _bridge_with(size)
-    tickers = [line.ticker for line in session.subscriptions.feed.lines.values()]
+    lines = session.subscriptions.feed.lines.values()
+    tickers = [line.ticker for line in lines if line.ticker is not None]
     # Two sets of computations in alternation: a new object means "new tick".
     turns = [[_computation(number) for number in range(size)] for _ in range(2)]
 

@@ -15,8 +15,9 @@ from benchmarks.figures import Effort, Section, percentile
 from tests.support.rows import record, snapshot
 from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
-from trio_bridge.model import ApiEvent, Snapshot, utc_now
+from trio_bridge.model import Snapshot, utc_now
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
 from trio_bridge.stores.spool.spool import Spool
@@ -127,14 +128,14 @@ async def _deliver(path: Path, conninfo: str, rows: int) -> list[float]:
 
     spool = await Spool.open(path)
     store = PostgresStore(conninfo)
-    delivery = Delivery(store, spool, DBCircuitBreaker(), db_timeout_s=2.0, safe=safe)
-    send, receive = trio.open_memory_channel[Snapshot | ApiEvent](100)
+    outlet = Outlet()
+    delivery = Delivery(store, spool, DBCircuitBreaker(), outlet, db_timeout_s=2.0, safe=safe)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_writer, receive, delivery)
-        with send:
-            for number in range(rows):
-                send.send_nowait(snapshot(number, utc_now()))
-                await trio.sleep(GAP_S)
+        nursery.start_soon(run_writer, delivery)
+        for number in range(rows):
+            outlet.put(snapshot(number, utc_now()))
+            await trio.sleep(GAP_S)
+        outlet.close()
     await store.aclose()
     spool.close()
     return waits

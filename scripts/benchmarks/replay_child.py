@@ -17,6 +17,7 @@ import trio
 
 from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
+from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.spool.spool import Spool
 
@@ -40,7 +41,7 @@ async def replay(path: Path, conninfo: str) -> dict[str, float]:
     spool = await Spool.open(path)
     store = PostgresStore(conninfo)
     await store.ensure_schema()
-    delivery = Delivery(store, spool, DBCircuitBreaker(), db_timeout_s=2.0)
+    delivery = Delivery(store, spool, DBCircuitBreaker(), Outlet(), db_timeout_s=2.0)
     memory = Memory()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(memory.watch)

@@ -16,9 +16,10 @@ from tests.support.rows import START, event, snapshot
 from trio_bridge.delivery.breaker import BreakerState, DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
+from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
 from trio_bridge.events.rows import CircuitChanged, CircuitOpened
-from trio_bridge.model import ApiEvent, ApiMode, Snapshot
+from trio_bridge.model import ApiMode
 from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
 from trio_bridge.stores.spool.spool import Spool
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
 
+    from trio_bridge.model import ApiEvent, Snapshot
     from trio_bridge.stores.fake import FakeStore
     from trio_bridge.stores.spool.fake_disk import FakeDisk
 
@@ -52,20 +54,19 @@ class Sinks:
         self.disk = disk
         self.spool = spool
         self.breaker = DBCircuitBreaker()
-        self.delivery = Delivery(
-            store, spool, self.breaker, db_timeout_s=DB_TIMEOUT_S, api_mode=ApiMode.SOCKET, now=now
-        )
-        self._send, self._receive = trio.open_memory_channel[Snapshot | ApiEvent](1_000)
+        self.outlet = Outlet(ApiMode.SOCKET, now)
+        self.delivery = Delivery(store, spool, self.breaker, self.outlet, db_timeout_s=DB_TIMEOUT_S)
 
     def state(self) -> BreakerState:
         return self.breaker.state
 
     def waiting(self) -> int:
         """Rows that are not safe, wherever they are."""
-        return self.delivery.waiting + self._receive.statistics().current_buffer_used
+        return self.delivery.waiting + self.outlet._receive.statistics().current_buffer_used
 
     def put(self, item: Snapshot | ApiEvent) -> None:
-        self._send.send_nowait(item)
+        self.outlet.put(item)
+        assert not self.outlet.dropped
 
     def send(self, number: int) -> Snapshot:
         row = snapshot(number, now())
@@ -77,7 +78,7 @@ class Sinks:
 
     def end(self) -> None:
         """The sources have ended."""
-        self._send.close()
+        self.outlet.close()
 
     async def run(self, *, flusher: bool = True) -> None:
         """Until all is safe after `end`."""
@@ -85,7 +86,7 @@ class Sinks:
             async with trio.open_nursery() as nursery:
                 if flusher:
                     nursery.start_soon(run_flusher, self.delivery, FLUSH_INTERVAL_S)
-                await run_writer(self._receive, self.delivery)
+                await run_writer(self.delivery)
                 nursery.cancel_scope.cancel()
         finally:
             self.spool.close()

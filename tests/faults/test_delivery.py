@@ -4,7 +4,6 @@ nothing but poison is in the quarantine."""
 
 from __future__ import annotations
 
-import math
 import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, LiteralString
@@ -18,8 +17,9 @@ from tests.support.rows import snapshot
 from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
+from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
-from trio_bridge.model import ApiEvent, Snapshot
+from trio_bridge.model import Snapshot
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.spool.spool import Spool
 
@@ -132,12 +132,12 @@ async def live(
 ) -> None:
     """One life of the sinks, ended in one of many ways; all that was sent is safe after it."""
     spool, store = await Spool.open(path), PostgresStore(server.url)
-    delivery = Delivery(store, spool, DBCircuitBreaker(), db_timeout_s=DB_TIMEOUT_S)
-    send, receive = trio.open_memory_channel[Snapshot | ApiEvent](math.inf)
+    outlet = Outlet()
+    delivery = Delivery(store, spool, DBCircuitBreaker(), outlet, db_timeout_s=DB_TIMEOUT_S)
     drained = trio.Event()
 
     async def write() -> None:
-        await run_writer(receive, delivery)
+        await run_writer(delivery)
         drained.set()
 
     async with trio.open_nursery() as sinks:
@@ -145,16 +145,15 @@ async def live(
         sinks.start_soon(write)
         with trio.move_on_after(rng.uniform(1, 3)):
             while True:
-                send.send_nowait(source())
+                outlet.put(source())
                 await trio.sleep(rng.choice([0, 0.01, 0.05, 0.1]))
         if rng.random() < 0.7:
-            send.close()
+            outlet.close()
             with trio.move_on_after(rng.choice([0.001, 0.01, 0.3, 1.2])):
                 await drained.wait()
         sinks.cancel_scope.cancel()
     assert delivery.waiting == 0
-    send.close()
-    receive.close()
+    assert outlet.dropped == 0
     await store.aclose()
     spool.close()
 
@@ -162,7 +161,7 @@ async def live(
 async def replay(server: PostgresServer, path: Path) -> None:
     """A last life, without any trouble, until everything is in."""
     spool, store = await Spool.open(path), PostgresStore(server.url)
-    delivery = Delivery(store, spool, DBCircuitBreaker(), db_timeout_s=PATIENCE_S)
+    delivery = Delivery(store, spool, DBCircuitBreaker(), Outlet(), db_timeout_s=PATIENCE_S)
     with trio.fail_after(PATIENCE_S):
         while spool.holds_rows():
             await delivery.flush()

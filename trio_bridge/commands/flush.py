@@ -10,50 +10,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from trio_bridge.commands.console import Console
 from trio_bridge.commands.database import open_database
-from trio_bridge.delivery.commit import SCHEMA_TIMEOUT_S, Committer
-from trio_bridge.errors import ConfigError
+from trio_bridge.delivery.commit import Committer
+from trio_bridge.delivery.replay import Replay
+from trio_bridge.errors import ConfigError, OutageError
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.spool.look import holder_of
 from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.text import count, duration, size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trio_bridge.config import Settings
     from trio_bridge.stores.base import Store
-
-BATCH_TIMEOUT_S = 10.0
-"""As the service's own replay."""
-
-
-class Flush:
-    """Replays one spool to its end, or until the database takes no more."""
-
-    def __init__(self, spool: Spool, store: Store) -> None:
-        self._spool = spool
-        self._committer = Committer(store)
-        self.replayed = 0
-        self.quarantined = 0
-
-    async def run(self, progress: Callable[[], None]) -> str | None:
-        """None when the spool is empty, else why the database did not take the rest.
-
-        Raises:
-            SpoolError: the spool can't be read or acknowledged.
-        """
-        while self._spool.holds_rows():
-            chunk = await self._spool.read()
-            records = [line.record for line in chunk.lines]
-            outcome = await self._committer.commit(
-                records, batch_timeout_s=BATCH_TIMEOUT_S, schema_timeout_s=SCHEMA_TIMEOUT_S
-            )
-            self.quarantined += await self._spool.acknowledge(chunk, outcome.done, outcome.rejected)
-            self.replayed += outcome.done - len(outcome.rejected)
-            if outcome.outage is not None:
-                return outcome.outage
-            progress()
-        return None
 
 
 async def run_flush(settings: Settings) -> bool:
@@ -72,7 +39,7 @@ async def run_flush(settings: Settings) -> bool:
         async with open_database(settings) as conninfo:
             store = PostgresStore(conninfo)
             try:
-                return await _flush(spool, store)
+                return await flush(spool, store, store.target)
             finally:
                 await store.aclose()
     finally:
@@ -93,9 +60,16 @@ async def _refuse_beside_a_service(settings: Settings) -> None:
         )
 
 
-async def _flush(spool: Spool, store: PostgresStore) -> bool:
+async def flush(spool: Spool, store: Store, target: str) -> bool:
+    """Replay the spool to its end, or until the database takes no more; True: it is empty now.
+
+    Raises:
+        SpoolError: the disk failed on the way.
+    """
     total, began = spool.backlog_bytes, trio.current_time()
-    flush = Flush(spool, store)
+    committer = Committer(store)
+    quarantined = 0
+    outage: OutageError | None = None
     columns = (
         TextColumn("replaying"),
         BarColumn(),
@@ -107,18 +81,21 @@ async def _flush(spool: Spool, store: PostgresStore) -> bool:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total, rows="")
 
-        def show() -> None:
-            bar.update(
-                task, completed=total - spool.backlog_bytes, rows=count(flush.replayed, "row")
-            )
+        def show(_: int, unfit: int) -> None:
+            nonlocal quarantined
+            quarantined += unfit
+            done = total - spool.backlog_bytes
+            bar.update(task, completed=done, rows=count(committer.committed, "row"))
 
-        outage = await flush.run(show)
+        try:
+            while spool.holds_rows():
+                await Replay(spool, committer, show).everything()
+        except OutageError as error:
+            outage = error
     took = duration(trio.current_time() - began)
-    print(f"{count(flush.replayed, 'row')} replayed into {store.target} in {took}")
-    if flush.quarantined:
-        print(
-            f"{count(flush.quarantined, 'line')} could not be stored: see {spool.quarantine_path}"
-        )
+    print(f"{count(committer.committed, 'row')} replayed into {target} in {took}")
+    if quarantined:
+        print(f"{count(quarantined, 'line')} could not be stored: see {spool.quarantine_path}")
     if outage is not None:
         left = size(spool.backlog_bytes)
         print(f"{left} stay in the spool, the database takes no more: {outage}", file=sys.stderr)

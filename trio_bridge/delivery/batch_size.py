@@ -1,36 +1,36 @@
-"""How many rows go into one transaction: as many as work."""
+"""How many rows go into one transaction: as many as the database takes."""
 
 from __future__ import annotations
 
 LARGEST_BATCH = 1_000
-"""More brings no more rows a second (measured), only longer transactions."""
+"""Larger batches are not faster (measured), only longer transactions."""
 
 
 class BatchSize:
     """Grows while batches are taken, shrinks when one is refused or fails.
 
-    A batch may fail for its size: the line is slow, the server ends long statements or is short of
-    memory. After a failure it grows again step by step, so that most batches are small enough.
+    A batch may fail because of its size: the line is slow, the server cancels long statements or is
+    short of memory. After such a failure the size grows again in small steps, so that most batches
+    are small enough.
 
-    A refused batch has a row among its own that the database will never take: the next batches
-    halve what is still suspect, until a batch of one is refused. One such row among 1,000 costs
-    about 20 statements, a thousand in a row two statements each. The caller goes on where it was:
-    behind what was taken, at the beginning of what was refused.
+    A refused batch contains a row that the database will never take. The next batches halve the
+    suspect rows until a batch of one is refused. One bad row among 1,000 costs about 20 statements;
+    a thousand bad rows in a row cost two statements each. The caller continues after a taken batch,
+    and at the beginning of a refused one.
     """
 
-    def __init__(self, largest: int = LARGEST_BATCH) -> None:
-        self._largest = largest
-        self._limit = largest
-        """So many may work; known better after each failure."""
+    def __init__(self) -> None:
+        self.rows = LARGEST_BATCH
+        """The size of the next batch."""
+        self._limit = LARGEST_BATCH
+        """Upper bound for the next batch; each failure lowers it."""
         self._works = 0
-        """So many have been taken."""
+        """The largest batch that was taken."""
         self._suspect = 0
-        """So many of the next rows are known to have a bad one among them."""
-        self.rows = largest
-        """How many to try next."""
+        """At least one of this many next rows is known to be bad."""
 
     def taken(self, size: int) -> None:
-        """A batch of `size` rows is in."""
+        """A batch of `size` rows was committed."""
         self._works = max(self._works, size)
         if self._suspect > size:
             self._suspect -= size
@@ -38,11 +38,11 @@ class BatchSize:
         else:
             self._suspect = 0
             if size >= self._limit:
-                self._limit = min(self._largest, self._limit + max(1, self._limit // 8))
+                self._limit = min(LARGEST_BATCH, self._limit + max(1, self._limit // 8))
             self.rows = min(self._limit, self.rows * 2)
 
     def refused(self, size: int) -> bool:
-        """A batch of `size` rows was refused; True when there is no other row to blame."""
+        """A batch of `size` rows was refused; returns whether that is the bad row itself."""
         self._suspect = 0
         if size == 1:
             return True
@@ -51,9 +51,9 @@ class BatchSize:
         return False
 
     def failed(self, size: int) -> None:
-        """A batch of `size` rows was not taken, for a reason that may be its size."""
+        """A batch of `size` rows failed, perhaps because of its size."""
         self._suspect = 0
         if size <= self._works:
-            self._works //= 2  # it was not the size, the first few times
+            self._works //= 2  # this size has worked: blame it only after a few failures
         else:
             self.rows = self._limit = max(1, size // 2)

@@ -1,4 +1,4 @@
-"""Commits rows in order, and finds the ones that the database will never take."""
+"""Commits rows in order, and isolates the ones that the database will never take."""
 
 from __future__ import annotations
 
@@ -24,30 +24,34 @@ if TYPE_CHECKING:
     from trio_bridge.stores.record import Record
 
 SCHEMA_TIMEOUT_S = 600.0
-"""For completing the tables where no row waits for it. The unique key of ten million rows takes
-longer than any batch, and what is given up half-way the server undoes: each attempt would begin at
-the beginning, for ever."""
+"""The time limit for completing the tables while no row waits for it. A unique key over ten million
+rows takes longer than any batch. The server undoes what its client gives up half-way, so a shorter
+limit would start again from the beginning, for ever."""
 
 TOO_NARROW = frozenset({"22001", "22003"})
-"""What a row is refused with that is longer or larger than its column takes: the first of them may
-be the column's fault. Tables that somebody made complete are not looked at otherwise."""
+"""SQLSTATEs of a value too long or too large for its column. The column may be too narrow, so
+the first one makes us check the tables; tables that look complete are not checked otherwise."""
 
 log = structlog.get_logger()
 
 
 class Outcome(NamedTuple):
-    """What became of a list of records: the first `done` are committed or rejected.
+    """The result of `commit`: the first `done` records are committed or rejected.
 
-    `outage` says why the others are not; whether the database took some of them is unknown.
+    `outage` is why the others are not; the database may have taken some of them all the same.
     """
 
     done: int
     rejected: list[Rejected]
-    outage: str | None
+    outage: OutageError | None
+
+    def raise_outage(self) -> None:
+        if self.outage is not None:
+            raise self.outage
 
 
 class Committer:
-    """Remembers how large a batch may be, so that a search goes on where a deadline cut it."""
+    """Remembers the batch size, so that the search for a bad row goes on after a deadline."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -63,11 +67,11 @@ class Committer:
         deadline: float = math.inf,
         schema_timeout_s: float = 0.0,
     ) -> Outcome:
-        """Write records in order, going around those that are rejected.
+        """Write records in order, leaving out those that the database rejects.
 
-        Each transaction may take `batch_timeout_s`, all together until `deadline`, an instant of
-        `trio.current_time()`; where that leaves less than `schema_timeout_s` for completing the
-        tables, that counts. Raises nothing but what is a bug.
+        Each transaction may take `batch_timeout_s`, all of them until `deadline`, an instant of
+        `trio.current_time()`. Completing the tables may take `schema_timeout_s` even if that is
+        longer. Only a bug raises.
         """
         done = 0
         rejected: list[Rejected] = []
@@ -79,11 +83,10 @@ class Committer:
                     min(deadline, trio.current_time() + batch_timeout_s),
                     schema_timeout_s,
                 )
-            except UnreachableError as error:
-                return Outcome(done, rejected, str(error))
             except OutageError as error:
-                self._batch.failed(len(batch))
-                return Outcome(done, rejected, str(error))
+                if not isinstance(error, UnreachableError):
+                    self._batch.failed(len(batch))
+                return Outcome(done, rejected, error)
             except RowRejectedError as error:
                 if self._batch.refused(len(batch)):
                     rejected.append(Rejected(done, error.sqlstate, str(error)))
@@ -115,7 +118,7 @@ class Committer:
         raise OutageError("no answer in time")
 
     def _say_missing(self, reason: str) -> None:
-        """Before the first row a new database is the rule; later somebody has dropped a table."""
+        """Before the first row this is a new database; later it means that a table was dropped."""
         if self.committed == 0:
             log.info("completing the tables", reason=reason)
         else:

@@ -3,20 +3,20 @@
 All rows of both tables wait in one line, the *queue*, until they are safe: committed, fsynced in
 the spool, or fsynced in the quarantine. Three rules keep the order:
 
-1. Rows leave the queue at its head only, and only under `_head`, so by one task at a time. (The
-   one exception is the rescue of a cancelled writer, which waits for nobody: it appends to the
-   spool what another task may be committing, and that is harmless.)
+1. Rows leave the queue only at its head and only under `_head`, so one task at a time takes them.
+   (The one exception is the rescue of a cancelled writer, which does not wait for the lock: it may
+   append to the spool what another task is committing, and that is harmless.)
 2. While the spool holds anything, the queue's head may only go behind it: into the spool, or into
-   the database after the spool was replayed to its end.
-3. The database belongs to one task at a time. CLOSED: to whoever holds `_head` (the writer, now and
-   then the flusher). HALF_OPEN: to the flusher. OPEN: to nobody.
+   the database after the spool has been replayed to its end.
+3. Only one task at a time uses the database. CLOSED: the one that holds `_head` (the writer,
+   sometimes the flusher). HALF_OPEN: the flusher. OPEN: none.
 
-Delivery's own events (a change of the breaker, quarantine, drops) are put at the queue's end like
-any other row; nothing is ever sent back through the channel, so nothing can wait for itself.
+Rows come through the outlet. Delivery's own events (a change of the breaker, quarantine, drops)
+take the same way, so they stay behind the rows that came before them.
 
-The queue is short-lived in normal life. It grows only while neither database nor disk takes rows;
-at `QUEUE_LIMIT` the newest rows are dropped, so that what is lost is one gap with a clear beginning
-and end, which an event then states.
+The queue is normally almost empty. It grows only while neither the database nor the disk takes
+rows. At `QUEUE_LIMIT` new rows are dropped, so that the loss is one gap with a clear beginning and
+end, and an event reports it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.delivery.commit import Committer
 from trio_bridge.delivery.notices import DeliveryNotices
 from trio_bridge.delivery.replay import Replay
-from trio_bridge.errors import SpoolError
+from trio_bridge.errors import OutageError, SpoolError
 from trio_bridge.events.rows import RowsSafe, SpoolUnwritable
-from trio_bridge.model import ApiEvent, ApiMode, Snapshot, utc_now
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
@@ -44,31 +43,35 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.delivery.breaker import DBCircuitBreaker
+    from trio_bridge.delivery.outlet import Outlet
+    from trio_bridge.model import ApiEvent, Snapshot
     from trio_bridge.stores.base import Store
     from trio_bridge.stores.record import Record
     from trio_bridge.stores.spool.spool import Spool
 
 QUEUE_LIMIT = 10_000
-"""Rows held in memory while neither the database nor the disk takes any: 14 hours of ticks."""
+"""Rows held in memory while neither the database nor the disk takes any: 14 hours at one row every
+5 s."""
 
 DISK_RETRY_S = 1.0
-"""Pause between two tries to spool while the disk refuses."""
+"""Pause between two attempts to spool while the disk refuses."""
 
 WORTH_TRYING = 0.25
-"""The part of the database's time that must be left of a row's, else it goes to the spool."""
+"""A row goes to the database only if at least this fraction of `db_timeout_s` is left for it, else
+to the spool."""
 
 QUICK_ENOUGH = 0.5
-"""The part of the database's time for a row within which a replay has to end for the writer to take
-over while rows come."""
+"""While rows come, the writer takes over from the flusher only if the last replay took less than
+this fraction of `db_timeout_s`."""
 
 RESCUE_TIMEOUT_S = 2.0
-"""For bringing the queue to disk when the writer is cancelled."""
+"""How long a cancelled writer may take to write the queue to disk."""
 
 log = structlog.get_logger()
 
 
 class Waiting(NamedTuple):
-    """A row in the queue; `since` is when it came, on the monotonic clock, in seconds."""
+    """A row in the queue. `since`: when it was accepted, in seconds of `trio.current_time()`."""
 
     record: Record
     since: float
@@ -77,7 +80,7 @@ class Waiting(NamedTuple):
 
 @dataclass
 class DeliveryStatus:
-    """What happened to rows so far, for other tasks to read."""
+    """How many rows went where, since the start; other tasks read it."""
 
     committed: int = 0
     spooled: int = 0
@@ -88,8 +91,8 @@ class DeliveryStatus:
 class Delivery:
     """Takes rows from anyone (`accept`) and makes them safe (`deliver_all`, `flush`).
 
-    `deliver_all` is the writer's, `flush` the flusher's. When the spool holds rows of an earlier
-    run, the database is left to the flusher until they are in, before any row of this run.
+    The writer runs `deliver_all`, the flusher `flush`. When the spool holds rows of an earlier run,
+    the circuit starts open, so that the flusher replays them before any row of this run.
     """
 
     def __init__(
@@ -97,15 +100,14 @@ class Delivery:
         store: Store,
         spool: Spool,
         breaker: DBCircuitBreaker,
+        outlet: Outlet,
         *,
         db_timeout_s: float,
-        api_mode: ApiMode = ApiMode.SOCKET,
-        now: Callable[[], datetime] = utc_now,
-        watch: Callable[[Snapshot | ApiEvent], None] | None = None,
-        safe: Callable[[Record, float], None] | None = None,
+        watch: Callable[[Snapshot | ApiEvent], None] = lambda item: None,
+        safe: Callable[[Record, float], None] = lambda record, waited_s: None,
     ) -> None:
-        """`watch` is told of every row and event, delivery's own too, and `safe` of each that has
-        become safe, with the seconds it took; they never wait and never raise."""
+        """`watch` is called with every row and event, delivery's own too; `safe` with each that has
+        become safe, and the seconds that took. Neither may wait or raise."""
         self._watch = watch
         self._safe = safe
         self._spool = spool
@@ -116,19 +118,19 @@ class Delivery:
         self._wake = trio.Event()
         self._committer = Committer(store)
         self._replay = Replay(spool, self._committer, self._count)
-        self._notices = DeliveryNotices(
-            self.accept, api_mode=api_mode, quarantine_path=spool.quarantine_path, now=now
-        )
+        self._outlet = outlet
+        self._notices = DeliveryNotices(outlet.emit, quarantine_path=spool.quarantine_path)
         self._ended = False
         self._disk_fails = False
         self.status = DeliveryStatus()
         if spool.backlog_bytes:
             reason = f"{spool.backlog_bytes} bytes of an earlier run wait in the spool"
             self._notices.changed(breaker.hold_back(reason))
+            outlet.receive_pending(self.accept)  # before anybody watches: it is worth no alert
 
     @property
     def waiting(self) -> int:
-        """Rows that are not safe yet."""
+        """Rows in the queue, which are not safe yet."""
         return len(self._queue)
 
     @property
@@ -139,20 +141,16 @@ class Delivery:
     def backlog_bytes(self) -> int:
         return self._spool.backlog_bytes
 
-    # The way in. Nothing here waits or raises.
+    # The way in.
 
-    def follow(self, receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent]) -> None:
-        """Keep delivery's own events behind the rows that are still in this channel."""
-        self._notices.follow(receive)
-
-    def accept_own(self) -> None:
-        """The receiver of that channel has caught up: delivery's own events may follow."""
-        self._notices.pass_on()
+    async def receive_all(self) -> None:
+        """Accept everything that comes out of the outlet, until it is closed and empty."""
+        await self._outlet.receive_all(self.accept)
+        self.end()
 
     def accept(self, item: Snapshot | ApiEvent) -> None:
-        """Put a row at the end of the queue; at the limit it is dropped and counted."""
-        if self._watch is not None:
-            self._watch(item)
+        """Put a row at the end of the queue; a full queue drops it and counts it."""
+        self._watch(item)
         if len(self._queue) >= QUEUE_LIMIT:
             self.status.dropped += 1
             self._notices.dropped(item.timestamp)
@@ -161,20 +159,22 @@ class Delivery:
         self._wake.set()
 
     def end(self) -> None:
-        """No more rows will come: the writer ends when all is safe, no flush begins or goes on."""
+        """No more rows will come: the writer ends when all are safe, and no flush begins or goes
+        on."""
         self._ended = True
+        self._outlet.end(self.accept)
         self._notices.end()
         self._wake.set()
 
     # The writer's side.
 
     async def deliver_all(self) -> None:
-        """Make rows safe as they come, until `end` was called and none is left."""
+        """Make rows safe as they come, until `end` has been called and none is left."""
         while True:
             if self._queue:
                 await self._deliver()
             elif self._ended:
-                async with self._head:  # the flusher's last word may still become a row
+                async with self._head:  # the flusher may still report something
                     if not self._queue:
                         return
             if self._disk_fails or (self._spool.unsettled and not self._queue):
@@ -185,7 +185,8 @@ class Delivery:
                 await self._news()
 
     async def rescue(self) -> None:
-        """Bring the queue to disk whatever else goes on; bounded, for the writer's last moment."""
+        """Write the queue to disk, whatever else goes on, within `RESCUE_TIMEOUT_S`: the last thing
+        a writer does."""
         with trio.move_on_after(RESCUE_TIMEOUT_S, shield=True):
             await self._spool_queue()
             await self._settle_spool()
@@ -205,7 +206,7 @@ class Delivery:
                 now = trio.current_time()
                 deadline = self._queue[0].since + self._db_timeout_s
                 if self._disk_fails:
-                    deadline = now + self._db_timeout_s  # there is no other way for these rows
+                    deadline = now + self._db_timeout_s  # the disk takes none of them
                 if deadline - now >= WORTH_TRYING * self._db_timeout_s and await self._to_database(
                     deadline
                 ):
@@ -217,25 +218,25 @@ class Delivery:
         await self._wake.wait()
 
     async def _to_database(self, deadline: float) -> bool:
-        """CLOSED: replay what little the spool holds, then write the queue's head."""
-        try:
-            outage = None
-            while outage is None and self._spool.holds_rows():
-                outage = await self._replay.one_chunk(
-                    batch_timeout_s=self._db_timeout_s, deadline=deadline
-                )
-            if outage is None:
-                outage = await self._write_head(deadline)
-        except SpoolError as error:
-            outage = str(error)  # nothing gets past rows that can't be read
-        if outage is None:
-            return True
-        log.warning("database does not take rows", reason=outage)
-        self._notices.changed(self._breaker.record_failure(outage))
-        return False
+        """CLOSED: replay what little the spool holds, then write the queue's head.
 
-    async def _write_head(self, deadline: float) -> str | None:
-        """Commit up to one batch of the queue; None, or why the database did not take it."""
+        Returns whether the database took it; a failure is logged and counted here."""
+        try:
+            await self._replay_rest(deadline)
+            await self._write_head(deadline)
+        except (OutageError, SpoolError) as error:  # no row may overtake unreadable ones
+            log.warning("database does not take rows", reason=str(error))
+            self._notices.changed(self._breaker.record_failure(str(error)))
+            return False
+        return True
+
+    async def _replay_rest(self, deadline: float) -> None:
+        """Empty the spool while new rows wait in memory, so only as long as they may wait."""
+        while self._spool.holds_rows():
+            await self._replay.one_chunk(batch_timeout_s=self._db_timeout_s, deadline=deadline)
+
+    async def _write_head(self, deadline: float) -> None:
+        """Commit up to one batch of the queue."""
         head = list(islice(self._queue, LARGEST_BATCH))
         outcome = await self._committer.commit(
             [row.record for row in head], batch_timeout_s=self._db_timeout_s, deadline=deadline
@@ -245,10 +246,10 @@ class Delivery:
         rejected = {number for number, *_ in outcome.rejected}
         self._leave_queue(head[: outcome.done], rejected)
         self._count(outcome.done, len(rejected))
-        return outcome.outage
+        outcome.raise_outage()
 
     async def _spool_queue(self) -> None:
-        """Append everything that waits; what the disk refuses goes on waiting."""
+        """Append the queue to the spool; what the disk refuses stays in the queue."""
         while self._queue:
             head = list(islice(self._queue, LARGEST_BATCH))
             try:
@@ -268,10 +269,10 @@ class Delivery:
 
     def _leave_queue(self, safe: Iterable[Waiting], rejected: Container[int] = ()) -> None:
         for number, row in enumerate(safe):
-            # A rescue may have taken the row out meanwhile.
+            # A rescue may have taken the row out in the meantime.
             if self._queue and self._queue[0] is row:
                 self._queue.popleft()
-                if self._safe is not None and number not in rejected:
+                if number not in rejected:
                     self._safe(row.record, trio.current_time() - row.since)
         if not self._queue:
             self._all_safe()
@@ -279,9 +280,9 @@ class Delivery:
     # The flusher's side.
 
     async def flush(self) -> None:
-        """Replay the spool in order until it is empty, then give the database to the writer.
+        """Replay the spool in order until it is empty, then let the writer use the database again.
 
-        Ends early when the database does not take rows, or when `end` was called.
+        Stops early when the database does not take rows, or when `end` was called.
         """
         self._notices.quarantined(0)
         if self._ended:
@@ -294,72 +295,58 @@ class Delivery:
     async def _replay_backlog(self) -> None:
         self._notices.changed(self._breaker.probe(f"{self._spool.backlog_bytes} bytes to replay"))
         try:
-            outage = await self._replay_all()
-        except SpoolError as error:
-            log.error("spool can't be replayed", reason=str(error))
-            outage = str(error)
-        if outage is not None and not self._ended:
-            log.warning("replay stopped", reason=outage)
-            self._notices.changed(self._breaker.record_failure(outage))
+            await self._replay_all()
+        except (OutageError, SpoolError) as error:
+            if isinstance(error, SpoolError):
+                log.error("spool can't be replayed", reason=str(error))
+            if not self._ended:
+                log.warning("replay stopped", reason=str(error))
+                self._notices.changed(self._breaker.record_failure(str(error)))
 
     async def _flush_leftovers(self) -> None:
-        """One or two failures left rows in the spool, and no row came since to take them along."""
+        """Replay what one or two failures left in the spool, if no new row has taken it along."""
         async with self._head:
             if self._breaker.state is BreakerState.CLOSED and self._spool.holds_rows():
                 await self._to_database(trio.current_time() + self._db_timeout_s)
 
-    async def _replay_all(self) -> str | None:
+    async def _replay_all(self) -> None:
         committed = self.status.committed
-        outage = None
-        while outage is None and not self._ended:
+        while not self._ended:
             began = trio.current_time()
             if self._spool.holds_rows():
-                outage = await self._replay.everything(until=lambda: self._ended)
-                took_s = trio.current_time() - began
-                if outage is not None or took_s >= QUICK_ENOUGH * self._db_timeout_s:
-                    continue  # many rows may have come meanwhile
+                await self._replay.everything(until=lambda: self._ended)
+                if trio.current_time() - began >= QUICK_ENOUGH * self._db_timeout_s:
+                    continue  # many rows may have come in the meantime
             # Under the lock no row is on its way into the spool, and nothing is awaited between the
-            # check and the change: no row can slip behind a closed circuit.
+            # check and the change: no row can be spooled once the circuit is closed.
             async with self._head:
-                if not await self._replay_last():
-                    continue
+                # If rows come faster than the database answers, the spool would never be empty. So
+                # the last of it is replayed while new rows wait in memory.
+                try:
+                    await self._replay_rest(trio.current_time() + self._db_timeout_s)
+                except OutageError:
+                    continue  # too slow for that, or down: the next replay will show
                 if self.status.committed > committed or not self._queue:
                     self._notices.changed(self._breaker.close("everything is replayed"))
-                    return None
-                # The disk is full and the rows wait in memory: they are the probe.
-                outage = await self._write_head(trio.current_time() + self._db_timeout_s)
-        return outage
+                    return
+                # The disk is full and the rows wait in memory: try the database with them.
+                await self._write_head(trio.current_time() + self._db_timeout_s)
 
-    async def _replay_last(self) -> bool:
-        """Under the lock, while new rows wait in memory: replay what came since the last look.
-
-        Else rows that come faster than the database answers would keep the spool from ever being
-        empty. False: the database is too slow for that, or gone, which the next replay tells.
-        """
-        deadline = trio.current_time() + self._db_timeout_s
-        while self._spool.holds_rows():
-            outage = await self._replay.one_chunk(
-                batch_timeout_s=self._db_timeout_s, deadline=deadline
-            )
-            if outage is not None:
-                return False
-        return True
-
-    # What there is to tell.
+    # What is reported.
 
     def _disk_trouble(self, error: SpoolError) -> None:
         if not self._disk_fails:
             self._disk_fails = True
-            self._notices.say(SpoolUnwritable(QUEUE_LIMIT, str(error)))
+            self._notices.emit(SpoolUnwritable(QUEUE_LIMIT, str(error)))
 
     def _all_safe(self) -> None:
         if self._disk_fails:
             self._disk_fails = False
-            self._notices.say(RowsSafe())
+            self._notices.emit(RowsSafe())
         self._notices.gap_ended()
 
     def _count(self, answered: int, quarantined: int) -> None:
-        """The database has answered to so many rows, or lines went to the quarantine."""
+        """The database committed or rejected `answered` rows; `quarantined` were set aside."""
         if answered:
             self._breaker.record_success()
         self.status.committed = self._committer.committed

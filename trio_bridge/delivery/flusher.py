@@ -1,4 +1,4 @@
-"""Brings the spool into the database: at once after the start, then on a grid."""
+"""The flusher: replays the spool into the database at the start and then on a grid."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 async def run_flusher(delivery: Delivery, interval_s: float) -> None:
-    """Flush every `interval_s` seconds, until it is cancelled.
+    """Flush every `interval_s` seconds, until cancelled.
 
-    A flush that takes longer than the interval loses the slots that it covers. It may be cancelled
-    at any time: what it was replaying is replayed again, harmlessly.
+    A flush that takes longer than the interval skips the slots that it covers. Cancelling it is
+    safe at any time: what it was replaying is replayed again, which is harmless.
     """
     grid = Grid(trio.current_time(), interval_s)
     slot = 0

@@ -1,4 +1,4 @@
-"""Brings the rows of the spool into the database, in order, chunk by chunk."""
+"""Replays the spool into the database, in order, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from trio_bridge.stores.spool.spool import Spool
 
 REPLAY_TIMEOUT_S = 10.0
-"""For one replayed batch while no new row waits for it (they go to the spool meanwhile)."""
+"""The time limit of one replayed batch while no new row waits for it (new rows are spooled)."""
 
 DURABLE_EVERY = 30
-"""In a long replay so many chunks share one durable acknowledgement: the database has to wait for
-the same disk, and what a crash lets come twice is there once."""
+"""In a long replay this many chunks share one durable acknowledgement: the database may need the
+same disk. After a crash some rows are sent again; their `event_id` keeps them single."""
 
 
 @dataclass
 class _DiskTurn:
-    """The disk's work while the database takes a chunk, and what came of it."""
+    """The disk's work while the database takes a chunk, and its results."""
 
     durably: bool
     ahead: Chunk | None = None
@@ -37,8 +37,8 @@ class _DiskTurn:
 
 
 class Replay:
-    """`done` is told of every chunk: how many of its rows were committed or rejected, how many
-    lines went to the quarantine."""
+    """`done` is called after every chunk: how many of its rows were committed or rejected, and how
+    many lines went to the quarantine."""
 
     def __init__(
         self, spool: Spool, committer: Committer, done: Callable[[int, int], None]
@@ -47,29 +47,29 @@ class Replay:
         self._committer = committer
         self._done = done
 
-    async def one_chunk(self, *, batch_timeout_s: float, deadline: float) -> str | None:
-        """Replay the next lines; None, or why the database did not take them.
-
-        `deadline` is an instant of `trio.current_time()`.
+    async def one_chunk(self, *, batch_timeout_s: float, deadline: float) -> None:
+        """Replay the next lines until `deadline`, an instant of `trio.current_time()`.
 
         Raises:
+            OutageError: the database did not take all of them.
             SpoolError: the spool can't be read or acknowledged.
         """
         chunk = await self._spool.read()
         outcome = await self._commit(chunk, batch_timeout_s=batch_timeout_s, deadline=deadline)
         await self._acknowledge(chunk, outcome)
-        return outcome.outage
+        outcome.raise_outage()
 
-    async def everything(self, *, until: Callable[[], bool]) -> str | None:
-        """Replay what the spool holds now; None, or why the database did not take it.
+    async def everything(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Replay what the spool holds now.
 
         While the database takes a chunk, the disk acknowledges the one before and reads the next.
         `until` ends it between two chunks.
 
         Raises:
+            OutageError: the database did not take all of it.
             SpoolError: the spool can't be read or acknowledged.
         """
-        end = self._spool.end  # what comes behind it, faster than we are perhaps, is left
+        end = self._spool.end  # rows may come faster than they are replayed: those are left
         chunk = await self._spool.read()
         before: tuple[Chunk, Outcome] | None = None
         for number in count(1):
@@ -87,10 +87,9 @@ class Replay:
             if turn.ahead is None or outcome.outage is not None or chunk.end >= end:
                 break
             chunk = turn.ahead
-        if before is None:
-            return None
-        await self._acknowledge(*before)
-        return before[1].outage
+        if before is not None:
+            await self._acknowledge(*before)
+            before[1].raise_outage()
 
     async def _take_turn(
         self, turn: _DiskTurn, before: tuple[Chunk, Outcome] | None, chunk: Chunk

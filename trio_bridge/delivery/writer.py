@@ -1,4 +1,4 @@
-"""The one receiver of the channel: from here on a row is delivery's, until it is safe."""
+"""The writer: takes rows out of the outlet and makes them safe, also when it is cancelled."""
 
 from __future__ import annotations
 
@@ -8,49 +8,19 @@ import trio
 
 if TYPE_CHECKING:
     from trio_bridge.delivery.delivery import Delivery
-    from trio_bridge.model import ApiEvent, Snapshot
 
 
-async def run_writer(
-    receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent], delivery: Delivery
-) -> None:
-    """Take rows at once, whatever the database does; return when the channel ended and all is safe.
+async def run_writer(delivery: Delivery) -> None:
+    """Accept rows as soon as they come, whatever the database does; return when the outlet is
+    closed and all rows are safe.
 
-    A sender therefore never waits long, and a row's time is counted from its sending. When this is
-    cancelled, or anything in it crashes, what it holds and what the channel still holds is fsynced
-    first, shielded, for at most `RESCUE_TIMEOUT_S`.
+    A row's time limit therefore begins when it is sent. When this is cancelled or crashes, all rows
+    in the queue and in the outlet are fsynced first, shielded, within `RESCUE_TIMEOUT_S`.
     """
-    delivery.follow(receive)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_receive, receive, delivery)
+            nursery.start_soon(delivery.receive_all)
             await delivery.deliver_all()
     finally:
-        _receive_pending(receive, delivery)
         delivery.end()
         await delivery.rescue()
-
-
-async def _receive(
-    receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent], delivery: Delivery
-) -> None:
-    while _receive_pending(receive, delivery):
-        delivery.accept_own()
-        try:
-            delivery.accept(await receive.receive())
-        except trio.EndOfChannel:
-            break
-    delivery.end()
-
-
-def _receive_pending(
-    receive: trio.MemoryReceiveChannel[Snapshot | ApiEvent], delivery: Delivery
-) -> bool:
-    """Take what has piled up; False when the channel has ended."""
-    try:
-        while True:
-            delivery.accept(receive.receive_nowait())
-    except trio.WouldBlock:
-        return True
-    except (trio.EndOfChannel, trio.ClosedResourceError):
-        return False

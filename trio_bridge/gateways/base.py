@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.readiness import Blocked
 
 
+NEVER_CONNECTED = "never connected"
+"""What `wait_lost` has to say before the first connection."""
+
+
 class EventSink(Protocol):
     """Takes an event for `api_logs`. Never blocks, never raises."""
 

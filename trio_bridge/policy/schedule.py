@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 TOLERANCE = 0.5
 """How late a slot may still be served, as a fraction of the interval."""
 
+STOOD_STILL_S = 5.0
+"""What happens this much later than it was due shows that the process was stopped: what the gateway
+has sent in the meantime is still to be read."""
+
 
 class NextSlot(NamedTuple):
     """The slot to serve next, and how many slots before it can no longer be served."""

@@ -1,4 +1,4 @@
-"""What the tasks need of a database, so that a fake can stand in for it."""
+"""What delivery needs from a database, so that a fake can stand in for it."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """A database that takes records exactly once, told apart by their `event_id`."""
+    """A database that stores each record once; `event_id` identifies it."""
 
     async def write(self, records: Sequence[Record]) -> int:
-        """Commit all records in one transaction, in order; return how many were new (Citus
-        counts the ones that were there already as well).
+        """Commit all records in one transaction, in order; return how many were new (Citus also
+        counts those that were already there).
 
-        The caller bounds it with a cancel scope. Cancelled or timed out, the outcome is unknown
-        and the connection is dropped at once; writing the same records again is harmless.
+        The caller sets a time limit with a cancel scope. A cancelled write drops the connection at
+        once and has an unknown outcome; writing the same records again is harmless.
 
         Raises:
-            OutageError: not now; the outcome may be unknown.
-            RowRejectedError: at least one of the records will never be taken; none was written.
+            OutageError: the database can't take them now; the outcome may be unknown.
+            RowRejectedError: at least one record will never be taken; none was written.
             SchemaMissingError: a table or column is missing; none was written.
         """
         ...
 
     async def ensure_schema(self) -> None:
-        """Make or complete the tables (`stores.schema.ensure_bridge_schema`).
+        """Make or complete the tables (`stores.database.schema.ensure_bridge_schema`).
 
         Raises:
-            OutageError: not now.
+            OutageError: the database can't do it now.
         """
         ...
 
     async def aclose(self) -> None:
-        """Close the connection, if there is one; never waits for the server."""
+        """Close the connection, if there is one, without waiting for the server."""
         ...

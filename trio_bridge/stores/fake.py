@@ -1,4 +1,4 @@
-"""A database in memory that fails in every way a real one does, on demand."""
+"""A database in memory that fails on demand, in every way a real one does."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def rejects_nul(record: Record) -> str | None:
 class FakeStore:
     """Implements `stores.base.Store`.
 
-    `next_troubles` apply to one write each, in order; then `trouble` applies while it is set.
-    `freeze` stops the whole server as SIGSTOP does: a statement that was under way may still commit
-    when it thaws, long after its client has given up.
+    Each of `next_troubles` applies to one write, in order; after them `trouble` while it is set.
+    `freeze` stops the whole server as SIGSTOP does: a statement in progress may still commit when
+    it thaws, long after its client has given up.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class FakeStore:
         self.ensure_schema_helps = True
         self.schema_calls = 0
         self.batches: list[list[Record]] = []
-        """What each write brought, whether it was committed or not."""
+        """The records of each write, committed or not."""
         self.in_use = False
         self._ids: set[tuple[str, str]] = set()
         self._schema_missing = False
@@ -83,16 +83,16 @@ class FakeStore:
         await trio.lowlevel.checkpoint()
 
     def drop_schema(self) -> None:
-        """Someone drops a table; for the test's ease the rows come back with it."""
+        """A table is dropped; to keep tests simple its rows come back with it."""
         self._schema_missing = True
 
     def freeze(self) -> None:
-        """Stop answering, in the middle of whatever is going on."""
+        """Stop answering, also in the middle of a statement."""
         if self._thawed is None:
             self._thawed = trio.Event()
 
     def thaw(self, *, commit_late: bool) -> None:
-        """Go on; `commit_late` says whether the statement under way had arrived in full."""
+        """Go on; `commit_late`: the statement in progress had arrived completely."""
         if self._thawed is None:
             return
         if commit_late:
@@ -128,7 +128,7 @@ class FakeStore:
         if self._thawed is None:
             await trio.sleep(self.latency_s)
         if self._thawed is not None:
-            # Only the first statement got through; whoever comes later does not even connect.
+            # Only the first statement got through; later ones do not even connect.
             if not self._under_way:
                 self._under_way = list(records)
             await self._thawed.wait()

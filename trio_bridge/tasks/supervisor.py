@@ -31,6 +31,7 @@ from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.reset_window import eastern_text, hold_until
+from trio_bridge.policy.schedule import STOOD_STILL_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -43,10 +44,6 @@ LONGEST_NAP_S = 30.0
 """A hold re-reads the wall clock at least this often: a laptop that slept must not oversleep."""
 
 MISSES_ALLOWED = 1
-
-STOOD_STILL_S = 5.0
-"""A probe that is so late is one of a process that was stopped: what the gateway said meanwhile, if
-anything, is still to be read."""
 
 
 class State(StrEnum):

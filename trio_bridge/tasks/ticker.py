@@ -11,7 +11,7 @@ import trio
 from trio_bridge.events.rows import RowsMissed, RowsResumed, SlotsSkipped
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import Snapshot, utc_now
-from trio_bridge.policy.schedule import Grid
+from trio_bridge.policy.schedule import STOOD_STILL_S, Grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.base import EventSink, IBridgeBase
     from trio_bridge.gateways.readiness import Blocked
 
-STOOD_STILL_S = 5.0
-"""A slot that comes so late is one of a process that was stopped. With a long interval it may still
-be served; but first must be read what the gateway said meanwhile, and be asked whether it lives."""
-
 CATCH_UP_S = 1.0
+"""After such a stop, the time for reading what the gateway has sent and for probing it. With a long
+interval the slot may still be served after that."""
 
 log = structlog.get_logger()
 

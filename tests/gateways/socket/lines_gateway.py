@@ -55,7 +55,7 @@ class LinesGateway:
         self.first_answer: dict[int, float] = {}
         self.messages: list[float] = []
         self.sent: list[tuple[float, Action]] = []
-        self.refusals: list[tuple[float, int, bool]] = []
+        self.refusals: list[tuple[float, int]] = []
         self.competing_news: list[float] = []
         self.told_10197: set[int] = set()
         self.subscriptions: defaultdict[int, int] = defaultdict(int)
@@ -188,7 +188,8 @@ class LinesGateway:
             self.lines.given_up(con_id)
         else:
             del self.subscribed[con_id]
-            self.refusals.append((self.now, con_id, self.lines.refused(con_id, self.now)))
+            self.refusals.append((self.now, con_id))
+            self.lines.refused(con_id, self.now)
 
 
 def most_in_any_second(times: list[float]) -> int:

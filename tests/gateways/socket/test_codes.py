@@ -41,5 +41,16 @@ def test_a_code_that_is_not_in_the_table_never_tears_anything_down() -> None:
     assert reaction_to(399) is Reaction.INVALID_REQUEST
 
 
-def test_every_reaction_has_a_code_or_is_a_default() -> None:
-    assert {*REACTIONS.values(), Reaction.REMARK} == {*Reaction}
+@pytest.mark.parametrize("code", [321, 399, 2199])
+def test_the_limit_of_sub_accounts_has_a_text_but_no_code(code: int) -> None:
+    text = "Positions info is not supported for masters with more than 50 Sub-Accounts"
+    assert reaction_to(code, text) is Reaction.SUB_ACCOUNTS
+
+
+def test_what_a_text_holds_changes_nothing_about_a_code_with_a_meaning() -> None:
+    for code in REACTIONS.keys() - {321}:
+        assert reaction_to(code, "50 sub-accounts") is REACTIONS[code]
+
+
+def test_every_reaction_has_a_code_or_is_a_default_or_has_a_text() -> None:
+    assert {*REACTIONS.values(), Reaction.REMARK, Reaction.SUB_ACCOUNTS} == {*Reaction}

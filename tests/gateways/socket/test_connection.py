@@ -28,6 +28,7 @@ from tests.support.heard import because
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.gateway import ConnectionLost, GatewayAnswers, GatewaySilent, Reconnecting
 from trio_bridge.gateways.readiness import Reason
+from trio_bridge.gateways.socket import asking
 from trio_bridge.gateways.socket import connection as socket_session
 from trio_bridge.gateways.socket.connection import HANDSHAKE_TIMEOUT_S, POSITIONS_TIMEOUT_S
 from trio_bridge.gateways.socket.heartbeat import PROBE_TIMEOUT_S
@@ -191,7 +192,7 @@ async def test_a_download_that_takes_long_is_waited_for_while_it_goes_on(
 async def test_a_download_without_an_end_is_given_up(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_session, "LONGEST_DOWNLOAD_S", 40.0)
+    monkeypatch.setattr(asking, "LONGEST_ANSWER_S", 40.0)
     async with socket_rig(still_book(options=40), connect=False) as rig:
         rig.sim.download_delay_s = 2.0
         began = trio.current_time()
@@ -218,7 +219,7 @@ async def test_an_answer_that_comes_with_the_end_of_the_connection_is_of_no_use(
     async def answered_and_lost(self: Any, *arguments: Any) -> Any:
         answer = await request(self, *arguments)
         rig.sim.drop_connections()
-        while rig.bridge._connection is None or not rig.bridge._connection.lost_error.text:
+        while rig.bridge._connection is None or not rig.bridge._connection.ending:
             await asyncio.sleep(0.01)
         return answer
 

@@ -66,7 +66,7 @@ def rows_of_living_connections(
 
     def judge_both(row: Snapshot) -> str | None:
         session = rig.bridge._connection
-        if session is None or session.lost_error.text:
+        if session is None or session.ending:
             return f"a row of a connection that was lost: {row}"
         return judge(row)
 

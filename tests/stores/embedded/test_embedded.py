@@ -21,18 +21,11 @@ from tests.support.postgres import reachable_directory
 from trio_bridge.errors import ConfigError, StartError
 from trio_bridge.events.service import EmbeddedEnded, EmbeddedFailed, EmbeddedRestarted
 from trio_bridge.stores.database.connection import TrioConnection
-from trio_bridge.stores.embedded import (
-    binaries,
-    cluster,
-    default_directory,
-    open_embedded,
-    process,
-    running_conninfo,
-    server,
-)
+from trio_bridge.stores.embedded import binaries, cluster, process, server
 from trio_bridge.stores.embedded.binaries import Installation, bundled_bindir, installations
-from trio_bridge.stores.embedded.cluster import Room
+from trio_bridge.stores.embedded.cluster import Room, default_directory
 from trio_bridge.stores.embedded.process import Account, Tie, spawn
+from trio_bridge.stores.embedded.server import open_embedded, running_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +40,7 @@ as_root = pytest.mark.skipif(not ROOT, reason="needs to be root")
 OWNER = """
 import sys, trio
 from pathlib import Path
-from trio_bridge.stores.embedded import open_embedded
+from trio_bridge.stores.embedded.server import open_embedded
 
 async def main():
     async with open_embedded(Path(sys.argv[1])) as conninfo:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage, discard_event
+from trio_bridge.gateways.base import (
+    NEVER_CONNECTED,
+    IBridgeBase,
+    RiskInputs,
+    Usage,
+    discard_event,
+)
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.connection import Connection
 from trio_bridge.gateways.socket.lines import MarketLines
@@ -86,7 +92,7 @@ class SocketBridge(IBridgeBase):
 
     async def wait_lost(self) -> str:
         if self._connection is None:
-            return "never connected"
+            return NEVER_CONNECTED
         return await self._connection.wait_lost()
 
     async def probe(self) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from asyncio import Transport
     from collections.abc import Callable
 
+    from ib_async import Contract, Position
+
 CLOSE_TIMEOUT_S = 1.0
 
 READ_BYTES = 256 * 1024
@@ -51,8 +53,8 @@ details, market data type, positions, end of positions: what an observer's quest
 class Listener(Protocol):
     """What is done about the gateway's messages: at once, and without waiting for anything."""
 
-    def error(self, request_id: int, code: int, text: str, contract: Any) -> None: ...
-    def position(self, position: Any) -> None: ...
+    def error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None: ...
+    def position(self, position: Position) -> None: ...
     def current_time(self) -> None: ...
     def data_type_changes(self, request_id: int) -> None:
         """What comes for this request is of another kind from now on."""

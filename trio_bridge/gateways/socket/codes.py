@@ -8,6 +8,7 @@ or subscriptions (everything else).
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import Literal, TypeAlias
 
 
 class Reaction(Enum):
@@ -47,8 +48,20 @@ class Reaction(Enum):
     """The owner uses the market data elsewhere: wait, and come back when that ends."""
     INVALID_REQUEST = auto()
     """The gateway did not accept a request: log it with its contract."""
+    SUB_ACCOUNTS = auto()
+    """No positions for a login with more than 50 sub-accounts: end the attempt, say what to do."""
     REMARK = auto()
     """A warning that is not in the table: worth a line, nothing else."""
+
+
+Refusal: TypeAlias = Literal[
+    Reaction.TOO_MANY_LINES,
+    Reaction.UNKNOWN_CONTRACT,
+    Reaction.NOT_SUBSCRIBED,
+    Reaction.COMPETING_SESSION,
+    Reaction.INVALID_REQUEST,
+]
+"""What may end one contract's subscription."""
 
 
 REACTIONS: dict[int, Reaction] = {
@@ -87,12 +100,20 @@ REACTIONS: dict[int, Reaction] = {
 
 WARNINGS = range(2100, 2200)
 
+SUB_ACCOUNTS_HINT = "subaccount"
+"""Part of the text that refuses reqPositions to masters of more than 50 sub-accounts: it has no
+code of its own."""
+
 NOTHING_TO_CANCEL = frozenset({101, 200, 354, 10089, 10168, 10186})
 """After these the gateway holds no subscription for certain. After others it may: what is not
 cancelled then would use up one of the market-data lines for good."""
 
 
-def reaction_to(code: int) -> Reaction:
-    """The reaction to a code; an error that is not in the table counts as a refused request."""
+def reaction_to(code: int, text: str = "") -> Reaction:
+    """The reaction to a message; a code that is not in the table counts as a refused request."""
     default = Reaction.REMARK if code in WARNINGS else Reaction.INVALID_REQUEST
-    return REACTIONS.get(code, default)
+    reaction = REACTIONS.get(code, default)
+    may_be_it = reaction in (Reaction.REMARK, Reaction.INVALID_REQUEST)
+    if may_be_it and SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
+        return Reaction.SUB_ACCOUNTS
+    return reaction

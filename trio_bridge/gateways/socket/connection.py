@@ -10,10 +10,9 @@ next row.
 from __future__ import annotations
 
 import functools
-import math
 from contextlib import suppress
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, TypeVar, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import structlog
 import trio
@@ -24,7 +23,7 @@ from trio_bridge.errors import BridgeError, GatewayError
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.readiness import SETTLE_S, Reason, Settling
-from trio_bridge.gateways.socket.address import explain, resolve
+from trio_bridge.gateways.socket.asking import Asking, Loss, resolve
 from trio_bridge.gateways.socket.client import GatewayClient
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
 from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
@@ -32,7 +31,7 @@ from trio_bridge.gateways.socket.notices import Notices
 from trio_bridge.gateways.socket.subscriptions import POLL_S, Subscriptions
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from ib_async import Position
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
@@ -40,13 +39,10 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.socket.holdings import Details
     from trio_bridge.gateways.socket.lines import MarketLines
 
-T = TypeVar("T")
-
 HANDSHAKE_TIMEOUT_S = 10.0
 POSITIONS_TIMEOUT_S = 30.0
 """From one position to the next, or to the end of them."""
 
-LONGEST_DOWNLOAD_S = 600.0
 CONFIRM_EMPTY_S = 1.0
 """A gateway that has just logged in may know of no positions yet, and a false row of zeros is the
 worst there is: none counts only when it was told twice, so far apart."""
@@ -90,13 +86,12 @@ class Connection:
         self._readiness.block(Reason.DOWNLOADING)
         self._settling = Settling(readiness, SETTLE_S)
         self._scope = trio.CancelScope()
-        self._lost = trio.Event()
+        self._loss = Loss()
         self._wake = trio.Event()
         self._crash: Exception | None = None
         self._phase = Phase.OPENING
-        self._heard_at = -math.inf
+        self._asking = Asking(self._loss, settings.ib_socket_host, settings.ib_socket_port)
         self.done = trio.Event()
-        self.lost_error = GatewayError("")
         self.client = GatewayClient(self)
         self.heartbeat = Heartbeat(self._ask_time)
         self.accounts = Accounts(settings.ib_account, emit)
@@ -133,7 +128,7 @@ class Connection:
     @property
     def ending(self) -> bool:
         """Whether it has ended, or is about to."""
-        return self._lost.is_set()
+        return self._loss.has_come
 
     def end(self) -> None:
         """End the connection, or the attempt to make one; `done` tells when that has happened."""
@@ -142,7 +137,7 @@ class Connection:
 
     async def wait_lost(self) -> str:
         await self.done.wait()
-        return str(self.lost_error)
+        return str(self._loss.error)
 
     # Life
 
@@ -186,7 +181,7 @@ class Connection:
         if self._crash is not None:
             raise self._crash
         if not started:
-            raise refusal or self.lost_error
+            raise refusal or self._loss.error
 
     def _broke_down(self, error: Exception) -> None:
         """An exception in the asyncio loop ends this connection, and is never hidden."""
@@ -197,50 +192,9 @@ class Connection:
         self._lose_by(GatewayError(reason))
 
     def _lose_by(self, error: GatewayError) -> None:
-        if not self._lost.is_set():
-            self.lost_error = error
-            self._lost.set()
-            self._readiness.block(Reason.NOT_CONNECTED)
-            self._wake.set()
-
-    async def _bounded(
-        self, request: Callable[[], Awaitable[T]], timeout_s: float, failure: str
-    ) -> T:
-        """Run asyncio code until it is done, the connection is lost, or time is up; that begins
-        anew with each position that arrives."""
-        began = self._heard_at = trio.current_time()
-        answers: list[T] = []
-        failures: list[GatewayError] = []
-
-        async def fail_when_lost() -> None:
-            await self._lost.wait()
-            failures.append(self.lost_error)
-            nursery.cancel_scope.cancel()
-
-        async def fail_when_late() -> None:
-            latest = began + LONGEST_DOWNLOAD_S
-            # Each position moves the end, and need wake nobody for that.
-            while trio.current_time() < (due := min(self._heard_at + timeout_s, latest)):  # noqa: ASYNC110
-                await trio.sleep_until(due)
-            failures.append(GatewayError(f"{failure} within {timeout_s:g} s"))
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(fail_when_lost)
-            nursery.start_soon(fail_when_late)
-            try:
-                answers.append(await trio_asyncio.aio_as_trio(request)())
-            except OSError as error:
-                settings = self._settings
-                failures.append(explain(error, settings.ib_socket_host, settings.ib_socket_port))
-            nursery.cancel_scope.cancel()
-        # The first failure is the cause: giving up on a connection also loses it. And an answer of
-        # a connection that ended meanwhile is of no use, because nothing follows it.
-        if self._lost.is_set():
-            failures.append(self.lost_error)
-        if failures:
-            raise failures[0]
-        return answers[0]
+        self._loss.come(error)
+        self._readiness.block(Reason.NOT_CONNECTED)
+        self._wake.set()
 
     # The beginning
 
@@ -266,9 +220,11 @@ class Connection:
                 client.connectAsync, address, settings.ib_socket_port, settings.ib_client_id, 0
             )
             try:
-                await self._bounded(shake_hands, HANDSHAKE_TIMEOUT_S, "the gateway did not answer")
+                await self._asking.ask(
+                    shake_hands, HANDSHAKE_TIMEOUT_S, "the gateway did not answer"
+                )
             except GatewayError:
-                if self._lost.is_set() or is_last:
+                if self._loss.has_come or is_last:
                     raise
                 await self.client.close()
                 self.client.expect_another()
@@ -290,7 +246,7 @@ class Connection:
         await self._ask_positions()
         if not self.holdings.view.positions:
             with trio.move_on_after(CONFIRM_EMPTY_S):
-                await self._lost.wait()
+                await self._loss.event.wait()
             await self._ask_positions()
         if cut_off or self._notices.outages > outages:
             self._phase = Phase.TO_DOWNLOAD
@@ -302,7 +258,7 @@ class Connection:
 
     async def _ask_positions(self) -> None:
         self.subscriptions.sent(1)
-        await self._bounded(
+        await self._asking.ask(
             self.client.ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
         )
 
@@ -320,7 +276,7 @@ class Connection:
             nursery.cancel_scope.cancel()
 
     async def _follow(self) -> None:
-        while not self._lost.is_set():
+        while not self._loss.has_come:
             self._wake = trio.Event()
             if self._phase is Phase.TO_DOWNLOAD and not self._notices.upstream_lost:
                 await self._download()
@@ -342,7 +298,7 @@ class Connection:
             await self._wake.wait()
 
     def _ask_time(self) -> None:
-        if not self._lost.is_set():
+        if not self._loss.has_come:
             self.subscriptions.sent(1)
             self.client.ib.client.reqCurrentTime()
 
@@ -360,12 +316,12 @@ class Connection:
 
     # What the gateway says (`socket_client.Listener`)
 
-    def error(self, request_id: int, code: int, text: str, contract: Any) -> None:
+    def error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
         self._notices.on_error(request_id, code, text, contract)
         self._wake.set()
 
-    def position(self, position: Any) -> None:
-        self._heard_at = trio.current_time()
+    def position(self, position: Position) -> None:
+        self._asking.heard()
         self.holdings.update(position)
         self._wake.set()
 

@@ -9,7 +9,7 @@ tick, so a new object is the sign, and no handler runs for the many ticks in bet
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trio_bridge.model import DataType, Greeks
 from trio_bridge.risk.greeks import valid_greek
@@ -17,7 +17,7 @@ from trio_bridge.risk.greeks import valid_greek
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ib_async import IB, Contract
+    from ib_async import IB, Contract, OptionComputation, Ticker
 
 OPTION_GREEKS_TICKS = ""
 """No generic ticks: model Greeks (tick 13, delayed 83) come with an empty list."""
@@ -33,13 +33,13 @@ class MarketLine:
 
     contract: Contract
     request_id: int | None = None
-    ticker: Any = None
+    ticker: Ticker | None = None
     current_until: float | None = 0.0
     """As `Greeks.current_until`; an option that never had Greeks has simply none to be old."""
-    seen: Any = None
+    seen: OptionComputation | None = None
     """The model computation that was there when the line was last subscribed or went stale."""
     cached: Greeks | None = None
-    cached_for: Any = None
+    cached_for: OptionComputation | None = None
     cached_kind: int = 0
     """The model computation and the market data type that `cached` was made of.
 
@@ -47,7 +47,7 @@ class MarketLine:
     """
 
     @property
-    def model(self) -> Any:
+    def model(self) -> OptionComputation | None:
         return None if self.ticker is None else self.ticker.modelGreeks
 
     def refresh(self) -> bool:
@@ -92,7 +92,7 @@ class MarketLine:
         return self.cached
 
 
-def is_complete(model: Any) -> bool:
+def is_complete(model: OptionComputation | None) -> bool:
     """Whether all four Greeks of a computation were computed."""
     return model is not None and all(
         valid_greek(value) for value in (model.delta, model.gamma, model.vega, model.theta)
@@ -109,11 +109,6 @@ class MarketDataFeed:
         self._ib = ib
         self._clock = clock
         self.lines: dict[int, MarketLine] = {}
-
-    @property
-    def held(self) -> int:
-        """How many market-data lines are in use."""
-        return sum(line.request_id is not None for line in self.lines.values())
 
     def follow(self, contracts: Mapping[int, Contract]) -> None:
         """Know these options; forget others once they are unsubscribed."""
@@ -141,7 +136,7 @@ class MarketDataFeed:
     def unsubscribe(self, con_id: int, *, tell_gateway: bool = True) -> None:
         """Give the line back; without telling when the gateway itself has ended it."""
         line = self.lines[con_id]
-        if line.request_id is None:
+        if line.request_id is None or line.ticker is None:
             return
         line.mark_stale(self._clock())
         wrapper = self._ib.wrapper

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -16,7 +16,8 @@ from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from ib_async import Contract
+    from ib_async import Contract, ContractDetails
+    from ib_async import Position as HeldPosition
 
     from trio_bridge.gateways.accounts import Accounts
 
@@ -52,9 +53,10 @@ def parse_multiplier(text: str) -> float | None:
     return value if value > 0 and math.isfinite(value) else None
 
 
-def details_from(answer: Any) -> Details:
+def details_from(answer: ContractDetails) -> Details:
     """The useful part of an ib_async ContractDetails."""
     contract = answer.contract
+    assert contract is not None
     return Details(
         exchange=contract.exchange or DEFAULT_EXCHANGE,
         multiplier=parse_multiplier(contract.multiplier),
@@ -68,7 +70,7 @@ class Holdings:
     def __init__(self, accounts: Accounts, details: dict[int, Details]) -> None:
         self._accounts = accounts
         self.details = details
-        self._held: dict[tuple[str, int | str], Any] = {}
+        self._held: dict[tuple[str, int | str], HeldPosition] = {}
         self._view: HoldingsView | None = None
         self.changed = trio.Event()
         """Set at the next change; there is another one then."""
@@ -78,7 +80,7 @@ class Holdings:
         self._held.clear()
         self._look_anew()
 
-    def update(self, position: Any) -> None:
+    def update(self, position: HeldPosition) -> None:
         """One `position` message: new, changed, or closed (quantity 0)."""
         contract = position.contract
         # Two holdings without an id (0) must not pass for one.
@@ -119,7 +121,7 @@ class HoldingsView:
     It is looked at many times a second, and changes a few times a day.
     """
 
-    def __init__(self, held: Iterable[Any], details: Mapping[int, Details]) -> None:
+    def __init__(self, held: Iterable[HeldPosition], details: Mapping[int, Details]) -> None:
         self._held = tuple(held)
         self._details = details
 
@@ -194,7 +196,7 @@ class HoldingsView:
         details = self._details.get(contract.conId)
         return "" if details is None else details.underlying
 
-    def _position(self, held: Any) -> Position:
+    def _position(self, held: HeldPosition) -> Position:
         contract = held.contract
         underlying = underlying_key(contract.symbol, contract.currency)
         if contract.secType == FUTURES_OPTION:

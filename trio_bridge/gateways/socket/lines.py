@@ -118,7 +118,6 @@ class MarketLines:
         self._held: dict[int, _Contract] = {}
         self._waiting: dict[int, _Contract] = {}
         self._leaving: dict[int, _Contract] = {}
-        self._shrunk_at = -math.inf
         self._grow_at = -math.inf
         self._growth_wait_s = GROWTH_WAIT_S
         self._growth_untested = False
@@ -185,30 +184,21 @@ class MarketLines:
                 contract = self._waiting[con_id] = _Contract(con_id, weight)
             contract.weight = weight
 
-    def answered(self, con_id: int, now: float) -> bool:
-        """The contract's model Greeks arrived, or an answer that they won't.
-
-        Returns whether this changes anything, so that `decide` is worth calling.
-        """
+    def answered(self, con_id: int, now: float) -> None:
+        """The contract's model Greeks arrived, or an answer that they won't."""
         contract = self._held.get(con_id)
         if contract is None:
-            return False
+            return
         if now < contract.told_at + COMPETING_IN_FLIGHT_S and contract.told_at < math.inf:
-            return False
-        news = not contract.answered
+            return
         contract.answered = True
         contract.stalled = False
-        if self._competing and contract.told_at < math.inf:
+        if contract.told_at < math.inf:
             self._competing = False
-            news = True
         contract.told_at = math.inf
-        return news
 
-    def refused(self, con_id: int, now: float) -> bool:
-        """Error 101: the gateway has no line for this contract. There is nothing to cancel.
-
-        Returns False if it was subscribed before the last 101 was known: the same cause again.
-        """
+    def refused(self, con_id: int, now: float) -> None:
+        """Error 101: the gateway has no line for this contract. There is nothing to cancel."""
         contract = self._held.pop(con_id, None)
         if contract is not None:
             contract.ready_at = now + REFUSED_WAIT_S
@@ -216,15 +206,12 @@ class MarketLines:
         else:
             contract = self._leaving.pop(con_id, None)
         if contract is None:
-            return False
+            return
         self._budget = min(self._budget, self.lines_used)
-        news = contract.held_since > self._shrunk_at
         if self._growth_untested:
             self._growth_wait_s = min(2 * self._growth_wait_s, LONGEST_GROWTH_WAIT_S)
         self._growth_untested = False
-        self._shrunk_at = now
         self._grow_at = now + self._growth_wait_s
-        return news
 
     def given_up(self, con_id: int, *, until: float = math.inf) -> None:
         """The gateway will give no data for this contract before `until` (error 200 and its kind).

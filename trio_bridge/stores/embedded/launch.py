@@ -1,12 +1,12 @@
-"""Become a PostgreSQL program: drop root, tie the life to the parent's, exec. Run as a script.
+"""Become a PostgreSQL program: drop root, arrange to die with the parent, exec. Run as a script.
 
     python -I -S launch.py PARENT UID GID DEATH_SIGNAL PROGRAM ARGUMENT...
 
-It runs before anything of the package could be imported, in a fresh process instead of a
-`preexec_fn`: Python code between fork and exec can deadlock in a process with threads, and a uid
-change would clear the parent-death signal, so the order here matters.
+It imports nothing of the package and runs in a process of its own instead of a `preexec_fn`, since
+Python code between fork and exec can deadlock in a process with threads. A change of uid clears the
+parent-death signal, so the order here matters.
 
-UID and GID are -1 to stay who we are; DEATH_SIGNAL is 0 for none.
+UID and GID are -1 to keep the user; DEATH_SIGNAL is 0 for none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(parent: int, uid: int, gid: int, death_signal: int, *command: str) -> N
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-        if os.getppid() != parent:  # it died before the signal was set
+        if os.getppid() != parent:  # the parent died before the signal was set
             return
     os.umask(0o077)
     os.execv(command[0], command)

@@ -1,7 +1,7 @@
 """PostgreSQL's programs as child processes that never outlive this one.
 
-They run in a session of their own, so that a Ctrl-C in the terminal reaches only the bridge, which
-then stops the server when the last row is in.
+They run in their own session, so that a Ctrl-C in the terminal reaches only the bridge, which stops
+the server after the last row is in.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ REAP_TIMEOUT_S = 1.0
 
 
 class Tie(Enum):
-    """How the end of this process ends the child."""
+    """What ends the child when this process ends."""
 
     PARENT_DEATH_SIGNAL = auto()
-    """The kernel does it (Linux). Tied to the *thread* that spawns: it must be a lasting one."""
+    """The kernel (Linux), when the *thread* that spawned ends: it must not be a worker thread."""
     WATCHDOG = auto()
-    """A shell that waits for the end of a pipe and then kills. Works on every POSIX system."""
+    """A shell that waits for the end of a pipe and then kills; works on every POSIX system."""
 
 
 NATIVE_TIE = Tie.PARENT_DEATH_SIGNAL if sys.platform == "linux" else Tie.WATCHDOG
@@ -54,7 +54,8 @@ class Account:
 
     @classmethod
     def for_server(cls, data: Path | None = None) -> Self | None:
-        """The owner of the data, if there is any, else one of SERVER_ACCOUNTS; None: ourselves.
+        """The owner of the data if there is any, else one of SERVER_ACCOUNTS; None if we are not
+        root and need no other account.
 
         Raises:
             ConfigError: we are root, and there is no such account.
@@ -79,7 +80,7 @@ class Account:
         )
 
     def can_run(self, *command: str | Path) -> bool:
-        """Whether the account can run a program, to its successful end."""
+        """Whether the account can run a program successfully."""
         try:
             done = subprocess.run(
                 _launch(self, 0, command),
@@ -94,16 +95,16 @@ class Account:
         return done.returncode == 0
 
     def can_enter(self, directory: Path) -> bool:
-        """Whether the account can reach what lies in a directory."""
+        """Whether the account can enter a directory."""
         return self.can_run("/bin/sh", "-c", 'cd "$1"', "sh", directory)
 
 
 @dataclass(slots=True)
 class Child:
-    """A running program and all that it forked.
+    """A running program and all processes it forked.
 
-    `lifeline` is the read end of a pipe whose write end the whole family inherits: it reports
-    end-of-file exactly when the last of them is gone.
+    `lifeline` is the read end of a pipe whose write end they all inherit: it reports end-of-file
+    when the last of them has ended.
     """
 
     process: subprocess.Popen[bytes]
@@ -120,7 +121,7 @@ class Child:
         return self.process.wait()
 
     async def wait_alone(self) -> None:
-        """Wait until the program itself is gone; where the system can't tell, as `wait`."""
+        """Wait until the program itself is gone; if the system can't tell, wait as `wait` does."""
         try:
             process = os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # another system, an old Linux, or gone and reaped
@@ -132,7 +133,7 @@ class Child:
             os.close(process)
 
     def kill_family(self) -> None:
-        """SIGKILL to all that still hold the lifeline (where there is a /proc). Blocking."""
+        """SIGKILL all processes that still hold the lifeline (needs /proc). Blocking."""
         lifeline = f"pipe:[{os.fstat(self.lifeline).st_ino}]"
         for directory in Path("/proc").glob("[0-9]*"):
             pid = int(directory.name)
@@ -146,10 +147,10 @@ class Child:
             self.process.send_signal(number)
 
     def close(self) -> None:
-        """Give back what watched over it. Kills the program if it still runs."""
+        """Release the lifeline and the watchdog. Kills the program if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
-            with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it ends when it can
+            with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, it ends later
                 self.process.wait(REAP_TIMEOUT_S)
         if self.watchdog is not None:
             self.watchdog.communicate(b"done\n")
@@ -157,15 +158,15 @@ class Child:
 
 
 def _holds(directory: Path, file: str) -> bool:
-    """Whether a process, by its directory in /proc, has a file open."""
+    """Whether the process with this directory in /proc has a file open."""
     try:
         return any(str(one.readlink()) == file for one in (directory / "fd").iterdir())
-    except OSError:  # gone, or somebody else's
+    except OSError:  # gone, or another user's
         return False
 
 
 def server_environment() -> dict[str, str]:
-    """Ours without what would change PostgreSQL's mind: its PG… variables and the language."""
+    """Our environment without what changes PostgreSQL's behaviour: PG… variables and locale."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("PG", "LC_"))}
     return kept | {"LANG": "C", "LC_ALL": "C"}
 
@@ -178,9 +179,9 @@ def spawn(
     tie: Tie = NATIVE_TIE,
     death_signal: signal.Signals = signal.SIGINT,
 ) -> Child:
-    """Start a program; what it prints goes to the file descriptor `output`.
+    """Start a program; its output goes to the file descriptor `output`.
 
-    Blocks for the few milliseconds of a fork. Call it from the thread that runs Trio, see `Tie`.
+    Blocks for a few milliseconds. Call it from the thread that runs Trio, see `Tie`.
     """
     by_kernel = death_signal if tie is Tie.PARENT_DEATH_SIGNAL else 0
     read_end, write_end = os.pipe()

@@ -1,4 +1,4 @@
-"""The embedded server at work: started, kept running, stopped; on Trio."""
+"""Starts the embedded server, keeps it running, and stops it; on Trio."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from trio_bridge.events.service import (
     EmbeddedRestarted,
 )
 from trio_bridge.logs import log_event
+from trio_bridge.policy.backoff import Backoff
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import (
@@ -43,20 +44,17 @@ if TYPE_CHECKING:
 
 INITDB_TIMEOUT_S = 120.0
 START_TIMEOUT_S = 120.0
-"""Recovery after a crash reads up to a gigabyte of log."""
+"""Recovery after a crash reads up to a gigabyte of write-ahead log."""
 PREDECESSOR_TIMEOUT_S = 20.0
-"""A server whose bridge was killed is still writing its last checkpoint."""
+"""A server whose bridge was killed may still be writing its last checkpoint."""
 PREDECESSOR_POLL_S = 0.1
 READY_POLL_S = 0.02
 STILL_IN_USE = "still in use"
-"""In the server's own words: the last one's processes, orphaned by a SIGKILL, have not all noticed
-yet."""
+"""PostgreSQL says this while processes of the last server, orphaned by a SIGKILL, still run."""
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Before each attempt to bring back a server that ended by itself; the last repeats."""
-STEADY_S = 60.0
-"""A server that ran this long was well: the delays begin anew."""
+"""Before each attempt to bring back a server that ended by itself (see `Backoff`)."""
 ORPHANS_S = 5.0
-"""For the processes of a server that was killed to notice that."""
+"""How long the processes of a killed server may take to end."""
 STOP_DEADLINES_S = (
     (signal.SIGINT, 5.0),  # fast: transactions are rolled back, a checkpoint is written
     (signal.SIGQUIT, 2.0),  # immediate: the next start recovers
@@ -68,15 +66,15 @@ STOP_DEADLINES_S = (
 async def open_embedded(
     directory: Path | None = None, *, emit: Callable[[Event], None] = log_event
 ) -> AsyncIterator[str]:
-    """A PostgreSQL of our own, made at the first use; gives the conninfo of `portfolio_engine`.
+    """A PostgreSQL of our own, created at the first use; gives the conninfo of `portfolio_engine`.
 
-    It runs as long as the block, and is brought back when it ends by itself; `emit` is told about
-    that. The conninfo stays valid meanwhile. When this process is killed, the server shuts itself
-    down. A directory serves one process at a time.
+    It runs as long as the block. If it ends by itself it is restarted, which `emit` reports; the
+    conninfo stays valid. If this process is killed, the server shuts itself down. A directory can
+    be used by one process at a time.
 
     Raises:
-        ConfigError: one line that names BRIDGE_EMBEDDED_DIR: the directory is in use, of another
-            version, full, or cannot be reached; or there are no programs.
+        ConfigError: the directory is in use, of another version, full, or cannot be reached; or
+            there are no programs. The text is one line that names BRIDGE_EMBEDDED_DIR.
     """
     root = (directory or default_directory()).absolute()
     room, installation, lock = await in_thread(_prepare, root)
@@ -89,10 +87,10 @@ async def open_embedded(
             try:
                 yield room.conninfo()
             except Exception as error:
-                failure = error  # out of the nursery's reach, which would put it into a group
+                failure = error  # raised outside the nursery, which would wrap it in a group
             nursery.cancel_scope.cancel()
     finally:
-        with trio.CancelScope(shield=True):  # bounded by its own deadlines
+        with trio.CancelScope(shield=True):  # limited by its own deadlines
             await server.stop()
         os.close(lock)
     if failure is not None:
@@ -100,10 +98,10 @@ async def open_embedded(
 
 
 def running_conninfo(directory: Path | None = None) -> str | None:
-    """How to connect to the server that another process runs in a directory; None: none does.
+    """The conninfo of the server that another process runs in a directory; None if none runs.
 
     Raises:
-        ConfigError: this user can't look into it; one line that names BRIDGE_EMBEDDED_DIR.
+        ConfigError: this user can't read it; the text is one line that names BRIDGE_EMBEDDED_DIR.
     """
     room = Room((directory or default_directory()).absolute(), None)
     try:
@@ -113,7 +111,7 @@ def running_conninfo(directory: Path | None = None) -> str | None:
 
 
 def _prepare(root: Path) -> tuple[Room, Installation, int]:
-    """Everything that comes before the first process: directories, lock, programs. Blocking."""
+    """Prepare what the first process needs: directories, lock, programs. Blocking."""
     try:
         room = Room(root, Account.for_server(root / "data"))
         room.make()
@@ -147,10 +145,10 @@ class EmbeddedServer:
         self._child: Child | None = None
 
     async def start(self) -> None:
-        """Make the data directory if there is none, start the server, wait until it answers.
+        """Create the data directory if there is none, start the server, wait until it answers.
 
         Raises:
-            ConfigError: it cannot be started; the text has the server's own reason.
+            ConfigError: it cannot be started; the text holds the server's own reason.
         """
         try:
             if await in_thread(self.room.version) is None:
@@ -162,17 +160,16 @@ class EmbeddedServer:
 
     async def keep_running(self) -> None:
         """Start the server again whenever it ends. Runs until cancelled."""
-        failures = 0
+        backoff = Backoff(RESTART_DELAYS_S)
         began = trio.current_time()
         while True:
             if self._child is not None:
                 code = await self._family_of(self._child)
                 self._forget()
                 self._emit(EmbeddedEnded(_ending(code)))
-                if trio.current_time() - began > STEADY_S:
-                    failures = 0
-            await trio.sleep(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)])
-            failures += 1
+                backoff = backoff.lost(up_s=trio.current_time() - began)
+            await trio.sleep(backoff.delay_s)
+            backoff = backoff.attempted()
             began = trio.current_time()
             try:
                 await self.start()
@@ -185,8 +182,8 @@ class EmbeddedServer:
     async def _family_of(self, child: Child) -> int:
         """Wait for the end of the server and of all its processes; return its exit code.
 
-        They notice that it is gone and end too, but one that computes, a long query of somebody's,
-        first computes to its end: no server could start meanwhile.
+        The others notice that it is gone and end too, but one that runs a long query would first
+        finish it, and no new server can start before that: after `ORPHANS_S` they are killed.
         """
         await child.wait_alone()
         with trio.move_on_after(ORPHANS_S):
@@ -195,7 +192,7 @@ class EmbeddedServer:
         return await child.wait()
 
     async def stop(self) -> None:
-        """Stop the server and everything it started; within STOP_DEADLINES_S."""
+        """Stop the server and everything it started, within `STOP_DEADLINES_S`."""
         if self._child is None:
             return
         for number, seconds in STOP_DEADLINES_S:
@@ -204,7 +201,7 @@ class EmbeddedServer:
                 await self._child.wait()
                 break
         else:
-            # A process of it that is frozen would keep the next server from starting.
+            # A frozen process of this server would keep the next one from starting.
             self._child.kill_family()
         self._forget()
 
@@ -226,7 +223,7 @@ class EmbeddedServer:
         await in_thread(self.room.adopt, directory)
 
     async def _await_predecessor(self) -> None:
-        """Wait for the end of a server whose bridge was killed: it is about to stop by itself."""
+        """Wait for a server whose bridge was killed: it will stop by itself."""
         with trio.move_on_after(PREDECESSOR_TIMEOUT_S):
             while await in_thread(self.room.postmaster) is not None:  # noqa: ASYNC110
                 await trio.sleep(PREDECESSOR_POLL_S)
@@ -258,7 +255,7 @@ class EmbeddedServer:
         raise self._failure(f"PostgreSQL is not ready after {START_TIMEOUT_S:g} s", words)
 
     async def _answers(self) -> bool:
-        """Wait until the server takes connections and has our database; False: it has ended."""
+        """Wait until the server takes connections and has our database; False if it ends first."""
         assert self._child is not None
         while self._child.process.poll() is None:
             try:
@@ -279,10 +276,10 @@ class EmbeddedServer:
     async def _spawn(
         self, command: Sequence[str | Path], death_signal: signal.Signals = signal.SIGINT
     ) -> int:
-        """Start a program; return where in the log its words begin."""
+        """Start a program; return the offset in the log at which its output begins."""
         output, begin = await in_thread(self.room.open_log)
         try:
-            # Here and not in a thread: the kernel ties the child's life to the thread's.
+            # Not in a worker thread: the kernel ends the child when the thread that made it ends.
             self._child = spawn(
                 command, account=self.room.account, output=output, death_signal=death_signal
             )

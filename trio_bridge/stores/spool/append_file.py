@@ -1,13 +1,13 @@
-"""A file that only grows at its end, and whose growth is either durable or did not happen.
+"""A file that only grows at its end, and each append is either durable or did not happen.
 
-The rules, each of them seen to matter on real disks:
+The rules, each of which matters on real disks:
 - A descriptor whose write or fsync failed is never fsynced again: the second fsync says OK although
-  the kernel has already thrown the data away. The file is opened anew, cut back to what is known to
+  the kernel has already dropped the data. The file is opened again and cut back to what is known to
   be durable, and the caller writes its data again.
-- A write may be short; what a failed append left behind is cut off, or, when even that fails,
-  ended by a newline, so that the next line never starts in the middle of a torn one.
-- A file that was removed, replaced or added to under our feet is noticed before each use: what
-  others put there is never taken for what we know.
+- A write may be short. What a failed append left is cut off or, if even that fails, ended with a
+  newline, so that the next line never starts in the middle of a torn one.
+- Before each use the file is checked: another program may have removed, replaced or extended it,
+  and offsets into our file mean nothing in another one.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 
 class AppendFile:
-    """The file at `path`; it is made when it is missing. All methods block and raise OSError."""
+    """The file at `path`, created if missing. All methods block and raise OSError."""
 
     def __init__(self, disk: Disk, path: Path) -> None:
         self._disk = disk
         self.path = path
         self._fd: int | None = None
-        self._identity: FileIdentity | None = None
+        self.identity: FileIdentity | None = None
         self._seam: int | None = None
-        """Where a newline has to be written before the next line; None when the last one is ours
-        and durable. What others left there, an earlier process or a failed append, may be torn; and
-        a newline that can be read may be gone after a crash, so it is written once more."""
+        """The offset at which a newline goes before the next line; None if the last line is durable
+        and ours. What an earlier process or a failed append left may be torn. A newline that is
+        there already is written again, because it may not be durable."""
         self.size = 0
-        """Bytes that are durable: everything an append has acknowledged, or that was there."""
+        """Durable bytes: what was there at the opening and what appends have added."""
         self.replaced = False
-        """Set when somebody else removed, replaced or shortened the file: offsets mean nothing, and
-        nothing is read or cut off until the owner has noticed and set it back."""
+        """Set when another program removed, replaced or shortened the file, so that offsets mean
+        nothing. Nothing is read or cut off until the owner resets it."""
 
     def open(self) -> None:
-        """Open the file and take its present content as durable."""
+        """Open the file and treat its present content as durable."""
         fd = self._open_or_make()
         try:
             if not self._disk.is_regular(fd):
                 raise OSError(errno.EINVAL, "not a regular file")
-            # Even when the file was there: whoever made it may have been killed before this.
+            # Even if the file was there: the process that made it may have been killed before this.
             self._disk.sync_directory(self.path.parent)
-            self._identity = self._disk.identity(fd)
+            self.identity = self._disk.identity(fd)
             self._take_as_is(fd)
         except BaseException:
             self._close(fd)
@@ -56,11 +56,11 @@ class AppendFile:
         self._fd = fd
 
     def look(self) -> None:
-        """See what others did to the file in the meantime: `size` and `replaced` tell of it."""
+        """Bring `size` and `replaced` up to date with what other programs did to the file."""
         self._usable()
 
     def append(self, lines: bytes) -> None:
-        """Write whole lines and fsync them; when it raises, none of them counts as written."""
+        """Write whole lines and fsync them; if it raises, none of them counts as written."""
         fd = self._usable()
         start, data = self.size, lines
         if self._seam is not None:
@@ -89,10 +89,9 @@ class AppendFile:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def clear(self) -> None:
-        """Cut the file down to nothing, durably.
+        """Empty the file, durably, unless another program has added to it since the last look.
 
-        When it raises, `size` tells whether it is cut; it may still come back after a crash.
-        What others have added since the last look is not cut off.
+        If it raises, `size` tells whether the file is empty; its content may return after a crash.
         """
         known = self.size
         fd = self._unreplaced()
@@ -110,18 +109,14 @@ class AppendFile:
     def make_private(self) -> None:
         self._disk.make_private(self._usable())
 
-    @property
-    def identity(self) -> FileIdentity | None:
-        return self._identity
-
     def close(self) -> None:
         if self._fd is not None:
             self._close(self._fd)
             self._fd = None
 
     def _usable(self) -> int:
-        """The descriptor, after a look at what others did to the file in the meantime."""
-        if self._disk.identity_at(self.path) != self._identity:
+        """The descriptor, after a check for what other programs did to the file."""
+        if self._disk.identity_at(self.path) != self.identity:
             self.replaced = True
             self.close()
             self.open()
@@ -134,7 +129,7 @@ class AppendFile:
         return self._fd
 
     def _unreplaced(self) -> int:
-        """For what speaks of a place in the file: in another file it would be anybody's rows."""
+        """The descriptor for work at an offset, which means nothing in a replaced file."""
         fd = self._usable()
         if self.replaced:
             raise OSError(errno.ESTALE, "the file was replaced")
@@ -147,7 +142,7 @@ class AppendFile:
         self.size = size
 
     def _reopen(self) -> None:
-        """Open the same file after a failure and cut off what the failure left behind."""
+        """Open the same file after a failure and cut off what the failure left."""
         fd = self._open_again()
         try:
             found = self._disk.size(fd)
@@ -167,14 +162,14 @@ class AppendFile:
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            # As file systems become after an error of their disk: what it holds is still there.
+            # A file system becomes read-only after an error of its disk; what it holds can be read.
             return self._disk.open_to_read(self.path)
 
     def _cut_back(self, fd: int) -> None:
         try:
             self._disk.truncate(fd, self.size)
         except OSError:
-            # The torn end stays; it becomes a line of its own.
+            # The torn end stays, as a line of its own.
             self._take_as_is(fd)
 
     def _write(self, fd: int, data: bytes, offset: int) -> None:
@@ -189,7 +184,7 @@ class AppendFile:
     def _give_up(self, fd: int) -> None:
         self._fd = None
         self._close(fd)
-        # At once if possible, so that a crash now finds no torn end; otherwise before the next use.
+        # At once if possible, so that a crash leaves no torn end; otherwise before the next use.
         with contextlib.suppress(OSError):
             self._reopen()
 
@@ -200,6 +195,6 @@ class AppendFile:
             return self._disk.open(self.path, create=True)
 
     def _close(self, fd: int) -> None:
-        # After a failed fsync close reports the same failure again; the descriptor is gone anyway.
+        # After a failed fsync, close reports the same failure again, but it does close.
         with contextlib.suppress(OSError):
             self._disk.close(fd)

@@ -1,4 +1,4 @@
-"""A piece of the spool: what of it can be replayed, and what can not."""
+"""A piece of the spool: which of its lines can be replayed and which can't."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SpoolLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The next lines of the spool. Those in `unfit` lie between the others and are not replayed."""
+    """Consecutive lines of the spool: `lines` can be replayed, those in `unfit` can't."""
 
     lines: list[SpoolLine]
     unfit: list[Unfit]
@@ -37,12 +37,12 @@ class Chunk:
     generation: int
 
     def __bool__(self) -> bool:
-        """Whether there is anything in it."""
+        """Whether it holds anything."""
         return self.end > self.start
 
 
 def decode_chunk(parts: list[bytes], chunk: Chunk, size: int) -> Chunk:
-    """Fill an empty chunk with these lines, which begin at its start; `size` is the file's end."""
+    """Fill an empty chunk with the lines that begin at its start; `size` is the file's size."""
     lines, unfit, start = chunk.lines, chunk.unfit, chunk.start
     for raw in parts:
         end = min(start + len(raw) + 1, size)

@@ -1,9 +1,8 @@
 """How far the spool is acknowledged, in a small file beside it that is replaced as a whole.
 
-The cursor is a hint that saves work, never the truth: replaying what was replayed before is
-harmless, skipping what was not is a loss. So it is bound to the very bytes it stands behind (which
-file, and a digest of what comes just before the offset) and counts only when all of that fits.
-A cursor left over from before the spool was emptied and filled again therefore means nothing.
+The cursor only saves work: replaying rows again is harmless, but skipping unreplayed rows loses
+them. So it names the file and holds a digest of the bytes just before its offset, and it counts
+only if both match. A cursor from before the spool was emptied and filled again is thus ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from trio_bridge.stores.spool.disk import Disk
 
 DIGESTED_BYTES = 512
-"""More than a whole row of ours, whose event_id is never the same twice."""
+"""More than one whole row, and the event_id in it is unique."""
 
 LARGEST_CURSOR = 4096
 
@@ -38,7 +37,7 @@ class Cursor:
         self._may_exist = True
 
     def load(self) -> int:
-        """The acknowledged offset; 0 when there is no cursor or it does not fit the spool."""
+        """The acknowledged offset; 0 if there is no cursor or it does not match the spool."""
         try:
             fd = self._disk.open(self.path, create=False)
         except FileNotFoundError:
@@ -57,7 +56,7 @@ class Cursor:
         return offset if value == self._describe(offset) else 0
 
     def save(self, offset: int) -> None:
-        """Make the offset durable: a whole new cursor, or the old one, whenever it crashes."""
+        """Make the offset durable; a crash leaves the old cursor or the new one, both whole."""
         content = orjson.dumps(self._describe(offset))
         self._may_exist = True
         self._disk.unlink(self._temporary)
@@ -73,7 +72,7 @@ class Cursor:
         self._disk.sync_directory(self.path.parent)
 
     def remove(self) -> None:
-        """Durably forget the offset."""
+        """Forget the offset, durably."""
         if self._may_exist:
             self._disk.unlink(self.path)
             self._disk.sync_directory(self.path.parent)
@@ -82,7 +81,7 @@ class Cursor:
     def _describe(self, offset: int) -> dict[str, object]:
         start = max(0, offset - DIGESTED_BYTES)
         before = self._file.read(start, offset - start)
-        # Not the device: its number may change with the next boot.
+        # Not the device: its number may change at the next boot.
         return {
             "offset": offset,
             "inode": self._file.identity.inode if self._file.identity else 0,

@@ -1,7 +1,7 @@
-"""The system calls that the spool stands on, behind one small seam.
+"""The system calls of the spool, behind one small interface.
 
-Everything that must survive a crash goes through these calls, so that `stores.fake_disk` can stand
-in for a disk that fails, fills up, tears writes, or forgets what was not fsynced at any of them.
+Everything that must survive a crash goes through it, so that `stores.spool.fake_disk` can stand in
+for a disk that fails at any call, fills up, tears writes, or forgets what was not fsynced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PRIVATE_DIRECTORY = 0o700
 
 
 class FileIdentity(NamedTuple):
-    """Which file it is, whatever it is called: another one under the same name differs."""
+    """Identifies a file whatever its name; another file under the same name differs."""
 
     device: int
     inode: int
@@ -47,24 +47,24 @@ PASSING = frozenset(
         errno.EAGAIN,
     }
 )
-"""Troubles of a disk or a machine that end without anybody changing a setting."""
+"""Failures of a disk or a machine that may end without a change of settings."""
 
 
 def cannot_start(text: str, cause: OSError, *, setting: str, remedy: str = "") -> ConfigError:
-    """The error for a file or directory of ours that this trouble keeps from being used."""
+    """The error for a file or directory of ours that can't be used because of `cause`."""
     return (StartError if cause.errno in PASSING else ConfigError)(
         text, setting=setting, remedy=remedy
     )
 
 
 class Disk(Protocol):
-    """Blocking calls with the meaning and the OSErrors of their namesakes in `os`.
+    """Blocking calls that mean the same, and raise the same OSErrors, as their namesakes in `os`.
 
-    They belong into a function that is handed to `run`.
+    Call them in a function that is given to `run`.
     """
 
     def open(self, path: Path, *, create: bool) -> int:
-        """Open for reading and writing; `create` makes the file (mode 0600), it must not exist."""
+        """Open for reading and writing; `create` makes a new file (mode 0600)."""
         ...
 
     def open_to_read(self, path: Path) -> int: ...
@@ -72,11 +72,11 @@ class Disk(Protocol):
     def close(self, fd: int) -> None: ...
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        """Fewer bytes than asked for mean the end of the file."""
+        """Returns fewer bytes than `length` only at the end of the file."""
         ...
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-        """Write what fits; return how many bytes that were."""
+        """Write as much as fits; return the number of bytes."""
         ...
 
     def truncate(self, fd: int, length: int) -> None: ...
@@ -88,11 +88,11 @@ class Disk(Protocol):
     def identity(self, fd: int) -> FileIdentity: ...
 
     def identity_at(self, path: Path) -> FileIdentity | None:
-        """Which file has this name now; None when there is none."""
+        """The file that has this name now; None if there is none."""
         ...
 
     def is_regular(self, fd: int) -> bool:
-        """False for a device, a pipe and the like, which keep nothing."""
+        """False for a device, a pipe and the like, which store nothing."""
         ...
 
     def make_private(self, fd: int) -> None:
@@ -100,42 +100,42 @@ class Disk(Protocol):
         ...
 
     def lock(self, fd: int) -> bool:
-        """Take the file's exclusive lock without waiting; False when another process has it."""
+        """Take the file's exclusive lock without waiting; False if another process has it."""
         ...
 
     def rename(self, source: Path, target: Path) -> None: ...
 
     def unlink(self, path: Path) -> None:
-        """Remove the file if it is there."""
+        """Remove the file if it exists."""
         ...
 
     def sync_directory(self, path: Path) -> None:
-        """Make the names in this directory (new, renamed, removed) as durable as the files."""
+        """Make new, renamed and removed names in this directory durable."""
         ...
 
     def make_directory(self, path: Path) -> None:
-        """Make the directory and its parents (mode 0700) where they are missing."""
+        """Create the directory and its parents (mode 0700) if they are missing."""
         ...
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Run a job of blocking calls, one at a time, without holding up the event loop.
+        """Run one job of blocking calls at a time, without blocking the event loop.
 
-        When it is cancelled, the job goes on alone, and the next one waits for its end.
+        When it is cancelled the job still runs to its end, and the next one waits for that.
         """
         ...
 
     @property
     def busy(self) -> bool:
-        """Whether a job is running, or waiting for its turn."""
+        """Whether a job is running or waiting for its turn."""
         ...
 
 
 class RealDisk:
-    """The operating system's files; jobs run in a worker thread of their own."""
+    """The operating system's files; jobs run in a worker thread."""
 
     def __init__(self) -> None:
-        # A thread keeps its token until it really ends, also when nobody waits for it any more:
-        # that is what keeps an abandoned job and its successor apart.
+        # A thread keeps its token until it ends, even when its task was cancelled: so an abandoned
+        # job and its successor never run at the same time.
         self._one_at_a_time = trio.CapacityLimiter(1)
 
     def open(self, path: Path, *, create: bool) -> int:
@@ -203,7 +203,7 @@ class RealDisk:
             os.close(fd)
 
     def make_directory(self, path: Path) -> None:
-        # Path.mkdir gives `mode` to the last part only; the parents are nobody else's business.
+        # Path.mkdir applies `mode` to the last part only; the parents shall be private too.
         for part in (*reversed(path.parents), path):
             if not part.exists():
                 part.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
@@ -213,7 +213,7 @@ class RealDisk:
         try:
             return await in_thread(job, limiter=self._one_at_a_time, abandon_on_cancel=True)
         except NoThreadError:
-            # Rather is everything held up for the moment of an fsync than a row not safe.
+            # Better to block everything for one fsync than to leave a row unsafe.
             async with self._one_at_a_time:
                 return job()
 

@@ -1,9 +1,9 @@
 """A disk in memory that fails at a chosen call, fills up, and forgets at a crash.
 
-It is stricter than any real file system: what was not fsynced may survive a crash or not, each
-write and each new name for itself, and writes may be torn; a name is durable only after its
-directory was synced; and after a failed fsync the data is gone although it can still be read and
-the next fsync says OK (as Linux does).
+It is stricter than any real file system. Each write and each new name that was not synced survives
+a crash or not, independently, and writes may be torn. A name is durable only after its directory
+was synced. After a failed fsync the data is lost, although it can still be read and the next fsync
+says OK (as on Linux).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class SimulatedCrash(BaseException):
-    """The machine has stopped. Nothing may catch this but the test."""
+    """The machine has stopped. Only the test may catch this."""
 
 
 class _Change(NamedTuple):
@@ -52,9 +52,9 @@ class _File:
     inode: int
     durable: bytearray = field(default_factory=bytearray)
     content: bytearray = field(default_factory=bytearray)
-    """What reads see."""
+    """What reads return."""
     pending: list[_Change] = field(default_factory=list)
-    """What the next fsync makes durable."""
+    """What the next fsync will make durable."""
     is_directory: bool = False
 
     def change(self, change: _Change) -> None:
@@ -67,22 +67,22 @@ class _File:
         self.pending.clear()
 
     def lose_writes(self) -> None:
-        """What a failed fsync does: the pages count as clean from now on."""
+        """The effect of a failed fsync: the kernel marks the pages clean."""
         self.pending = [change for change in self.pending if change.data is None]
 
 
 class _Naming(NamedTuple):
-    """A change of names that the directory has not synced: `file` None removes the name."""
+    """A new name that is not synced yet; `file` None: the name is removed."""
 
     path: Path
     file: _File | None
 
 
 class FakeDisk:
-    """Implements `stores.disk.Disk`.
+    """Implements `stores.spool.disk.Disk`.
 
-    `calls` names every call that changes something, in order. `crash_at` and `fail_at` point into
-    it by number, from 0; `fail_next` makes the next calls of a name fail; `failing` all of them.
+    `calls` lists the name of every call that changes something. `crash_at` and `fail_at` are
+    positions in it, from 0; `fail_next` makes the next call of a name fail, `failing` every call.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -93,7 +93,7 @@ class FakeDisk:
         self.failing: dict[str, int] = {}
         self.short_write_at: int | None = None
         self.capacity: int | None = None
-        """Bytes; None is without limit."""
+        """In bytes; None: no limit."""
         self.delay_s = 0.0
         self.crashed = False
         self._random = Random(seed)
@@ -108,7 +108,7 @@ class FakeDisk:
     # For the test.
 
     def put(self, path: Path, content: bytes) -> None:
-        """A file that was there before, durably."""
+        """A durable file from before the test."""
         file = _File(self._number(), bytearray(content), bytearray(content))
         self._names[path] = self._durable_names[path] = file
 
@@ -116,17 +116,17 @@ class FakeDisk:
         self._names[path] = self._durable_names[path] = _File(self._number(), is_directory=True)
 
     def content(self, path: Path) -> bytes | None:
-        """What a reader sees; None when there is no such file."""
+        """What a reader sees; None if there is no such file."""
         file = self._names.get(path)
         return None if file is None else bytes(file.content)
 
     def durable(self, path: Path) -> bytes:
-        """What would be there after a crash that saves nothing more."""
+        """What would be left after a crash now, in the worst case."""
         file = self._durable_names.get(path)
         return b"" if file is None else bytes(file.durable)
 
     def crash(self) -> None:
-        """Stop here: part of what is not durable survives, by chance."""
+        """The machine stops: a random part of what is not durable survives."""
         self.crashed = True
         for file in {id(file): file for file in self._all_files()}.values():
             for change in file.pending:
@@ -138,7 +138,7 @@ class FakeDisk:
                 _apply(file.durable, change)
             file.pending.clear()
             file.content = bytearray(file.durable)
-        # A journal keeps the order of names: a crash saves the first so many changes.
+        # A journal keeps names in order: the first few changes survive.
         for renaming in self._renamings[: self._random.randrange(len(self._renamings) + 1)]:
             self._name(self._durable_names, renaming)
         self._renamings.clear()
@@ -147,7 +147,7 @@ class FakeDisk:
         self._locked.clear()
 
     def kill(self) -> None:
-        """Only the process stops, the machine goes on: nothing is lost."""
+        """Only the process stops, so nothing that was written is lost."""
         self.crashed = True
         self._open.clear()
         self._locked.clear()
@@ -158,7 +158,7 @@ class FakeDisk:
         self.crash_at = None
         self._one_at_a_time = trio.CapacityLimiter(1)
 
-    # The seam.
+    # The interface.
 
     def open(self, path: Path, *, create: bool) -> int:
         self._alive()
@@ -284,7 +284,7 @@ class FakeDisk:
             try:
                 await trio.sleep(self.delay_s)
             except trio.Cancelled:
-                # Like a thread that nobody waits for any more.
+                # Like a thread whose task was cancelled.
                 with contextlib.suppress(Exception):
                     job()
                 raise
@@ -306,7 +306,7 @@ class FakeDisk:
         return self._open[fd]
 
     def _call(self, name: str) -> None:
-        """Count the call; crash or fail if that is due."""
+        """Count the call; crash or fail if the test wants that now."""
         self._alive()
         number = len(self.calls)
         self.calls.append(name)
@@ -320,7 +320,7 @@ class FakeDisk:
 
     @contextlib.contextmanager
     def _maybe_crash_in(self, effect: Callable[[], None]) -> Iterator[None]:
-        """A crash within a call finds its effect there or not."""
+        """After a crash within a call its effect is there or not, at random."""
         try:
             yield
         except SimulatedCrash:

@@ -1,4 +1,4 @@
-"""Which files belong to a spool."""
+"""The names of the files that belong to a spool."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ if TYPE_CHECKING:
 
 
 class SpoolFiles(NamedTuple):
-    """The rows themselves are in `buffer`, the path that BRIDGE_BUFFER_PATH names."""
+    """Beside the rows themselves, at the path that BRIDGE_BUFFER_PATH names."""
 
-    buffer: Path
     cursor: Path
     quarantine: Path
     lock: Path
 
 
 def spool_files(path: Path) -> SpoolFiles:
-    """All four lie in one directory and move together.
-
-    The lock alone lies where the rows really are: a file has one, by whatever link it is reached.
-    """
+    """They lie beside the buffer; but if that is a link, the lock lies beside the file it leads to,
+    so that a file has one lock under all its names."""
     real = path.resolve()
     return SpoolFiles(
-        path,
         path.with_name(path.name + ".cursor"),
         path.with_name(path.name + ".quarantine.jsonl"),
         real.with_name(real.name + ".lock"),

@@ -1,4 +1,4 @@
-"""A look at a spool from outside: no lock is taken and nothing changed, a service may run on it."""
+"""A look at a spool that a service may be using: takes no lock and changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KERNEL_LOCKS = Path("/proc/locks")
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that records into a spool; `pid` is None where the system doesn't tell."""
+    """The process that records into a spool; `pid` is None if the system doesn't tell."""
 
     pid: int | None
 
@@ -31,7 +31,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class SpoolLook:
-    """`backlog_*`: what is left to replay. `quarantined`: lines in the quarantine file."""
+    """`backlog_*`: what is left to replay. `quarantined`: how many lines the quarantine holds."""
 
     path: Path
     holder: Holder | None
@@ -46,12 +46,12 @@ def look_at_spool(path: Path) -> SpoolLook:
     """What a spool holds now. Blocking.
 
     Raises:
-        OSError: it cannot be used by this user; the text of it says why.
+        OSError: this user cannot use it; the text says why.
     """
     files = spool_files(path)
     directory = path.parent
     while not directory.exists() and directory != directory.parent:
-        directory = directory.parent  # the service makes what is missing
+        directory = directory.parent  # the service creates missing directories
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(13, "the directory is not writable", str(directory))
     backlog_bytes = backlog_rows = 0
@@ -69,10 +69,10 @@ def look_at_spool(path: Path) -> SpoolLook:
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Who records into this spool. Blocking.
+    """The process that records into this spool. Blocking.
 
-    The lock is not tried where that can be avoided: for the moment of the trial it would keep a
-    service from starting.
+    Where possible the lock is not tried, since holding it for a moment could keep a service from
+    starting.
     """
     lock = spool_files(path).lock
     try:
@@ -97,7 +97,7 @@ def _named_by_the_kernel(lock: Path, about: os.stat_result) -> Holder | None:
             alike = Holder(number if number > 0 else None)
             if where == device:
                 return alike
-    # Another file system's file, or ours: of btrfs and overlays the kernel names another device.
+    # Another file system's file, or ours: for btrfs and overlays the kernel names another device.
     return alike if alike is not None and _tried(lock) is not None else None
 
 
@@ -121,11 +121,11 @@ def _backlog(path: Path, cursor: Path) -> tuple[int, int]:
         while piece := file.read(offset, PIECE_BYTES):
             rows += piece.count(b"\n")
             offset, last = offset + len(piece), piece
-        # A last line without its newline may be whole all the same.
+        # A last line without newline may be complete.
         return rows + (not last.endswith(b"\n")), offset - start
     except OSError:
         if path.stat().st_size < known:
-            return 0, 0  # everything was replayed meanwhile
+            return 0, 0  # a service has replayed everything in the meantime
         raise
     finally:
         file.close()

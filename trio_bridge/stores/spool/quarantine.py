@@ -1,9 +1,9 @@
-"""What can never be replayed, kept with its reason for a person to look at.
+"""What can never be replayed, kept with the reason for a person to look at.
 
 `<buffer>.quarantine.jsonl` holds one JSON object a line: `quarantined_at`, `reason`, `sqlstate`
-(of the database's refusal; null for damage), `offset` (where in the spool the line began; null for
-a row that never was there) and the line itself: `line` when it is UTF-8 text, else `line_base64`.
-A very long line comes in several such objects, numbered by `part`.
+(of the database's refusal; null for a damaged line), `offset` (where the line began in the spool;
+null for a row that never was there) and the line itself: `line` if it is UTF-8 text, else
+`line_base64`. A very long line is split into several such objects, numbered by `part`.
 
 A line is written here, and fsynced, before it counts as acknowledged; a crash between the two
 writes it twice.
@@ -32,7 +32,7 @@ PART_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """A line that is not replayed. `raw` is None when it is too long to be held in memory."""
+    """A line that is not replayed. `raw` is None if it is too long to be held in memory."""
 
     reason: str
     raw: bytes | None
@@ -42,7 +42,7 @@ class Unfit:
 
 
 class Quarantine:
-    """The file at `path`, made with its first entry. All methods block and raise OSError."""
+    """The file at `path`, created with its first entry. All methods block and raise OSError."""
 
     def __init__(
         self, disk: Disk, path: Path, spool: AppendFile, now: Callable[[], datetime]
@@ -53,7 +53,7 @@ class Quarantine:
         self._opened = False
 
     def add(self, lines: Iterable[Unfit]) -> None:
-        """Make the lines durable here."""
+        """Write the lines, durably."""
         if not self._opened:
             self._file.open()
             self._opened = True

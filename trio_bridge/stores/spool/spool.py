@@ -1,17 +1,17 @@
 """The spool: rows that the database has not taken yet, one JSON line each, in order, on disk.
 
 Beside `<buffer>` lie `<buffer>.cursor` (how far it is acknowledged), `<buffer>.quarantine.jsonl`
-(what could not be replayed) and `<buffer>.lock`. Rows are appended and fsynced; replayed in chunks
-from the acknowledged place on; and when everything is acknowledged the file is emptied.
+(what could not be replayed) and `<buffer>.lock`. Rows are appended and fsynced, then replayed in
+chunks from the acknowledged offset. When everything is acknowledged the file is emptied.
 
-What a crash can do, at any point:
-- within an append: the rows were not acknowledged to anyone, and a torn end is a damaged line;
-- within an acknowledgement: the old cursor is found, or none, and rows are replayed once more,
-  which their event_id makes harmless;
+What a crash can do:
+- during an append: no one counted the rows as written, and a torn end is a damaged line;
+- during an acknowledgement: the old cursor is found, or none, and rows are replayed again, which
+  their event_id makes harmless;
 - between emptying the file and removing the cursor: the cursor does not fit the file (see there).
 
-Bookkeeping never stands in the way of rows: a cursor or a quarantine entry that can't be written
-now (full disk) is written later, and until then the acknowledged place is known in memory only.
+Bookkeeping never holds up rows: a cursor or a quarantine entry that can't be written now (full
+disk) is written later, and until then the acknowledged offset is known in memory only.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 CHUNK_LINES = 1_000
 CHUNK_BYTES = 1024 * 1024
-"""The most that is read at a time, and so the longest line that is replayed."""
+"""The most that is read at a time; a longer line can't be replayed."""
 
 DISK_TIMEOUT_S = 10.0
-"""A disk that is silent for so long counts as failed."""
+"""A disk that does not answer for this long counts as failed."""
 
 SET_ASIDE_BYTES = 4 * 1024 * 1024
-"""The most that may wait in memory for room in the quarantine file."""
+"""The most that may wait in memory until the quarantine file can be written."""
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ log = structlog.get_logger()
 
 @dataclass
 class _Place:
-    """How far everything before it is acknowledged, and how much of that is durable."""
+    """Everything before `offset` is acknowledged; everything before `saved` durably."""
 
     offset: int = 0
     saved: int = 0
@@ -66,7 +66,7 @@ class _Place:
 
 
 class Spool:
-    """Made by `Spool.open`. One process at a time; within it one job at a time (`Disk.run`)."""
+    """Made by `Spool.open`. One process may use it, and does one job at a time (`Disk.run`)."""
 
     def __init__(self, path: Path, disk: Disk, now: Callable[[], datetime]) -> None:
         self.path = path
@@ -86,13 +86,13 @@ class Spool:
     async def open(
         cls, path: Path, *, disk: Disk | None = None, now: Callable[[], datetime] = utc_now
     ) -> Spool:
-        """Lock the spool and find the place where the last run stopped.
+        """Lock the spool and find where the last run stopped.
 
         Missing parent directories are made (mode 0700), and the file (mode 0600).
 
         Raises:
-            ConfigError: another process holds it, or it can't be used (a StartError where that may
-                pass by itself); one line for a person.
+            ConfigError: another process holds it, or it can't be used (a StartError if that may
+                pass by itself); the text is one line for a person.
         """
         spool = cls(path, disk or RealDisk(), now)
         try:
@@ -115,7 +115,7 @@ class Spool:
         return spool
 
     def holds_rows(self) -> bool:
-        """Whether anything is left to replay. A row on its way into the file counts as there."""
+        """Whether anything is left to replay, including rows that are just being appended."""
         return self._appending > 0 or self._disk.busy or self.backlog_bytes > 0
 
     @property
@@ -124,14 +124,14 @@ class Spool:
 
     @property
     def end(self) -> int:
-        """Where the next row will lie; `Chunk.end` counts from the same place."""
+        """The offset of the next row, comparable with `Chunk.end`."""
         return self._file.size
 
     async def append(self, records: Sequence[Record]) -> None:
-        """Return when all records are on disk, in order, with one fsync.
+        """Write all records, in order, with one fsync; they are durable when this returns.
 
         Raises:
-            SpoolError: none of them counts as written; try again later, all of them, in order.
+            SpoolError: none of them counts as written; try all of them again later, in order.
         """
         lines = b"".join(map(encode_line, records))
         self._appending += 1
@@ -141,9 +141,8 @@ class Spool:
             self._appending -= 1
 
     async def read(self, max_lines: int = CHUNK_LINES, *, after: Chunk | None = None) -> Chunk:
-        """The next lines behind the acknowledged place, bounded in number and bytes.
-
-        With `after` those behind that chunk, which is not acknowledged yet.
+        """The next lines after the acknowledged offset, or after the chunk `after`, which need not
+        be acknowledged yet. Their number and size are bounded.
 
         Raises:
             SpoolError: the file can't be read now.
@@ -158,10 +157,10 @@ class Spool:
         *,
         durably: bool = True,
     ) -> int:
-        """The first `replayed` lines of the chunk are in the database, or `rejected` by it; how
-        many lines go to the quarantine, those `rejected` and the damaged ones before that place.
+        """The database has committed or `rejected` the first `replayed` lines of the chunk. Returns
+        how many lines go to the quarantine: the rejected ones and the damaged ones among them.
 
-        Not `durably`: a crash before the next durable acknowledgement may bring them once more.
+        Unless `durably`, a crash before the next durable acknowledgement replays them again.
 
         Raises:
             SpoolError: the disk does not answer, or too many lines wait for the quarantine.
@@ -174,7 +173,7 @@ class Spool:
         return await self._on_disk(lambda: self._acknowledge(chunk, replayed, unfit, durably))
 
     async def quarantine(self, record: Record, *, sqlstate: str, reason: str) -> None:
-        """Put a row that never was in the spool where the unfit lines are.
+        """Put a row into the quarantine that never was in the spool.
 
         Raises:
             SpoolError: see `acknowledge`.
@@ -184,7 +183,7 @@ class Spool:
 
     @property
     def unsettled(self) -> bool:
-        """Whether a cursor or a quarantine entry could not be written the last time."""
+        """Whether a cursor or a quarantine entry still has to be written after a failure."""
         return self._bookkeeping_fails
 
     async def settle(self) -> None:
@@ -196,7 +195,7 @@ class Spool:
         await self._on_disk(self._settle)
 
     def close(self) -> None:
-        """Close all files and give the lock back."""
+        """Close all files and release the lock."""
         self._file.close()
         self._quarantine.close()
         if self._lock_fd is not None:
@@ -211,7 +210,7 @@ class Spool:
                 raise SpoolError(f"{self.path}: {error.strerror or error}") from error
         raise SpoolError(f"{self.path}: the disk has not answered for {DISK_TIMEOUT_S:g} s")
 
-    # What follows blocks, and runs within `Disk.run`.
+    # Everything below blocks, and runs within `Disk.run`.
 
     def _open(self) -> None:
         self._disk.make_directory(self.path.parent)
@@ -232,7 +231,7 @@ class Spool:
     def _append(self, lines: bytes) -> None:
         self._settle()
         self._file.append(lines)
-        self._begin_anew_if_replaced()
+        self._start_over_if_replaced()
 
     def _read(self, max_lines: int, after: Chunk | None) -> Chunk:
         self._look()
@@ -245,7 +244,7 @@ class Spool:
         rest = parts.pop()
         chunk = Chunk([], [], offset, offset, place.generation)
         if rest and at_end and len(parts) < max_lines:
-            parts.append(rest)  # the last line lacks its newline; it may be whole all the same
+            parts.append(rest)  # a last line without newline may be complete
         elif not parts and rest:
             return self._too_long(chunk, offset + len(window))
         return decode_chunk(parts, chunk, self._file.size)
@@ -288,9 +287,9 @@ class Spool:
         self._settle()
 
     def _settle(self) -> None:
-        """Make durable what memory knows: the quarantine, then the acknowledged place."""
+        """Write what only memory holds: the quarantine, then the acknowledged offset."""
         try:
-            self._look()  # a file that was replaced has no acknowledged place
+            self._look()  # in a replaced file nothing is acknowledged
             place = self._place
             if place.set_aside:
                 self._quarantine.add(place.set_aside)
@@ -314,10 +313,10 @@ class Spool:
 
     def _look(self) -> None:
         self._file.look()
-        self._begin_anew_if_replaced()
+        self._start_over_if_replaced()
 
-    def _begin_anew_if_replaced(self) -> None:
-        """Start from the beginning of the file when somebody else has changed it."""
+    def _start_over_if_replaced(self) -> None:
+        """Start from the beginning of the file when another program has changed it."""
         if not self._file.replaced:
             return
         log.error("spool: the file was removed, replaced or shortened by someone else")
