@@ -17,7 +17,7 @@ from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.gateways.fake import FakeBridge
-from trio_bridge.model import ApiEvent, ApiMode, Position, Severity, Snapshot
+from trio_bridge.model import ApiEvent, ApiMode, Position, Snapshot
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
@@ -242,15 +242,18 @@ async def test_the_backoff_is_5_10_20_and_each_attempt_is_in_api_logs(
             delays_s=settings.reconnect_backoff_s,
             windows=settings.reset_windows,
             heartbeat_s=settings.heartbeat_s,
-            emit=lambda message, status=Severity.INFO: sinks.send_event(message),
+            emit=lambda event: sinks.put(event.as_row(wall(), bridge.mode)),
             now=wall,
         )
         with trio.move_on_after(36):
             await supervisor.run()
     seconds = [(at - bridge.attempts[0]).total_seconds() for at in bridge.attempts]
     assert seconds == [0, 5, 15, 35]
-    assert [row["message"] for row in store.tables["api_logs"]][:3] == [
-        "reconnect attempt 1 in 5 s: connection refused",
-        "reconnect attempt 2 in 10 s: connection refused",
-        "reconnect attempt 3 in 20 s: connection refused",
+    attempts = store.tables["api_logs"][:3]
+    assert {row["kind"] for row in attempts} == {"gateway.reconnecting"}
+    assert [row["numbers"] for row in attempts] == [
+        {"attempt": 1, "delay_s": 5.0},
+        {"attempt": 2, "delay_s": 10.0},
+        {"attempt": 3, "delay_s": 20.0},
     ]
+    assert all("connection refused" in row["message"] for row in attempts)

@@ -48,12 +48,12 @@ except RuntimeError as error:
 
 
 EVENTS = """
+from trio_bridge.events.rows import RowsMissed, RowsOverdue, RowsResumed
 from trio_bridge.logs import configure_logging, log_event
-from trio_bridge.model import Severity
 
 configure_logging("info", "json")
-for status in Severity:
-    log_event("something", status)
+for event in (RowsResumed(1, "why"), RowsMissed("why"), RowsOverdue(1.0, "why")):
+    log_event(event)
 """
 
 
@@ -90,7 +90,7 @@ def test_elsewhere_a_line_has_its_time_and_no_mark(tmp_path: Path) -> None:
     assert not any(line.startswith("<") for line in lines)
 
 
-def test_the_log_tells_an_event_at_the_level_of_its_status() -> None:
+def test_the_log_tells_an_event_at_the_level_of_its_severity() -> None:
     told = subprocess.run(
         [sys.executable, "-c", EVENTS], capture_output=True, text=True, check=True
     ).stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ import pytest
 
 from tests.support.database import fetch
 from tests.support.rows import event, snapshot
-from trio_bridge.gateways.portal.health import SessionState
+from tests.test_events import CATALOGUE, EXAMPLES
 from trio_bridge.rows import TABLES
 from trio_bridge.stores.database.catalog import read_table
 from trio_bridge.stores.database.connection import TrioConnection
@@ -24,16 +23,12 @@ from trio_bridge.stores.database.schema import plan
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.postgres import PostgresServer
+    from trio_bridge.events.event import Event
 
 PROJECT = Path(__file__).parent.parent
 RUNBOOK = (PROJECT / "docs" / "runbook.md").read_text("utf-8")
 FLAT = " ".join(RUNBOOK.split())
-SPEAKERS = {"say", "emit", "_emit", "_note", "say_once", "_say_once", "begin", "end"}
-LEAST = 9
-"""Characters of a fragment that can be told from another."""
 
 
 def section(title: str) -> str:
@@ -79,67 +74,26 @@ def test_the_short_name_needs_no_rights_of_the_caller(tmp_path: Path) -> None:
 # Messages
 
 
-def fragments(node: ast.expr) -> list[str]:
-    """The fixed parts of a text."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return [text]
-        case ast.JoinedStr(values=values):
-            return [one.value for one in values if isinstance(one, ast.Constant)]  # type: ignore[misc]
-    return []
+def explained() -> dict[str, str]:
+    """Kind → severity, as the tables of messages have them."""
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| (info|warning|error) \|", RUNBOOK, re.MULTILINE)
+    assert len(rows) == len({kind for kind, _ in rows}), "a kind is explained twice"
+    return dict(rows)
 
 
-def messages_of(tree: ast.AST) -> Iterator[str]:
-    """The longest fixed part of each message that is told."""
-    for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        texts = {
-            target.id: node.value
-            for node in ast.walk(function)
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call) and _name(node.func) in SPEAKERS:
-                for argument in node.args:
-                    if isinstance(argument, ast.Name):
-                        argument = texts.get(argument.id, argument)
-                    longest = max(fragments(argument), key=len, default="").strip(" :;,()")
-                    if len(longest) >= LEAST:
-                        yield " ".join(longest.split())
+def test_every_event_is_explained_and_nothing_else() -> None:
+    assert explained() == {one.kind: one.severity.value for one in CATALOGUE}
 
 
-def _name(function: ast.expr) -> str:
-    match function:
-        case ast.Attribute(attr=name) | ast.Name(id=name):
-            return name
-    return ""
-
-
-def all_messages() -> list[str]:
-    found: set[str] = set()
-    for folder in ("gateways", "delivery", "tasks", "stores/embedded"):
-        for file in sorted((PROJECT / "trio_bridge" / folder).rglob("*.py")):
-            found |= set(messages_of(ast.parse(file.read_text("utf-8"))))
-    states = {SessionState.UNKNOWN, SessionState.HEALTHY}
-    found |= {state.value for state in SessionState if state not in states}
-    return sorted(found)
-
-
-def test_there_are_messages() -> None:
-    """The search finds what it looks for, whichever way it is written."""
-    found = all_messages()
-    assert len(found) > 25
-    assert "the gateway answers again" in found
-    assert "skipped: the machine was busy or asleep" in found
-    assert "could not be stored: see" in found
-
-
-@pytest.mark.parametrize("message", all_messages())
-def test_every_message_is_explained(message: str) -> None:
-    assert message in FLAT, f"docs/runbook.md says nothing about {message!r}"
+@pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: str(one.kind))
+def test_the_text_of_an_event_is_found(one: type[Event]) -> None:
+    """Whoever searches for what he has read: the words of the example, around what varies."""
+    (row,) = (line for line in RUNBOOK.splitlines() if line.startswith(f"| `{one.kind}` |"))
+    quoted = row.split(" | ")[1]
+    (text, *more) = re.findall(r"`([^`]+)`", quoted)
+    assert not more
+    pattern = ".*".join(map(re.escape, text.split("…")))
+    assert re.fullmatch(pattern, EXAMPLES[one].message, re.DOTALL), EXAMPLES[one].message
 
 
 # Links

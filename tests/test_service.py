@@ -20,7 +20,7 @@ import pytest
 import trio
 
 from tests.support.command import run_command
-from tests.support.database import count_rows, fetch, messages, wait_for_rows
+from tests.support.database import count_rows, fetch, kinds, messages, wait_for_rows
 from tests.support.process import (
     PATIENCE_S,
     ServiceProcess,
@@ -29,6 +29,7 @@ from tests.support.process import (
     running_service,
 )
 from tests.support.still import assert_true_row, hold_still
+from trio_bridge.events.service import ServiceStopped
 from trio_bridge.policy.schedule import TOLERANCE
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
@@ -175,7 +176,7 @@ async def test_ends_cleanly_and_says_goodbye(
     assert "Traceback" not in service.output
     # A database that is too busy for the last rows leaves them in the spool, which is as safe.
     assert (await run_command(tmp_path, "flush", DATABASE_URL=fresh_database)).code == 0
-    assert "the service ends" in messages(fresh_database)[-1]
+    assert kinds(fresh_database)[-1] == ServiceStopped.kind
 
 
 async def test_under_nohup_a_closed_terminal_ends_nothing(
@@ -224,7 +225,7 @@ async def test_the_last_rows_are_safe_although_the_database_is_frozen(
         " AS later FROM portfolio_greeks) AS steps WHERE later IS NOT NULL",
     )
     assert in_order == [(True,)]
-    assert any("the service ends" in text for text in messages(own_postgres.conninfo))
+    assert ServiceStopped.kind in kinds(own_postgres.conninfo)
 
 
 @asynccontextmanager

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.gateways.portal.support import tolerance
-from tests.support.database import fetch, wait_for_rows
+from tests.support.database import fetch, kinds, messages, wait_for_rows
 from tests.support.process import running_service
+from trio_bridge.events.gateway import Connected
+from trio_bridge.events.portal import CertificateUnchecked
+from trio_bridge.events.service import ServiceStopped
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal.server import open_portal_simulator
 
@@ -44,12 +47,10 @@ async def test_true_rows_and_events_land_in_the_database(
             (truth.delta, truth.gamma, truth.vega, truth.theta), abs=tolerance(book)
         )
         assert row[4:] == (truth.positions, truth.priced, ",".join(book.accounts))
-    events = fetch(fresh_database, "SELECT api_mode, message FROM api_logs ORDER BY id")
-    assert {mode for mode, _ in events} == {"PORTAL"}
-    said = [message for _, message in events]
-    assert f"connected to {url}" in said
-    assert len([text for text in said if "is not checked" in text]) == 1
-    assert said[-1] == f"disconnected from {url}: the service ends"
+    assert fetch(fresh_database, "SELECT DISTINCT api_mode FROM api_logs") == [("PORTAL",)]
+    assert Connected(url).message in messages(fresh_database)
+    assert kinds(fresh_database).count(CertificateUnchecked.kind) == 1
+    assert messages(fresh_database)[-1] == ServiceStopped(url).message
 
 
 async def test_an_unknown_account_is_answered_with_the_known_ones(

@@ -352,7 +352,9 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(dict(one)) for one in error.errors())) from None
+        found = [_explain(dict(one)) for one in error.errors()]
+        text = "; ".join(f"{name}{rest}" for name, rest in found)
+        raise ConfigError(text, setting=found[0][0]) from None
     except SettingsError as error:
         raise ConfigError(str(error)) from None
     except UnicodeDecodeError:
@@ -376,8 +378,8 @@ def misspelt_settings() -> dict[str, str]:
     return found
 
 
-def _explain(error: dict[str, Any]) -> str:
-    """One of pydantic's errors in a user's words."""
+def _explain(error: dict[str, Any]) -> tuple[str, str]:
+    """One of pydantic's errors in a user's words: the setting, and what is wrong with it."""
     place, *_ = error["loc"] or ("settings",)
     name = ENVIRONMENT_NAMES.get(str(place), str(place).upper())
     value = str(error["input"])
@@ -406,4 +408,4 @@ def _explain(error: dict[str, Any]) -> str:
             allowed = str(limits["error"])
         case _:
             allowed = error["msg"]
-    return " ".join(f"{name}{shown}: {allowed}".split())
+    return name, " ".join(f"{shown}: {allowed}".split())

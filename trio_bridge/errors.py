@@ -4,11 +4,23 @@ from __future__ import annotations
 
 
 class BridgeError(Exception):
-    """Base of all errors that the bridge expects; the text is one line for a person to read."""
+    """Base of all errors that the bridge expects; `str()` is one line for a person to read.
+
+    Attributes:
+        text: what is wrong.
+        setting: the one that is at fault or decides about it; empty when none does.
+        remedy: what a person can do about it; empty when the text says it, or nobody can.
+    """
+
+    def __init__(self, text: str, *, setting: str = "", remedy: str = "") -> None:
+        super().__init__(f"{text}: {remedy}" if remedy else text)
+        self.text = text
+        self.setting = setting
+        self.remedy = remedy
 
 
 class ConfigError(BridgeError, ValueError):
-    """A setting or file cannot be used: the text names it, its value and the remedy."""
+    """A setting or file cannot be used: the text names it and its value."""
 
 
 class StartError(ConfigError):

@@ -12,9 +12,12 @@ import os
 import select
 import sys
 from contextlib import suppress
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
+
+if TYPE_CHECKING:
+    from trio_bridge.events.event import Event
 
 CHATTY_LIBRARIES = ("ib_async", "eventkit", "trio-asyncio", "httpx", "httpcore", "hypercorn")
 """Anything a user should know from them is reported as an event, in the bridge's words."""
@@ -106,9 +109,10 @@ def configure_logging(level: str, style: str) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def log_event(message: str, status: str) -> None:
-    """Log an event; its status (`model.Severity`) is the name of a level."""
-    structlog.get_logger().log(logging.getLevelNamesMapping()[status.upper()], message)
+def log_event(event: Event) -> None:
+    """Log an event; its severity is the name of a level."""
+    level = logging.getLevelNamesMapping()[event.severity.upper()]
+    structlog.get_logger().log(level, event.message)
 
 
 def as_error(line: str) -> str:

@@ -10,11 +10,14 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 PORTFOLIO = "PORTFOLIO"
 """`portfolio_greeks.contract` of every row that the bridge makes."""
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NO_ID = UUID(int=0)
 """RFC 9562's nil UUID, "no value" (section 5.9): a row without an id gets one of its own."""
@@ -143,8 +146,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class ApiEvent:
-    """One row of `api_logs`: something that happened to the bridge and may interest a person.
+    """One row of `api_logs`: an event (`events.event.Event`) and when it happened.
 
+    `kind` is the stable name of what happened, `numbers` the event's fields that are numbers; both
+    are None in rows of an older version, and `numbers` where there are none.
     A lone surrogate (from undecodable bytes in a gateway's text or a file name) can neither be
     stored nor shown: `message` spells it out, `\\udcff`.
     """
@@ -153,8 +158,9 @@ class ApiEvent:
     api_mode: ApiMode
     message: str
     status: Severity = Severity.INFO
-    event_id: UUID = NO_ID
     kind: str | None = None
+    numbers: Mapping[str, float] | None = None
+    event_id: UUID = NO_ID
 
     def __post_init__(self) -> None:
         message = self.message.encode("utf-8", "backslashreplace").decode()

@@ -182,7 +182,10 @@ API_LOGS = _table(
     "api_logs",
     EventRow,
     oldest=("timestamp", "api_mode", "message", "status"),
-    hidden={"event_id": _EVENT_ID},
+    hidden={
+        "event_id": _EVENT_ID,
+        "numbers": Column("jsonb", "The event's fields that are numbers, by name"),
+    },
 )
 TABLES: Mapping[str, Table] = {table.name: table for table in (PORTFOLIO_GREEKS, API_LOGS)}
 

@@ -27,9 +27,10 @@ from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
+from trio_bridge.events.service import ConnectionStuck, ServiceStarted
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.logs import log_event
-from trio_bridge.model import ApiEvent, Severity, Snapshot, utc_now
+from trio_bridge.model import ApiEvent, Snapshot, utc_now
 from trio_bridge.stores.database.conninfo import conninfo_from_settings, safe_target
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.embedded.server import open_embedded
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.config import Settings
+    from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import IBridgeBase
 
 SOURCES_END_S = 1.5
@@ -217,10 +219,7 @@ class Service:
         with trio.move_on_after(SOURCES_END_S):
             await self._ended.wait()
         if self._result is None:
-            self.outlet.emit(
-                f"a connection did not end within {SOURCES_END_S:g} s: the service ends without it",
-                Severity.ERROR,
-            )
+            self.outlet.emit(ConnectionStuck(SOURCES_END_S))
 
     async def _source(self, run: Callable[[], Awaitable[None]]) -> None:
         """One of those that end together."""
@@ -236,8 +235,7 @@ class Service:
         settings = self.settings
         # After a kill or a power cut nothing else says that there was no service until now.
         self.outlet.emit(
-            f"trio_bridge {__version__} has started: {settings.ib_api_mode} mode, "
-            f"a row every {settings.poll_interval_s:g} s"
+            ServiceStarted(__version__, settings.ib_api_mode, settings.poll_interval_s)
         )
         with self._sources:
             stopper.arm(self._sources)
@@ -274,12 +272,12 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """
     service: Service | None = None
 
-    def emit(message: str, status: Severity) -> None:
+    def emit(event: Event) -> None:
         """What the embedded server says; before there is a service, to the console alone."""
         if service is None:
-            log_event(message, status)
+            log_event(event)
         else:
-            service.outlet.emit(message, status)
+            service.outlet.emit(event)
 
     async with AsyncExitStack() as stack:
         conninfo = conninfo_from_settings(settings)

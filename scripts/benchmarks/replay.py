@@ -197,7 +197,7 @@ async def _run_service(home: Path, conninfo: str, rows: int) -> tuple[float, flo
         await service.wait()
     times = query(
         conninfo,
-        "SELECT timestamp FROM api_logs WHERE message LIKE 'database circuit%%' ORDER BY id",
+        "SELECT timestamp FROM api_logs WHERE kind LIKE 'database.circuit%%' ORDER BY id",
     )
     took = (times[-1][0] - times[0][0]) if rows else timedelta(0)
     return took.total_seconds(), most / 1e6

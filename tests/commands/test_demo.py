@@ -62,7 +62,7 @@ async def test_rows_of_either_mode_are_shown_until_ctrl_c(
     said = " ".join(capsys.readouterr().out.split())
     assert "30/30" in said
     assert f"connected to {scheme}127.0.0.1:" in said
-    assert ": the service ends" in said
+    assert ": the service is stopping" in said
     assert "rows in portfolio_greeks and" in said
 
 

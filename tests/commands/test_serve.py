@@ -14,6 +14,8 @@ import trio
 from tests.support.database import count_rows, fetch, wait_for_rows
 from tests.support.process import PATIENCE_S, descendants, running_service
 from tests.support.receiver import open_receiver
+from trio_bridge.events.gateway import ConnectionLost
+from trio_bridge.events.rows import CircuitOpened, RowsOverdue
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.tasks.webhook import POST_TIMEOUT_S
@@ -114,8 +116,8 @@ async def test_a_lost_gateway_and_missing_rows_call_a_person(
         await wait_for_rows(fresh_database, 2)
         sim.stop_listening()
         sim.drop_connections()
-        await receiver.wait_for("disconnected from")
-        await receiver.wait_for("no right row for")
+        await receiver.wait_for(ConnectionLost.kind)
+        await receiver.wait_for(RowsOverdue.kind)
         assert await clean_end(service) == 0
     assert "the-secret" not in service.output
 
@@ -136,7 +138,7 @@ async def test_a_database_outage_calls_a_person_although_no_row_of_it_can_be_wri
     ):
         await wait_for_rows(own_postgres.conninfo, 2)
         await trio.to_thread.run_sync(own_postgres.stop, "immediate")
-        await receiver.wait_for("database circuit CLOSED → OPEN")
+        await receiver.wait_for(CircuitOpened.kind)
         assert await clean_end(service) == 0
 
 

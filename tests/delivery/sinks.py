@@ -18,6 +18,7 @@ from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
+from trio_bridge.events.rows import CircuitChanged, CircuitOpened
 from trio_bridge.model import ApiMode
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.stores.spool.spool import Spool
@@ -111,6 +112,19 @@ async def running(
 def numbers(store: FakeStore) -> list[int]:
     """The snapshots in the database, in the order of their insertion."""
     return [int(row["delta"]) for row in store.tables[PORTFOLIO_GREEKS.name]]
+
+
+def kinds(store: FakeStore) -> list[str]:
+    return [row["kind"] for row in store.tables[API_LOGS.name]]
+
+
+def circuit(store: FakeStore) -> list[tuple[str, str]]:
+    """The changes of the circuit: kind, and the states before and after."""
+    return [
+        (row["kind"], row["message"].split(": ")[0].removeprefix("database circuit "))
+        for row in store.tables[API_LOGS.name]
+        if row["kind"] in (CircuitOpened.kind, CircuitChanged.kind)
+    ]
 
 
 def messages(store: FakeStore) -> list[str]:

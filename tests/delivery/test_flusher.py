@@ -15,7 +15,8 @@ from tests.delivery.sinks import (
     FLUSH_INTERVAL_S,
     Sinks,
     check_tables,
-    messages,
+    circuit,
+    kinds,
     now,
     numbers,
     quarantined,
@@ -26,6 +27,7 @@ from trio_bridge.delivery import replay
 from trio_bridge.delivery.breaker import BreakerState, Transition
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.replay import REPLAY_TIMEOUT_S
+from trio_bridge.events.rows import CircuitChanged, CircuitOpened, RowsQuarantined
 from trio_bridge.stores.fake import FakeStore, Trouble
 from trio_bridge.stores.record import encode_line, record_of
 from trio_bridge.stores.spool.fake_disk import FakeDisk
@@ -249,7 +251,8 @@ async def test_every_change_of_the_circuit_is_an_event_in_order(
         await trio.sleep(2 * FLUSH_INTERVAL_S + 1)
         store.trouble = None
         await trio.sleep(FLUSH_INTERVAL_S)
-    changes = [text.split(": ")[0].removeprefix("database circuit ") for text in messages(store)]
+    assert {*kinds(store)} == {CircuitOpened.kind, CircuitChanged.kind}
+    changes = [change for _, change in circuit(store)]
     there_and_back = ["OPEN → HALF_OPEN", "HALF_OPEN → OPEN"]
     assert changes == [
         "CLOSED → OPEN",
@@ -405,7 +408,7 @@ async def test_damage_is_told_although_the_database_goes_in_the_middle_of_its_ch
         await trio.sleep(60)
         assert sinks.state() is BreakerState.CLOSED
     assert numbers(store) == list(range(900))
-    assert len([text for text in messages(store) if "1 row could not be stored" in text]) == 1
+    assert kinds(store).count(RowsQuarantined.kind) == 1
 
 
 async def test_damaged_lines_that_find_no_room_anywhere_stop_the_replay_and_are_not_lost(

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from tests.support.rows import snapshot
 from trio_bridge.delivery.outlet import CHANNEL_SIZE, Outlet
+from trio_bridge.events.rows import RowsSafe
 
 if TYPE_CHECKING:
     from trio_bridge.model import ApiEvent, Snapshot
@@ -49,6 +50,6 @@ async def test_a_channel_that_nobody_empties_drops_loudly_and_counts() -> None:
     with capture_logs() as logs:
         for number in range(CHANNEL_SIZE + 2):
             outlet.put(snapshot(number))
-        outlet.emit("an event is dropped as a row is")
+        outlet.emit(RowsSafe())  # an event is dropped as a row is
     assert outlet.dropped == 3
     assert [one["log_level"] for one in logs] == ["error", "error", "info", "error"]

@@ -16,6 +16,8 @@ from tests.delivery.sinks import (
     QUARANTINE,
     Sinks,
     check_tables,
+    circuit,
+    kinds,
     messages,
     now,
     numbers,
@@ -26,6 +28,14 @@ from tests.delivery.sinks import (
 from tests.support.rows import number_of, snapshot
 from trio_bridge.delivery import delivery
 from trio_bridge.delivery.breaker import BreakerState
+from trio_bridge.events.rows import (
+    CircuitChanged,
+    CircuitOpened,
+    RowsDropped,
+    RowsQuarantined,
+    RowsSafe,
+    SpoolUnwritable,
+)
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.fake import FakeStore, Trouble
 from trio_bridge.stores.spool.fake_disk import FakeDisk
@@ -161,10 +171,10 @@ async def test_the_third_failure_leaves_the_database_alone_until_the_flusher_com
         assert numbers(store) == []
         await trio.sleep(2)
         assert numbers(store) == list(range(11))
-    assert [message.split(":")[0] for message in messages(store)] == [
-        "database circuit CLOSED → OPEN",
-        "database circuit OPEN → HALF_OPEN",
-        "database circuit HALF_OPEN → CLOSED",
+    assert circuit(store) == [
+        (CircuitOpened.kind, "CLOSED → OPEN"),
+        (CircuitChanged.kind, "OPEN → HALF_OPEN"),
+        (CircuitChanged.kind, "HALF_OPEN → CLOSED"),
     ]
     check_tables(store)
 
@@ -281,8 +291,8 @@ async def test_what_was_quarantined_since_the_last_report_is_reported_at_the_end
         for n in range(3):
             sinks.send(n)
             await trio.sleep(5)
-    reports = [text for text in messages(store) if "could not be stored" in text]
-    assert [text.split(" could")[0] for text in reports] == ["1 row", "2 rows"]
+    reports = [row for row in store.tables["api_logs"] if row["kind"] == RowsQuarantined.kind]
+    assert [row["numbers"] for row in reports] == [{"rows": 1}, {"rows": 2}]
 
 
 async def test_a_nul_in_a_message_is_quarantined(
@@ -376,9 +386,8 @@ async def test_rows_wait_in_memory_until_the_disk_has_room(
         store.trouble = None
         await trio.sleep(120)
     assert numbers(store) == list(range(40))
-    texts = messages(store)
-    assert sum("spool can't be written" in text for text in texts) == 1
-    assert sum("all rows are safe again" in text for text in texts) == 1
+    assert kinds(store).count(SpoolUnwritable.kind) == 1
+    assert kinds(store).count(RowsSafe.kind) == 1
     check_tables(store)
 
 
@@ -439,8 +448,9 @@ async def test_memory_is_bounded_and_the_gap_is_stated(
         await trio.sleep(1)
     arrived = numbers(store)
     assert arrived == [*range(len(arrived) - 1), 80]
-    (text,) = [text for text in messages(store) if "dropped" in text]
-    assert text.startswith(f"{dropped} rows from 2026-01-02T14:30:")
+    (loss,) = [row for row in store.tables["api_logs"] if row["kind"] == RowsDropped.kind]
+    assert loss["numbers"] == {"rows": dropped}
+    assert " from 2026-01-02T14:30:" in loss["message"]
     check_tables(store)
 
 

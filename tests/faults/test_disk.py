@@ -15,9 +15,10 @@ import trio
 
 from tests.faults.ledger import BUFFER, Run, bridge, check, more_rows, quarantined
 from tests.faults.test_database import in_thread, say_goodbye, wait_until_replayed
-from tests.support.database import fetch, messages, wait_for_rows
+from tests.support.database import fetch, kinds, wait_for_rows
 from tests.support.process import PATIENCE_S
 from tests.support.rows import record, snapshot
+from trio_bridge.events.rows import RowsSafe, SpoolUnwritable
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 from trio_bridge.stores.record import encode_line
@@ -160,7 +161,7 @@ async def test_database_down_and_disk_full_then_both_recover(
             await wait_for_rows(own_postgres.conninfo, 5)
             (tiny / "ballast").write_bytes(b"x" * 52_000)
             await in_thread(own_postgres.stop, "immediate")
-            await service.wait_for_output("spool can't be written")
+            await service.wait_for_output("the spool can't be written")
             await more_rows(service, 15)
             (tiny / "ballast").unlink()
             await service.wait_for_output("all rows are safe again")
@@ -170,9 +171,7 @@ async def test_database_down_and_disk_full_then_both_recover(
             await more_rows(service, 5)
             run = await say_goodbye(service)
         await check(tiny / BUFFER, own_postgres.conninfo, [run], at_least=40)
-    said = messages(own_postgres.conninfo)
-    assert any(text.startswith("spool can't be written") for text in said)
-    assert "all rows are safe again" in said
+    assert {SpoolUnwritable.kind, RowsSafe.kind} <= {*kinds(own_postgres.conninfo)}
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

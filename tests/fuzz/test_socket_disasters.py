@@ -161,7 +161,7 @@ class Walk:
                 delays_s=(0.5, 1.0),
                 windows=(),
                 heartbeat_s=HEARTBEAT_S,
-                emit=rig.emit,
+                emit=rig.events.append,
             )
             ticker = Ticker(rig.bridge, self.judge, interval_s=0.5, emit=discard_event)
             async with trio.open_nursery() as nursery:
@@ -176,7 +176,7 @@ class Walk:
                 self.heal(rig)
                 with trio.move_on_after(PATIENCE_S):
                     await rig.until(lambda: self.is_right(rig), f"after {self.past}")
-                assert self.is_right(rig), (rig.row(), rig.messages[-9:], self.past)
+                assert self.is_right(rig), (rig.row(), rig.events[-9:], self.past)
                 nursery.cancel_scope.cancel()
 
     def is_right(self, rig: Rig) -> bool:

@@ -21,7 +21,7 @@ from tests.support.patient_clock import until
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.gateways.socket.bridge import SocketBridge
-from trio_bridge.model import DataType, Severity
+from trio_bridge.model import DataType
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal.faults import Fault
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from tests.support.patient_clock import PatientClock
+    from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import IBridgeBase
     from trio_bridge.gateways.portal.pacing import Timing
     from trio_bridge.model import Snapshot
@@ -51,7 +52,7 @@ class Pair:
         tws: TwsSimulator,
         portal: ServedPortal,
         bridges: tuple[SocketBridge, PortalBridge],
-        events: list[str],
+        events: list[Event],
     ) -> None:
         self.book = book
         self.tws = tws
@@ -125,25 +126,25 @@ async def pair_of(
     book: Book, *, decimals: int = 3, timing: Timing = QUICK, **settings: Any
 ) -> AsyncGenerator[Pair]:
     """Both bridges, each kept connected by its supervisor."""
-    events: list[str] = []
-
-    def emit(message: str, status: Severity = Severity.INFO) -> None:
-        events.append(message)
-
+    events: list[Event] = []
     async with AsyncExitStack() as stack:
         tws = await stack.enter_async_context(open_tws_simulator(book, tick_interval_s=TICK_S))
         portal = await stack.enter_async_context(open_portal_simulator(book))
         portal.quirks.decimals = decimals
         bridges = (
-            SocketBridge(socket_support.make_settings(tws.port, **settings), emit=emit),
+            SocketBridge(socket_support.make_settings(tws.port, **settings), emit=events.append),
             PortalBridge(
-                portal_support.make_settings(portal.url, **settings), emit=emit, timing=timing
+                portal_support.make_settings(portal.url, **settings),
+                emit=events.append,
+                timing=timing,
             ),
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         for bridge in bridges:
             await stack.enter_async_context(bridge)
-            supervisor = Supervisor(bridge, delays_s=(0.5,), windows=(), heartbeat_s=5.0, emit=emit)
+            supervisor = Supervisor(
+                bridge, delays_s=(0.5,), windows=(), heartbeat_s=5.0, emit=events.append
+            )
             nursery.start_soon(supervisor.run)
         yield Pair(book, tws, portal, bridges, events)
         nursery.cancel_scope.cancel()

@@ -64,6 +64,8 @@ api_events = st.builds(
     api_mode=st.sampled_from(ApiMode),
     message=any_text,
     status=st.sampled_from(Severity),
+    kind=st.sampled_from([None, "rows.resumed"]),
+    numbers=st.none() | st.dictionaries(st.text("abc"), st.integers(0, 9) | st.floats()),
 )
 records = st.builds(record_of, snapshots | api_events)
 
@@ -90,7 +92,9 @@ def test_a_snapshot_is_one_json_object_of_columns() -> None:
 
 
 def test_an_event_is_one_json_object_of_columns() -> None:
-    event = ApiEvent(AT, ApiMode.PORTAL, "Überlauf – „again“", Severity.WARNING)
+    event = ApiEvent(
+        AT, ApiMode.PORTAL, "Überlauf – „again“", Severity.WARNING, "rows.resumed", {"slots": 3}
+    )
     record = record_of(event)
 
     assert record.table == "api_logs"
@@ -100,7 +104,8 @@ def test_an_event_is_one_json_object_of_columns() -> None:
         "api_mode": "PORTAL",
         "message": "Überlauf – „again“",
         "status": "warning",
-        "kind": None,
+        "kind": "rows.resumed",
+        "numbers": {"slots": 3},
     }
 
 

@@ -46,8 +46,13 @@ def _count(connection: psycopg.Connection) -> int:
     return int(found[0])
 
 
+def kinds(conninfo: str) -> list[str | None]:
+    """The kinds of the events in api_logs in their order."""
+    return [kind for (kind,) in fetch(conninfo, "SELECT kind FROM api_logs ORDER BY id")]
+
+
 def messages(conninfo: str) -> list[str]:
-    """The texts of api_logs, in order."""
+    """The texts of api_logs, in order; prefer `kinds`, which survive a better text."""
     return [text for (text,) in fetch(conninfo, "SELECT message FROM api_logs ORDER BY id")]
 
 

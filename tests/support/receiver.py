@@ -36,8 +36,11 @@ class Receiver:
 
     @property
     def text(self) -> str:
-        """Everything posted so far."""
-        return "\n".join(str(post.get("content")) for post in self.posts)
+        """Everything posted so far, and the kinds of the events."""
+        return "\n".join(
+            "\n".join((str(post.get("content")), *(one["kind"] for one in post.get("events", ()))))
+            for post in self.posts
+        )
 
     async def wait_for(self, text: str) -> None:
         """Wait until the text is posted; the time limit is in real time, not on Trio's clock."""

@@ -35,8 +35,8 @@ def snapshot(number: int, at: datetime | None = None) -> Snapshot:
     )
 
 
-def event(text: str, at: datetime | None = None) -> ApiEvent:
-    return ApiEvent(at or START, ApiMode.SOCKET, text)
+def event(text: str, at: datetime | None = None, kind: str | None = None) -> ApiEvent:
+    return ApiEvent(at or START, ApiMode.SOCKET, text, kind=kind)
 
 
 def record(number: int) -> Record:

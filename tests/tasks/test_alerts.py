@@ -18,6 +18,8 @@ from tests.support import patient_clock
 from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from tests.support.rows import snapshot
+from trio_bridge.events.rows import RowsOnTime, RowsOverdue
+from trio_bridge.events.service import PartBroke, ServiceDied
 from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiEvent, ApiMode, Severity
 from trio_bridge.policy.digest import MOST_KINDS
@@ -29,6 +31,8 @@ from trio_bridge.tasks.webhook import Webhook
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from trio_bridge.events.event import Event
+
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
 
 
@@ -38,8 +42,10 @@ def quick_clock() -> PatientClock:
     return PatientClock()
 
 
-def event(message: str, status: Severity = Severity.WARNING) -> ApiEvent:
-    return ApiEvent(AT, ApiMode.SOCKET, message, status)
+def event(
+    message: str, status: Severity = Severity.WARNING, kind: str = "gateway.lost"
+) -> ApiEvent:
+    return ApiEvent(AT, ApiMode.SOCKET, message, status, kind)
 
 
 class Bench:
@@ -49,12 +55,12 @@ class Bench:
         self.alerts = Alerts(SecretStr(url), after_s=after_s, interval_s=interval_s, now=lambda: AT)
         self.ticker = TickerStatus()
         self.connection = ConnectionStatus(State.CONNECTED)
-        self.ended: str | None = None
-        self.events: list[str] = []
+        self.ended = False
+        self.events: list[Event] = []
 
-    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
-        self.events.append(message)
-        self.alerts.notice(event(message, status))
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+        self.alerts.notice(event.as_row(AT, ApiMode.SOCKET))
 
     async def until_posted(self, receiver: Receiver, text: str) -> None:
         """Wait until the receiver has it, and the bridge knows that."""
@@ -89,7 +95,7 @@ async def test_a_burst_of_kinds_does_not_stand_in_the_way_of_the_next_one(
 ) -> None:
     async with open_receiver() as receiver, alerting(receiver) as bench:
         for number in range(MOST_KINDS + 10):
-            bench.alerts.notice(event(f"contract {'x' * number} is unknown to the gateway"))
+            bench.alerts.notice(event("contract", kind=f"kind.{number}"))
         await bench.until_posted(receiver, "contract")
         bench.alerts.notice(event("disconnected"))
         await bench.until_posted(receiver, "disconnected")
@@ -103,14 +109,14 @@ async def test_a_bug_in_here_is_told_and_alerting_goes_on(
         bench.alerts.notice(event("disconnected"))
         await until(lambda: bench.events, "the bug is not told")
         monkeypatch.undo()
-        await bench.until_posted(receiver, "alerting broke down and starts again in 1 s")
+        await bench.until_posted(receiver, PartBroke("alerting", 1.0).message)
 
 
 async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: PatientClock) -> None:
     async with open_receiver() as receiver, alerting(receiver) as bench:
-        bench.alerts.notice(event("all is well", Severity.INFO))
+        bench.alerts.notice(event("all is well", Severity.INFO, "a"))
         bench.alerts.notice(event("database circuit CLOSED → OPEN"))
-        bench.alerts.notice(event("spool can't be written", Severity.ERROR))
+        bench.alerts.notice(event("spool can't be written", Severity.ERROR, "spool.unwritable"))
         await bench.until_posted(receiver, "spool")
     (post,) = receiver.posts
     assert receiver.targets == ["/services/the-secret"]
@@ -122,6 +128,7 @@ async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: Pat
     assert post["content"] == f"{post['title']}\n{post['text']}"
     assert post["events"][1] == {
         "timestamp": "2026-01-02T14:30:00+00:00",
+        "kind": "spool.unwritable",
         "status": "error",
         "message": "spool can't be written",
         "count": 1,
@@ -156,7 +163,7 @@ async def test_a_refusal_for_good_is_logged_without_the_secret_and_the_next_aler
             receiver.answers, receiver.body = [404], b"no_service"
             bench.alerts.notice(event("one"))
             await until(lambda: logs, "nothing is logged")
-            bench.alerts.notice(event("another"))
+            bench.alerts.notice(event("another", kind="rows.missed"))
             await bench.until_posted(receiver, "another")
     assert "one" not in receiver.text.replace("another", "")
     (line,) = logs
@@ -174,7 +181,7 @@ async def test_an_address_that_cannot_be_asked_is_logged_and_ends_nothing(
         async with open_receiver() as receiver, alerting(receiver) as bench:
             for host in ("xn--a", "hooks..example.com", "[v1.x]"):
                 bench.alerts._webhook = Webhook(SecretStr(f"http://{host}/the-secret"))
-                bench.alerts.notice(event(f"for {host}"))
+                bench.alerts.notice(event("for it", kind=host))
                 await until(lambda: logs, "nothing is logged")
                 log = logs.pop()
                 assert log["event"] == "alert refused: check BRIDGE_ALERT_URL"
@@ -214,11 +221,11 @@ async def test_no_right_row_is_an_alert_with_its_reason_and_so_is_the_end_of_tha
 ) -> None:
     async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
         bench.ticker.silent_because = Blocked(Reason.NOT_CONNECTED)
-        await bench.until_posted(receiver, "no right row for 1")
+        await bench.until_posted(receiver, RowsOverdue.kind)
         assert "not connected to the gateway" in receiver.text
         assert receiver.posts[0]["status"] == "error"
         bench.ticker.last_right_s = trio.current_time()
-        await bench.until_posted(receiver, "right rows again")
+        await bench.until_posted(receiver, RowsOnTime.kind)
 
 
 async def test_rows_without_one_known_greek_are_no_right_rows(quick_clock: PatientClock) -> None:
@@ -245,7 +252,7 @@ async def test_a_row_that_comes_seldom_is_not_missed_in_between(quick_clock: Pat
             await trio.sleep(20.0)
             bench.ticker.last_right_s = trio.current_time()
         assert receiver.posts == []
-        await bench.until_posted(receiver, "no right row for 6")
+        await bench.until_posted(receiver, "row for 6")
 
 
 async def test_a_reset_window_raises_no_alarm(quick_clock: PatientClock) -> None:
@@ -254,7 +261,7 @@ async def test_a_reset_window_raises_no_alarm(quick_clock: PatientClock) -> None
         await trio.sleep(30)
         assert receiver.posts == []
         bench.connection.state = State.CONNECTING
-        await bench.until_posted(receiver, "no right row")
+        await bench.until_posted(receiver, RowsOverdue.kind)
 
 
 async def test_what_was_noted_last_is_posted_at_the_end(quick_clock: PatientClock) -> None:
@@ -262,9 +269,9 @@ async def test_what_was_noted_last_is_posted_at_the_end(quick_clock: PatientCloc
         async with alerting(receiver) as bench:
             await trio.sleep(1)
             bench.alerts.notice(event("the last thing that happened"))
-            bench.ended = "the service ended without being asked to"
+            bench.ended = True
         assert "the last thing that happened" in receiver.text
-        assert "without being asked to" in receiver.text
+        assert ServiceDied.kind in receiver.text
 
 
 async def test_what_was_being_posted_at_the_end_is_not_lost(quick_clock: PatientClock) -> None:
@@ -273,7 +280,7 @@ async def test_what_was_being_posted_at_the_end_is_not_lost(quick_clock: Patient
             receiver.answers = [503]
             bench.alerts.notice(event("first"))
             await until(lambda: receiver.targets, "nothing is posted")
-            bench.alerts.notice(event("second"))
+            bench.alerts.notice(event("second", kind="rows.missed"))
         assert [one["message"] for one in receiver.posts[0]["events"]] == ["first", "second"]
 
 

@@ -10,11 +10,12 @@ import psycopg
 import pytest
 import trio
 
-from tests.support.database import fetch, messages, store, wait_for_rows
+from tests.support.database import fetch, kinds, store, wait_for_rows
 from tests.support.rows import snapshot
 from trio_bridge.config import load_settings
 from trio_bridge.errors import OutageError, StoreError
-from trio_bridge.model import Severity, Snapshot
+from trio_bridge.events.rows import SlotsDoubled, SlotsSingle
+from trio_bridge.model import Snapshot
 from trio_bridge.policy.doubles import doubled_slots
 from trio_bridge.service import run_service
 from trio_bridge.simulator.book import make_book
@@ -35,13 +36,11 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from trio_bridge.events.event import Event
     from trio_bridge.service import Service, Stopper
 
 NOW = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
-TOLD = (
-    "12 of the last slots hold two rows of U1: another service records into this database, too; "
-    "end one of the two"
-)
+TOLD = SlotsDoubled(12, ("U1",))
 
 
 class Bench:
@@ -49,7 +48,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.ticker = TickerStatus(last=snapshot(1))
-        self.said: list[tuple[float, str, Severity]] = []
+        self.said: list[tuple[float, Event]] = []
         self.looks: list[float] = []
         self.doubled = True
         self.fails: Exception | None = None
@@ -67,8 +66,8 @@ class Bench:
         rows = [(at, "U1") for at in slots for _ in range(1 + self.doubled)]
         return [] if self.is_empty else rows
 
-    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
-        self.said.append((trio.current_time(), message, status))
+    def emit(self, event: Event) -> None:
+        self.said.append((trio.current_time(), event))
 
     async def run(self, seconds: float) -> None:
         began = trio.current_time()
@@ -77,14 +76,14 @@ class Bench:
                 self.read, self.ticker, interval_s=5.0, emit=self.emit, now=lambda: NOW
             )
         self.looks = [at - began for at in self.looks]
-        self.said = [(at - began, message, status) for at, message, status in self.said]
+        self.said = [(at - began, event) for at, event in self.said]
 
 
 async def test_it_is_told_once_after_a_minute(autojump_clock: MockClock) -> None:
     bench = Bench()
     await bench.run(2000)
     assert bench.looks == [FIRST_LOOK_S + turn * LOOK_EVERY_S for turn in range(4)]
-    assert bench.said == [(60.0, TOLD, Severity.WARNING)]
+    assert bench.said == [(60.0, TOLD)]
 
 
 async def test_its_end_is_told_and_then_it_would_be_news_again(autojump_clock: MockClock) -> None:
@@ -94,11 +93,7 @@ async def test_its_end_is_told_and_then_it_would_be_news_again(autojump_clock: M
         for doubled, is_empty in ((True, False), (True, True), (False, False), (True, False)):
             bench.doubled, bench.is_empty = doubled, is_empty
             await trio.sleep(LOOK_EVERY_S)
-    assert [(message, status) for _, message, status in bench.said] == [
-        (TOLD, Severity.WARNING),
-        ("each slot holds one row again", Severity.INFO),
-        (TOLD, Severity.WARNING),
-    ]
+    assert [event for _, event in bench.said] == [TOLD, SlotsSingle(), TOLD]
 
 
 async def test_a_database_that_is_away_or_frozen_is_asked_again(autojump_clock: MockClock) -> None:
@@ -111,7 +106,7 @@ async def test_a_database_that_is_away_or_frozen_is_asked_again(autojump_clock: 
         await trio.sleep(600)
         bench.hangs = False
     assert bench.looks == [60.0, 660.0, 1260.0 + LOOK_TIMEOUT_S, 1860.0 + LOOK_TIMEOUT_S]
-    assert [at for at, _, _ in bench.said] == [1260.0 + LOOK_TIMEOUT_S]
+    assert [at for at, _ in bench.said] == [1260.0 + LOOK_TIMEOUT_S]
 
 
 async def test_nobody_looks_before_there_is_a_row_of_ours(autojump_clock: MockClock) -> None:
@@ -174,8 +169,7 @@ async def test_a_bug_in_the_look_does_not_end_the_recording(
             poll_interval_s=0.2,
         )
         await run_service(settings, stay)
-    told = [text for text in messages(fresh_database) if "doubled slots broke down" in text]
-    assert told
+    assert "service.part_broke" in kinds(fresh_database)
 
 
 async def test_a_service_sees_another_one_in_its_database(
@@ -208,7 +202,7 @@ async def test_a_service_sees_another_one_in_its_database(
             ],
         )
         with trio.move_on_after(30):
-            while not any("hold two rows" in event.message for event in service.events):
+            while not any(event.kind == SlotsDoubled.kind for event in service.events):
                 await trio.sleep(0.05)
         stopper.stop()
 
@@ -221,5 +215,4 @@ async def test_a_service_sees_another_one_in_its_database(
             poll_interval_s=0.2,
         )
         await run_service(settings, be_the_other)
-    (told,) = [text for text in messages(fresh_database) if "hold two rows" in text]
-    assert f"hold two rows of {account}: another service records into this database" in told
+    assert kinds(fresh_database).count(SlotsDoubled.kind) == 1

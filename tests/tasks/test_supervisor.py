@@ -13,9 +13,17 @@ import trio
 from tests.support.time import EASTERN, WallClock, eastern
 from trio_bridge.config import load_settings
 from trio_bridge.errors import ConfigError
+from trio_bridge.events.gateway import (
+    Connected,
+    ConnectionLost,
+    GatewaySilent,
+    HoldBegun,
+    HoldEnded,
+    Reconnecting,
+)
+from trio_bridge.events.service import ServiceStopped
 from trio_bridge.gateways.fake import FakeBridge
 from trio_bridge.gateways.readiness import NotReadyError
-from trio_bridge.model import Severity
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
 from trio_bridge.tasks.supervisor import State, Supervisor
 from trio_bridge.tasks.ticker import Ticker
@@ -23,9 +31,11 @@ from trio_bridge.tasks.ticker import Ticker
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
+    from trio_bridge.events.event import Event
     from trio_bridge.model import Snapshot
 
 NOON = eastern(2026, 3, 2, 12, 0, 0)
+ASLEEP = ConnectionLost("fake:4001", "the machine was asleep for 3600 s")
 
 
 class Rig:
@@ -42,7 +52,7 @@ class Rig:
     ) -> None:
         self.wall = clock(start)
         self.bridge = FakeBridge(load_settings(), now=self.wall)
-        self.events: list[tuple[float, str, Severity]] = []
+        self.events: list[tuple[float, Event]] = []
         self.windows = parse_reset_windows(windows)
         self.supervisor = Supervisor(
             self.bridge,
@@ -54,12 +64,12 @@ class Rig:
         )
         self.wall()
 
-    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
-        self.events.append((trio.current_time(), message, status))
+    def emit(self, event: Event) -> None:
+        self.events.append((trio.current_time(), event))
 
     @property
-    def messages(self) -> list[str]:
-        return [message for _, message, _ in self.events]
+    def said(self) -> list[Event]:
+        return [event for _, event in self.events]
 
     def state(self) -> State:
         return self.supervisor.status.state
@@ -81,10 +91,10 @@ async def test_waits_5_10_20_20_seconds_before_attempts(autojump_clock: MockCloc
         "12:00:55",
         "12:01:15",
     ]
-    assert rig.messages[:3] == [
-        "reconnect attempt 1 in 5 s: connection refused by 127.0.0.1:4001",
-        "reconnect attempt 2 in 10 s: connection refused by 127.0.0.1:4001",
-        "reconnect attempt 3 in 20 s: connection refused by 127.0.0.1:4001",
+    assert rig.said[:3] == [
+        Reconnecting(1, 5.0, rig.bridge.refusal),
+        Reconnecting(2, 10.0, rig.bridge.refusal),
+        Reconnecting(3, 20.0, rig.bridge.refusal),
     ]
 
 
@@ -99,10 +109,7 @@ async def test_connects_when_the_gateway_comes(autojump_clock: MockClock) -> Non
         await trio.sleep(20)
         assert rig.state() == State.CONNECTED
         nursery.cancel_scope.cancel()
-    assert rig.messages[-2:] == [
-        "connected to fake:4001",
-        "disconnected from fake:4001: the service ends",
-    ]
+    assert rig.said[-2:] == [Connected("fake:4001"), ServiceStopped("fake:4001")]
 
 
 @pytest.mark.parametrize(("up_s", "next_delay"), [(59.0, 10), (60.0, 5), (3600.0, 5)])
@@ -119,9 +126,10 @@ async def test_a_minute_of_health_starts_the_sequence_anew(
         rig.bridge.drop("second")
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    attempt, end = rig.messages[-2:]
-    assert f"in {next_delay} s: second" in attempt
-    assert end == "the service ends"
+    attempt, end = rig.said[-2:]
+    assert isinstance(attempt, Reconnecting)
+    assert (attempt.delay_s, attempt.reason) == (next_delay, "second")
+    assert end == ServiceStopped()
 
 
 @pytest.mark.parametrize("lost_at", [(23, 40, 0), (23, 59, 59), (23, 50, 17)])
@@ -138,7 +146,7 @@ async def test_a_loss_in_the_reset_window_is_held_until_five_past_midnight(
         await trio.sleep(40 * 60)
         nursery.cancel_scope.cancel()
     assert rig.attempt_times()[1:4] == ["00:05:00", "00:05:05", "00:05:15"]
-    assert "holding until 00:05 ET: reset window (nightly)" in rig.messages
+    assert HoldBegun("00:05 ET", "nightly") in rig.said
 
 
 async def test_a_loss_just_outside_the_window_is_not_held(autojump_clock: MockClock) -> None:
@@ -212,7 +220,9 @@ async def test_no_row_from_the_first_missed_probe_and_lost_at_the_second(
         await trio.sleep(5)
         rig.bridge.get_portfolio_greeks()
         nursery.cancel_scope.cancel()
-    assert any("2 probes in a row went unanswered" in message for message in rig.messages)
+    kinds = [event.kind for event in rig.said]
+    silent = kinds.index(GatewaySilent.kind)
+    assert kinds[silent + 1] == ConnectionLost.kind
 
 
 async def test_one_missed_probe_is_forgiven(autojump_clock: MockClock) -> None:
@@ -270,7 +280,7 @@ async def test_no_row_of_what_was_known_before_the_machine_slept(
     assert len(rig.bridge.attempts) == 2
     assert after[0].timestamp >= rig.bridge.attempts[1]
     assert len(after) == 11  # one slot found it out
-    assert "disconnected from fake:4001: the machine was asleep for 3600 s" in rig.messages
+    assert ASLEEP in rig.said
 
 
 async def test_no_row_of_what_was_known_before_the_process_stood_still(
@@ -356,7 +366,7 @@ async def test_a_sleep_while_nothing_is_connected_disturbs_no_new_connection(
         await trio.sleep(50)
         assert rig.bridge.is_connected()
         nursery.cancel_scope.cancel()
-    assert sum(message.startswith("connected") for message in rig.messages) == 1
+    assert rig.said.count(Connected("fake:4001")) == 1
 
 
 async def test_a_connection_that_was_being_made_when_the_machine_slept_is_made_anew(
@@ -371,8 +381,7 @@ async def test_a_connection_that_was_being_made_when_the_machine_slept_is_made_a
         rig.bridge.drop()
         await trio.sleep(70)
         nursery.cancel_scope.cancel()
-    slept = [message for message in rig.messages if "asleep" in message and "disc" in message]
-    assert slept == ["disconnected from fake:4001: the machine was asleep for 3600 s"]
+    assert rig.said.count(ASLEEP) == 1
     assert len(rig.bridge.attempts) == 3
 
 
@@ -396,7 +405,7 @@ async def test_an_unknown_account_ends_the_service_at_first_but_not_later(
         rig.bridge.drop()
         await trio.sleep(60)
         nursery.cancel_scope.cancel()
-    assert rig.messages[-2] == "reconnect attempt 5 in 20 s: IB_ACCOUNT=X: unknown"
+    assert rig.said[-2] == Reconnecting(5, 20.0, "IB_ACCOUNT=X: unknown")
 
 
 @pytest.mark.parametrize("start", [(2026, 3, 1), (2026, 10, 25)], ids=["spring", "autumn"])
@@ -457,12 +466,11 @@ async def test_a_month_of_nights_weekends_and_drops(
 def _announced(rig: Rig) -> list[datetime]:
     began = rig.wall._began or 0.0
     found = []
-    for at, message, _ in rig.events:
+    for at, event in rig.events:
         moment = rig.wall._start + timedelta(seconds=at - began)
-        if message.startswith("reconnect attempt"):
-            delay = float(message.split(" in ")[1].split(" s")[0])
-            found.append(moment + timedelta(seconds=delay))
-        elif message.startswith("the reset window is over"):
+        if isinstance(event, Reconnecting):
+            found.append(moment + timedelta(seconds=event.delay_s))
+        elif isinstance(event, HoldEnded):
             found.append(moment)
     return found
 
@@ -471,6 +479,6 @@ def _after_holds(rig: Rig) -> list[datetime]:
     began = rig.wall._began or 0.0
     return [
         rig.wall._start + timedelta(seconds=at - began)
-        for at, message, _ in rig.events
-        if message.startswith("the reset window is over")
+        for at, event in rig.events
+        if isinstance(event, HoldEnded)
     ]

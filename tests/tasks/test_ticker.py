@@ -9,13 +9,16 @@ import trio
 
 from tests.support.time import WallClock, eastern
 from trio_bridge.config import load_settings
+from trio_bridge.events.rows import RowsMissed, RowsResumed, SlotsSkipped
 from trio_bridge.gateways.fake import FakeBridge
 from trio_bridge.gateways.readiness import Reason
-from trio_bridge.model import Position, Severity, Snapshot
+from trio_bridge.model import Position, Snapshot
 from trio_bridge.tasks.ticker import Ticker
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
+
+    from trio_bridge.events.event import Event
 
 STOCK = Position("DU1", 1, "STK", "SPY", 100.0, None)
 START = eastern(2026, 3, 2, 10, 0, 1)
@@ -29,13 +32,14 @@ class Rig:
         self.bridge = FakeBridge(load_settings(), now=self.wall)
         self.bridge.positions = [STOCK]
         self.rows: list[Snapshot] = []
-        self.events: list[str] = []
+        self.events: list[Event] = []
         self.ticker = Ticker(
-            self.bridge, self.rows.append, interval_s=interval_s, emit=self.emit, now=self.wall
+            self.bridge,
+            self.rows.append,
+            interval_s=interval_s,
+            emit=self.events.append,
+            now=self.wall,
         )
-
-    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
-        self.events.append(message)
 
     async def run_for(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
@@ -67,10 +71,8 @@ async def test_no_row_while_the_bridge_is_not_ready(autojump_clock: MockClock) -
         nursery.start_soon(trouble)
         await rig.run_for(80)
     assert len(rig.rows) == 16 - 6
-    assert rig.events == [
-        f"no rows: {Reason.UPSTREAM_LOST.value}",
-        f"rows again: 6 slots without ({Reason.UPSTREAM_LOST.value})",
-    ]
+    why = Reason.UPSTREAM_LOST.value
+    assert rig.events == [RowsMissed(why), RowsResumed(6, why)]
     assert rig.ticker.status.skipped == 0
 
 
@@ -87,9 +89,9 @@ async def test_a_single_slot_is_told_as_one(mock_clock: MockClock) -> None:
         await _jump(mock_clock, 5.0)
         nursery.cancel_scope.cancel()
     assert rig.events == [
-        "1 slot skipped: the machine was busy or asleep",
-        f"no rows: {Reason.UPSTREAM_LOST.value}",
-        f"rows again: 1 slot without ({Reason.UPSTREAM_LOST.value})",
+        SlotsSkipped(1),
+        RowsMissed(Reason.UPSTREAM_LOST.value),
+        RowsResumed(1, Reason.UPSTREAM_LOST.value),
     ]
 
 
@@ -117,7 +119,7 @@ async def test_a_suspended_machine_skips_slots_and_does_not_bunch(mock_clock: Mo
         assert len(rig.rows) == 3
         nursery.cancel_scope.cancel()
     assert rig.ticker.status.skipped == 3
-    assert rig.events == ["3 slots skipped: the machine was busy or asleep"]
+    assert rig.events == [SlotsSkipped(3)]
     assert rig.rows[2].timestamp.timestamp() % 5 == 0
 
 

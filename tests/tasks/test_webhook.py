@@ -18,7 +18,7 @@ AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
 
 
 def bulletin(message: str = "delta < 0 & @everyone", *, left_out: int = 0) -> Bulletin:
-    return Bulletin((DigestLine(AT, Severity.WARNING, message, 3),), left_out)
+    return Bulletin((DigestLine(AT, "kind", Severity.WARNING, message, 3),), left_out)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_everybody_else_gets_text_content_and_the_events() -> None:
 
 
 def test_a_long_text_is_cut_to_what_receivers_take() -> None:
-    many = Bulletin(tuple(DigestLine(AT, Severity.ERROR, "x" * 300, 1) for _ in range(50)))
+    many = Bulletin(tuple(DigestLine(AT, "kind", Severity.ERROR, "x" * 300, 1) for _ in range(50)))
     assert len(payload_for("discord.com", many, sender="box")["content"]) < 2000
 
 

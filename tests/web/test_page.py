@@ -609,10 +609,13 @@ async def test_an_event_explains_a_gap_also_when_it_is_told_after_the_row_that_e
         const coverage = { since: 100, rows: 1, slots: 1, slowest_s: 5 };
         const grid = { from: 0, interval_s: 5, bucket_s: 5 };
         const events = [];
-        const rows = new m.Rows({ ...grid, t: [100], gaps: [], series, coverage }, events);
+        const told = { t: [100], gaps: [] };
+        const rows = new m.Rows({ ...grid, ...told, series, coverage }, events);
         rows.add({ timestamp: new Date(165000).toISOString(), delta: 1 });
         const before = rows.gapsUntil(166)[0].reasons.length;
-        events.push({ timestamp: new Date(164000).toISOString(), message: "it has started" });
+        const timestamp = new Date(164000).toISOString();
+        events.push({ timestamp, message: "no reason", kind: "gateway.connected" });
+        events.push({ timestamp, message: "it has started", kind: "service.started" });
         return [before, rows.gapsUntil(166)[0].reasons.map((event) => event.message)];
         """,
     )

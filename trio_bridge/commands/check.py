@@ -20,7 +20,8 @@ from trio_bridge.commands.console import Console
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.config import load_settings, misspelt_settings
 from trio_bridge.errors import BridgeError, ConfigError
-from trio_bridge.model import ApiMode, Severity, utc_now
+from trio_bridge.events.service import AlertTried
+from trio_bridge.model import ApiMode, utc_now
 from trio_bridge.policy.digest import Bulletin, DigestLine
 from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook
 
@@ -70,7 +71,7 @@ async def run_check(*, as_json: bool, try_alert: bool) -> bool:
     try:
         settings = load_settings()
     except ConfigError as error:
-        report(failed("settings", str(error)))
+        report(failed("settings", error.text, error.remedy))
     else:
         report(ok("settings", _in_short(settings)))
         for name, meant in misspelt_settings().items():
@@ -122,7 +123,7 @@ async def _check_page(settings: Settings, *, answered: bool) -> Finding:
         async with open_endpoint(settings):
             return ok("page", f"{url_of(settings)}: starts with the service")
     except BridgeError as error:
-        return failed("page", str(error))
+        return failed("page", error.text, error.remedy)
 
 
 async def _check_alerts(url: SecretStr, *, wanted: bool) -> Finding:
@@ -130,13 +131,14 @@ async def _check_alerts(url: SecretStr, *, wanted: bool) -> Finding:
     try:
         webhook = Webhook(url)
     except ConfigError as error:
-        return failed("alerts", str(error))
+        return failed("alerts", error.text, error.remedy)
     try:
         if not wanted:
             return skipped(
                 "alerts", f"go to {receiver}; `check --alert` posts one to see it arrive"
             )
-        line = DigestLine(utc_now(), Severity.INFO, "a test: alerts of this bridge arrive here", 1)
+        test = AlertTried()
+        line = DigestLine(utc_now(), test.kind, test.severity, test.message, 1)
         await webhook.post(Bulletin((line,)))
     except (NotNowError, RefusedError) as error:
         return failed("alerts", f"{receiver}: {error}", "check BRIDGE_ALERT_URL")

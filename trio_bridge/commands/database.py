@@ -41,7 +41,9 @@ async def present_database(settings: Settings) -> str:
     if conninfo is None:
         raise ConfigError(
             "DATABASE_URL is not set, and the bridge's own PostgreSQL in "
-            f"{settings.embedded_dir or default_directory()} does not run: start the service"
+            f"{settings.embedded_dir or default_directory()} does not run",
+            setting="DATABASE_URL",
+            remedy="start the service",
         )
     return conninfo
 

@@ -53,8 +53,10 @@ async def _refuse_beside_a_service(settings: Settings) -> None:
         return  # opening the spool will say it better
     if holder is not None:
         raise ConfigError(
-            f"BRIDGE_BUFFER_PATH={settings.buffer_path} is in use by {holder}: a running service "
-            f"replays it by itself, every {settings.flush_interval_s:g} s; see `trio-bridge status`"
+            f"BRIDGE_BUFFER_PATH={settings.buffer_path} is in use by {holder}",
+            setting="BRIDGE_BUFFER_PATH",
+            remedy="a running service replays it by itself, every "
+            f"{settings.flush_interval_s:g} s; see `trio-bridge status`",
         )
 
 

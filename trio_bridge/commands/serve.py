@@ -75,13 +75,11 @@ async def _inform(notifier: Notifier, service: Service, stopper: Stopper) -> Non
 
 
 async def _alert(alerts: Alerts, service: Service, stopper: Stopper) -> None:
-    def ended() -> str | None:
-        if stopper.stopping.is_set():
-            return None
-        return "the service ended without being asked to: its log says why"
-
     await alerts.run(
-        service.ticker.status, service.supervisor.status, emit=service.outlet.emit, ended=ended
+        service.ticker.status,
+        service.supervisor.status,
+        emit=service.outlet.emit,
+        ended=lambda: not stopper.stopping.is_set(),
     )
 
 

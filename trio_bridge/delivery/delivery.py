@@ -35,7 +35,7 @@ from trio_bridge.delivery.commit import Committer
 from trio_bridge.delivery.notices import DeliveryNotices
 from trio_bridge.delivery.replay import Replay
 from trio_bridge.errors import OutageError, SpoolError
-from trio_bridge.model import Severity
+from trio_bridge.events.rows import RowsSafe, SpoolUnwritable
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
@@ -337,15 +337,12 @@ class Delivery:
     def _disk_trouble(self, error: SpoolError) -> None:
         if not self._disk_fails:
             self._disk_fails = True
-            self._notices.say(
-                f"spool can't be written, up to {QUEUE_LIMIT} rows wait in memory: {error}",
-                Severity.ERROR,
-            )
+            self._notices.emit(SpoolUnwritable(QUEUE_LIMIT, str(error)))
 
     def _all_safe(self) -> None:
         if self._disk_fails:
             self._disk_fails = False
-            self._notices.say("all rows are safe again")
+            self._notices.emit(RowsSafe())
         self._notices.gap_ended()
 
     def _count(self, answered: int, quarantined: int) -> None:

@@ -9,8 +9,7 @@ import structlog
 import trio
 
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.model import Severity
-from trio_bridge.text import count
+from trio_bridge.events.rows import CircuitChanged, CircuitOpened, RowsDropped, RowsQuarantined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio_bridge.delivery.breaker import Transition
+    from trio_bridge.events.event import Event
 
 REPORT_INTERVAL_S = 60.0
 """At most one event per interval reports quarantined rows. Otherwise a database that rejects the
@@ -38,8 +38,8 @@ class _Gap:
 class DeliveryNotices:
     """Gives each event to `emit`; dropped and quarantined rows are counted into one event."""
 
-    def __init__(self, emit: Callable[[str, Severity], None], *, quarantine_path: Path) -> None:
-        self._emit = emit
+    def __init__(self, emit: Callable[[Event], None], *, quarantine_path: Path) -> None:
+        self.emit = emit
         self._quarantine_path = quarantine_path
         self._gap: _Gap | None = None
         self._unreported = 0
@@ -50,15 +50,11 @@ class DeliveryNotices:
         self._reported_at = None
         self.quarantined(0)
 
-    def say(self, message: str, status: Severity = Severity.INFO) -> None:
-        self._emit(message.replace("\0", "\\0"), status)
-
     def changed(self, transition: Transition | None) -> None:
         """Report a change of the circuit breaker, if there was one."""
         if transition is not None:
-            before, after, reason = transition
-            status = Severity.WARNING if after is BreakerState.OPEN else Severity.INFO
-            self.say(f"database circuit {before} → {after}: {reason}", status)
+            opened = transition.after is BreakerState.OPEN
+            self.emit((CircuitOpened if opened else CircuitChanged)(*transition))
 
     def dropped(self, timestamp: datetime) -> None:
         """A row is lost; it is reported when there is room again (`gap_ended`)."""
@@ -72,11 +68,7 @@ class DeliveryNotices:
     def gap_ended(self) -> None:
         if self._gap is not None:
             gap, self._gap = self._gap, None
-            self.say(
-                f"{count(gap.rows, 'row')} from {gap.first.isoformat()} to {gap.last.isoformat()} "
-                "dropped: neither the database nor the disk took any",
-                Severity.ERROR,
-            )
+            self.emit(RowsDropped(gap.rows, gap.first, gap.last))
 
     def quarantined(self, rows: int) -> None:
         """Count more rows, and report them and earlier ones if a report is due."""
@@ -86,7 +78,5 @@ class DeliveryNotices:
         now = trio.current_time()
         due = self._reported_at is None or now - self._reported_at >= REPORT_INTERVAL_S
         if self._unreported and due:
-            rows_told = count(self._unreported, "row")
-            text = f"{rows_told} could not be stored: see {self._quarantine_path}"
-            self._unreported, self._reported_at = 0, now
-            self.say(text, Severity.ERROR)
+            unreported, self._unreported, self._reported_at = self._unreported, 0, now
+            self.emit(RowsQuarantined(unreported, str(self._quarantine_path)))

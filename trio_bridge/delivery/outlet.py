@@ -12,11 +12,13 @@ import structlog
 import trio
 
 from trio_bridge.logs import log_event
-from trio_bridge.model import ApiEvent, ApiMode, Severity, Snapshot, utc_now
+from trio_bridge.model import ApiEvent, ApiMode, Snapshot, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+
+    from trio_bridge.events.event import Event
 
 CHANNEL_SIZE = 1_000
 """Rows between the sources and the writer. It takes them at once, so this is minutes of slack."""
@@ -52,10 +54,10 @@ class Outlet:
         except trio.ClosedResourceError:
             self._put_late(item)
 
-    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
+    def emit(self, event: Event) -> None:
         """An event for `api_logs` and the console."""
-        log_event(message, status)
-        self.put(ApiEvent(self._now(), self._mode, message, status))
+        log_event(event)
+        self.put(event.as_row(self._now(), self._mode))
 
     def close(self) -> None:
         """The sources have ended."""

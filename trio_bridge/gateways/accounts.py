@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.errors import ConfigError
-from trio_bridge.model import Severity
+from trio_bridge.events.gateway import AccountAppeared, AccountGone
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -50,7 +50,8 @@ class Accounts:
         if unknown := [account for account in self._wanted if account not in accounts]:
             raise ConfigError(
                 f"IB_ACCOUNT={','.join(self._wanted)}: this login does not manage "
-                f"{', '.join(unknown)}; it manages {', '.join(sorted(accounts))}"
+                f"{', '.join(unknown)}; it manages {', '.join(sorted(accounts))}",
+                setting="IB_ACCOUNT",
             )
         if not self.chosen:
             self.chosen = self._wanted or tuple(sorted(accounts))
@@ -62,11 +63,7 @@ class Accounts:
         self._missing = missing - gone
         self.chosen = tuple(account for account in self.chosen if account not in gone)
         for account in sorted(gone):
-            self._emit(
-                f"account {account} is no longer among those of this login: "
-                "its positions do not count any more",
-                Severity.WARNING,
-            )
+            self._emit(AccountGone(account))
 
     def counts(self, account: str) -> bool:
         """Whether the positions of this account count; one that is new among all is told."""
@@ -75,5 +72,5 @@ class Accounts:
         if self._wanted:
             return False
         self.chosen = tuple(sorted((*self.chosen, account)))
-        self._emit(f"account {account} has appeared: its positions count, too")
+        self._emit(AccountAppeared(account))
         return True

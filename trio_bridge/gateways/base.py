@@ -11,7 +11,7 @@ from trio_bridge.gateways.leftovers import Leftovers
 from trio_bridge.gateways.readiness import NotReadyError, Readiness
 from trio_bridge.gateways.remarks import Remarks
 from trio_bridge.gateways.sleep import SleepWatch
-from trio_bridge.model import ApiMode, Greeks, Position, Severity, Snapshot, utc_now
+from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, utc_now
 from trio_bridge.risk.greeks import Portfolio, aggregate
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from trio_bridge.config import Settings
+    from trio_bridge.events.event import Event
     from trio_bridge.gateways.readiness import Blocked
 
 
@@ -31,7 +32,7 @@ NEVER_CONNECTED = "never connected"
 class EventSink(Protocol):
     """Takes an event for `api_logs`. Never blocks, never raises."""
 
-    def __call__(self, message: str, status: Severity = Severity.INFO) -> None: ...
+    def __call__(self, event: Event, /) -> None: ...
 
 
 class RiskInputs(NamedTuple):
@@ -55,7 +56,7 @@ class Usage(NamedTuple):
     lines_budget: int | None = None
 
 
-def discard_event(message: str, status: Severity = Severity.INFO) -> None:
+def discard_event(event: Event) -> None:
     """The event sink of a bridge that nobody listens to."""
 
 

@@ -57,7 +57,7 @@ class Reason(Enum):
     NO_ANSWER = "the gateway does not answer ({detail})"
     LOGGED_OUT = "nobody is logged in at the gateway"
     NO_BROKERAGE = "the gateway has no brokerage session"
-    COMPETING = "the owner's session elsewhere has the market data"
+    COMPETING = "another session of yours has the market data"
     UPSTREAM_LOST = "the gateway has lost its link to Interactive Brokers"
     SESSION_UNKNOWN = "the session's state is not known yet"
     SESSION_STALE = "the session's state could not be asked for {detail}"

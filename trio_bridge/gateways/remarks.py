@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trio_bridge.model import Severity
+from trio_bridge.events.data import CurrenciesMixed, TypeUnknown
 from trio_bridge.risk.greeks import KNOWN_TYPES, OPTION_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from trio_bridge.events.event import Event
     from trio_bridge.model import Position
 
 
 class Remarks:
     """Says once which types add nothing, and which currencies are added up unconverted."""
 
-    def __init__(self, emit: Callable[[str, Severity], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None]) -> None:
         self._emit = emit
         self._unknown_types: set[str] = set()
         self._currencies: frozenset[str] = frozenset()
@@ -30,18 +31,10 @@ class Remarks:
         for sec_type in {position.sec_type for position in positions} - KNOWN_TYPES:
             if sec_type not in self._unknown_types:
                 self._unknown_types.add(sec_type)
-                self._emit(
-                    f"positions of type {sec_type!r} are not known to this bridge: "
-                    "they are counted but add nothing to the Greeks",
-                    Severity.WARNING,
-                )
+                self._emit(TypeUnknown(sec_type))
 
     def _mention_currencies(self, positions: Sequence[Position]) -> None:
         held = (one.currency for one in positions if one.sec_type in OPTION_TYPES)
         before, self._currencies = self._currencies, frozenset(filter(None, held))
         if len(self._currencies) > 1 and self._currencies != before:
-            self._emit(
-                f"options in {', '.join(sorted(self._currencies))}: vega and theta add up amounts "
-                "of different currencies, nothing is converted",
-                Severity.WARNING,
-            )
+            self._emit(CurrenciesMixed(tuple(sorted(self._currencies))))

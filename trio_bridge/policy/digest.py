@@ -1,9 +1,9 @@
 """What an alert says, and when: soon if something is new, rarely if it only continues.
 
 A night without a gateway brings hundreds of warnings that differ only in a number. So events of one
-kind (equal but for their numbers) become one line with a count: a kind not seen for an hour is
-reported within seconds, one that continues after 1, 2, 4, … 60 minutes. Memory is bounded, however
-long the alerts cannot be delivered.
+kind become one line, the latest one's, with a count: a kind not seen for an hour is reported within
+seconds, one that continues after 1, 2, 4, … 60 minutes. Memory is bounded, however long the alerts
+cannot be delivered.
 
 Pure: times are passed in (monotonic seconds).
 """
@@ -11,7 +11,6 @@ Pure: times are passed in (monotonic seconds).
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,14 +33,12 @@ FORGOTTEN_AFTER_S = 3600.0
 MOST_KINDS = 50
 """Kinds in one alert (further events are only counted), and kinds that are remembered."""
 
-_NUMBER = re.compile(r"\d[\d,]*(?: (\w+?)s?\b)?")
-"""A number with the noun it counts, singular or plural."""
-
 
 class DigestLine(NamedTuple):
     """The latest event of a kind, and how often the kind occurred since the last alert."""
 
     at: datetime
+    kind: str
     status: Severity
     message: str
     times: int
@@ -59,7 +56,7 @@ class Bulletin(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Kind:
+class _Heard:
     heard_s: float
     told_s: float = -math.inf
     wait_s: float = FIRST_REPEAT_S
@@ -70,26 +67,26 @@ class Digest:
     """Gathers events (`add`) until an alert is due (`due_at`), then returns it (`take`)."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, _Kind] = {}
+        self._kinds: dict[str, _Heard] = {}
         self._lines: dict[str, DigestLine] = {}
         self._left_out = 0
         self._due_s = math.inf
         self._taken_s = -math.inf
 
-    def add(self, at: datetime, status: Severity, message: str, *, now: float) -> None:
+    def add(self, at: datetime, kind: str, status: Severity, message: str, *, now: float) -> None:
         """Add an event."""
-        key = f"{status} " + _NUMBER.sub(r"# \1", message)
         self._forget(now)
-        kind = self._kinds.get(key)
-        if kind is None:
+        heard = self._kinds.get(kind)
+        if heard is None:
             if len(self._kinds) >= MOST_KINDS and not self._make_room():
                 self._left_out += 1  # the alert to come is full
                 return
-            kind = self._kinds[key] = _Kind(now)
-        kind.heard_s = now
-        known = self._lines.get(key)
-        self._lines[key] = DigestLine(at, status, message, 1 if known is None else known.times + 1)
-        due_s = max(now + GATHER_S, kind.told_s + kind.wait_s, self._taken_s + CLOSEST_S)
+            heard = self._kinds[kind] = _Heard(now)
+        heard.heard_s = now
+        known = self._lines.get(kind)
+        times = 1 if known is None else known.times + 1
+        self._lines[kind] = DigestLine(at, kind, status, message, times)
+        due_s = max(now + GATHER_S, heard.told_s + heard.wait_s, self._taken_s + CLOSEST_S)
         self._due_s = min(self._due_s, due_s)
 
     @property

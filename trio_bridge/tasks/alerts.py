@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from trio_bridge.events.rows import RowsOnTime, RowsOverdue
+from trio_bridge.events.service import ServiceDied
 from trio_bridge.model import ApiEvent, Severity, utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.digest import Digest, SilenceWatch
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.model import Snapshot
     from trio_bridge.policy.digest import Bulletin
@@ -65,11 +68,11 @@ class Alerts:
     def notice(self, item: Snapshot | ApiEvent) -> None:
         """Take note of a warning or an error; never waits."""
         if isinstance(item, ApiEvent) and item.status is not Severity.INFO:
-            self._add(item.timestamp, item.status, item.message)
+            self._add(item.timestamp, item.kind or "", item.status, item.message)
 
-    def say(self, message: str, status: Severity) -> None:
-        """Alert of something that is no event."""
-        self._add(self._now(), status, message)
+    def say(self, event: Event) -> None:
+        """Alert of something that does not go into `api_logs`."""
+        self._add(self._now(), event.kind, event.severity, event.message)
 
     async def run(
         self,
@@ -77,19 +80,19 @@ class Alerts:
         connection: ConnectionStatus,
         *,
         emit: EventSink,
-        ended: Callable[[], str | None],
+        ended: Callable[[], bool],
     ) -> None:
         """Post alerts until cancelled; then a last one, when there is something to tell.
 
-        `emit` is told of bugs in here; `ended` is asked at the end: why the service ended, if
-        nobody wanted that.
+        `emit` is told of bugs in here; `ended` is asked at the end: whether the service ended
+        although nobody wanted that.
         """
         try:
             await keep_going("alerting", partial(self._work, ticker, connection), emit)
         finally:
             with trio.move_on_after(LAST_WORD_S, shield=True):
-                if (reason := ended()) is not None:
-                    self.say(reason, Severity.ERROR)
+                if ended():
+                    self.say(ServiceDied())
                 await self._post_last()
                 await self._webhook.aclose()
 
@@ -98,8 +101,8 @@ class Alerts:
             nursery.start_soon(self._watch_rows, ticker, connection)
             await self._post_all()
 
-    def _add(self, at: datetime, status: Severity, message: str) -> None:
-        self._digest.add(at, status, message, now=trio.current_time())
+    def _add(self, at: datetime, kind: str, status: Severity, message: str) -> None:
+        self._digest.add(at, kind, status, message, now=trio.current_time())
         self._news.set()
 
     async def _watch_rows(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:
@@ -113,11 +116,10 @@ class Alerts:
             )
             if silence is None:
                 continue
-            lasted = f"{silence.lasted_s:.0f} s"
             if silence.over:
-                self.say(f"right rows again, after {lasted} without", Severity.INFO)
+                self.say(RowsOnTime(silence.lasted_s))
             else:
-                self.say(f"no right row for {lasted}: {_why(ticker)}", Severity.ERROR)
+                self.say(RowsOverdue(silence.lasted_s, _why(ticker)))
 
     async def _post_all(self) -> None:
         while True:

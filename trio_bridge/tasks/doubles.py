@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from trio_bridge.errors import StoreError
-from trio_bridge.model import Severity, utc_now
+from trio_bridge.events.rows import SlotsDoubled, SlotsSingle
+from trio_bridge.model import utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
 
 if TYPE_CHECKING:
@@ -55,14 +56,9 @@ async def watch_for_doubles(
             ours = ticker.last.account.split(",")
             doubled = doubled_slots(rows, interval_s, ours=ours)
             if doubled is not None and not told:
-                emit(
-                    f"{doubled.slots} of the last slots hold two rows of "
-                    f"{', '.join(doubled.accounts)}: another service records into this database, "
-                    "too; end one of the two",
-                    Severity.WARNING,
-                )
+                emit(SlotsDoubled(doubled.slots, tuple(doubled.accounts)))
             elif doubled is None and told:
-                emit("each slot holds one row again")
+                emit(SlotsSingle())
             told = doubled is not None
         await trio.sleep(LOOK_EVERY_S)
 

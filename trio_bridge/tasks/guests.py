@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 import trio
 
-from trio_bridge.model import Severity
+from trio_bridge.events.service import PartBroke
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ async def keep_going(name: str, run: Callable[[], Awaitable[object]], emit: Even
         except* Exception as group:
             backoff = backoff.lost(up_s=trio.current_time() - began_s)
             log.error(f"{name} broke down", exc_info=group)
-            emit(
-                f"{name} broke down and starts again in {backoff.delay_s:g} s; "
-                "the recording goes on",
-                Severity.ERROR,
-            )
+            emit(PartBroke(name, backoff.delay_s))
         await trio.sleep(backoff.delay_s)
         backoff = backoff.attempted()

@@ -17,8 +17,18 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.events.gateway import (
+    Connected,
+    ConnectionLost,
+    GatewayAnswers,
+    GatewaySilent,
+    HoldBegun,
+    HoldEnded,
+    Reconnecting,
+)
+from trio_bridge.events.service import ServiceStopped
 from trio_bridge.gateways.readiness import Reason
-from trio_bridge.model import Severity, utc_now
+from trio_bridge.model import utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.reset_window import eastern_text, hold_until
 from trio_bridge.policy.schedule import STOOD_STILL_S
@@ -113,7 +123,7 @@ class Supervisor:
     async def _stay_connected(self) -> str:
         """Watch an open connection to its end; return why it ended."""
         self._enter(State.CONNECTED)
-        self._emit(f"connected to {self._bridge.endpoint}")
+        self._emit(Connected(self._bridge.endpoint))
         began = trio.current_time()
         reasons: list[str] = []
 
@@ -128,7 +138,7 @@ class Supervisor:
         await self._bridge.disconnect()
         self._backoff = self._backoff.lost(up_s=trio.current_time() - began)
         self.status.reconnects += 1
-        self._emit(f"disconnected from {self._bridge.endpoint}: {reasons[0]}", Severity.WARNING)
+        self._emit(ConnectionLost(self._bridge.endpoint, reasons[0]))
         return reasons[0]
 
     async def _miss_probes(self) -> str:
@@ -151,13 +161,10 @@ class Supervisor:
                     return f"{misses} probes in a row went unanswered ({error})"
                 # Not if the connection has just ended: that is about to be told.
                 if self._bridge.is_connected():
-                    self._emit(
-                        f"the gateway is silent: {error}; no rows until it answers",
-                        Severity.WARNING,
-                    )
+                    self._emit(GatewaySilent(str(error)))
             else:
                 if misses:
-                    self._emit("the gateway answers again")
+                    self._emit(GatewayAnswers())
                 misses = 0
                 self.status.probe_latency_s = trio.current_time() - asked
                 self._bridge.readiness.clear(Reason.PROBE_MISSED)
@@ -168,10 +175,7 @@ class Supervisor:
             return
         delay_s = self._backoff.delay_s
         self._enter(State.BACKING_OFF, reason)
-        self._emit(
-            f"reconnect attempt {self._backoff.attempt} in {delay_s:g} s: {reason}",
-            Severity.WARNING,
-        )
+        self._emit(Reconnecting(self._backoff.attempt, delay_s, reason))
         await trio.sleep(delay_s)
         if not await self._hold(reason):
             self._backoff = self._backoff.attempted()
@@ -183,14 +187,14 @@ class Supervisor:
         if end is None:
             return False
         self._enter(State.HOLDING, reason)
-        self._emit(f"holding until {eastern_text(end, seen_from=began)}: reset window ({reason})")
+        self._emit(HoldBegun(eastern_text(end, seen_from=began), reason))
         now = began
         while (end := hold_until(now, self._windows)) is not None:
             # From the reading that gave the end: before another one the window may be over.
             await trio.sleep(min((end - now).total_seconds(), LONGEST_NAP_S))
             now = self._now()
         self._backoff = self._backoff.restarted()
-        self._emit("the reset window is over: reconnect attempt now")
+        self._emit(HoldEnded())
         return True
 
     def _enter(self, state: State, reason: str = "") -> None:
@@ -202,6 +206,5 @@ class Supervisor:
         # The bridge may be ending at this very moment, by the same cancellation: don't ask it.
         connected = self.status.state is State.CONNECTED
         await self._bridge.disconnect()
-        self._enter(State.DISCONNECTED, "the service ends")
-        where = f"disconnected from {self._bridge.endpoint}: " if connected else ""
-        self._emit(f"{where}the service ends")
+        self._enter(State.DISCONNECTED, "the service is stopping")
+        self._emit(ServiceStopped(self._bridge.endpoint if connected else None))

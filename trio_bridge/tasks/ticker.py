@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from trio_bridge.events.rows import RowsMissed, RowsResumed, SlotsSkipped
 from trio_bridge.gateways.readiness import NotReadyError
-from trio_bridge.model import Severity, Snapshot, utc_now
+from trio_bridge.model import Snapshot, utc_now
 from trio_bridge.policy.schedule import STOOD_STILL_S, Grid
-from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,10 +71,7 @@ class Ticker:
             slot, skipped = grid.next_slot(served, trio.current_time())
             if skipped:
                 self.status.skipped += skipped
-                self._emit(
-                    f"{count(skipped, 'slot')} skipped: the machine was busy or asleep",
-                    Severity.WARNING,
-                )
+                self._emit(SlotsSkipped(skipped))
                 served = slot - 1
             await trio.sleep_until(grid.at(slot))
             if trio.current_time() - grid.at(slot) > STOOD_STILL_S:
@@ -93,8 +90,7 @@ class Ticker:
             self._stay_silent(error.blocked)
             return
         if status.silent_because is not None and status.rows:
-            missed = count(status.silent_slots, "slot")
-            self._emit(f"rows again: {missed} without ({status.silent_because})")
+            self._emit(RowsResumed(status.silent_slots, str(status.silent_because)))
         status.silent_because, status.silent_slots = None, 0
         status.rows += 1
         status.last, status.last_lateness_s = snapshot, lateness_s
@@ -117,6 +113,6 @@ class Ticker:
         status = self.status
         # Before the first row the supervisor's own events say it all.
         if status.silent_because is None and status.rows:
-            self._emit(f"no rows: {reason}", Severity.WARNING)
+            self._emit(RowsMissed(str(reason)))
         status.silent_because = reason
         status.silent_slots += 1

@@ -64,7 +64,8 @@ class Webhook:
             # Its text may quote a part of the proxy's password.
             raise ConfigError(
                 "BRIDGE_ALERT_URL can't be reached with the proxies or certificates that the "
-                "environment names (ALL_PROXY and its kin, without SOCKS; SSL_CERT_FILE)"
+                "environment names (ALL_PROXY and its kin, without SOCKS; SSL_CERT_FILE)",
+                setting="BRIDGE_ALERT_URL",
             ) from error
 
     async def aclose(self) -> None:
@@ -121,6 +122,7 @@ def payload_for(host: str, bulletin: Bulletin, *, sender: str) -> dict[str, Any]
         "events": [
             {
                 "timestamp": line.at.isoformat(),
+                "kind": line.kind,
                 "status": line.status,
                 "message": line.message,
                 "count": line.times,

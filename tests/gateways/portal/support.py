@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import trio
 
+from tests.support.heard import AnEvent, of
 from tests.support.patient_clock import until
 from trio_bridge.config import Settings
 from trio_bridge.gateways.portal.board import QuoteBoard
@@ -18,13 +19,14 @@ from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.portal.holdings import Holdings
 from trio_bridge.gateways.portal.pacing import Timing
 from trio_bridge.gateways.readiness import NotReadyError
-from trio_bridge.model import ApiMode, Severity, Snapshot
+from trio_bridge.model import ApiMode, Snapshot
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
 from trio_bridge.tasks.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from trio_bridge.events.event import Event
     from trio_bridge.simulator.book import Book
 
 QUICK = Timing(
@@ -68,7 +70,7 @@ class Rig:
         self,
         sim: ServedPortal,
         bridge: PortalBridge,
-        events: list[tuple[str, Severity]],
+        events: list[Event],
         changes: Changes,
     ) -> None:
         self.sim = sim
@@ -101,9 +103,9 @@ class Rig:
     def is_right(self, row: Snapshot | None, accounts: tuple[str, ...] | None = None) -> bool:
         return row is not None and agrees(row, self.sim.book, accounts)
 
-    def told(self, part: str) -> list[str]:
-        """Events that hold this text."""
-        return [message for message, _ in self.events if part in message]
+    def told(self, kind: type[AnEvent], **fields: Any) -> list[AnEvent]:
+        """Events of a kind."""
+        return of(self.events, kind, **fields)
 
     def only_true_rows(self) -> bool:
         """Whether every row that there ever was said what the (still) book says."""
@@ -201,16 +203,14 @@ async def portal_rig(
     book: Book, *, timing: Timing = QUICK, connect: bool = True, **settings: Any
 ) -> AsyncGenerator[Rig]:
     """Serve the book, connect a bridge to it and watch its rows."""
-    events: list[tuple[str, Severity]] = []
-
-    def emit(message: str, status: Severity = Severity.INFO) -> None:
-        events.append((message, status))
-
+    events: list[Event] = []
     changes = Changes()
     with pytest.MonkeyPatch.context() as patch:
         changes.watch(patch)
         async with open_portal_simulator(book) as sim:
-            bridge = PortalBridge(make_settings(sim.url, **settings), emit=emit, timing=timing)
+            bridge = PortalBridge(
+                make_settings(sim.url, **settings), emit=events.append, timing=timing
+            )
             async with bridge:
                 rig = Rig(sim, bridge, events, changes)
                 trio.lowlevel.add_instrument(rig.rows)
@@ -229,12 +229,12 @@ async def supervised_rig(
 ) -> AsyncGenerator[Rig]:
     """As `portal_rig`, but connected and kept so by the supervisor."""
     async with portal_rig(book, timing=timing, connect=False, **settings) as rig:
-
-        def emit(message: str, status: Severity = Severity.INFO) -> None:
-            rig.events.append((message, status))
-
         supervisor = Supervisor(
-            rig.bridge, delays_s=(0.2, 0.5), windows=(), heartbeat_s=heartbeat_s, emit=emit
+            rig.bridge,
+            delays_s=(0.2, 0.5),
+            windows=(),
+            heartbeat_s=heartbeat_s,
+            emit=rig.events.append,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.run)

@@ -16,6 +16,15 @@ from tests.gateways.portal.support import (
     supervised_rig,
 )
 from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.events.data import CurrenciesMixed, MultipliersKnown, MultipliersUnknown
+from trio_bridge.events.gateway import (
+    AccountAppeared,
+    AccountGone,
+    Connected,
+    ConnectionLost,
+    Reconnecting,
+)
+from trio_bridge.events.portal import AnswersUnusable, RequestsPaused
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiMode, DataType
@@ -128,7 +137,7 @@ async def test_an_account_that_appears_counts_and_is_told(
         with rig.sim.faults(Fault("/positions/0", late_s=1.0)):
             row = await rig.until_right()
         assert row.account == f"{new},{before.account}"
-        assert len(rig.told(f"account {new} has appeared")) == 1
+        assert len(rig.told(AccountAppeared, account=new)) == 1
         # None names the account without its position, or counts it without the name.
         assert {(one.account, one.positions) for one in rig.rows.distinct.values()} == {
             (before.account, 33),
@@ -145,7 +154,7 @@ async def test_an_account_that_goes_is_told_and_rows_go_on_without_it(
         with rig.sim.faults(Fault("/portfolio/accounts", text=f'[{{"id": "{left}"}}]')) as once:
             await rig.until(lambda: once.hits == 1)
         await trio.sleep(20)
-        assert not rig.told("no longer among")
+        assert not rig.told(AccountGone)
         assert rig.only_true_rows()
         for held in book.positions(gone):
             book.set_position(gone, held.contract.con_id, 0)
@@ -153,7 +162,7 @@ async def test_an_account_that_goes_is_told_and_rows_go_on_without_it(
         row = await rig.until_right()
         await rig.until(lambda: (row := rig.row()) is not None and row.account == left)
         assert row.positions == len(book.positions(left))
-        assert len(rig.told(f"account {gone} is no longer among")) == 1
+        assert len(rig.told(AccountGone, account=gone)) == 1
 
 
 async def test_rows_go_on_while_the_accounts_cannot_be_asked_for_again(
@@ -186,10 +195,7 @@ async def test_options_in_two_currencies_are_said_once(
     async with portal_rig(book) as rig:
         await rig.until_right()
         await rig.until_right()
-        assert rig.told("currencies") == [
-            "options in EUR, USD: vega and theta add up amounts of different currencies, "
-            "nothing is converted"
-        ]
+        assert rig.told(CurrenciesMixed) == [CurrenciesMixed(("EUR", "USD"))]
 
 
 @pytest.mark.parametrize("options", [1, 100, 230])
@@ -244,11 +250,11 @@ async def test_a_multiplier_that_nobody_tells_leaves_the_option_unpriced_and_is_
     async with portal_rig(book) as rig:
         row = await rig.until_right()
         assert (row.positions, row.priced) == (33, 32)
-        await rig.until(lambda: rig.told("does not tell the multiplier"))
+        await rig.until(lambda: rig.told(MultipliersUnknown))
         book.market.change_contract(option, multiplier=multiplier)
         await rig.until_right()
-        await rig.until(lambda: rig.told("every multiplier is known"))
-        assert len(rig.told("multiplier")) == 2
+        await rig.until(lambda: rig.told(MultipliersKnown))
+        assert len(rig.told(MultipliersUnknown) + rig.told(MultipliersKnown)) == 2
 
 
 async def test_multipliers_are_looked_up_although_definitions_do_not_come(
@@ -261,9 +267,9 @@ async def test_multipliers_are_looked_up_although_definitions_do_not_come(
         with rig.sim.faults(Fault("/trsrv/secdef", status=500)):
             await rig.bridge.connect()
             await rig.until(lambda: (row := rig.row()) is not None and row.priced == 32)
-            await rig.until(lambda: rig.told(f"multiplier of 1 position (conid {unknown})"))
+            await rig.until(lambda: rig.told(MultipliersUnknown, con_ids=(unknown,)))
         await rig.until_right()
-        await rig.until(lambda: rig.told("every multiplier is known"))
+        await rig.until(lambda: rig.told(MultipliersKnown))
 
 
 async def test_a_gateway_that_wants_a_pause_is_not_said_to_know_no_multiplier(
@@ -277,9 +283,9 @@ async def test_a_gateway_that_wants_a_pause_is_not_said_to_know_no_multiplier(
             rig.sim.faults(Fault("/iserver/contract/", status=429)),
         ):
             await rig.bridge.connect()
-            await rig.until(lambda: rig.told("no requests for a while"))
+            await rig.until(lambda: rig.told(RequestsPaused))
         await trio.sleep(30)
-        assert not rig.told("multiplier")
+        assert not rig.told(MultipliersUnknown)
 
 
 async def test_the_kind_of_data_shows_and_counts_only_if_allowed(
@@ -405,9 +411,9 @@ async def test_the_gateway_that_goes_and_comes_back_is_found_again(
             await rig.sim.start()
             await rig.until_right()
         assert rig.only_true_rows()
-        assert len(rig.told("disconnected from")) == 2
-        assert len(rig.told("connected to")) == 3
-        assert rig.told("reconnect attempt")
+        assert len(rig.told(ConnectionLost)) == 2
+        assert len(rig.told(Connected)) == 3
+        assert rig.told(Reconnecting)
 
 
 async def test_what_attempts_and_connections_leave_is_gone_when_the_next_one_is_made(
@@ -416,7 +422,7 @@ async def test_what_attempts_and_connections_leave_is_gone_when_the_next_one_is_
     async with supervised_rig(book) as rig:
 
         def attempts() -> int:
-            return len(rig.told("reconnect attempt"))
+            return len(rig.told(Reconnecting))
 
         gc.disable()
         try:
@@ -442,4 +448,4 @@ async def test_a_gateway_that_falls_silent_is_lost(fast_clock: PatientClock, boo
             assert rig.row() is None
         await rig.until_right()
         assert rig.only_true_rows()
-        assert not rig.told("answers are of no use")
+        assert not rig.told(AnswersUnusable)

@@ -20,6 +20,7 @@ import trustme
 from tests.gateways.portal.support import make_settings
 from tests.gateways.socket.support import steps
 from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.events.portal import CertificateUnchecked
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.portal.client import PortalClient, Shared, reason_of, tls_context
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.patient_clock import PatientClock
-    from trio_bridge.model import Severity
+    from trio_bridge.events.event import Event
 
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 
@@ -310,14 +311,10 @@ async def test_handshakes_that_hang_hold_no_descriptor(fast_clock: PatientClock)
 # Certificates --------------------------------------------------------------------------------
 
 
-async def connects(url: str, ca_file: Path | None = None) -> tuple[str | None, list[str]]:
+async def connects(url: str, ca_file: Path | None = None) -> tuple[str | None, list[Event]]:
     """The error of an attempt, if any, and the events."""
-    events: list[str] = []
-
-    def emit(message: str, status: Severity | None = None) -> None:
-        events.append(message)
-
-    async with PortalBridge(make_settings(url, ibkr_ca_file=ca_file), emit=emit) as bridge:
+    events: list[Event] = []
+    async with PortalBridge(make_settings(url, ibkr_ca_file=ca_file), emit=events.append) as bridge:
         try:
             await bridge.connect()
         except (GatewayError, ConfigError) as error:
@@ -335,7 +332,7 @@ async def test_a_self_signed_certificate_is_accepted_on_loopback_and_said_once(
     async with open_portal_simulator(make_book(options=1)) as sim:
         error, events = await connects(sim.url)
     assert error is None
-    assert len([event for event in events if "is not checked" in event]) == 1
+    assert len([event for event in events if isinstance(event, CertificateUnchecked)]) == 1
 
 
 async def test_with_a_ca_file_the_certificate_is_checked_on_loopback_too(

@@ -6,18 +6,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from trio_bridge.events.portal import (
+    AnswersUnusable,
+    AnswersUsable,
+    RequestsPaused,
+    RequestsResumed,
+)
+from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.portal.health import (
     AnswerError,
     Answers,
     NoAnswerError,
     PausedError,
     Silence,
-    Troubles,
 )
-from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
     from trio_bridge.errors import GatewayError
+    from trio_bridge.events.event import Event
 
 
 class Bench:
@@ -26,16 +32,10 @@ class Bench:
     def __init__(self) -> None:
         self.time = 100.0
         self.paused = False
-        self.events: list[tuple[str, Severity]] = []
-        self.troubles = Troubles(self.emit, lambda: self.time)
+        self.events: list[Event] = []
+        self.troubles = Ongoing(self.events.append, lambda: self.time)
         self.answers = Answers(self.troubles, lambda: self.time, is_paused=lambda: self.paused)
         self.silence = Silence(lambda: self.time)
-
-    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
-        self.events.append((message, status))
-
-    def messages(self) -> list[str]:
-        return [message for message, _ in self.events]
 
     def answer(self, endpoint: str, error: GatewayError | None = None, *, after: float = 1) -> None:
         self.time += after
@@ -51,26 +51,6 @@ BAD = AnswerError("HTTP 503", 503)
 NONE = NoAnswerError("no answer within 5 s")
 
 
-def test_a_trouble_is_told_once_at_its_start_and_once_at_its_end(bench: Bench) -> None:
-    for _ in range(3):
-        bench.troubles.begin("x", "it broke")
-    bench.time += 42
-    for _ in range(3):
-        bench.troubles.end("x", "it works")
-    assert bench.events == [
-        ("it broke", Severity.WARNING),
-        ("it works (after 42 s)", Severity.INFO),
-    ]
-
-
-def test_a_trouble_that_changes_its_kind_is_told_anew(bench: Bench) -> None:
-    bench.troubles.begin("session", "logged out", variant=1)
-    bench.troubles.begin("session", "competing", variant=2)
-    bench.troubles.begin("session", "competing", variant=2)
-    bench.troubles.end("session", "well")
-    assert bench.messages() == ["logged out", "competing", "well (after 0 s)"]
-
-
 def test_one_bad_answer_is_no_event(bench: Bench) -> None:
     bench.answer("a", BAD)
     bench.answer("a")
@@ -83,13 +63,11 @@ def test_bad_answers_that_last_are_one_event_however_many_endpoints(bench: Bench
     for _ in range(5):
         bench.answer("a", BAD)
         bench.answer("b", BAD)
-    assert len(bench.events) == 1
-    assert "HTTP 503" in bench.messages()[0]
+    assert bench.events == [AnswersUnusable("HTTP 503")]
     bench.answer("a")
     assert len(bench.events) == 1
     bench.answer("b")
-    assert len(bench.events) == 2
-    assert "properly again" in bench.messages()[1]
+    assert bench.events[1:] == [AnswersUsable(9.0)]
 
 
 def test_an_endpoint_that_is_no_longer_asked_does_not_keep_the_trouble_up(bench: Bench) -> None:
@@ -130,8 +108,7 @@ def test_a_pause_is_one_event_and_ends_with_an_answer_after_it(bench: Bench) -> 
     assert len(bench.events) == 1
     bench.paused = False
     bench.answer("a")
-    assert len(bench.events) == 2
-    assert "takes requests again" in bench.messages()[1]
+    assert bench.events == [RequestsPaused("HTTP 429"), RequestsResumed(3.0)]
 
 
 def test_silence_needs_several_failures_and_some_seconds(bench: Bench) -> None:

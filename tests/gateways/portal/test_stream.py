@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, Rig, portal_rig
+from trio_bridge.events.portal import CompetingLogin, StreamBack, StreamLost
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal.faults import Fault
 
@@ -56,11 +57,11 @@ async def test_a_stream_that_is_refused_leaves_polling_and_is_told_once(
         await rig.until_right()
         book.advance(60)
         await rig.until_right()
-        await rig.until(lambda: rig.told("no streaming quotes"))
+        await rig.until(lambda: rig.told(StreamLost))
         rig.sim.websocket.refused = False
-        await rig.until(lambda: rig.told("quotes are streaming again"))
+        await rig.until(lambda: rig.told(StreamBack))
         await rig.until_right()
-        assert len(rig.told("stream")) == 2
+        assert len(rig.told(StreamLost) + rig.told(StreamBack)) == 2
 
 
 async def test_a_stream_that_breaks_is_opened_again(fast_clock: PatientClock, book: Book) -> None:
@@ -75,7 +76,7 @@ async def test_a_stream_that_breaks_is_opened_again(fast_clock: PatientClock, bo
         book.advance(60)
         await rig.until_right()
         assert rig.sim.websocket.opened == 2
-        assert not rig.told("streaming")
+        assert not rig.told(StreamLost)
 
 
 async def test_a_stream_that_falls_silent_is_given_up(fast_clock: PatientClock, book: Book) -> None:
@@ -179,4 +180,4 @@ async def test_the_owners_session_is_noticed_through_the_stream(
         rig.sim.login.competing = True
         await trio.sleep(2)
         assert rig.row() is None
-        assert rig.told("the owner's session elsewhere")
+        assert rig.told(CompetingLogin)

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import Rig, supervised_rig
+from trio_bridge.events.portal import LoggedOut
 from trio_bridge.gateways.portal.health import SessionState
 from trio_bridge.gateways.portal.login import read_status, read_tickle
 from trio_bridge.gateways.portal.pacing import USUAL_TIMING
@@ -56,12 +57,12 @@ async def test_the_session_is_kept_by_a_tickle_a_minute(
 async def test_a_person_is_waited_for_in_patience(fast_clock: PatientClock, book: Book) -> None:
     async with supervised_rig(book, timing=USUAL_TIMING, heartbeat_s=HEARTBEAT_S) as rig:
         rig.sim.login.log_out()
-        await rig.until(lambda: rig.told("log in"))
+        await rig.until(lambda: rig.told(LoggedOut))
         before = len(rig.sim.rules.requests)
         assert 15 <= await count(rig, STATUS, 600) <= 21, "every 30 s"
         # Beside them only the tickles, four a minute while they fail.
         assert len(rig.sim.rules.requests) - before <= 21 + 41
-        assert [status for _, status in rig.events].count(Severity.WARNING) == 1
+        assert [event.severity for event in rig.events].count(Severity.WARNING) == 1
         rig.sim.rules.person_logs_in()
         began = trio.current_time()
         await rig.until_right()

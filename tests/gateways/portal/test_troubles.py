@@ -9,7 +9,19 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, Rig, portal_rig
+from tests.support.heard import because
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.portal import (
+    AnswersUnusable,
+    AnswersUsable,
+    CompetingLogin,
+    LoggedOut,
+    LoginBack,
+    LoginCutOff,
+    NoBrokerageSession,
+    RequestsPaused,
+    RequestsResumed,
+)
 from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import Severity
 from trio_bridge.simulator.book import Book, make_book
@@ -41,7 +53,7 @@ async def live_through(rig: Rig, fault: Fault) -> None:
         await trio.sleep(2)
         assert rig.bridge.is_connected()
         await rig.bridge.probe()
-    await rig.until(lambda: rig.told("again"))
+    await rig.until(lambda: rig.told(AnswersUsable))
     await rig.until_right()
     assert rig.only_true_rows()
 
@@ -64,8 +76,8 @@ async def test_answers_of_no_use_are_told_once(
 ) -> None:
     async with portal_rig(book) as rig:
         await live_through(rig, Fault(path, **kind))
-        assert [status for _, status in rig.events] == [Severity.WARNING, Severity.INFO]
-        assert "answers are of no use" in rig.events[0][0]
+        assert [event.severity for event in rig.events] == [Severity.WARNING, Severity.INFO]
+        assert isinstance(rig.events[0], AnswersUnusable)
 
 
 @pytest.mark.parametrize("path", [SNAPSHOT, POSITIONS])
@@ -75,7 +87,7 @@ async def test_an_endpoint_that_hangs_or_drips_is_told_once(
 ) -> None:
     async with portal_rig(book, timing=IMPATIENT) as rig:
         await live_through(rig, Fault(path, **kind))
-        assert [status for _, status in rig.events] == [Severity.WARNING, Severity.INFO]
+        assert [event.severity for event in rig.events] == [Severity.WARNING, Severity.INFO]
 
 
 async def test_the_whole_gateway_failing_is_one_trouble(
@@ -83,7 +95,7 @@ async def test_the_whole_gateway_failing_is_one_trouble(
 ) -> None:
     async with portal_rig(book) as rig:
         await live_through(rig, Fault("", status=502))
-        assert [status for _, status in rig.events] == [Severity.WARNING, Severity.INFO]
+        assert [event.severity for event in rig.events] == [Severity.WARNING, Severity.INFO]
 
 
 async def test_a_page_that_fails_yields_no_part_of_a_book(
@@ -151,7 +163,7 @@ async def test_positions_out_of_a_cache_that_cannot_be_renewed_become_no_row(
             await trio.sleep(10)
             assert rig.row() is None
         await rig.until_right()
-        assert len(rig.told("answers are of no use: POST /portfolio/")) == 1
+        assert len(because(rig.told(AnswersUnusable), "POST /portfolio/")) == 1
 
 
 async def test_a_gateway_whose_cache_cannot_be_told_to_renew_gives_rows(
@@ -201,11 +213,11 @@ async def test_nobody_logged_in_is_one_event_with_the_url_and_no_row(
         await trio.sleep(10)
         assert rig.row() is None
         assert rig.bridge.not_ready_reason() == Blocked(Reason.LOGGED_OUT)
-        assert len(rig.told(f"open {rig.sim.url} in a browser and log in")) == 1
+        assert len(rig.told(LoggedOut, login_url=rig.sim.url)) == 1
         rig.sim.rules.person_logs_in()
         await rig.until_right()
-        assert len(rig.told("the session is well again")) == 1
-        assert [status for _, status in rig.events].count(Severity.WARNING) == 1
+        assert len(rig.told(LoginBack)) == 1
+        assert [event.severity for event in rig.events].count(Severity.WARNING) == 1
         assert rig.only_true_rows()
     assert rig.sim.login.brokerage
 
@@ -249,7 +261,7 @@ async def test_a_gateway_that_goes_down_during_a_pause_is_noticed(
     async with portal_rig(book) as rig:
         await rig.until_right()
         rig.sim.rules.penalize(600)
-        await rig.until(lambda: rig.told("no requests for a while"))
+        await rig.until(lambda: rig.told(RequestsPaused))
         await trio.sleep(5)
         await rig.bridge.probe()
         await rig.sim.stop()
@@ -292,13 +304,13 @@ async def test_a_brokerage_session_that_cannot_be_opened_is_told_once_and_tried_
         rig.events.clear()
         rig.sim.login.can_open = False
         rig.sim.login.brokerage = False
-        await rig.until(lambda: rig.told("no brokerage session"))
+        await rig.until(lambda: rig.told(NoBrokerageSession))
         before = rig.sim.rules.counts["/iserver/auth/ssodh/init"]
         await trio.sleep(10)
         assert rig.sim.rules.counts["/iserver/auth/ssodh/init"] > before
         assert rig.row() is None
         assert len(rig.events) == 1
-        assert "failed to generate" in rig.events[0][0]
+        assert "failed to generate" in rig.told(NoBrokerageSession)[0].because
         rig.sim.login.can_open = True
         await rig.until_right()
         assert len(rig.events) == 2
@@ -314,7 +326,7 @@ async def test_the_owners_competing_session_is_waited_for(
         rig.events.clear()
         rig.sim.login.competing = True
         rig.sim.login.brokerage = brokerage
-        await rig.until(lambda: rig.told("the owner's session elsewhere"))
+        await rig.until(lambda: rig.told(CompetingLogin))
         await trio.sleep(6)
         assert rig.row() is None
         assert len(rig.events) == 1
@@ -332,7 +344,7 @@ async def test_a_gateway_without_its_upstream_gives_no_row(
         rig.events.clear()
         rig.sim.login.connected = False
         await rig.until(lambda: rig.row() is None)
-        await rig.until(lambda: rig.told("lost its connection to Interactive Brokers"))
+        await rig.until(lambda: rig.told(LoginCutOff))
         rig.sim.login.connected = True
         await rig.until_right()
         assert len(rig.events) == 2
@@ -364,7 +376,7 @@ async def test_a_penalty_is_sat_out_without_a_single_request(
         await rig.until_right()
         rig.events.clear()
         rig.sim.rules.penalize(length_s, retry_after=retry_after)
-        await rig.until(lambda: rig.told("no requests for a while"))
+        await rig.until(lambda: rig.told(RequestsPaused))
         await trio.sleep(10)
         under_way = rig.sim.rules.sent_in_penalty
         await rig.bridge.probe()
@@ -377,7 +389,7 @@ async def test_a_penalty_is_sat_out_without_a_single_request(
             assert rig.sim.rules.sent_in_penalty == under_way
             assert rig.row() is None
         else:
-            await rig.until(lambda: rig.told("takes requests again"))
+            await rig.until(lambda: rig.told(RequestsResumed))
             await rig.until_right()
             assert len(rig.events) == 2
         assert rig.only_true_rows()
@@ -389,7 +401,7 @@ async def test_a_reconnect_does_not_forget_the_penalty(
     async with portal_rig(book) as rig:
         await rig.until_right()
         rig.sim.rules.penalize(40, retry_after=40)
-        await rig.until(lambda: rig.told("no requests for a while"))
+        await rig.until(lambda: rig.told(RequestsPaused))
         await trio.sleep(10)
         under_way = rig.sim.rules.sent_in_penalty
         await rig.bridge.disconnect()

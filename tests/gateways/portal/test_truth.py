@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, portal_rig
+from trio_bridge.events.portal import LoginCutOff
 from trio_bridge.gateways.portal.pacing import USUAL_TIMING
 from trio_bridge.model import DataType
 from trio_bridge.simulator.book import FIRST_FUTURE_CON_ID, Book, make_book
@@ -39,7 +40,7 @@ async def test_an_empty_list_of_a_gateway_that_is_cut_off_is_no_book(
         with rig.sim.faults(Fault("/positions/0", text="[]")) as fault:
             rig.sim.login.connected = False
             await rig.until(lambda: fault.hits >= 2 and rig.row() is None)
-            await rig.until(lambda: rig.told("lost its connection"))
+            await rig.until(lambda: rig.told(LoginCutOff))
         rig.sim.login.connected = True
         await rig.until_right()
         assert rig.only_true_rows()
@@ -93,7 +94,7 @@ async def test_a_session_that_is_gone_is_not_well_while_a_new_one_is_waited_for(
             vars(rig.sim.login).update(found)
             await rig.until(lambda: fault.hits)
             assert rig.row() is None
-            await rig.until(lambda: rig.told("no rows until then"))
+            await rig.until(lambda: any(event.stops_rows for event in rig.events))
         rig.sim.login.competing = False
         await rig.until_right()
 

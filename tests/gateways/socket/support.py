@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from tests.support.heard import AnEvent, because, of
 from tests.support.patient_clock import PatientClock, until
 from trio_bridge.config import Settings
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.readiness import NotReadyError, Reason
 from trio_bridge.gateways.socket.bridge import SocketBridge
-from trio_bridge.model import Severity, Snapshot
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 from trio_bridge.tasks.supervisor import Supervisor
@@ -23,6 +23,8 @@ from trio_bridge.tasks.ticker import Ticker
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection
 
+    from trio_bridge.events.event import Event
+    from trio_bridge.model import Snapshot
     from trio_bridge.simulator.contracts import Contract
 
 SUBSCRIBE, CANCEL, DETAILS, CURRENT_TIME, DATA_TYPE, POSITIONS, START = 1, 2, 9, 49, 59, 61, 71
@@ -112,24 +114,17 @@ class Rig:
     def __init__(self, sim: TwsSimulator, **settings: Any) -> None:
         self.sim = sim
         self.book = sim.book
-        self.events: list[tuple[str, Severity]] = []
+        self.events: list[Event] = []
         self.rows: list[tuple[float, Snapshot]] = []
         """What the ticker took, with the instant."""
-        self.bridge = SocketBridge(make_settings(sim.port, **settings), emit=self.emit)
-
-    def emit(self, message: str, status: Severity = Severity.INFO) -> None:
-        self.events.append((message, status))
+        self.bridge = SocketBridge(make_settings(sim.port, **settings), emit=self.events.append)
 
     def put(self, row: Snapshot) -> None:
         self.rows.append((trio.current_time(), row))
 
-    @property
-    def messages(self) -> list[str]:
-        return [message for message, _ in self.events]
-
-    def told(self, part: str) -> list[str]:
-        """Events that hold this text."""
-        return [message for message in self.messages if part in message]
+    def told(self, kind: type[AnEvent], **fields: Any) -> list[AnEvent]:
+        """Events of a kind."""
+        return of(self.events, kind, **fields)
 
     def row(self) -> Snapshot | None:
         try:
@@ -151,7 +146,7 @@ class Rig:
         await until(
             condition,
             every_s=5 * POLL_S if patient else POLL_S,
-            complaint=lambda: f"{what}: {self.blocked()}, {self.row()}, {self.messages[-20:]}",
+            complaint=lambda: f"{what}: {self.blocked()}, {self.row()}, {self.events[-20:]}",
         )
 
     async def until_right(
@@ -174,8 +169,14 @@ class Rig:
             lambda: len(self.sim.received(message_id)) >= count, f"for message {message_id}"
         )
 
-    async def until_told(self, part: str, times: int = 1) -> None:
-        await self.until(lambda: len(self.told(part)) >= times, f"to be told {part!r}")
+    async def until_told(self, kind: type[Event], times: int = 1, **fields: Any) -> None:
+        await self.until(
+            lambda: len(self.told(kind, **fields)) >= times, f"to be told {kind} {fields}"
+        )
+
+    async def until_because(self, words: str) -> None:
+        """Wait for an event that gives this reason."""
+        await self.until(lambda: because(self.events, words), f"to be told {words!r}")
 
     async def settle(self) -> None:
         """Let everything that was sent arrive: the simulator answers in order."""
@@ -247,7 +248,11 @@ async def supervised_rig(
     """As `socket_rig`, but kept connected by the supervisor, with a ticker that takes rows."""
     async with socket_rig(book, connect=False, simulator=simulator, **settings) as rig:
         supervisor = Supervisor(
-            rig.bridge, delays_s=delays_s, windows=(), heartbeat_s=heartbeat_s, emit=rig.emit
+            rig.bridge,
+            delays_s=delays_s,
+            windows=(),
+            heartbeat_s=heartbeat_s,
+            emit=rig.events.append,
         )
         # Its own events depend on how busy this machine is.
         ticker = Ticker(rig.bridge, rig.put, interval_s=INTERVAL_S, emit=discard_event)

@@ -24,13 +24,14 @@ from tests.gateways.socket.support import (
     still_book,
     supervised_rig,
 )
+from tests.support.heard import because
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.gateway import ConnectionLost, GatewayAnswers, GatewaySilent, Reconnecting
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket import asking
 from trio_bridge.gateways.socket import connection as socket_session
 from trio_bridge.gateways.socket.connection import HANDSHAKE_TIMEOUT_S, POSITIONS_TIMEOUT_S
 from trio_bridge.gateways.socket.heartbeat import PROBE_TIMEOUT_S
-from trio_bridge.model import Severity
 from trio_bridge.simulator.book import make_book
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ async def test_a_refused_connection_says_what_to_look_at(fast_clock: PatientCloc
 async def test_the_service_starts_with_the_gateway_down(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         rig.sim.stop_listening()
-        await rig.until(lambda: len(rig.told("connection refused")) >= 3)
+        await rig.until(lambda: len(because(rig.events, "connection refused")) >= 3)
         assert rig.rows == []
         await rig.sim.start_listening()
         await rows_again(rig)
@@ -148,7 +149,7 @@ async def test_another_program_on_the_first_address_keeps_nobody_from_the_second
 async def test_accepted_then_closed(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         rig.sim.accept_and_close()
-        await rig.until(lambda: len(rig.told("the gateway closed the connection")) >= 3)
+        await rig.until(lambda: len(because(rig.events, "the gateway closed the connection")) >= 3)
         assert rig.rows == []
         rig.sim.accept_normally()
         await rows_again(rig)
@@ -204,9 +205,7 @@ async def test_closed_in_the_first_download(fast_clock: PatientClock) -> None:
         rig.sim.break_next_download()
         await rows_again(rig)
         assert len(rig.sim.received(POSITIONS)) == 2
-        assert rig.messages[0] == (
-            "reconnect attempt 1 in 0.2 s: the gateway closed the connection"
-        )
+        assert rig.events[0] == Reconnecting(1, 0.2, "the gateway closed the connection")
 
 
 @pytest.mark.parametrize("request_name", ["connectAsync", "reqPositionsAsync"])
@@ -244,21 +243,20 @@ async def test_dropped_in_mid_session(reset: bool, fast_clock: PatientClock) -> 
         rig.rows.clear()
         await rig.sim.start_listening()
         await rows_again(rig)
-        (event,) = [event for event in rig.events if event[0].startswith("disconnected")]
-        assert event[1] is Severity.WARNING
-        assert "the gateway closed the connection" in event[0]
+        (event,) = rig.told(ConnectionLost)
+        assert event.reason.startswith("the gateway closed the connection")
 
 
 async def test_a_client_id_in_use_is_said_at_once_with_the_remedy(fast_clock: PatientClock) -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         rig.sim.occupy_client_id(10)
         began = trio.current_time()
-        await rig.until_told("326")
+        await rig.until_because("326")
         assert trio.current_time() - began <= HANDSHAKE_TIMEOUT_S / 2
-        assert rig.messages[0] == (
-            "reconnect attempt 1 in 0.2 s: client id 10 is in use by another program (326): end "
-            "that one, or set IB_CLIENT_ID to a number of this bridge's own"
-        )
+        (event,) = rig.told(Reconnecting)
+        assert (event.attempt, event.delay_s) == (1, 0.2)
+        assert "client id 10" in event.reason
+        assert "IB_CLIENT_ID" in event.reason
         rig.sim.free_client_id(10)
         await rows_again(rig)
 
@@ -267,8 +265,8 @@ async def test_a_moved_port_ends_the_connection(fast_clock: PatientClock) -> Non
     async with supervised_rig(still_book(options=2)) as rig:
         await rows_again(rig)
         rig.sim.move_port(4005)
-        await rig.until_told("(1300: ")
-        assert "4005" in rig.told("(1300: ")[0]
+        await rig.until_because("(1300: ")
+        assert "4005" in because(rig.events, "(1300: ")[0].message
         await rows_again(rig)
         assert len(rig.sim.received(START)) == 2
 
@@ -280,7 +278,7 @@ async def test_a_gateway_that_calls_us_unconnected_is_left(
     async with supervised_rig(still_book(options=2)) as rig:
         await rows_again(rig)
         rig.sim.notify(code, "Not connected")
-        await rig.until_told(f"({code}: Not connected)")
+        await rig.until_because(f"({code}: Not connected)")
         await rows_again(rig)
         assert len(rig.sim.received(START)) == 2
 
@@ -291,13 +289,11 @@ async def test_more_than_fifty_sub_accounts_are_refused_with_a_remedy(
     book = make_book(options=2, accounts=51)
     async with supervised_rig(book) as rig:
         began = trio.current_time()
-        await rig.until_told("sub-accounts")
+        await rig.until_because("sub-accounts")
         assert trio.current_time() - began <= POSITIONS_TIMEOUT_S / 2, "at once"
-        assert rig.messages[0].startswith(
-            "reconnect attempt 1 in 0.2 s: the gateway refuses positions to a login with more than "
-            "50 sub-accounts (321: "
-        )
-        assert "log in as one of the accounts" in rig.messages[0]
+        (event,) = rig.told(Reconnecting)
+        assert "(321: " in event.reason
+        assert "log in as one of the accounts" in event.reason
         assert rig.rows == []
 
 
@@ -313,12 +309,12 @@ async def test_half_open_in_mid_session(fast_clock: PatientClock) -> None:
         await rows_again(rig)
         rig.sim.hang()
         hung_at = trio.current_time()
-        await rig.until_told("the gateway is silent")
+        await rig.until_told(GatewaySilent)
         missed_at = trio.current_time()
         assert missed_at - hung_at <= heartbeat_s + PROBE_TIMEOUT_S + LATE_S
         assert rig.blocked() is Reason.PROBE_MISSED
         assert rig.bridge.is_connected()
-        await rig.until_told("2 probes in a row went unanswered")
+        await rig.until_told(ConnectionLost)
         assert trio.current_time() - hung_at <= 2 * (heartbeat_s + PROBE_TIMEOUT_S) + LATE_S
         await rig.until(lambda: not rig.bridge.is_connected())
         book.advance(60)
@@ -326,9 +322,12 @@ async def test_half_open_in_mid_session(fast_clock: PatientClock) -> None:
         rig.rows.clear()
         rig.sim.unhang()
         await rows_again(rig)
-        assert rig.told("disconnected from") == [
-            f"disconnected from 127.0.0.1:{rig.sim.port}: 2 probes in a row went unanswered "
-            f"(no answer to a probe within {PROBE_TIMEOUT_S:g} s)"
+        assert rig.told(ConnectionLost) == [
+            ConnectionLost(
+                f"127.0.0.1:{rig.sim.port}",
+                "2 probes in a row went unanswered "
+                f"(no answer to a probe within {PROBE_TIMEOUT_S:g} s)",
+            )
         ]
 
 
@@ -337,9 +336,9 @@ async def test_one_missed_probe_is_forgiven(fast_clock: PatientClock) -> None:
     async with supervised_rig(book, heartbeat_s=2.0) as rig:
         await rows_again(rig)
         rig.sim.hang()
-        await rig.until_told("the gateway is silent")
+        await rig.until_told(GatewaySilent)
         rig.sim.unhang()
-        await rig.until_told("the gateway answers again")
+        await rig.until_told(GatewayAnswers)
         await rows_again(rig)
     assert len(rig.sim.received(START)) == 1
 
@@ -350,7 +349,7 @@ async def test_a_gateway_that_ticks_but_answers_no_probe_is_given_up(
     async with supervised_rig(still_book(options=6)) as rig:
         await rows_again(rig)
         rig.sim.answers_current_time = False
-        await rig.until_told("2 probes in a row")
+        await rig.until_because("2 probes in a row")
         rig.sim.answers_current_time = True
         await rows_again(rig)
 
@@ -362,7 +361,7 @@ async def test_probes_are_never_closer_than_a_second(fast_clock: PatientClock) -
         await rig.until_received(CURRENT_TIME, 12)
         times = [one.at for one in rig.sim.received(CURRENT_TIME)]
         assert min(later - earlier for earlier, later in pairwise(times)) > 0.9
-        assert rig.told("silent") == []
+        assert rig.told(GatewaySilent) == []
 
 
 async def test_only_one_probe_is_on_its_way(fast_clock: PatientClock) -> None:

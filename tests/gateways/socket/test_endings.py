@@ -382,7 +382,7 @@ async def test_a_library_that_breaks_its_event_loop_takes_one_connection_with_it
 
         transport: Any = session_of(rig).client.ib.client.conn.transport
         transport._loop.call_soon(explode)
-        await rig.until_told("the connection broke down: ZeroDivisionError")
+        await rig.until_because("the connection broke down: ZeroDivisionError")
         await rig.until_right()
         assert any("explode" in record.getMessage() for record in caplog.records)
         caplog.clear()
@@ -392,7 +392,7 @@ async def test_frames_that_are_none_end_the_connection() -> None:
     async with supervised_rig(still_book(options=2)) as rig:
         await rig.until_right()
         rig.sim.sessions[0].send(b"\xff\xff\xff\xff rubbish")
-        await rig.until_told("cannot be read")
+        await rig.until_because("cannot be read")
         await rig.until_right()
 
 

@@ -27,6 +27,7 @@ from tests.gateways.socket.support import (
     supervised_rig,
 )
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.gateway import ConnectionLost, UpstreamBack, UpstreamLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ async def test_no_false_row_when_the_connection_drops(
             await dropped_at_random(rig, random.Random(1), reset=reset)
         assert watch.false_rows == []
         assert watch.rows > ROUNDS
-        await rig.until(lambda: len(rig.told("disconnected from")) == ROUNDS)
+        await rig.until(lambda: len(rig.told(ConnectionLost)) == ROUNDS)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
@@ -314,7 +315,7 @@ async def test_no_row_from_the_instant_in_which_the_link_is_lost(fast_clock: Pat
     async with socket_rig(book) as rig:
 
         def judge(row: Snapshot) -> str | None:
-            lost, back = len(rig.told("lost its link")), len(rig.told("link is back"))
+            lost, back = len(rig.told(UpstreamLost)), len(rig.told(UpstreamBack))
             return None if lost == back else f"a row although the link is lost: {row}"
 
         await rig.until_right()

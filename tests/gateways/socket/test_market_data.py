@@ -20,6 +20,19 @@ from tests.gateways.socket.support import (
     still_book,
     supervised_rig,
 )
+from tests.support.heard import with_code
+from trio_bridge.events.data import (
+    CompetingSession,
+    CompetingSessionEnded,
+    ContractUnknown,
+    DataRefused,
+    LinesEnough,
+    LinesReturned,
+    LinesTaken,
+    LinesTooFew,
+    NotSubscribed,
+)
+from trio_bridge.events.gateway import ConnectionLost, GatewayRemark, GatewaySilent
 from trio_bridge.gateways.socket import lines as market_lines
 from trio_bridge.gateways.socket import subscriptions as socket_subscriptions
 from trio_bridge.model import DataType, Severity
@@ -71,14 +84,12 @@ async def test_200_gives_the_contract_up_for_long_and_says_so_once(
         assert trio.current_time() - began < 10, "an error is an answer: the rows don't wait for it"
         await trio.sleep(12)
         rig.sim.drop_connections()
-        await rig.until_told("disconnected from")
+        await rig.until_told(ConnectionLost)
         began = trio.current_time()
         await rig.until_right(without={lost.con_id})
         assert trio.current_time() - began < 10, "not after a reconnect either"
         assert asked_for(rig, lost.con_id) == 1
-        assert [event for event in rig.events if "(200)" in event[0]] == [
-            (f"{lost.local_symbol} is unknown to the gateway (200): unpriced", Severity.WARNING)
-        ]
+        assert rig.told(ContractUnknown) == [ContractUnknown(lost.local_symbol, 200)]
 
 
 async def test_a_contract_that_was_unknown_during_a_reset_is_priced_again_without_a_restart(
@@ -93,7 +104,7 @@ async def test_a_contract_that_was_unknown_during_a_reset_is_priced_again_withou
         await rig.until_right(without={lost.con_id})
         await trio.sleep(12)
         assert 2 <= asked_for(rig, lost.con_id) <= 4
-        assert len(rig.told("(200)")) == 1
+        assert len(rig.told(ContractUnknown)) == 1
         rig.sim.allow_market_data()
         await rig.until_right()
 
@@ -137,10 +148,9 @@ async def test_without_live_data_an_option_is_unpriced_where_delayed_is_not_allo
         await rig.bridge.connect()
         row = await rig.until_right(without=refused)
         assert row.data_type is DataType.LIVE
-        (event,) = [event for event in rig.events if f"({code}: " in event[0]]
-        assert event[1] is Severity.WARNING
-        assert event[0].startswith("no market data for ")
-        assert event[0].endswith("unpriced; IB_MARKET_DATA_TYPE=3 or 4 would take delayed data")
+        (event,) = rig.told(NotSubscribed)
+        assert event.code == code
+        assert "IB_MARKET_DATA_TYPE" in event.remedy
 
         # The owner subscribes; it is noticed without a restart, and not by asking all the time.
         rig.sim.allow_market_data()
@@ -193,8 +203,8 @@ async def test_data_that_are_not_even_delayed_leave_the_option_unpriced(
         await rig.until_right(without={refused})
         await trio.sleep(12)
         assert asked_for(rig, refused) == 2, "once more for delayed data, then a long pause"
-        (message,) = rig.told("(10186: ")
-        assert message.endswith(": unpriced")
+        (event,) = rig.told(NotSubscribed, code=10186)
+        assert "IB_MARKET_DATA_TYPE" not in event.remedy
 
 
 @pytest.mark.parametrize(("code", "data_type"), [(10090, DataType.LIVE), (10167, DataType.DELAYED)])
@@ -212,8 +222,8 @@ async def test_remarks_on_data_that_go_on_cancel_nothing(
         await rig.until_right()
         assert rig.sim.received(CANCEL) == []
         assert len(rig.sim.received(SUBSCRIBE)) == 6
-        (event,) = [event for event in rig.events if f"({code})" in event[0]]
-        assert event[1] is Severity.INFO
+        (event,) = rig.told(GatewayRemark)
+        assert (event.code, event.severity) == (code, Severity.INFO)
 
 
 # A competing session ----------------------------------------------------------------------------
@@ -229,24 +239,22 @@ async def test_10197_is_waited_out_said_once_and_the_data_come_back(
         await rig.until_right()
         began = trio.current_time()
         rig.sim.start_competing_session()
-        await rig.until_told("another session")
+        await rig.until_told(CompetingSession)
         row = await rig.until_right()
         assert row.greeks_age_s is not None
         assert 0 < row.greeks_age_s <= trio.current_time() - began, "old from then on"
         await rig.until(lambda: unpriced(rig) == 6)
         await trio.sleep(5)
         assert len(rig.sim.received(SUBSCRIBE)) <= 6 + 8, "one is asked for again now and then"
-        assert len(rig.told("10197")) == 1
+        assert len(rig.told(CompetingSession)) == 1
 
         book.advance(60)
         rig.sim.end_competing_session(data_return=data_return)
         await rig.until_right()
-        await rig.until_told("the competing session has ended: market data is back")
+        await rig.until_told(CompetingSessionEnded)
         assert (await rig.until_right()).greeks_age_s == 0.0
         assert rig.sim.lines_in_use == 6
-        assert rig.told("10197") == [
-            "the owner uses the market data in another session (10197): waiting for its end"
-        ]
+        assert rig.told(CompetingSession) == [CompetingSession(10197)]
     assert len(rig.sim.received(START)) == 1
 
 
@@ -258,10 +266,10 @@ async def test_10197_for_nothing_in_particular_is_for_everything(
     async with supervised_rig(book) as rig:
         await rig.until_right()
         rig.sim.notify(10197)
-        await rig.until_told("another session")
+        await rig.until_told(CompetingSession)
         row = await rig.until_right()
         assert row.greeks_age_s
-        await rig.until_told("has ended")
+        await rig.until_told(CompetingSessionEnded)
         await rig.until(lambda: (row := rig.row()) and row.greeks_age_s == 0.0)
 
 
@@ -277,8 +285,8 @@ async def test_a_competing_session_when_we_connect(
         await trio.sleep(5)
         rig.sim.end_competing_session()
         await rig.until_right()
-        assert len(rig.told("10197")) == 1
-        assert len(rig.told("has ended")) == 1
+        assert len(rig.told(CompetingSession)) == 1
+        assert len(rig.told(CompetingSessionEnded)) == 1
 
 
 async def test_competing_sessions_come_again(
@@ -290,11 +298,11 @@ async def test_competing_sessions_come_again(
         for times in (1, 2, 3):
             await rig.until_right()
             rig.sim.start_competing_session()
-            await rig.until_told("10197", times)
+            await rig.until_told(CompetingSession, times)
             await trio.sleep(1)
             book.advance(60)
             rig.sim.end_competing_session()
-            await rig.until_told("has ended", times)
+            await rig.until_told(CompetingSessionEnded, times)
             await rig.until_right()
 
 
@@ -317,9 +325,8 @@ async def test_a_request_that_is_not_accepted_is_logged_with_its_contract(
             assert row.greeks_age_s, "nobody vouches for its Greeks now"
             await rig.until(lambda: option.con_id in rig.sim.subscribed())
             await rig.until(lambda: (row := rig.row()) and row.greeks_age_s == 0.0)
-        (event,) = [event for event in rig.events if f"({code})" in event[0]]
-        assert event[1] is Severity.ERROR
-        assert event[0].startswith(f"{option.local_symbol}: ")
+        (event,) = rig.told(DataRefused)
+        assert (event.contract, event.code) == (option.local_symbol, code)
         assert rig.sim.lines_in_use == 6, "no line was left behind"
 
 
@@ -330,9 +337,9 @@ async def test_a_warning_nobody_has_heard_of_ends_nothing(fast_clock: PatientClo
         await rig.until_right()
         for _ in range(3):
             tell(rig, option.con_id, 2152, ended=False)
-        await rig.until_told("(2152)")
+        await rig.until_told(GatewayRemark, code=2152)
         await rig.settle()
-        assert len(rig.told("(2152)")) == 1
+        assert len(with_code(rig.events, 2152)) == 1
         assert (await rig.until_right()).greeks_age_s == 0.0
         assert rig.sim.received(CANCEL) == []
 
@@ -345,10 +352,10 @@ async def test_complaints_about_nothing_in_particular_are_told_and_change_nothin
     async with supervised_rig(book) as rig:
         await rig.until_right()
         rig.sim.notify(code, "60")
-        await rig.until_told(f"({code}")
+        await rig.until(lambda: with_code(rig.events, code))
         await rig.until_right()
-        (event,) = [event for event in rig.events if f"({code}" in event[0]]
-        assert event[1] is Severity.WARNING
+        (event,) = with_code(rig.events, code)
+        assert event.severity is Severity.WARNING
         assert rig.sim.received(CANCEL) == []
     assert len(rig.sim.received(START)) == 1
 
@@ -422,7 +429,7 @@ async def test_more_options_than_lines_take_turns(fast_clock: PatientClock) -> N
                 assert abs(greeks.current_until - given_up_at(rig, con_id)) < 1.0
         book.advance(60)
         await rig.until_right()
-        assert rig.told("(101)") == []
+        assert rig.told(LinesTaken) == []
 
 
 async def test_the_owners_lines_shrink_the_budget_once_and_it_grows_back(
@@ -433,17 +440,15 @@ async def test_the_owners_lines_shrink_the_budget_once_and_it_grows_back(
     async with supervised_rig(book, simulator={"market_data_lines": 20}) as rig:
         rig.sim.lines_used_by_owner = 15
         await rig.until_right()
-        await rig.until_told("(101)")
+        await rig.until_told(LinesTaken)
         assert rig.sim.lines_in_use <= 20
         await trio.sleep(4)
         assert (await rig.until_right()).priced == 16
-        assert rig.told("(101)") == [
-            "no more market data lines (101), TWS uses some: going on with 5"
-        ], "growth that is refused is no news"
+        assert rig.told(LinesTaken) == [LinesTaken(5)], "growth that is refused is no news"
         rig.sim.lines_used_by_owner = 0
         await rig.until(lambda: rig.sim.lines_in_use_by_clients == 12)
         await rig.until(lambda: (row := rig.row()) and row.greeks_age_s == 0.0)
-        assert len(rig.told("(101)")) == 1
+        assert len(rig.told(LinesTaken)) == 1
 
 
 async def test_a_budget_that_is_whole_again_is_told(
@@ -455,9 +460,9 @@ async def test_a_budget_that_is_whole_again_is_told(
         book, ib_market_data_lines=6, simulator={"market_data_lines": 10}
     ) as rig:
         rig.sim.lines_used_by_owner = 7
-        await rig.until_told("going on with 3")
+        await rig.until_told(LinesTaken, budget=3)
         rig.sim.lines_used_by_owner = 0
-        await rig.until_told("TWS has left its market data lines: going on with 6 again")
+        await rig.until_told(LinesReturned, budget=6)
         await rig.until_right()
 
 
@@ -468,10 +473,8 @@ async def test_the_owner_takes_lines_while_the_bridge_rotates(fast_clock: Patien
     ) as rig:
         await rig.until_right()
         rig.sim.lines_used_by_owner = 6
-        await rig.until_told("(101)")
-        assert rig.told("(101)") == [
-            "no more market data lines (101), TWS uses some: going on with 4"
-        ]
+        await rig.until_told(LinesTaken)
+        assert rig.told(LinesTaken) == [LinesTaken(4)]
         row = await rig.until_right()
         assert row.greeks_age_s is not None
         assert row.greeks_age_s < 15
@@ -483,20 +486,15 @@ async def test_lines_that_cannot_refresh_all_options_in_time_are_told_once_and_s
     monkeypatch.setattr(socket_subscriptions, "COUNT_EVERY_S", 1.0)
     book = still_book(options=24)
     async with supervised_rig(book, ib_market_data_lines=4, greeks_max_age_s=0.8) as rig:
-        await rig.until_told("options take turns on")
+        await rig.until_told(LinesTooFew)
         await trio.sleep(3)
-        assert [event for event in rig.events if "take turns" in event[0]] == [
-            (
-                "24 options take turns on 4 market data lines: Greeks get about 1 s old, and are "
-                "unpriced beyond 0.8 s: raise IB_MARKET_DATA_LINES (after quote booster packs) or "
-                "BRIDGE_GREEKS_MAX_AGE",
-                Severity.WARNING,
-            )
-        ]
+        (event,) = rig.told(LinesTooFew)
+        assert (event.options, event.lines, event.max_age_s) == (24, 4, 0.8)
+        assert event.oldest_s == pytest.approx(1.0, abs=0.005)
         assert unpriced(rig) > 0
         for held in book.positions()[:-6]:
             book.set_position(held.account, held.contract.con_id, 0)
-        await rig.until_told("market data lines are enough again: 4 for ")
+        await rig.until_told(LinesEnough, lines=4)
         await rig.until_right()
 
 
@@ -507,7 +505,7 @@ async def test_lines_that_refresh_all_options_in_time_are_no_news(
     async with supervised_rig(still_book(options=24), ib_market_data_lines=4) as rig:
         await rig.until_right()
         await trio.sleep(3)
-        assert rig.told("market data lines") == []
+        assert rig.told(LinesTooFew) == []
 
 
 # Hundreds of options ----------------------------------------------------------------------------
@@ -529,8 +527,8 @@ async def test_240_options_on_100_lines_are_all_priced_within_30_seconds(
         assert row.greeks_age_s < 20
         assert most_lines(rig) == 90
         assert rig.sim.lines_in_use <= 90
-        assert rig.told("(101)") == []
-        assert rig.told("silent") == [], "probes get through beside all that"
+        assert rig.told(LinesTaken) == []
+        assert rig.told(GatewaySilent) == [], "probes get through beside all that"
 
 
 @pytest.mark.long
@@ -547,5 +545,5 @@ async def test_a_thousand_options_are_all_priced_and_stay_so() -> None:
             assert row.greeks_age_s is not None
             assert row.greeks_age_s < 60
         assert most_lines(rig) == 90
-        assert rig.told("(101)") == []
-        assert rig.told("silent") == []
+        assert rig.told(LinesTaken) == []
+        assert rig.told(GatewaySilent) == []

@@ -20,7 +20,10 @@ from tests.gateways.socket.support import (
     socket_rig,
     still_book,
 )
+from tests.support.heard import with_code
 from trio_bridge.errors import ConfigError
+from trio_bridge.events.data import CurrenciesMixed, TypeUnknown
+from trio_bridge.events.gateway import AccountAppeared, UpstreamBack
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import DataType
 from trio_bridge.simulator.book import make_book
@@ -101,7 +104,7 @@ async def test_an_account_that_appears_counts_unless_the_settings_name_others(
         assert row.account == (before if named else f"{new},{before}")
         book.set_position(new, option, 6)
         await rig.until_right(before.split(",") if named else book.accounts)
-        assert len(rig.told(f"account {new} has appeared")) == (0 if named else 1)
+        assert len(rig.told(AccountAppeared, account=new)) == (0 if named else 1)
 
 
 async def test_an_unknown_account_is_one_clear_line_that_names_the_known_ones(
@@ -330,13 +333,13 @@ async def test_a_contract_that_is_described_anew_is_asked_for_so(fast_clock: Pat
         await rig.until_right()
         rig.sim.lose_upstream()
         rig.sim.restore_upstream(data_kept=False)
-        await rig.until(lambda: rig.told("link is back"))
+        await rig.until(lambda: rig.told(UpstreamBack))
         await rig.until(lambda: rig.row() is not None)
         await rig.until_right()
         asked = [one.fields for one in rig.sim.received(SUBSCRIBE)]
         *_, last = [fields for fields in asked if fields[3] == str(option.con_id)]
         assert {"150", "PHLX"} <= set(last)
-        assert rig.told("(200)") == []
+        assert with_code(rig.events, 200) == []
 
 
 async def test_details_that_always_come_late_are_believed(
@@ -402,7 +405,7 @@ async def test_a_contract_that_the_gateway_cannot_describe_is_unpriced_and_said_
             await rig.bridge.connect()
         row = await rig.until_right(without={option.con_id})
         assert (row.positions, row.priced) == (8, 7)
-        assert len(rig.told(str(option.con_id))) == 1
+        assert len([one for one in rig.events if str(option.con_id) in one.message]) == 1
 
 
 async def test_types_that_are_not_known_count_and_add_nothing_and_are_said_once(
@@ -414,10 +417,7 @@ async def test_types_that_are_not_known_count_and_add_nothing_and_are_said_once(
         row = await rig.until_right()
         assert row.positions == 6
         await rig.until_right()
-        assert rig.told("not known") == [
-            "positions of type 'ICU' are not known to this bridge: "
-            "they are counted but add nothing to the Greeks"
-        ]
+        assert rig.told(TypeUnknown) == [TypeUnknown("ICU")]
 
 
 async def test_options_in_two_currencies_are_said_once(fast_clock: PatientClock) -> None:
@@ -427,10 +427,7 @@ async def test_options_in_two_currencies_are_said_once(fast_clock: PatientClock)
     async with socket_rig(book) as rig:
         await rig.until_right()
         await rig.until_right()
-        assert rig.told("currencies") == [
-            "options in EUR, USD: vega and theta add up amounts of different currencies, "
-            "nothing is converted"
-        ]
+        assert rig.told(CurrenciesMixed) == [CurrenciesMixed(("EUR", "USD"))]
 
 
 # Kinds of data ----------------------------------------------------------------------------------

@@ -22,10 +22,19 @@ from tests.gateways.socket.support import (
     still_book,
     supervised_rig,
 )
+from tests.support.heard import because
+from trio_bridge.events.data import FarmDown
+from trio_bridge.events.gateway import (
+    Connected,
+    ConnectionLost,
+    GatewayNotice,
+    UpstreamBack,
+    UpstreamLost,
+)
+from trio_bridge.events.service import ServiceStopped
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket import notices as socket_notices
 from trio_bridge.gateways.socket.subscriptions import ASK_AFTER_INCIDENT_S
-from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
@@ -69,10 +78,10 @@ async def test_a_lost_link_means_no_rows_until_it_is_back(
     assert len(rig.sim.received(START)) == 1, "the socket was kept"
     assert len(rig.sim.received(POSITIONS)) == 1
     assert len(rig.sim.received(SUBSCRIBE)) == 6, "and so were the subscriptions"
-    assert rig.messages[1:] == [
-        f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is back",
-        "the gateway's link is back (1102): carrying on",
-        f"disconnected from 127.0.0.1:{rig.sim.port}: the service ends",
+    assert rig.events[1:] == [
+        UpstreamLost(code),
+        UpstreamBack(1102, forgot=False),
+        ServiceStopped(f"127.0.0.1:{rig.sim.port}"),
     ]
 
 
@@ -88,9 +97,9 @@ async def test_the_nightly_reset_may_leave_the_socket_standing(fast_clock: Patie
         book.advance(60)
         rig.sim.restore_upstream()
         await rig.until_right()
-        assert len(rig.told("(1100)")) == 1
-        assert len(rig.told("link is back")) == 1
-        assert rig.told("connected to") == [f"connected to 127.0.0.1:{rig.sim.port}"]
+        assert rig.told(UpstreamLost) == [UpstreamLost(1100)]
+        assert rig.told(UpstreamBack) == [UpstreamBack(1102, forgot=False)]
+        assert rig.told(Connected) == [Connected(f"127.0.0.1:{rig.sim.port}")]
 
 
 async def test_a_link_that_is_back_without_data_gets_everything_again(
@@ -111,9 +120,7 @@ async def test_a_link_that_is_back_without_data_gets_everything_again(
         assert len(rig.sim.subscribed()) == 5
         book.advance(60)
         await rig.until_right()
-        assert rig.told("link is back") == [
-            "the gateway's link is back (1101): subscribing everything again"
-        ]
+        assert rig.told(UpstreamBack) == [UpstreamBack(1101, forgot=True)]
     assert len(rig.sim.received(START)) == 1
 
 
@@ -129,7 +136,7 @@ async def test_a_download_that_is_interrupted_by_1101_ends_in_a_new_connection(
         rig.sim.lose_upstream()
         rig.sim.restore_upstream(data_kept=False)
         await rig.until_right()
-        assert len(rig.told("in the middle of the download")) == 1
+        assert len(because(rig.events, "in the middle of the download")) == 1
         assert rig.only_true_rows()
 
 
@@ -147,7 +154,7 @@ async def test_a_connection_that_drops_in_the_reload_is_made_again(
         rig.sim.drop_connections()
         await rig.until_received(POSITIONS, 3)
         await rig.until_right()
-        assert len(rig.told("disconnected from")) == 1
+        assert len(rig.told(ConnectionLost)) == 1
 
 
 async def test_a_gateway_that_is_cut_off_when_we_connect_is_waited_for(
@@ -294,7 +301,7 @@ async def test_a_broken_farm_tears_nothing_down_and_its_greeks_age(
         await rig.until_right()
         broken_at = trio.current_time()
         rig.sim.break_farm(index, farm="usopt")
-        await rig.until_told("farm is away")
+        await rig.until_told(FarmDown)
         for _ in range(5):
             await trio.sleep(1)
             row = await rig.until_right()
@@ -306,9 +313,7 @@ async def test_a_broken_farm_tears_nothing_down_and_its_greeks_age(
         rig.sim.mend_farm(farm="usopt")
         await rig.until_right()
         await rig.until(lambda: age_of(rig) == 0.0)
-        assert rig.told("farm is away") == [
-            "a market data farm is away (2103: Market data farm connection is broken:usopt)"
-        ]
+        assert rig.told(FarmDown) == [FarmDown(2103, "Market data farm connection is broken:usopt")]
     assert len(rig.sim.received(START)) == 1
 
 
@@ -320,7 +325,7 @@ async def test_the_other_farms_options_are_current_again_with_their_next_tick(
     async with socket_rig(book) as rig:
         await rig.until_right()
         rig.sim.break_farm(index, farm="usopt")
-        await rig.until_told("farm is away")
+        await rig.until_told(FarmDown)
         await trio.sleep(2)
         book.advance(30)
         await trio.sleep(2)
@@ -340,7 +345,7 @@ async def test_quiet_options_of_a_farm_that_works_are_asked_for_again_meanwhile(
         await rig.until_right()
         silence(rig)
         rig.sim.notify(2103, "cashfarm")
-        await rig.until_told("farm is away")
+        await rig.until_told(FarmDown)
         await trio.sleep(6)
         assert rig.sim.received(CANCEL) == []
         assert age_of(rig) >= 5.5
@@ -358,9 +363,9 @@ async def test_farms_that_bring_no_greeks_are_noted_and_nothing_ages(
             rig.sim.notify(code, farm)
         await rig.settle()
         assert age_of(rig) == 0.0
-        (event,) = [event for event in rig.events if str(code) in event[0]]
-        assert event[1] is Severity.WARNING
-        assert farm in event[0]
+        (event,) = rig.told(GatewayNotice)
+        assert event.code == code
+        assert farm in event.words
         assert rig.sim.received(CANCEL) == []
 
 
@@ -368,10 +373,10 @@ async def test_farms_that_bring_no_greeks_are_noted_and_nothing_ages(
 async def test_good_news_of_farms_changes_nothing(code: int, fast_clock: PatientClock) -> None:
     async with socket_rig(still_book(options=4)) as rig:
         await rig.until_right()
-        before = list(rig.messages)
+        before = list(rig.events)
         rig.sim.notify(code, "usopt")
         await trio.sleep(2 * ASK_AFTER_INCIDENT_S)
-        assert rig.messages == before
+        assert rig.events == before
         assert age_of(rig) == 0.0
         assert rig.sim.received(CANCEL) == []
         assert len(rig.sim.received(SUBSCRIBE)) == 4

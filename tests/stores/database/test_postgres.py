@@ -23,6 +23,8 @@ from trio_bridge.errors import (
     SchemaMissingError,
     StoreError,
 )
+from trio_bridge.events.gateway import Connected
+from trio_bridge.events.rows import RowsResumed
 from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.stores.database.connection import TrioConnection
@@ -126,6 +128,18 @@ async def test_an_event_is_stored_with_any_text(store: PostgresStore, fresh_data
         assert await log_api_event(store, ApiEvent(START, ApiMode.PORTAL, text, Severity.WARNING))
     rows = query(fresh_database, "SELECT api_mode, message, status FROM api_logs ORDER BY id")
     assert rows == [("PORTAL", text, "warning") for text in [*texts[:-1], "\\ud800"]]
+
+
+async def test_an_event_is_stored_with_its_kind_and_its_numbers(
+    store: PostgresStore, fresh_database: str
+) -> None:
+    for event in (RowsResumed(19, "a {[ 'reason"), Connected("gateway:4001")):
+        await log_api_event(store, event.as_row(START, ApiMode.PORTAL))
+    rows = query(fresh_database, "SELECT kind, numbers, message FROM api_logs ORDER BY id")
+    assert rows == [
+        ("rows.resumed", {"slots": 19}, RowsResumed(19, "a {[ 'reason").message),
+        ("gateway.connected", None, Connected("gateway:4001").message),
+    ]
 
 
 async def test_rows_of_the_earlier_system_get_what_they_lack(

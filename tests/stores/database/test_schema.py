@@ -98,7 +98,7 @@ async def test_the_tables_are_made_with_the_columns_that_readers_know(fresh_data
     ]
     events = [column[1:] for column in columns if column[0] == "api_logs"]
     names = ", ".join(column[0] for column in events)
-    assert names == "id, timestamp, api_mode, message, status, event_id, kind"
+    assert names == "id, timestamp, api_mode, message, status, event_id, numbers, kind"
     assert events[4][3] == "'info'::text"
     indexes = {
         definition for (definition,) in run(fresh_database, "SELECT indexdef FROM pg_indexes")

@@ -19,6 +19,7 @@ import trio
 
 from tests.support.postgres import reachable_directory
 from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.events.service import EmbeddedEnded, EmbeddedFailed, EmbeddedRestarted
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.embedded import binaries, cluster, process, server
 from trio_bridge.stores.embedded.binaries import Installation, bundled_bindir, installations
@@ -29,7 +30,8 @@ from trio_bridge.stores.embedded.server import open_embedded, running_conninfo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trio_bridge.model import Severity
+    from trio_bridge.events.event import Event
+
 
 PATIENCE_S = 60.0
 ROOT = os.geteuid() == 0
@@ -154,12 +156,12 @@ async def test_ctrl_c_in_the_terminal_does_not_reach_it(room: Path) -> None:
 
 
 async def test_a_killed_server_is_brought_back_with_its_data(room: Path) -> None:
-    events: list[str] = []
+    events: list[Event] = []
     back = trio.Event()
 
-    def emit(message: str, status: Severity) -> None:
-        events.append(f"{status}: {message}")
-        if "runs again" in message:
+    def emit(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, EmbeddedRestarted):
             back.set()
 
     async with open_embedded(room, emit=emit) as conninfo:
@@ -169,10 +171,7 @@ async def test_a_killed_server_is_brought_back_with_its_data(room: Path) -> None
             await back.wait()
         assert postmaster(room) != first
         assert await kept(conninfo)
-    assert events == [
-        "warning: the embedded PostgreSQL ended (killed by SIGKILL)",
-        "info: the embedded PostgreSQL runs again",
-    ]
+    assert events == [EmbeddedEnded("killed by SIGKILL"), EmbeddedRestarted()]
     assert processes(room) == []
 
 
@@ -183,8 +182,8 @@ async def test_a_killed_servers_long_query_does_not_keep_the_next_one_away(
     monkeypatch.setattr(server, "ORPHANS_S", 0.5)
     back = trio.Event()
 
-    def emit(message: str, _: Severity) -> None:
-        if message.endswith("runs again"):
+    def emit(event: Event) -> None:
+        if isinstance(event, EmbeddedRestarted):
             back.set()
 
     async def compute(conninfo: str) -> None:
@@ -209,33 +208,33 @@ async def test_a_killed_servers_long_query_does_not_keep_the_next_one_away(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others have no such signals")
 async def test_a_signal_without_a_name_ends_only_the_server(room: Path) -> None:
-    said: list[str] = []
+    said: list[Event] = []
     back = trio.Event()
 
-    def emit(message: str, _: Severity) -> None:
-        said.append(message)
-        if message.endswith("runs again"):
+    def emit(event: Event) -> None:
+        said.append(event)
+        if isinstance(event, EmbeddedRestarted):
             back.set()
 
     async with open_embedded(room, emit=emit):
         os.kill(postmaster(room), signal.SIGRTMIN + 6)
         with trio.fail_after(PATIENCE_S):
             await back.wait()
-    assert said[0] == f"the embedded PostgreSQL ended (killed by signal {signal.SIGRTMIN + 6})"
+    assert said[0] == EmbeddedEnded(f"killed by signal {signal.SIGRTMIN + 6}")
 
 
 async def test_bringing_it_back_is_tried_for_ever_at_a_growing_pace(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "RESTART_DELAYS_S", (0.0, 0.01, 0.02))
-    events: list[str] = []
+    events: list[Event] = []
     failed, back = trio.Event(), trio.Event()
 
-    def emit(message: str, status: Severity) -> None:
-        events.append(message)
+    def emit(event: Event) -> None:
+        events.append(event)
         if len(events) > 3:
             failed.set()
-        if "runs again" in message:
+        if isinstance(event, EmbeddedRestarted):
             back.set()
 
     async with open_embedded(room, emit=emit):
@@ -244,8 +243,10 @@ async def test_bringing_it_back_is_tried_for_ever_at_a_growing_pace(
         os.kill(postmaster(room), signal.SIGKILL)
         with trio.fail_after(PATIENCE_S):
             await failed.wait()
-        assert "does not come back: BRIDGE_EMBEDDED_DIR=" in events[1]
-        assert "global/pg_control" in events[1]
+        failure = events[1]
+        assert isinstance(failure, EmbeddedFailed)
+        assert failure.reason.startswith("BRIDGE_EMBEDDED_DIR=")
+        assert "global/pg_control" in failure.reason
         (room / "data" / "hidden").rename(hidden)
         with trio.fail_after(PATIENCE_S):
             await back.wait()

@@ -23,6 +23,7 @@ from trio_bridge.stores.reading.landing import Landing
 
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
+    from trio_bridge.model import ApiEvent
     from trio_bridge.stores.reading.history import Chart
 
 START = datetime(2026, 1, 2, 14, 0, tzinfo=UTC)
@@ -208,16 +209,21 @@ async def test_a_window_without_a_row_is_one_gap(fresh_database: str) -> None:
     assert [(gap.start, gap.end, gap.is_open) for gap in told.gaps] == [(at(0), at(9), True)]
 
 
-async def test_a_gap_comes_with_what_the_log_says_about_it(fresh_database: str) -> None:
+@pytest.mark.parametrize("old", [True, False], ids=["events without a kind", "with kinds"])
+async def test_a_gap_comes_with_what_the_log_says_about_it(fresh_database: str, old: bool) -> None:
+    def happened(kind: str, text: str, second: float) -> ApiEvent:
+        return event(text if old else "a better text", at(second), None if old else kind)
+
     await store(fresh_database, [snapshot(n, at(n)) for n in (0, 1, 10, 11)])
     await store(
         fresh_database,
         [
             event("before", at(0.5)),
-            event("disconnected from gateway:4001: it closed the connection", at(1.2)),
-            event("database circuit CLOSED → OPEN: gone", at(1.3)),
+            event("disconnected from gateway:4001: it closed the connection", at(1.2), "a.b"),
+            happened("database.circuit_opened", "database circuit CLOSED → OPEN: gone", 1.3),
             event("no rows: not connected", at(2)),
-            event("connected to gateway:4001", at(9)),
+            happened("database.circuit_changed", "database circuit OPEN → HALF_OPEN: gone", 3),
+            happened("gateway.connected", "connected to gateway:4001", 9),
             event("rows again", at(10)),
             event("after", at(10.5)),
         ],

@@ -49,7 +49,7 @@ async def check_database(settings: Settings, report: Report) -> None:
     try:
         conninfo = await find_database(settings)
     except ConfigError as error:
-        report_with_rest(failed(NAMES[0], str(error)), NAMES, report)
+        report_with_rest(failed(NAMES[0], error.text, error.remedy), NAMES, report)
         return
     if conninfo is None:
         report(await trio.to_thread.run_sync(_embedded, settings))
@@ -92,10 +92,8 @@ async def _connect(inspection: Inspection) -> None:
 
 
 def _unreachable(conninfo: str, error: StoreError) -> Finding:
-    text = f"{safe_target(conninfo)}: {error}"
-    # Errors with a remedy of their own name the setting to look at.
-    known = any(name in str(error) for name in ("DATABASE_URL", "DB_"))
-    return failed("database", text, "" if known else NETWORK_REMEDY)
+    remedy = error.remedy or NETWORK_REMEDY
+    return failed("database", f"{safe_target(conninfo)}: {error.text}", remedy)
 
 
 async def _inspect(inspection: Inspection, settings: Settings, report: Report) -> None:
@@ -118,10 +116,10 @@ async def _inspect(inspection: Inspection, settings: Settings, report: Report) -
             report(await _judge_rows(inspection, settings, look=PORTFOLIO_GREEKS.name in complete))
             return
     except StoreError as error:
-        reason = str(error)
+        found = failed(NAMES[done], error.text, error.remedy)
     except trio.TooSlowError:
-        reason = f"the database did not answer within {LOOK_TIMEOUT_S:g} s"
-    report_with_rest(failed(NAMES[done], reason), NAMES, report)
+        found = failed(NAMES[done], f"the database did not answer within {LOOK_TIMEOUT_S:g} s")
+    report_with_rest(found, NAMES, report)
 
 
 def _judge_server(server: ServerFacts) -> Finding:

@@ -19,8 +19,11 @@ from trio_bridge.model import ApiMode, Severity
 from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
-    from trio_bridge.commands.checks.finding import Report
+    from collections.abc import Sequence
+
+    from trio_bridge.commands.checks.finding import Finding, Report
     from trio_bridge.config import Settings
+    from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import IBridgeBase
     from trio_bridge.model import Snapshot
     from trio_bridge.status import BridgeStatus
@@ -36,6 +39,11 @@ READY_POLL_S = 0.1
 LARGEST_CLIENT_ID = 2**31 - 1
 
 NAMES = ("gateway", "accounts", "market data")
+REMEDIES = {
+    ApiMode.SOCKET: "is that TWS or IB Gateway? IB_SOCKET_HOST and IB_SOCKET_PORT say where it is",
+    ApiMode.PORTAL: "is the Client Portal Gateway running? IBKR_GATEWAY_URL says where",
+}
+"""For an error that knows none."""
 
 
 async def check_gateway(settings: Settings, holder: Holder | None, report: Report) -> None:
@@ -47,21 +55,16 @@ async def check_gateway(settings: Settings, holder: Holder | None, report: Repor
         return
     if holder is not None:
         settings = beside_the_service(settings)
-    troubles: list[str] = []
-
-    def note(message: str, status: Severity = Severity.INFO) -> None:
-        if status is not Severity.INFO:
-            troubles.append(message)
-
-    bridge = build_bridge(settings, emit=note)
+    events: list[Event] = []
+    bridge = build_bridge(settings, emit=events.append)
     async with bridge:
         try:
-            told = await _look(bridge, holder, troubles, report)
+            reported = await _look(bridge, holder, events, report)
         finally:
             await bridge.disconnect()  # bounded by itself
-    for text in troubles:
-        if text != told:
-            report(warning(NAMES[0], text, ""))
+    for event in events:
+        if event is not reported and event.severity is not Severity.INFO:
+            report(warning(NAMES[0], event.text, event.remedy))
 
 
 def beside_the_service(settings: Settings) -> Settings:
@@ -92,39 +95,41 @@ def check_by_status(status: BridgeStatus, report: Report) -> None:
 
 
 async def _look(
-    bridge: IBridgeBase, holder: Holder | None, troubles: list[str], report: Report
-) -> str:
-    """Report the findings; return which of the troubles is among them."""
+    bridge: IBridgeBase, holder: Holder | None, events: Sequence[Event], report: Report
+) -> Event | None:
+    """Report the findings; return which of the events is among them."""
     try:
         await bridge.connect()
     except (GatewayError, ConfigError) as error:
-        which = 1 if isinstance(error, ConfigError) and "IB_ACCOUNT" in str(error) else 0
-        if which:
-            report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
-        found = failed(NAMES[which], _with_place(bridge, error), _remedy(bridge, error))
-        report_with_rest(found, NAMES, report)
-        return ""
+        report_with_rest(_refusal(bridge, error, report), NAMES, report)
+        return None
     if holder is not None:
         visitor = f"as client {bridge.settings.ib_client_id}, beside the service ({holder})"
         report(ok(NAMES[0], f"{bridge.endpoint}: connected {visitor}"))
         _report_accounts(bridge, report)
         report(skipped(NAMES[2], "the service needs the lines; see `trio-bridge status`"))
-        return ""
-    snapshot, reason = await _first_row(bridge, troubles)
+        return None
+    snapshot, reason = await _first_row(bridge, events)
     if snapshot is None:
-        # What the bridge has told about it says what to do.
-        reason = next((text for text in troubles if reason in text), reason)
-        found = failed(NAMES[0], f"{bridge.endpoint}: connected, but no rows: {reason}")
+        cause = _cause(events)
+        text = f"{bridge.endpoint}: connected, but no rows: {reason}"
+        found = failed(NAMES[0], text, "" if cause is None else cause.remedy)
         report_with_rest(found, NAMES, report)
-        return reason
+        return cause
     report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
     _report_accounts(bridge, report)
     data_type = None if snapshot.data_type is None else snapshot.data_type.label
     _judge_prices(snapshot.positions, snapshot.priced, data_type, snapshot.greeks_age_s, report)
-    return ""
+    return None
 
 
-async def _first_row(bridge: IBridgeBase, troubles: list[str]) -> tuple[Snapshot | None, str]:
+def _cause(events: Sequence[Event]) -> Event | None:
+    """Why there are no rows now, if the bridge has reported it."""
+    last = next((event for event in reversed(events) if event.stops_rows is not None), None)
+    return last if last is not None and last.stops_rows else None
+
+
+async def _first_row(bridge: IBridgeBase, events: Sequence[Event]) -> tuple[Snapshot | None, str]:
     """The first row that can be had, else why there is none."""
     reason = ""
     began_s = trio.current_time()
@@ -133,7 +138,7 @@ async def _first_row(bridge: IBridgeBase, troubles: list[str]) -> tuple[Snapshot
             return bridge.get_portfolio_greeks(), ""
         except NotReadyError as error:
             reason = str(error)
-        if waited_s > TROUBLE_TIMEOUT_S and any(reason in text for text in troubles):
+        if waited_s > TROUBLE_TIMEOUT_S and _cause(events) is not None:
             break  # it waits for a person, who waits for this
         await trio.sleep(READY_POLL_S)
     return None, reason
@@ -164,15 +169,12 @@ def _judge_prices(
         report(ok(NAMES[2], text))
 
 
-def _with_place(bridge: IBridgeBase, error: Exception) -> str:
-    text = str(error)
-    return text if bridge.endpoint in text or "IB_ACCOUNT" in text else f"{bridge.endpoint}: {text}"
-
-
-def _remedy(bridge: IBridgeBase, error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, ConfigError) or "?" in text or "IB_" in text:
-        return ""  # it says by itself what to do
-    if bridge.mode is ApiMode.PORTAL:
-        return "is the Client Portal Gateway running? IBKR_GATEWAY_URL says where"
-    return "is that TWS or IB Gateway? IB_SOCKET_HOST and IB_SOCKET_PORT say where it is"
+def _refusal(bridge: IBridgeBase, error: GatewayError | ConfigError, report: Report) -> Finding:
+    """Why it could not be connected."""
+    if error.setting == "IB_ACCOUNT":  # all but that went well
+        report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
+        return failed(NAMES[1], error.text, error.remedy)
+    known = error.setting or error.remedy
+    # Not the place twice.
+    text = error.text if bridge.endpoint in error.text else f"{bridge.endpoint}: {error.text}"
+    return failed(NAMES[0], text, error.remedy if known else REMEDIES[bridge.mode])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.portal import CertificateUnchecked
 from trio_bridge.gateways.base import (
     EventSink,
     IBridgeBase,
@@ -109,7 +110,4 @@ class PortalBridge(IBridgeBase):
         unverified = self.endpoint.startswith("https:") and context.verify_mode is ssl.CERT_NONE
         if unverified and not self._told_unverified:
             self._told_unverified = True
-            self.emit(
-                f"the certificate of {self.endpoint} is not checked: it is on this machine "
-                "(IBKR_CA_FILE names a certificate to check it with)"
-            )
+            self.emit(CertificateUnchecked(self.endpoint))

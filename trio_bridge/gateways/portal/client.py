@@ -15,13 +15,13 @@ import trio
 
 from trio_bridge.config import is_loopback
 from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.portal.health import (
     AnswerError,
     Answers,
     LoggedOutError,
     NoAnswerError,
     PausedError,
-    Troubles,
 )
 from trio_bridge.gateways.portal.pacing import Pacing
 from trio_bridge.gateways.portal.values import ShapeError
@@ -52,6 +52,7 @@ LOGGED_OUT_CODES: Final = frozenset({401, 302, 303, 307})
 """Unauthorized, or on the way to the login page. Not 403: that gateway refuses our host."""
 
 TEXT_SHOWN: Final = 80
+UNTRUSTED_REMEDY: Final = "set IBKR_CA_FILE to the PEM file of its issuer"
 
 LIMITS: Final = httpx.Limits(max_connections=10, keepalive_expiry=4.0)
 """Idle connections are closed before the server does it, commonly after five seconds."""
@@ -70,7 +71,7 @@ class Shared:
     """The wall clock."""
     timing: Timing
     pacing: Pacing
-    troubles: Troubles
+    troubles: Ongoing
     answers: Answers
 
     @classmethod
@@ -79,7 +80,7 @@ class Shared:
     ) -> Self:
         """Nothing was asked yet, and nothing is wrong."""
         pacing = Pacing()
-        troubles = Troubles(emit, trio.current_time)
+        troubles = Ongoing(emit, trio.current_time)
         answers = Answers(troubles, trio.current_time, is_paused=lambda: pacing.pause_s > 0)
         return cls(settings, emit, now, timing, pacing, troubles, answers)
 
@@ -114,7 +115,9 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"IBKR_CA_FILE={ca_file}: no usable PEM certificates ({error})") from None
+        raise ConfigError(
+            f"IBKR_CA_FILE={ca_file}: no usable PEM certificates ({error})", setting="IBKR_CA_FILE"
+        ) from None
 
 
 class PortalClient:
@@ -246,7 +249,8 @@ class PortalClient:
         except trio.TooSlowError:
             raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
         except httpx.ConnectError as error:
-            raise NoAnswerError(f"cannot connect: {reason_of(error)}") from error
+            remedy = UNTRUSTED_REMEDY if _is_untrusted(error) else ""
+            raise NoAnswerError(f"cannot connect: {reason_of(error)}", remedy=remedy) from error
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise NoAnswerError(f"{where}: {reason_of(error)}") from error
         self.pacing.answers += 1
@@ -342,22 +346,33 @@ def members_of(error: BaseException) -> Iterator[BaseException]:
 def reason_of(error: BaseException) -> str:
     """A connection's failure in words for a person: its innermost cause that says something; of
     several addresses' failures each one."""
-    cause: BaseException | None = error
     innermost = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, BaseExceptionGroup):
             return "; ".join(dict.fromkeys(map(reason_of, members_of(cause))))
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"the gateway's certificate is not trusted ({cause.verify_message}): "
-                "set IBKR_CA_FILE to the PEM file of its issuer"
-            )
+            return f"the gateway's certificate is not trusted ({cause.verify_message})"
         if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
             # Host names that nobody knows have numbers and texts of their own.
             return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
         innermost = cause if str(cause) else innermost
-        cause = cause.__cause__ or cause.__context__
     return str(innermost) or type(error).__name__
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    return any(
+        isinstance(cause, ssl.SSLCertVerificationError)
+        for member in members_of(error)
+        for cause in _causes(member)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, its cause, the cause of that, …"""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _shown(content: bytes) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.data import MultipliersKnown, MultipliersUnknown
 from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, PausedError
 from trio_bridge.gateways.portal.holdings import Definition
 from trio_bridge.gateways.portal.pacing import CONTRACT_INFO, DEFINITION_CON_IDS, DEFINITIONS
@@ -21,7 +22,6 @@ from trio_bridge.gateways.portal.values import (
     read_text,
 )
 from trio_bridge.policy.backoff import Backoff
-from trio_bridge.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,14 +118,9 @@ class DefinitionLoop:
     def _tell_unknown_multipliers(self) -> None:
         lacking = [con_id for con_id in self._holdings.lacking() if con_id in self._retry_lookup_at]
         if lacking:
-            self._troubles.begin(
-                "multiplier",
-                "the gateway does not tell the multiplier of "
-                f"{count(len(lacking), 'position')} (conid {', '.join(map(str, lacking[:5]))}): "
-                "unpriced until it does",
-            )
+            self._troubles.begin("multiplier", MultipliersUnknown(tuple(lacking)))
         elif not self._holdings.lacking():
-            self._troubles.end("multiplier", "every multiplier is known")
+            self._troubles.end("multiplier", MultipliersKnown)
 
 
 def read_definitions(payload: object) -> dict[int, Definition]:

@@ -1,4 +1,4 @@
-"""What is wrong with the gateway now: one event when a trouble starts, one when it has ended.
+"""What is wrong with the gateway now.
 
 Three questions, kept apart: does the gateway answer at all (`Silence`: the supervisor's business),
 are its answers of use (`Answers`), and is the brokerage session well (`SessionState`). The client
@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.portal import (
+    AnswersUnusable,
+    AnswersUsable,
+    RequestsPaused,
+    RequestsResumed,
+)
 from trio_bridge.gateways.portal.pacing import (
     CONTRACT_INFO,
     DEFINITIONS,
@@ -22,12 +28,11 @@ from trio_bridge.gateways.portal.pacing import (
     STATUS,
 )
 from trio_bridge.gateways.readiness import Reason
-from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.portal.pacing import EndpointLimit
     from trio_bridge.gateways.readiness import Readiness
 
@@ -81,33 +86,6 @@ class SessionState(Enum):
     UPSTREAM_LOST = "the gateway has lost its connection to Interactive Brokers"
 
 
-class Troubles:
-    """Tells each trouble's start and end once, however often they are reported.
-
-    It outlives a connection, so that a trouble that survives a reconnect is not told twice.
-    """
-
-    def __init__(self, emit: EventSink, clock: Callable[[], float]) -> None:
-        self._emit = emit
-        self._clock = clock
-        self._open: dict[str, tuple[object, float]] = {}
-
-    def begin(self, kind: str, message: str, *, variant: object = None) -> None:
-        """A trouble is there. The same kind in another variant is told anew."""
-        known = self._open.get(kind)
-        if known is not None and known[0] == variant:
-            return
-        started = self._clock() if known is None else known[1]
-        self._open[kind] = (variant, started)
-        self._emit(message, Severity.WARNING)
-
-    def end(self, kind: str, message: str) -> None:
-        """The trouble is over; harmless when there was none."""
-        known = self._open.pop(kind, None)
-        if known is not None:
-            self._emit(f"{message} (after {self._clock() - known[1]:.0f} s)", Severity.INFO)
-
-
 class Silence:
     """Whether the gateway still answers requests, told from how they end."""
 
@@ -158,12 +136,9 @@ class Answers:
     A gateway that answers nothing at all is not told here: it is lost.
     """
 
-    KIND: Final = "answers"
-    PAUSE_KIND: Final = "pause"
-
     def __init__(
         self,
-        troubles: Troubles,
+        troubles: Ongoing,
         clock: Callable[[], float],
         *,
         is_paused: Callable[[], bool],
@@ -178,7 +153,7 @@ class Answers:
         """A request to this endpoint has ended."""
         now = self._clock()
         if isinstance(error, PausedError):
-            self._troubles.begin(self.PAUSE_KIND, f"no requests for a while: {error}")
+            self._troubles.begin("pause", RequestsPaused(str(error)))
             return
         if not isinstance(error, NoAnswerError):
             self._last_answer = now
@@ -187,9 +162,9 @@ class Answers:
             for other in [name for name, one in self._failing.items() if one.last < now - FORGET_S]:
                 del self._failing[other]
             if not self._is_paused():
-                self._troubles.end(self.PAUSE_KIND, "the gateway takes requests again")
+                self._troubles.end("pause", RequestsResumed)
             if not self._failing:
-                self._troubles.end(self.KIND, "the gateway answers properly again")
+                self._troubles.end("answers", AnswersUsable)
         else:
             self._fail(endpoint, error, now)
 
@@ -200,7 +175,7 @@ class Answers:
         lasting = failing.count >= TROUBLE_AFTER_FAILURES and now - failing.since >= TROUBLE_AFTER_S
         # While nothing else is answered either, it is the connection that is in trouble.
         if lasting and self._last_answer >= failing.since:
-            self._troubles.begin(self.KIND, f"the gateway's answers are of no use: {error}")
+            self._troubles.begin("answers", AnswersUnusable(str(error)))
 
 
 class Health:

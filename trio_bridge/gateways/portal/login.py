@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.portal import (
+    CompetingLogin,
+    LoggedOut,
+    LoginBack,
+    LoginCutOff,
+    NoBrokerageSession,
+)
 from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, SessionState
 from trio_bridge.gateways.portal.pacing import OPEN_SESSION, STATUS, TICKLE
 from trio_bridge.gateways.portal.values import ShapeError
 
 if TYPE_CHECKING:
+    from trio_bridge.events.event import Event
     from trio_bridge.gateways.portal.client import Answer, PortalClient, Shared
 
 STATUS_GAP_S: Final = 1.0
@@ -171,29 +179,21 @@ class Login:
 
     def _set(self, state: SessionState, reason: str) -> None:
         if state is SessionState.HEALTHY:
-            self._troubles.end("session", "the session is well again: rows can be had")
+            self._troubles.end("session", LoginBack)
         else:
-            because = f" ({reason})" if reason else ""
-            self._troubles.begin(
-                "session",
-                f"{state.value}{because}: {self._advice(state)}; no rows until then",
-                variant=state,
-            )
+            self._troubles.begin("session", self._trouble(state, reason))
         self._health.note_session(state)
 
-    def _advice(self, state: SessionState) -> str:
+    def _trouble(self, state: SessionState, reason: str) -> Event:
         match state:
             case SessionState.LOGGED_OUT:
-                return f"open {self._login_url} in a browser and log in"
+                return LoggedOut(reason, self._login_url)
             case SessionState.NO_BROKERAGE:
-                return (
-                    f"asking for one every {self._timing.login_retry_s:.0f} s; "
-                    f"if that does not help, open {self._login_url} in a browser and log in"
-                )
+                return NoBrokerageSession(reason, self._login_url, self._timing.login_retry_s)
             case SessionState.COMPETING:
-                return "waiting until it ends"
+                return CompetingLogin(reason)
             case _:
-                return "waiting until it is back"
+                return LoginCutOff(reason)
 
 
 def _known_status(payload: Any) -> Any:

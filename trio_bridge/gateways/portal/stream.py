@@ -24,6 +24,7 @@ from trio_websocket import (
 )
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.portal import StreamBack, StreamLost
 from trio_bridge.gateways.portal.client import API_PATH, members_of
 from trio_bridge.gateways.portal.pacing import STREAM
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
@@ -90,7 +91,7 @@ class QuoteStream:
                 self.is_streaming = False
                 backoff = backoff.restarted()
             if backoff.attempt >= TROUBLE_AFTER_ATTEMPTS:
-                self._troubles.begin("stream", f"no streaming quotes ({reason}): polling instead")
+                self._troubles.begin("stream", StreamLost(reason))
             await trio.sleep(backoff.delay_s)
             backoff = backoff.attempted()
 
@@ -195,7 +196,7 @@ class QuoteStream:
                     await trio.sleep(1 / MESSAGES_A_SECOND)
             if not self.is_streaming:
                 self.is_streaming = True
-                self._troubles.end("stream", "quotes are streaming again")
+                self._troubles.end("stream", StreamBack)
             await trio.sleep(ROUND_S)
 
     async def _keep_alive(self, socket: WebSocketConnection) -> NoReturn:

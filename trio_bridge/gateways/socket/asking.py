@@ -36,15 +36,15 @@ class Loss:
 
     def __init__(self) -> None:
         self.event = trio.Event()
-        self.reason = ""
+        self.error = GatewayError("")
 
     @property
     def has_come(self) -> bool:
         return self.event.is_set()
 
-    def come(self, reason: str) -> None:
+    def come(self, error: GatewayError) -> None:
         if not self.has_come:
-            self.reason = reason
+            self.error = error
             self.event.set()
 
 
@@ -73,11 +73,11 @@ class Asking:
         """
         began = self._heard_at = trio.current_time()
         answers: list[T] = []
-        failures: list[str] = []
+        failures: list[GatewayError] = []
 
         async def fail_when_lost() -> None:
             await self._loss.event.wait()
-            failures.append(self._loss.reason)
+            failures.append(self._loss.error)
             nursery.cancel_scope.cancel()
 
         async def fail_when_late() -> None:
@@ -85,7 +85,7 @@ class Asking:
             # Each part of an answer moves the end, and need wake nobody for that.
             while trio.current_time() < (due := min(self._heard_at + patience_s, latest)):  # noqa: ASYNC110
                 await trio.sleep_until(due)
-            failures.append(f"{failure} within {patience_s:g} s")
+            failures.append(GatewayError(f"{failure} within {patience_s:g} s"))
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -99,9 +99,9 @@ class Asking:
         # The first failure is the cause: giving up on a connection also loses it. And an answer of
         # a connection that ended meanwhile is of no use, because nothing follows it.
         if self._loss.has_come:
-            failures.append(self._loss.reason)
+            failures.append(self._loss.error)
         if failures:
-            raise GatewayError(failures[0])
+            raise failures[0]
         return answers[0]
 
 
@@ -119,20 +119,24 @@ async def resolve(host: str, port: int, *, timeout_s: float) -> list[str]:
             found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except trio.TooSlowError:
         raise GatewayError(
-            f"IB_SOCKET_HOST={host}: no answer from the name server within {timeout_s:g} s"
+            f"IB_SOCKET_HOST={host}: no answer from the name server within {timeout_s:g} s",
+            setting="IB_SOCKET_HOST",
         ) from None
     except (OSError, UnicodeError) as error:
-        raise GatewayError(f"IB_SOCKET_HOST={host}: no such host ({error})") from error
+        raise GatewayError(
+            f"IB_SOCKET_HOST={host}: no such host ({error})", setting="IB_SOCKET_HOST"
+        ) from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def explain(error: OSError, host: str, port: int) -> str:
+def explain(error: OSError, host: str, port: int) -> GatewayError:
     """What stood in the way of a connection, in words for a person."""
     if isinstance(error, ConnectionRefusedError):
-        return (
-            f"connection refused by {host}:{port}: is TWS or IB Gateway up, its API port enabled?"
+        return GatewayError(
+            f"connection refused by {host}:{port}",
+            remedy="is TWS or IB Gateway up, its API port enabled?",
         )
-    return f"no connection to {host}:{port}: {error}"
+    return GatewayError(f"no connection to {host}:{port}: {error}")
 
 
 async def answer_to(request: Callable[[], Awaitable[T]]) -> T:

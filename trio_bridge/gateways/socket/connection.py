@@ -21,6 +21,7 @@ from ib_async import Contract
 from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.errors import BridgeError, GatewayError
 from trio_bridge.gateways.accounts import Accounts
+from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.readiness import SETTLE_S, Reason, Settling
 from trio_bridge.gateways.socket.asking import (
     Asking,
@@ -32,7 +33,7 @@ from trio_bridge.gateways.socket.asking import (
 from trio_bridge.gateways.socket.client import GatewayClient
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
 from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
-from trio_bridge.gateways.socket.notices import Notices, OnlyOnce
+from trio_bridge.gateways.socket.notices import Notices
 from trio_bridge.gateways.socket.subscriptions import POLL_S, Subscriptions
 
 if TYPE_CHECKING:
@@ -101,14 +102,14 @@ class Connection:
         self.heartbeat = Heartbeat(self._ask_time)
         self.accounts = Accounts(settings.ib_account, emit)
         self.holdings = Holdings(self.accounts, details)
-        say_once = OnlyOnce(emit)
+        said = Ongoing(emit, trio.current_time)
         self.subscriptions = Subscriptions(
             self.client.ib,
             lines,
             data_type=settings.ib_market_data_type,
             max_age_s=settings.greeks_max_age_s,
             emit=emit,
-            say_once=say_once,
+            said=said,
             clock=trio.current_time,
         )
         self._notices = Notices(
@@ -117,8 +118,8 @@ class Connection:
             self._settling,
             client_id=settings.ib_client_id,
             emit=emit,
-            say_once=say_once,
-            lose=self._lose,
+            said=said,
+            lose=self._lose_by,
             start_over=self._start_over,
             carry_on=self._carry_on,
         )
@@ -142,7 +143,7 @@ class Connection:
 
     async def wait_lost(self) -> str:
         await self.done.wait()
-        return self._loss.reason
+        return str(self._loss.error)
 
     # Life
 
@@ -187,7 +188,7 @@ class Connection:
         if self._crash is not None:
             raise self._crash
         if not started:
-            raise refusal or GatewayError(self._loss.reason)
+            raise refusal or self._loss.error
 
     def _broke_down(self, error: Exception) -> None:
         """An exception in the asyncio loop ends this connection, and is never hidden."""
@@ -195,7 +196,10 @@ class Connection:
         self._lose(f"the connection broke down: {'; '.join(map(repr, _leaves(error)))}")
 
     def _lose(self, reason: str) -> None:
-        self._loss.come(reason)
+        self._lose_by(GatewayError(reason))
+
+    def _lose_by(self, error: GatewayError) -> None:
+        self._loss.come(error)
         self._readiness.block(Reason.NOT_CONNECTED)
         self._wake.set()
 

@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
+from trio_bridge.errors import GatewayError
+from trio_bridge.events.data import FarmDown
+from trio_bridge.events.gateway import (
+    GatewayNotice,
+    GatewayRemark,
+    GatewayWarning,
+    RateLimited,
+    UpstreamBack,
+    UpstreamLost,
+)
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.codes import Reaction, reaction_to
 from trio_bridge.gateways.socket.subscriptions import ASK_BROKEN_FARM_S
-from trio_bridge.model import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,24 +26,12 @@ if TYPE_CHECKING:
     from ib_async import Contract
 
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.readiness import Readiness, Settling
     from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.subscriptions import Subscriptions
 
 log = structlog.get_logger()
-
-
-class OnlyOnce:
-    """An event sink that says a thing once, told apart by its key."""
-
-    def __init__(self, emit: EventSink) -> None:
-        self._emit = emit
-        self._said: set[object] = set()
-
-    def __call__(self, key: object, message: str, status: Severity = Severity.INFO) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            self._emit(message, status)
 
 
 class Notices:
@@ -54,8 +51,8 @@ class Notices:
         *,
         client_id: int,
         emit: EventSink,
-        say_once: OnlyOnce,
-        lose: Callable[[str], None],
+        said: Ongoing,
+        lose: Callable[[GatewayError], None],
         start_over: Callable[[], None],
         carry_on: Callable[[], None],
     ) -> None:
@@ -64,7 +61,7 @@ class Notices:
         self._settling = settling
         self._client_id = client_id
         self._emit = emit
-        self._say_once = say_once
+        self._said = said
         self._lose = lose
         self._start_over = start_over
         self._carry_on = carry_on
@@ -88,41 +85,48 @@ class Notices:
             case Reaction.UPSTREAM_BACK | Reaction.UPSTREAM_BACK_EMPTY:
                 self._upstream_is_back(code, empty=reaction is Reaction.UPSTREAM_BACK_EMPTY)
             case Reaction.RECONNECT:
-                self._lose(f"the gateway asks for a new connection ({code}: {text})")
+                self._lose(GatewayError(f"the gateway asks for a new connection ({code}: {text})"))
             case Reaction.CLIENT_ID_TAKEN:
                 self._lose(
-                    f"client id {self._client_id} is in use by another program (326): end that "
-                    "one, or set IB_CLIENT_ID to a number of this bridge's own"
+                    GatewayError(
+                        f"client id {self._client_id} is in use by another program (326)",
+                        setting="IB_CLIENT_ID",
+                        remedy="end that one, or set IB_CLIENT_ID to a number of this bridge's own",
+                    )
                 )
             case Reaction.FARM_BROKEN:
                 self._subscriptions.data_stopped()
                 self._subscriptions.ask_silent_again(ASK_BROKEN_FARM_S)
-                self._emit(f"a market data farm is away ({code}: {text})", Severity.WARNING)
+                self._emit(FarmDown(code, text))
             case Reaction.FARM_WELL:
                 if self._self_restoring:
                     # Some gateways say no more than this of a link that is back. But farms are
                     # other machines than the one that knows of positions; a new client is told.
                     self._lose(
-                        f"a market data farm is back ({code}), and perhaps the gateway's link: "
-                        "connecting anew to know"
+                        GatewayError(
+                            f"a market data farm is back ({code}), and perhaps the gateway's link: "
+                            "reconnecting to find out"
+                        )
                     )
                 self._subscriptions.ask_silent_again()
             case Reaction.DEFINITIONS_WELL:
                 self._subscriptions.ask_unknown_again()
             case Reaction.NOTE:
-                self._say_once(code, f"gateway notice ({code}: {text})", Severity.WARNING)
+                self._said.once(code, GatewayNotice(code, text))
             case Reaction.PACE:
-                self._emit(f"the gateway found us too fast ({code}: {text})", Severity.WARNING)
+                self._emit(RateLimited(code, text))
             case Reaction.SUB_ACCOUNTS:
                 self._lose(
-                    "the gateway refuses positions to a login with more than 50 sub-accounts "
-                    f"({code}: {text}); log in as one of the accounts, or as a user who sees 50 or "
-                    "fewer"
+                    GatewayError(
+                        "the gateway refuses positions to a login with more than 50 sub-accounts "
+                        f"({code}: {text})",
+                        remedy="log in as one of the accounts, or as a user who sees 50 or fewer",
+                    )
                 )
             case Reaction.DATA_GOES_ON:
-                self._say_once(code, f"{_name(contract)}: {text} ({code})")
+                self._said.once(code, GatewayRemark(code, _name(contract), text))
             case Reaction.REMARK:
-                self._pass_on(code, text, contract, Severity.INFO)
+                self._pass_on(GatewayRemark, code, text, contract)
             case (
                 Reaction.TOO_MANY_LINES
                 | Reaction.UNKNOWN_CONTRACT
@@ -140,11 +144,7 @@ class Notices:
             self._lost_at = self._subscriptions.data_stopped()
             self._readiness.block(Reason.UPSTREAM_LOST)
             self._settling.hold(self._lost_at)
-            self._emit(
-                f"the gateway lost its link to Interactive Brokers ({code}): no rows until it is "
-                "back",
-                Severity.WARNING,
-            )
+            self._emit(UpstreamLost(code))
         self._self_restoring = code == 2110
 
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
@@ -157,11 +157,11 @@ class Notices:
         if empty:
             self._subscriptions.all_gone()
             self._start_over()
-            self._emit(f"the gateway's link is back ({code}): subscribing everything again")
+            self._emit(UpstreamBack(code, forgot=True))
         else:
             self._subscriptions.ask_silent_again()
             self._carry_on()
-            self._emit(f"the gateway's link is back ({code}): carrying on")
+            self._emit(UpstreamBack(code, forgot=False))
 
     def _on_refusal(
         self, reaction: Refusal, request_id: int, code: int, text: str, contract: Contract | None
@@ -171,12 +171,13 @@ class Notices:
         elif reaction is Reaction.COMPETING_SESSION and request_id < 0:
             self._subscriptions.owner_is_elsewhere(_con_id(contract), code)
         else:
-            self._pass_on(code, text, contract, Severity.WARNING)
+            self._pass_on(GatewayWarning, code, text, contract)
 
-    def _pass_on(self, code: int, text: str, contract: Contract | None, status: Severity) -> None:
+    def _pass_on(
+        self, kind: type[GatewayRemark], code: int, text: str, contract: Contract | None
+    ) -> None:
         con_id = _con_id(contract)
-        where = f" for {_name(contract)}" if con_id else ""
-        self._say_once((code, con_id), f"the gateway says{where}: {text} ({code})", status)
+        self._said.once((code, con_id), kind(code, _name(contract) if con_id else "", text))
 
 
 def _con_id(contract: Contract | None) -> int:

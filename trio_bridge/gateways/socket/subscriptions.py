@@ -4,13 +4,23 @@ gateway refuses is tried again, or not, as its reason deserves."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, assert_never
 
+from trio_bridge.events.data import (
+    CompetingSession,
+    CompetingSessionEnded,
+    ContractUnknown,
+    DataRefused,
+    LinesEnough,
+    LinesReturned,
+    LinesTaken,
+    LinesTooFew,
+    NotSubscribed,
+)
 from trio_bridge.gateways.socket.codes import NOTHING_TO_CANCEL, Reaction
 from trio_bridge.gateways.socket.feed import MarketDataFeed
 from trio_bridge.gateways.socket.lines import Subscribe
-from trio_bridge.model import DataType, Severity
-from trio_bridge.text import count
+from trio_bridge.model import DataType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
     from ib_async import IB, Contract
 
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.holdings import HoldingsView
     from trio_bridge.gateways.socket.lines import MarketLines
@@ -47,12 +58,6 @@ ASK_UNKNOWN_S = 3600.0
 https://github.com/erdewit/ib_insync/issues/330"""
 
 
-class SayOnce(Protocol):
-    """Takes an event; says each key's first one, and is silent about the others."""
-
-    def __call__(self, key: object, message: str, status: Severity = Severity.INFO) -> None: ...
-
-
 class Subscriptions:
     """The market data of one connection. Must be used where asyncio's loop is current."""
 
@@ -64,7 +69,7 @@ class Subscriptions:
         data_type: DataType,
         max_age_s: float,
         emit: EventSink,
-        say_once: SayOnce,
+        said: Ongoing,
         clock: Callable[[], float],
     ) -> None:
         """`max_age_s`: options whose Greeks are older count as unpriced."""
@@ -73,7 +78,7 @@ class Subscriptions:
         self._data_type = data_type
         self._max_age_s = max_age_s
         self._emit = emit
-        self._say_once = say_once
+        self._said = said
         self._clock = clock
         self._ask_again: dict[int, float] = {}
         self._tried_delayed: set[int] = set()
@@ -145,19 +150,16 @@ class Subscriptions:
                 self._ask_again.pop(con_id, None)
                 self._unanswered.discard(con_id)
         if was_competing and not self._lines.competing:
-            self._emit("the competing session has ended: market data is back")
+            self._emit(CompetingSessionEnded())
 
     def _tell_budget(self, now: float) -> None:
         budget = self._lines.budget
         if budget == self._lines.ceiling > self._told_budget:
             self._told_budget = budget
-            self._emit(f"TWS has left its market data lines: going on with {budget} again")
+            self._emit(LinesReturned(budget))
         elif now >= self._tell_budget_at and budget < self._told_budget:
             self._told_budget = budget
-            self._emit(
-                f"no more market data lines (101), TWS uses some: going on with {budget}",
-                Severity.WARNING,
-            )
+            self._emit(LinesTaken(budget))
 
     def _tell_too_few(self, now: float) -> None:
         """More options than the lines can refresh before their Greeks are too old."""
@@ -168,17 +170,9 @@ class Subscriptions:
             return
         self._told_too_few = too_few
         if too_few:
-            self._emit(
-                f"{count(options, 'option')} take turns on {count(budget, 'market data line')}: "
-                f"Greeks get about {oldest_s:.3g} s old, and are unpriced beyond "
-                f"{self._max_age_s:g} s: raise IB_MARKET_DATA_LINES (after quote booster packs) or "
-                "BRIDGE_GREEKS_MAX_AGE",
-                Severity.WARNING,
-            )
+            self._emit(LinesTooFew(options, budget, oldest_s, self._max_age_s))
         else:
-            self._emit(
-                f"market data lines are enough again: {budget} for {count(options, 'option')}"
-            )
+            self._emit(LinesEnough(options, budget))
 
     def _renew_silent(self, now: float) -> None:
         """Subscriptions that should have spoken by now are made anew."""
@@ -233,8 +227,7 @@ class Subscriptions:
             case Reaction.UNKNOWN_CONTRACT:
                 self._forget(con_id, code, until=now + ASK_UNKNOWN_S)
                 self._unknown.add(con_id)
-                message = f"{name} is unknown to the gateway ({code}): unpriced"
-                self._say_once((code, con_id), message, Severity.WARNING)
+                self._said.once((code, con_id), ContractUnknown(name, code))
             case Reaction.TOO_MANY_LINES:
                 self._give_line_back(con_id, code)
                 self._lines.refused(con_id, now)
@@ -245,7 +238,7 @@ class Subscriptions:
                 self._fall_back(con_id, name, code, text)
             case Reaction.INVALID_REQUEST:
                 self._forget(con_id, code, until=now + ASK_INVALID_S)
-                self._say_once((code, con_id), f"{name}: {text} ({code})", Severity.ERROR)
+                self._said.once((code, con_id), DataRefused(name, code, text))
             case _:
                 assert_never(reaction)
 
@@ -264,10 +257,7 @@ class Subscriptions:
         """The owner's other session has the market data now; told for a contract or for all."""
         self.data_stopped()
         if self._lines.competing_session(con_id, self._clock()):
-            self._emit(
-                f"the owner uses the market data in another session ({code}): waiting for its end",
-                Severity.WARNING,
-            )
+            self._emit(CompetingSession(code))
 
     def _fall_back(self, con_id: int, name: str, code: int, text: str) -> None:
         """No live data: ask once more, for delayed data, where the settings allow it."""
@@ -279,7 +269,4 @@ class Subscriptions:
             self._forget(con_id, code, until=self._clock())
             return
         self._forget(con_id, code, until=self._clock() + ASK_REFUSED_S)
-        remedy = "" if delayed_allowed else "; IB_MARKET_DATA_TYPE=3 or 4 would take delayed data"
-        self._say_once(
-            code, f"no market data for {name} ({code}: {text}): unpriced{remedy}", Severity.WARNING
-        )
+        self._said.once(code, NotSubscribed(name, code, text, delayed_allowed))

@@ -203,4 +203,4 @@ def _is_number(text: str) -> bool:
 
 
 def _refuse(name: str, reason: str) -> NoReturn:
-    raise ConfigError(f"{name}: {reason}") from None
+    raise ConfigError(f"{name}: {reason}", setting=name) from None

@@ -167,7 +167,9 @@ class PostgresStore:
         try:
             self._connection = await TrioConnection.connect(self._conninfo, autocommit=True)
         except TROUBLE as error:
-            raise UnreachableError(f"{self.target}: {store_error(error)}") from error
+            found = store_error(error)
+            text = f"{self.target}: {found.text}"
+            raise UnreachableError(text, remedy=found.remedy) from error
         return self._connection
 
 

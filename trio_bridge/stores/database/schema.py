@@ -81,7 +81,9 @@ async def ensure_bridge_schema(connection: AsyncConnection[Any]) -> None:
         if not all(complete):
             await _complete(connection)
     except (psycopg.Error, OSError, trio.ClosedResourceError) as error:
-        raise OutageError(f"cannot make the tables ready: {store_error(error)}") from error
+        found = store_error(error)
+        text = f"cannot make the tables ready: {found.text}"
+        raise OutageError(text, remedy=found.remedy) from error
 
 
 async def _complete(connection: AsyncConnection[Any]) -> None:
@@ -133,16 +135,16 @@ def plan(table: str, facts: TableFacts | None) -> Plan:
 
 def _refuse_unusable(table: str, facts: TableFacts) -> None:
     if facts.kind not in TABLE_KINDS:
-        raise OutageError(f"{table} is there, but it is not a table: rename it")
+        raise OutageError(f"{table} is there, but it is not a table", remedy="rename it")
     numbers = facts.columns.get("id")
     if numbers is not None and not numbers.has_default and numbers.type not in INTEGER_TYPES:
-        raise OutageError(f"{table}.id is a {numbers.type} without a default: give it one")
+        raise OutageError(f"{table}.id is a {numbers.type} without a default", remedy="give it one")
     for name, column in facts.columns.items():
         ours = name == "id" or name in TABLES[table].columns
         if column.required and not column.has_default and not ours:
             raise OutageError(
-                f"{table}.{name} may not be empty, but the bridge does not know it: "
-                "give it a default or let it be empty"
+                f"{table}.{name} may not be empty, but the bridge does not know it",
+                remedy="give it a default or let it be empty",
             )
 
 

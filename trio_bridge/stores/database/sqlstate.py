@@ -177,7 +177,7 @@ def _connecting(text: str) -> Meaning:
 def _made(meaning: Meaning, text: str, code: str) -> StoreError:
     if meaning.error is RowRejectedError:
         return RowRejectedError(text, sqlstate=code)
-    return meaning.error(f"{text}: {meaning.remedy}" if meaning.remedy else text)
+    return meaning.error(text, remedy=meaning.remedy)
 
 
 def _text(error: Exception) -> str:

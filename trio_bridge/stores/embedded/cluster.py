@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from trio_bridge.stores.embedded.binaries import Installation
     from trio_bridge.stores.embedded.process import Account
 
+EMBEDDED_DIR = "BRIDGE_EMBEDDED_DIR"
+"""The setting that names the directory."""
+
 ROLE = "portfolio"
 DATABASE = "portfolio_engine"
 PORT = 5432
@@ -129,8 +132,9 @@ class Room:
             return None
         except ValueError:
             raise ConfigError(
-                f"BRIDGE_EMBEDDED_DIR={self.root}: data/PG_VERSION is damaged: restore the data "
-                "from a backup, or name another directory"
+                f"BRIDGE_EMBEDDED_DIR={self.root}: data/PG_VERSION is damaged",
+                setting=EMBEDDED_DIR,
+                remedy="restore the data from a backup, or name another directory",
             ) from None
 
     def make(self) -> None:
@@ -177,8 +181,10 @@ class Room:
             owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
             raise ConfigError(
-                f"BRIDGE_EMBEDDED_DIR={self.root} is in use by process {owner}: give each service "
-                "a directory of its own, or both a server with DATABASE_URL"
+                f"BRIDGE_EMBEDDED_DIR={self.root} is in use by process {owner}",
+                setting=EMBEDDED_DIR,
+                remedy="give each service a directory of its own, or both a server with "
+                "DATABASE_URL",
             ) from None
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -236,7 +242,9 @@ class Room:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner or status.st_mode & 0o077:
             raise ConfigError(
                 f"BRIDGE_EMBEDDED_DIR={self.root}: {directory} must be a directory that only "
-                "PostgreSQL's account can enter: remove it"
+                "PostgreSQL's account can enter",
+                setting=EMBEDDED_DIR,
+                remedy="remove it",
             )
 
     def _give(self, directory: Path) -> None:
@@ -277,12 +285,15 @@ def choose(installations: Iterable[Installation], room: Room) -> Installation:
     found = ", ".join(map(str, sorted(seen))) or "none"
     if wanted is None:
         raise ConfigError(
-            f"no PostgreSQL that can be run was found (found: {found}): install PostgreSQL 14 or "
-            "newer, or name a server with DATABASE_URL"
+            f"no PostgreSQL that can be run was found (found: {found})",
+            setting="DATABASE_URL",
+            remedy="install PostgreSQL 14 or newer, or name a server with DATABASE_URL",
         )
     raise ConfigError(
         f"BRIDGE_EMBEDDED_DIR={room.root} holds data of PostgreSQL {wanted}, of which no programs "
-        f"were found (found: {found}): install PostgreSQL {wanted}, or name another directory"
+        f"were found (found: {found})",
+        setting=EMBEDDED_DIR,
+        remedy=f"install PostgreSQL {wanted}, or name another directory",
     )
 
 

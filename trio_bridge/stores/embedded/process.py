@@ -74,8 +74,9 @@ class Account:
                 return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
         raise ConfigError(
             "PostgreSQL does not run as root, and none of the accounts "
-            f"{', '.join(SERVER_ACCOUNTS)} exists: start the bridge as another user, or name a "
-            "server with DATABASE_URL"
+            f"{', '.join(SERVER_ACCOUNTS)} exists",
+            setting="DATABASE_URL",
+            remedy="start the bridge as another user, or name a server with DATABASE_URL",
         )
 
     def can_run(self, *command: str | Path) -> bool:

@@ -11,13 +11,19 @@ import psycopg
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.events.service import (
+    EmbeddedCreated,
+    EmbeddedEnded,
+    EmbeddedFailed,
+    EmbeddedRestarted,
+)
 from trio_bridge.logs import log_event
-from trio_bridge.model import Severity
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import (
     DATABASE,
+    EMBEDDED_DIR,
     Room,
     choose,
     default_directory,
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
+    from trio_bridge.events.event import Event
     from trio_bridge.stores.embedded.binaries import Installation
     from trio_bridge.stores.embedded.process import Child
 
@@ -57,7 +64,7 @@ STOP_DEADLINES_S = (
 
 @asynccontextmanager
 async def open_embedded(
-    directory: Path | None = None, *, emit: Callable[[str, Severity], None] = log_event
+    directory: Path | None = None, *, emit: Callable[[Event], None] = log_event
 ) -> AsyncIterator[str]:
     """A PostgreSQL of our own, created at the first use; gives the conninfo of `portfolio_engine`.
 
@@ -111,8 +118,9 @@ def _prepare(root: Path) -> tuple[Room, Installation, int]:
         if room.account is not None and not room.account.can_enter(root):
             raise ConfigError(
                 f"BRIDGE_EMBEDDED_DIR={root} cannot be reached by the account "
-                f"{room.account.name}, which PostgreSQL needs because it does not run as root: "
-                f"choose a directory like {default_directory()}"
+                f"{room.account.name}, which PostgreSQL needs because it does not run as root",
+                setting=EMBEDDED_DIR,
+                remedy=f"choose a directory like {default_directory()}",
             )
         lock = room.lock()
         try:
@@ -129,7 +137,7 @@ class EmbeddedServer:
     """One data directory and the process that serves it."""
 
     def __init__(
-        self, room: Room, installation: Installation, emit: Callable[[str, Severity], None]
+        self, room: Room, installation: Installation, emit: Callable[[Event], None]
     ) -> None:
         self.room = room
         self._installation = installation
@@ -158,7 +166,7 @@ class EmbeddedServer:
             if self._child is not None:
                 code = await self._family_of(self._child)
                 self._forget()
-                self._emit(f"the embedded PostgreSQL ended ({_ending(code)})", Severity.WARNING)
+                self._emit(EmbeddedEnded(_ending(code)))
                 backoff = backoff.lost(up_s=trio.current_time() - began)
             await trio.sleep(backoff.delay_s)
             backoff = backoff.attempted()
@@ -167,9 +175,9 @@ class EmbeddedServer:
                 await self.start()
             except ConfigError as error:
                 await self.stop()
-                self._emit(f"the embedded PostgreSQL does not come back: {error}", Severity.ERROR)
+                self._emit(EmbeddedFailed(str(error)))
             else:
-                self._emit("the embedded PostgreSQL runs again", Severity.INFO)
+                self._emit(EmbeddedRestarted())
 
     async def _family_of(self, child: Child) -> int:
         """Wait for the end of the server and of all its processes; return its exit code.
@@ -198,7 +206,7 @@ class EmbeddedServer:
         self._forget()
 
     async def _initdb(self) -> None:
-        self._emit(f"making a PostgreSQL database in {self.room.root}", Severity.INFO)
+        self._emit(EmbeddedCreated(str(self.room.root)))
         directory = await in_thread(self.room.new_data)
         command = initdb_command(self._installation, directory)
         begin = await self._spawn(command, death_signal=signal.SIGKILL)
@@ -210,7 +218,8 @@ class EmbeddedServer:
         finally:
             self._forget()
         if code != 0:
-            raise await self._failure("cannot make the data directory", begin)
+            words = await in_thread(self.room.last_words, begin)
+            raise self._failure("cannot make the data directory", words)
         await in_thread(self.room.adopt, directory)
 
     async def _await_predecessor(self) -> None:
@@ -223,7 +232,9 @@ class EmbeddedServer:
         pid = await in_thread(self.room.postmaster)
         raise ConfigError(
             f"BRIDGE_EMBEDDED_DIR={self.room.root}: a server that is not the bridge's runs there "
-            f"as process {pid}: stop it, or name it with DATABASE_URL"
+            f"as process {pid}",
+            setting=EMBEDDED_DIR,
+            remedy="stop it, or name it with DATABASE_URL",
         )
 
     async def _start(self) -> None:
@@ -236,11 +247,12 @@ class EmbeddedServer:
                 if await self._answers():
                     return
                 self._forget()
-                failure = await self._failure("PostgreSQL does not start", begin)
-                if STILL_IN_USE not in str(failure):
-                    raise failure
+                words = await in_thread(self.room.last_words, begin)
+                if STILL_IN_USE not in words:
+                    raise self._failure("PostgreSQL does not start", words)
                 await trio.sleep(PREDECESSOR_POLL_S)
-        raise await self._failure(f"PostgreSQL is not ready after {START_TIMEOUT_S:g} s", begin)
+        words = await in_thread(self.room.last_words, begin)
+        raise self._failure(f"PostgreSQL is not ready after {START_TIMEOUT_S:g} s", words)
 
     async def _answers(self) -> bool:
         """Wait until the server takes connections and has our database; False if it ends first."""
@@ -275,9 +287,9 @@ class EmbeddedServer:
             os.close(output)
         return begin
 
-    async def _failure(self, what: str, begin: int) -> StartError:
-        words = await in_thread(self.room.last_words, begin)
-        return StartError(f"BRIDGE_EMBEDDED_DIR={self.room.root}: {what}: {words}")
+    def _failure(self, what: str, words: str) -> StartError:
+        text = f"BRIDGE_EMBEDDED_DIR={self.room.root}: {what}: {words}"
+        return StartError(text, setting=EMBEDDED_DIR)
 
     def _forget(self) -> None:
         if self._child is not None:
@@ -294,7 +306,9 @@ async def _ensure_database(connection: TrioConnection) -> None:
 def _unusable(root: Path, error: OSError | psycopg.Error) -> ConfigError:
     reason = " ".join(str(error).split())
     text = f"BRIDGE_EMBEDDED_DIR={root} cannot be used: {reason}"
-    return cannot_start(text, error) if isinstance(error, OSError) else StartError(text)
+    if isinstance(error, OSError):
+        return cannot_start(text, error, setting=EMBEDDED_DIR)
+    return StartError(text, setting=EMBEDDED_DIR)
 
 
 def _ending(code: int) -> str:

@@ -11,6 +11,8 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from trio_bridge.events.gateway import Connected
+from trio_bridge.events.rows import CircuitChanged, CircuitOpened
 from trio_bridge.stores.reading.buckets import ROWS_IN_PAIRS, stretches
 from trio_bridge.stores.reading.landing import EVENT_COLUMNS, LandedEvent
 
@@ -33,10 +35,9 @@ MOST_GAPS = 300
 """The longest ones."""
 
 REASONS_PER_GAP = 3
-
-NO_REASONS = ("database circuit", "connected to")
-"""How events begin that explain no gap: while the database is down, rows are taken all the same and
-come later; and a connection that was made is not why rows were missing before."""
+NO_REASONS = tuple(event.kind for event in (Connected, CircuitChanged, CircuitOpened))
+"""What the database itself goes through is no reason: rows are taken meanwhile, and come later. Nor
+is the end of the gap."""
 
 _HOLES = f"""
     SELECT before, after, usual
@@ -46,13 +47,14 @@ _HOLES = f"""
     WHERE extract(epoch FROM after - before) > usual * {MISSING}
     ORDER BY after - before DESC LIMIT {MOST_GAPS}
 """
+# Events of an older version have no kind.
 _REASONS = f"""
     SELECT start, {EVENT_COLUMNS}
     FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS gap(start, "end")
     CROSS JOIN LATERAL (
         SELECT * FROM api_logs
         WHERE "timestamp" > start AND "timestamp" <= "end"
-          AND NOT message LIKE ANY (%(no_reasons)s)
+          AND coalesce(kind <> ALL (%(no_reasons)s), message !~ '^(database circuit|connected to)')
         ORDER BY "timestamp", id LIMIT %(most)s
     ) AS said
     ORDER BY start, said."timestamp", said.id
@@ -158,7 +160,7 @@ async def _explain(connection: TrioConnection, gaps: Sequence[Gap]) -> list[Gap]
         "starts": [gap.start for gap in gaps],
         "ends": [gap.end for gap in gaps],
         "most": REASONS_PER_GAP,
-        "no_reasons": [f"{beginning}%" for beginning in NO_REASONS],
+        "no_reasons": list(NO_REASONS),
     }
     cursor = await connection.execute(_REASONS, parameters)
     reasons = _by_start(await cursor.fetchall())

@@ -50,9 +50,11 @@ PASSING = frozenset(
 """Failures of a disk or a machine that may end without a change of settings."""
 
 
-def cannot_start(text: str, cause: OSError) -> ConfigError:
+def cannot_start(text: str, cause: OSError, *, setting: str, remedy: str = "") -> ConfigError:
     """The error for a file or directory of ours that can't be used because of `cause`."""
-    return (StartError if cause.errno in PASSING else ConfigError)(text)
+    return (StartError if cause.errno in PASSING else ConfigError)(
+        text, setting=setting, remedy=remedy
+    )
 
 
 class Disk(Protocol):

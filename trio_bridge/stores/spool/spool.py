@@ -101,12 +101,14 @@ class Spool:
         except OSError as error:
             spool.close()
             raise cannot_start(
-                f"BRIDGE_BUFFER_PATH={path}: {error.strerror or error}; "
-                "it must be a file that this user can read and write",
+                f"BRIDGE_BUFFER_PATH={path}: {error.strerror or error}",
                 error,
+                setting="BRIDGE_BUFFER_PATH",
+                remedy="it must be a file that this user can read and write",
             ) from error
         except trio.TooSlowError:
-            raise StartError(f"BRIDGE_BUFFER_PATH={path}: the disk does not answer") from None
+            text = f"BRIDGE_BUFFER_PATH={path}: the disk does not answer"
+            raise StartError(text, setting="BRIDGE_BUFFER_PATH") from None
         except BaseException:
             spool.close()
             raise
@@ -218,8 +220,9 @@ class Spool:
             self._lock_fd = self._disk.open(self._lock_path, create=False)
         if not self._disk.lock(self._lock_fd):
             raise ConfigError(
-                f"BRIDGE_BUFFER_PATH={self.path}: another process records into this file; "
-                "end it, or give this one a file of its own"
+                f"BRIDGE_BUFFER_PATH={self.path}: another process records into this file",
+                setting="BRIDGE_BUFFER_PATH",
+                remedy="end it, or give this one a file of its own",
             )
         self._file.open()
         self._file.make_private()

@@ -1,0 +1,232 @@
+"""The catalogue of events: this file owns all their wordings. Whoever improves a sentence changes
+it here, in the runbook, and nowhere else; a kind is what users' queries go by, and stays."""
+
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from importlib import import_module
+from pkgutil import iter_modules
+
+import pytest
+
+import trio_bridge.events
+from trio_bridge.events.data import (
+    CompetingSession,
+    CompetingSessionEnded,
+    ContractUnknown,
+    CurrenciesMixed,
+    DataRefused,
+    FarmDown,
+    LinesEnough,
+    LinesReturned,
+    LinesTaken,
+    LinesTooFew,
+    MultipliersKnown,
+    MultipliersUnknown,
+    NotSubscribed,
+    TypeUnknown,
+)
+from trio_bridge.events.event import Event
+from trio_bridge.events.gateway import (
+    AccountAppeared,
+    AccountGone,
+    Connected,
+    ConnectionLost,
+    GatewayAnswers,
+    GatewayNotice,
+    GatewayRemark,
+    GatewaySilent,
+    GatewayWarning,
+    HoldBegun,
+    HoldEnded,
+    RateLimited,
+    Reconnecting,
+    UpstreamBack,
+    UpstreamLost,
+)
+from trio_bridge.events.portal import (
+    AnswersUnusable,
+    AnswersUsable,
+    CertificateUnchecked,
+    CompetingLogin,
+    LoggedOut,
+    LoginBack,
+    LoginCutOff,
+    NoBrokerageSession,
+    RequestsPaused,
+    RequestsResumed,
+    StreamBack,
+    StreamLost,
+)
+from trio_bridge.events.rows import (
+    CircuitChanged,
+    CircuitOpened,
+    RowsDropped,
+    RowsMissed,
+    RowsOnTime,
+    RowsOverdue,
+    RowsQuarantined,
+    RowsResumed,
+    RowsSafe,
+    SlotsDoubled,
+    SlotsSingle,
+    SlotsSkipped,
+    SpoolUnwritable,
+)
+from trio_bridge.events.service import (
+    AlertTried,
+    ConnectionStuck,
+    EmbeddedCreated,
+    EmbeddedEnded,
+    EmbeddedFailed,
+    EmbeddedRestarted,
+    PartBroke,
+    ServiceDied,
+    ServiceStarted,
+    ServiceStopped,
+)
+from trio_bridge.model import ApiMode, Severity
+
+AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
+URL = "https://localhost:5000"
+
+
+def subclasses(kind: type[Event]) -> list[type[Event]]:
+    below = kind.__subclasses__()
+    return below + [one for other in below for one in subclasses(other)]
+
+
+for _module in iter_modules(trio_bridge.events.__path__):
+    import_module(f"trio_bridge.events.{_module.name}")
+CATALOGUE = sorted(
+    subclasses(Event),
+    key=lambda one: one.kind,
+)
+
+# fmt: off
+GOLDEN: list[tuple[Event, str, str, str]] = [
+    (ServiceStarted("0.2", ApiMode.SOCKET, 5.0), "service.started", "info", "trio_bridge 0.2 has started: SOCKET mode, a row every 5 s"),
+    (ServiceStopped("127.0.0.1:4001"), "service.stopped", "info", "disconnected from 127.0.0.1:4001: the service is stopping"),
+    (ServiceStopped(), "service.stopped", "info", "the service is stopping"),
+    (ConnectionStuck(1.5), "service.connection_stuck", "error", "a connection did not end within 1.5 s: the service ends without it"),
+    (ServiceDied(), "service.died", "error", "the service ended without being asked to: its log says why"),
+    (PartBroke("the status endpoint", 1.0), "service.part_broke", "error", "the status endpoint failed and restarts in 1 s; the recording is not affected"),
+    (AlertTried(), "alert.test", "info", "a test: alerts of this bridge arrive here"),
+    (EmbeddedCreated("/var/lib/trio-bridge/db"), "embedded.created", "info", "creating a PostgreSQL database in /var/lib/trio-bridge/db"),
+    (EmbeddedEnded("killed by SIGKILL"), "embedded.ended", "warning", "the embedded PostgreSQL has ended (killed by SIGKILL)"),
+    (EmbeddedFailed("the disk is full"), "embedded.failed", "error", "the embedded PostgreSQL cannot be restarted: the disk is full"),
+    (EmbeddedRestarted(), "embedded.restarted", "info", "the embedded PostgreSQL is running again"),
+    (Connected("127.0.0.1:4001"), "gateway.connected", "info", "connected to 127.0.0.1:4001"),
+    (ConnectionLost("127.0.0.1:4001", "the gateway closed the connection"), "gateway.lost", "warning", "disconnected from 127.0.0.1:4001: the gateway closed the connection"),
+    (Reconnecting(2, 10.0, "connection refused"), "gateway.reconnecting", "warning", "reconnect attempt 2 in 10 s: connection refused"),
+    (HoldBegun("00:05 ET", "connection refused"), "gateway.holding", "info", "holding until 00:05 ET: reset window (connection refused)"),
+    (HoldEnded(), "gateway.hold_ended", "info", "the reset window is over: reconnecting now"),
+    (GatewaySilent("no answer to a probe within 5 s"), "gateway.silent", "warning", "the gateway is silent (no answer to a probe within 5 s): no rows until it answers"),
+    (GatewayAnswers(), "gateway.answers", "info", "the gateway answers again"),
+    (UpstreamLost(1100), "gateway.upstream_lost", "warning", "the gateway lost its link to Interactive Brokers (1100): no rows until it is back"),
+    (UpstreamBack(1101, forgot=True), "gateway.upstream_back", "info", "the gateway's link is back (1101): subscribing to everything again"),
+    (UpstreamBack(1102, forgot=False), "gateway.upstream_back", "info", "the gateway's link is back (1102): carrying on"),
+    (GatewayNotice(2105, "HMDS data farm connection is broken:ushmds"), "gateway.notice", "warning", "gateway notice (2105: HMDS data farm connection is broken:ushmds)"),
+    (GatewayRemark(10167, "SPX C5000", "Displaying delayed market data"), "gateway.remark", "info", "the gateway says for SPX C5000: Displaying delayed market data (10167)"),
+    (GatewayRemark(2152, "", "Exchanges"), "gateway.remark", "info", "the gateway says: Exchanges (2152)"),
+    (GatewayWarning(321, "SPX C5000", "Error validating request"), "gateway.warning", "warning", "the gateway says for SPX C5000: Error validating request (321)"),
+    (GatewayWarning(10999, "", "60"), "gateway.warning", "warning", "the gateway says: 60 (10999)"),
+    (RateLimited(100, "Max rate of messages per second has been exceeded"), "gateway.rate_limited", "warning", "the gateway rate-limited us (100: Max rate of messages per second has been exceeded)"),
+    (AccountAppeared("U1234567"), "account.appeared", "info", "account U1234567 has appeared: its positions count too"),
+    (AccountGone("U1234567"), "account.gone", "warning", "account U1234567 no longer belongs to this login: its positions no longer count"),
+    (FarmDown(2103, "Market data farm connection is broken:usopt"), "data.farm_down", "warning", "a market data farm is down (2103: Market data farm connection is broken:usopt)"),
+    (CompetingSession(10197), "data.competing", "warning", "another session of yours has the market data (10197): waiting for its end"),
+    (CompetingSessionEnded(), "data.competing_ended", "info", "the competing session has ended: market data is back"),
+    (LinesTaken(5), "data.lines_taken", "warning", "TWS needs market data lines (101): continuing with 5"),
+    (LinesReturned(90), "data.lines_returned", "info", "TWS has returned its market data lines: continuing with 90"),
+    (LinesTooFew(24, 4, 181.25, 120.0), "data.lines_too_few", "warning", "24 options take turns on 4 market data lines: Greeks get about 181 s old, and are unpriced beyond 120 s; raise IB_MARKET_DATA_LINES (after quote booster packs) or BRIDGE_GREEKS_MAX_AGE"),
+    (LinesEnough(24, 4), "data.lines_enough", "info", "there are enough market data lines again: 4 for 24 options"),
+    (NotSubscribed("SPX C5000", 354, "Requested market data is not subscribed", delayed_tried=False), "data.not_subscribed", "warning", "no market data for SPX C5000 (354: Requested market data is not subscribed): unpriced; subscribe to it at Interactive Brokers, or set IB_MARKET_DATA_TYPE=3 to take delayed data"),
+    (NotSubscribed("SPX C5000", 10186, "Requested market data is not subscribed", delayed_tried=True), "data.not_subscribed", "warning", "no market data for SPX C5000 (10186: Requested market data is not subscribed): unpriced; subscribe to it at Interactive Brokers"),
+    (ContractUnknown("SPX C5000", 200), "data.contract_unknown", "warning", "SPX C5000 is unknown to the gateway (200): unpriced"),
+    (DataRefused("SPX C5000", 321, "Error validating request"), "data.refused", "error", "the gateway refuses data for SPX C5000 (321: Error validating request): unpriced"),
+    (TypeUnknown("ICU"), "positions.unknown_type", "warning", "positions of the unknown type 'ICU' are counted but add nothing to the Greeks"),
+    (CurrenciesMixed(("EUR", "USD")), "positions.mixed_currencies", "warning", "options in EUR, USD: vega and theta add up amounts in different currencies, nothing is converted"),
+    (MultipliersUnknown((7,)), "positions.no_multiplier", "warning", "the gateway does not give the multiplier of 1 position (conid 7): unpriced until it does"),
+    (MultipliersUnknown((1, 2, 3, 4, 5, 6)), "positions.no_multiplier", "warning", "the gateway does not give the multiplier of 6 positions (conid 1, 2, 3, 4, 5): unpriced until it does"),
+    (MultipliersKnown(42.4), "positions.multipliers_known", "info", "every multiplier is known (after 42 s)"),
+    (LoggedOut("", URL), "login.lost", "warning", "nobody is logged in at the gateway: no rows; open https://localhost:5000 in a browser and log in"),
+    (LoggedOut("session expired", URL), "login.lost", "warning", "nobody is logged in at the gateway (session expired): no rows; open https://localhost:5000 in a browser and log in"),
+    (NoBrokerageSession("failed to generate SSO tokens", URL, 15.0), "login.no_brokerage", "warning", "the gateway has no brokerage session (failed to generate SSO tokens): no rows, asking for one every 15 s; if that does not help, open https://localhost:5000 in a browser and log in"),
+    (CompetingLogin(""), "login.competing", "warning", "another session of yours has the market data: no rows until it ends"),
+    (LoginCutOff(""), "login.upstream_lost", "warning", "the gateway has lost its link to Interactive Brokers: no rows until it is back"),
+    (LoginBack(42.4), "login.back", "info", "the brokerage session is back (after 42 s)"),
+    (RequestsPaused("HTTP 429"), "portal.paused", "warning", "no requests for a while: HTTP 429"),
+    (RequestsResumed(42.4), "portal.resumed", "info", "the gateway accepts requests again (after 42 s)"),
+    (AnswersUnusable("HTTP 503"), "portal.answers_unusable", "warning", "the gateway's answers are unusable: HTTP 503"),
+    (AnswersUsable(42.4), "portal.answers_usable", "info", "the gateway answers properly again (after 42 s)"),
+    (StreamLost("HTTP 403"), "portal.stream_lost", "warning", "no streaming quotes (HTTP 403): polling instead"),
+    (StreamBack(42.4), "portal.stream_back", "info", "quotes are streaming again (after 42 s)"),
+    (CertificateUnchecked(URL), "portal.certificate_unchecked", "info", "the certificate of https://localhost:5000 is not checked: it is on this machine; IBKR_CA_FILE names a certificate to check it with"),
+    (RowsMissed("not connected to the gateway"), "rows.missed", "warning", "no rows: not connected to the gateway"),
+    (RowsResumed(19, "not connected to the gateway"), "rows.resumed", "info", "recording again after 19 missed slots (not connected to the gateway)"),
+    (RowsResumed(1, "not connected to the gateway"), "rows.resumed", "info", "recording again after 1 missed slot (not connected to the gateway)"),
+    (SlotsSkipped(3), "rows.skipped", "warning", "3 slots skipped: the machine was busy or asleep"),
+    (SlotsDoubled(12, ("U1", "U2")), "rows.doubled", "warning", "12 of the last slots hold two rows of U1, U2: another service records into this database too; stop one of the two"),
+    (SlotsSingle(), "rows.single", "info", "each slot holds one row again"),
+    (RowsOverdue(305.2, "not connected to the gateway"), "rows.overdue", "error", "no valid row for 305 s: not connected to the gateway"),
+    (RowsOnTime(494.0), "rows.on_time", "info", "valid rows again, after 494 s without one"),
+    (CircuitOpened("CLOSED", "OPEN", "3 failures in a row: connection refused"), "database.circuit_opened", "warning", "database circuit CLOSED → OPEN: 3 failures in a row: connection refused"),
+    (CircuitChanged("OPEN", "HALF_OPEN", "812 bytes to replay"), "database.circuit_changed", "info", "database circuit OPEN → HALF_OPEN: 812 bytes to replay"),
+    (RowsQuarantined(1, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1 row could not be stored: see /var/lib/quarantine.jsonl"),
+    (RowsQuarantined(1234, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1,234 rows could not be stored: see /var/lib/quarantine.jsonl"),
+    (SpoolUnwritable(10_000, "no space left on device"), "spool.unwritable", "error", "the spool can't be written, up to 10,000 rows wait in memory: no space left on device"),
+    (RowsSafe(), "spool.writable", "info", "all rows are safe again"),
+    (RowsDropped(1234, AT, AT), "rows.dropped", "error", "1,234 rows from 2026-01-02T14:30:00+00:00 to 2026-01-02T14:30:00+00:00 dropped: neither the database nor the disk took any"),
+]
+# fmt: on
+EXAMPLES = {type(event): event for event, *_ in reversed(GOLDEN)}
+"""The first example of each."""
+
+
+@pytest.mark.parametrize(("event", "kind", "severity", "message"), GOLDEN)
+def test_the_words_of_an_event(event: Event, kind: str, severity: str, message: str) -> None:
+    assert (event.kind, event.severity.value, event.message) == (kind, severity, message)
+
+
+def test_every_event_has_its_words_here() -> None:
+    assert set(EXAMPLES) == set(CATALOGUE)
+
+
+def test_a_kind_is_the_name_of_one_event() -> None:
+    kinds = [one.kind for one in CATALOGUE]
+    assert len(set(kinds)) == len(kinds)
+    assert [kind for kind in kinds if not re.fullmatch(r"[a-z]+\.[a-z_]+", kind)] == []
+
+
+def test_a_row_of_the_log_has_the_kind_the_numbers_and_the_sentence_with_its_remedy() -> None:
+    event = SlotsDoubled(12, ("U1",))
+    row = event.as_row(AT, ApiMode.PORTAL)
+    assert (row.timestamp, row.api_mode, row.status) == (AT, ApiMode.PORTAL, Severity.WARNING)
+    assert (row.kind, row.numbers) == ("rows.doubled", {"slots": 12})
+    assert row.message == f"{event.text}; {event.remedy}"
+
+
+def test_an_event_without_numbers_has_none() -> None:
+    assert SlotsSingle().as_row(AT, ApiMode.SOCKET).numbers is None
+
+
+def test_the_interval_of_the_rows_can_be_read_without_reading_a_sentence() -> None:
+    row = ServiceStarted("0.2", ApiMode.SOCKET, 0.5).as_row(AT, ApiMode.SOCKET)
+    assert (row.kind, row.numbers) == ("service.started", {"interval_s": 0.5})
+
+
+def test_a_nul_in_somebody_elses_words_does_not_keep_an_event_from_being_stored() -> None:
+    assert RowsMissed("a\0b").message == "no rows: a\\0b"
+
+
+def test_what_stops_the_rows_has_an_end() -> None:
+    """`check` waits for a person only while such a trouble lasts."""
+    families: dict[str, set[bool]] = {}
+    for one in CATALOGUE:
+        if one.stops_rows is not None:
+            families.setdefault(one.kind.split(".")[0], set()).add(one.stops_rows)
+    assert families == {"gateway": {True, False}, "login": {True, False}}

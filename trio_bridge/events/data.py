@@ -1,0 +1,142 @@
+"""Events of positions and of their market data."""
+
+from __future__ import annotations
+
+from trio_bridge.events.event import ERROR, WARNING, Event
+from trio_bridge.text import count
+
+
+class FarmDown(Event):
+    """Greeks age until it is back."""
+
+    kind = "data.farm_down"
+    severity = WARNING
+    says = "a market data farm is down ({code}: {words})"
+    code: int
+    words: str
+
+
+class CompetingSession(Event):
+    """The owner is logged in elsewhere with live data, which comes first."""
+
+    kind = "data.competing"
+    severity = WARNING
+    says = "another session of yours has the market data ({code}): waiting for its end"
+    code: int
+
+
+class CompetingSessionEnded(Event):
+    kind = "data.competing_ended"
+    says = "the competing session has ended: market data is back"
+
+
+class LinesTaken(Event):
+    """TWS and the bridge share the login's lines, and the bridge yields."""
+
+    kind = "data.lines_taken"
+    severity = WARNING
+    says = "TWS needs market data lines (101): continuing with {budget}"
+    budget: int
+
+
+class LinesReturned(Event):
+    kind = "data.lines_returned"
+    says = "TWS has returned its market data lines: continuing with {budget}"
+    budget: int
+
+
+class LinesTooFew(Event):
+    """Some options become older than the limit before it is their turn again."""
+
+    kind = "data.lines_too_few"
+    severity = WARNING
+    says = (
+        "{options:option} take turns on {lines:market data line}: Greeks get about {oldest_s:.3g} "
+        "s old, and are unpriced beyond {max_age_s:g} s"
+    )
+    advises = "raise IB_MARKET_DATA_LINES (after quote booster packs) or BRIDGE_GREEKS_MAX_AGE"
+    options: int
+    lines: int
+    oldest_s: float
+    max_age_s: float
+
+
+class LinesEnough(Event):
+    kind = "data.lines_enough"
+    says = "there are enough market data lines again: {lines} for {options:option}"
+    options: int
+    lines: int
+
+
+class NotSubscribed(Event):
+    """The login has no market-data subscription for the contract."""
+
+    kind = "data.not_subscribed"
+    severity = WARNING
+    says = "no market data for {contract} ({code}: {words}): unpriced"
+    contract: str
+    code: int
+    words: str
+    delayed_tried: bool
+
+    @property
+    def remedy(self) -> str:
+        also = "" if self.delayed_tried else ", or set IB_MARKET_DATA_TYPE=3 to take delayed data"
+        return f"subscribe to it at Interactive Brokers{also}"
+
+
+class ContractUnknown(Event):
+    """Mostly it has expired."""
+
+    kind = "data.contract_unknown"
+    severity = WARNING
+    says = "{contract} is unknown to the gateway ({code}): unpriced"
+    contract: str
+    code: int
+
+
+class DataRefused(Event):
+    """For a reason that the bridge does not know."""
+
+    kind = "data.refused"
+    severity = ERROR
+    says = "the gateway refuses data for {contract} ({code}: {words}): unpriced"
+    contract: str
+    code: int
+    words: str
+
+
+class TypeUnknown(Event):
+    kind = "positions.unknown_type"
+    severity = WARNING
+    says = "positions of the unknown type {sec_type!r} are counted but add nothing to the Greeks"
+    sec_type: str
+
+
+class CurrenciesMixed(Event):
+    kind = "positions.mixed_currencies"
+    severity = WARNING
+    says = (
+        "options in {currencies}: vega and theta add up amounts in different currencies, nothing "
+        "is converted"
+    )
+    currencies: tuple[str, ...]
+
+
+class MultipliersUnknown(Event):
+    kind = "positions.no_multiplier"
+    severity = WARNING
+    con_ids: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        return (
+            f"the gateway does not give the multiplier of {count(len(self.con_ids), 'position')} "
+            f"(conid {', '.join(map(str, self.con_ids[:5]))}): unpriced until it does"
+        )
+
+
+class MultipliersKnown(Event):
+    kind = "positions.multipliers_known"
+    says = "every multiplier is known (after {lasted_s:.0f} s)"
+    lasted_s: float

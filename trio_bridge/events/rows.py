@@ -1,0 +1,129 @@
+"""Events of rows: taken or not, and on their way into the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_bridge.events.event import ERROR, WARNING, Event
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class RowsMissed(Event):
+    """The first slot without a row, and why."""
+
+    kind = "rows.missed"
+    severity = WARNING
+    says = "no rows: {reason}"
+    reason: str
+
+
+class RowsResumed(Event):
+    """`slots` is the number of those without a row."""
+
+    kind = "rows.resumed"
+    says = "recording again after {slots:missed slot} ({reason})"
+    slots: int
+    reason: str
+
+
+class SlotsSkipped(Event):
+    """The process did not run when a row was due."""
+
+    kind = "rows.skipped"
+    severity = WARNING
+    says = "{slots:slot} skipped: the machine was busy or asleep"
+    slots: int
+
+
+class SlotsDoubled(Event):
+    """Sums over the table count them twice."""
+
+    kind = "rows.doubled"
+    severity = WARNING
+    says = (
+        "{slots} of the last slots hold two rows of {accounts}: another service records into this "
+        "database too"
+    )
+    advises = "stop one of the two"
+    slots: int
+    accounts: tuple[str, ...]
+
+
+class SlotsSingle(Event):
+    kind = "rows.single"
+    says = "each slot holds one row again"
+
+
+class RowsOverdue(Event):
+    """For alerts only."""
+
+    kind = "rows.overdue"
+    severity = ERROR
+    says = "no valid row for {lasted_s:.0f} s: {reason}"
+    lasted_s: float
+    reason: str
+
+
+class RowsOnTime(Event):
+    """For alerts only: the end of the above."""
+
+    kind = "rows.on_time"
+    says = "valid rows again, after {lasted_s:.0f} s without one"
+    lasted_s: float
+
+
+class CircuitChanged(Event):
+    """The circuit breaker's state before and after: CLOSED, OPEN or HALF_OPEN."""
+
+    kind = "database.circuit_changed"
+    says = "database circuit {before} → {after}: {reason}"
+    before: str
+    after: str
+    reason: str
+
+
+class CircuitOpened(CircuitChanged):
+    """`after` is OPEN: rows go to the spool."""
+
+    kind = "database.circuit_opened"
+    severity = WARNING
+
+
+class RowsQuarantined(Event):
+    """The database will never take them."""
+
+    kind = "rows.quarantined"
+    severity = ERROR
+    says = "{rows:row} could not be stored: see {path}"
+    rows: int
+    path: str
+
+
+class SpoolUnwritable(Event):
+    """The database is down, too: `limit` rows is all that memory holds."""
+
+    kind = "spool.unwritable"
+    severity = ERROR
+    says = "the spool can't be written, up to {limit:row} wait in memory: {reason}"
+    limit: int
+    reason: str
+
+
+class RowsSafe(Event):
+    """After the above."""
+
+    kind = "spool.writable"
+    says = "all rows are safe again"
+
+
+class RowsDropped(Event):
+    """The one loss that can be: the stretch that memory had no room for."""
+
+    kind = "rows.dropped"
+    severity = ERROR
+    says = "{rows:row} from {first} to {last} dropped: neither the database nor the disk took any"
+    rows: int
+    first: datetime
+    last: datetime

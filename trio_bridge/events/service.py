@@ -1,0 +1,97 @@
+"""Events of the service itself, of what runs beside the recording, and of alerts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_bridge.events.event import ERROR, WARNING, Event
+
+if TYPE_CHECKING:
+    from trio_bridge.model import ApiMode
+
+
+class ServiceStarted(Event):
+    """After a kill or a power cut nothing else says that there was no service until now."""
+
+    kind = "service.started"
+    says = "trio_bridge {version} has started: {mode} mode, a row every {interval_s:g} s"
+    version: str
+    mode: ApiMode
+    interval_s: float
+
+
+class ServiceStopped(Event):
+    """A normal stop. `endpoint`: the gateway from which it disconnected, if it was connected."""
+
+    kind = "service.stopped"
+    endpoint: str | None = None
+
+    @property
+    def text(self) -> str:
+        where = f"disconnected from {self.endpoint}: " if self.endpoint else ""
+        return f"{where}the service is stopping"
+
+
+class ConnectionStuck(Event):
+    """The service stops, and a connection swallows its cancellation."""
+
+    kind = "service.connection_stuck"
+    severity = ERROR
+    says = "a connection did not end within {patience_s:g} s: the service ends without it"
+    patience_s: float
+
+
+class ServiceDied(Event):
+    """For alerts only: when this is known, nothing takes rows any more."""
+
+    kind = "service.died"
+    severity = ERROR
+    says = "the service ended without being asked to: its log says why"
+
+
+class PartBroke(Event):
+    """A bug in something that runs beside the recording."""
+
+    kind = "service.part_broke"
+    severity = ERROR
+    says = "{part} failed and restarts in {delay_s:g} s; the recording is not affected"
+    part: str
+    delay_s: float
+
+
+class AlertTried(Event):
+    """For alerts only: `check --alert`."""
+
+    kind = "alert.test"
+    says = "a test: alerts of this bridge arrive here"
+
+
+class EmbeddedCreated(Event):
+    """The first start."""
+
+    kind = "embedded.created"
+    says = "creating a PostgreSQL database in {directory}"
+    directory: str
+
+
+class EmbeddedEnded(Event):
+    """It is started again by itself."""
+
+    kind = "embedded.ended"
+    severity = WARNING
+    says = "the embedded PostgreSQL has ended ({ending})"
+    ending: str
+
+
+class EmbeddedFailed(Event):
+    """It could not be started again; that is tried again."""
+
+    kind = "embedded.failed"
+    severity = ERROR
+    says = "the embedded PostgreSQL cannot be restarted: {reason}"
+    reason: str
+
+
+class EmbeddedRestarted(Event):
+    kind = "embedded.restarted"
+    says = "the embedded PostgreSQL is running again"
