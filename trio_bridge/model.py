@@ -13,11 +13,11 @@ from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-PORTFOLIO = "PORTFOLIO"
-"""`portfolio_greeks.contract` of every row that the bridge makes."""
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+PORTFOLIO = "PORTFOLIO"
+"""`portfolio_greeks.contract` of every row that the bridge makes."""
 
 NO_ID = UUID(int=0)
 """RFC 9562's nil UUID, "no value" (section 5.9): a row without an id gets one of its own."""

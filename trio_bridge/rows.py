@@ -125,7 +125,7 @@ class EventRow:
         str | None, Column("text", "info, warning or error", default="'info'", required=True)
     ]
     message: Annotated[str | None, Column("text", "What happened, in a sentence")]
-    kind: Annotated[str | None, Column("text", "What happened, in a word for programs")]
+    kind: Annotated[str | None, Column("text", "What happened: the stable name")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +182,7 @@ API_LOGS = _table(
     "api_logs",
     EventRow,
     oldest=("timestamp", "api_mode", "message", "status"),
-    hidden={
-        "event_id": _EVENT_ID,
-        "numbers": Column("jsonb", "The event's fields that are numbers, by name"),
-    },
+    hidden={"event_id": _EVENT_ID, "numbers": Column("jsonb", "The event's numbers, by name")},
 )
 TABLES: Mapping[str, Table] = {table.name: table for table in (PORTFOLIO_GREEKS, API_LOGS)}
 

@@ -33,12 +33,12 @@ class ServiceStopped(Event):
 
 
 class ConnectionStuck(Event):
-    """The service stops, and a connection swallows its cancellation."""
+    """A bug, ours or a library's: it could not be ended in time, and everything else could."""
 
     kind = "service.connection_stuck"
     severity = ERROR
-    says = "a connection did not end within {patience_s:g} s: the service ends without it"
-    patience_s: float
+    says = "a connection did not end within {waited_s:g} s: the service ends without it"
+    waited_s: float
 
 
 class ServiceDied(Event):

@@ -346,8 +346,9 @@ def members_of(error: BaseException) -> Iterator[BaseException]:
 def reason_of(error: BaseException) -> str:
     """A connection's failure in words for a person: its innermost cause that says something; of
     several addresses' failures each one."""
+    cause: BaseException | None = error
     innermost = error
-    for cause in _causes(error):
+    while cause is not None:
         if isinstance(cause, BaseExceptionGroup):
             return "; ".join(dict.fromkeys(map(reason_of, members_of(cause))))
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -356,23 +357,17 @@ def reason_of(error: BaseException) -> str:
             # Host names that nobody knows have numbers and texts of their own.
             return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
         innermost = cause if str(cause) else innermost
+        cause = cause.__cause__ or cause.__context__
     return str(innermost) or type(error).__name__
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    return any(
-        isinstance(cause, ssl.SSLCertVerificationError)
-        for member in members_of(error)
-        for cause in _causes(member)
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, its cause, the cause of that, …"""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+    """Whether the certificate was refused, perhaps at one of several addresses."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_untrusted, members_of(error)))
+    cause = error.__cause__ or error.__context__
+    here = isinstance(error, ssl.SSLCertVerificationError)
+    return here or (cause is not None and _is_untrusted(cause))
 
 
 def _shown(content: bytes) -> str:

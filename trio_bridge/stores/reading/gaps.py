@@ -35,9 +35,10 @@ MOST_GAPS = 300
 """The longest ones."""
 
 REASONS_PER_GAP = 3
+
 NO_REASONS = tuple(event.kind for event in (Connected, CircuitChanged, CircuitOpened))
-"""What the database itself goes through is no reason: rows are taken meanwhile, and come later. Nor
-is the end of the gap."""
+"""Events that explain no gap: while the database is down, rows are taken all the same and come
+later; and a connection that was made is not why rows were missing before."""
 
 _HOLES = f"""
     SELECT before, after, usual
