@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-import trio_asyncio  # noqa: F401  # it must come before psycopg
 
+import trio_bridge.asyncio_compat  # noqa: F401  # it must come before psycopg
 from tests.support.postgres import PostgresFactory, PostgresServer
 from tests.support.wire_watch import WireWatch, ledger_faults
 from trio_bridge.simulator.tws.state import LEDGER_VARIABLE

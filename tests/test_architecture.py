@@ -15,8 +15,8 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 PACKAGE = "trio_bridge"
 LAYERS = (
-    {"version", "model", "errors", "text", "threads"},
-    {"events"},
+    {"version", "model", "errors", "text", "threads", "asyncio_compat"},
+    {"rows", "events"},
     {"policy", "risk", "logs"},
     {"config"},
     {"gateways", "stores"},
@@ -35,11 +35,10 @@ SIMULATOR = "simulator"
 SIMULATOR_USERS = ("cli.py", "commands/demo.py")
 
 DOORS = {
-    "asyncio": ("gateways/socket/*.py",),
+    "asyncio": ("gateways/socket/*.py", "asyncio_compat.py"),
     "eventkit": ("gateways/socket/*.py",),
     "ib_async": ("gateways/socket/*.py",),
-    # psycopg takes asyncio's functions as they are, so trio_asyncio must be imported before it.
-    "trio_asyncio": ("gateways/socket/*.py", "stores/__init__.py"),
+    "trio_asyncio": ("asyncio_compat.py",),
     "httpx": ("gateways/portal/*.py", "tasks/webhook.py", "commands/endpoint.py"),
     "trio_websocket": ("gateways/portal/*.py", "simulator/portal/*.py"),
     "psycopg": ("stores/*.py",),
@@ -48,6 +47,7 @@ DOORS = {
     "dotenv": ("config.py",),
     "typer": ("cli.py", "commands/*.py"),
     "trustme": ("simulator/portal/*.py",),
+    "cryptography": ("simulator/portal/*.py",),
     # An extra that few install.
     "pyarrow": ("commands/parquet.py",),
     "hypercorn": ("web/connections.py", "simulator/portal/*.py"),
@@ -75,7 +75,7 @@ MOST_MODULES = 13
 """In one folder; `__init__` and `__main__` are its doors."""
 
 PURE = (
-    *("events/*.py", "policy/*.py", "risk/*.py", "model.py", "errors.py", "text.py"),
+    *("events/*.py", "policy/*.py", "risk/*.py", "model.py", "rows.py", "errors.py", "text.py"),
     *("gateways/readiness.py", "gateways/keys.py", "gateways/accounts.py"),
 )
 PURE_IMPORTS = {
@@ -376,12 +376,8 @@ def test_every_module_says_what_it_is_for() -> None:
         ("service.py", "from trio_bridge.simulator.book import make_book", "only ('cli.py'"),
         ("simulator/bad.py", "from trio_bridge.risk.greeks import aggregate", "a witness"),
         ("gateways/portal/bridge.py", "import ib_async", "only ('gateways/socket/*.py',)"),
-        ("gateways/base.py", "import asyncio.events", "only ('gateways/socket/*.py',)"),
-        (
-            "stores/spool/spool.py",
-            "import trio_asyncio",
-            "only ('gateways/socket/*.py', 'stores/__in",
-        ),
+        ("gateways/base.py", "import asyncio.events", "only ('gateways/socket/*.py', 'as"),
+        ("stores/spool/spool.py", "import trio_asyncio", "only ('asyncio_compat.py',)"),
         ("tasks/ticker.py", "from httpx import AsyncClient", "only ('gateways/portal/*.py'"),
         ("commands/demo.py", "import psycopg", "only ('stores/*.py',)"),
         ("service.py", "from importlib import import_module\nimport_module('psycopg')", "only"),

@@ -15,6 +15,7 @@ from trio_bridge.config import (
     ENVIRONMENT_NAMES,
     SECRETS,
     Settings,
+    is_loopback,
     load_settings,
     misspelt_settings,
 )
@@ -525,3 +526,13 @@ def test_bytes_that_are_not_text_are_one_line(name: str, monkeypatch: pytest.Mon
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().ib_client_id = 0
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.2", "::1"])
+def test_what_only_this_machine_sees_is_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "192.168.0.1", "localhost.lan", "127.0.0"])
+def test_what_others_may_see_is_not_loopback(host: str) -> None:
+    assert not is_loopback(host)

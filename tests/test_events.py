@@ -78,6 +78,7 @@ from trio_bridge.events.rows import (
 )
 from trio_bridge.events.service import (
     AlertTried,
+    ConnectionStuck,
     EmbeddedCreated,
     EmbeddedEnded,
     EmbeddedFailed,
@@ -110,6 +111,7 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (ServiceStarted("0.2", ApiMode.SOCKET, 5.0), "service.started", "info", "trio_bridge 0.2 has started: SOCKET mode, a row every 5 s"),
     (ServiceStopped("127.0.0.1:4001"), "service.stopped", "info", "disconnected from 127.0.0.1:4001: the service is stopping"),
     (ServiceStopped(), "service.stopped", "info", "the service is stopping"),
+    (ConnectionStuck(1.5), "service.connection_stuck", "error", "a connection did not end within 1.5 s: the service ends without it"),
     (ServiceDied(), "service.died", "error", "the service ended without being asked to: its log says why"),
     (PartBroke("the status endpoint", 1.0), "service.part_broke", "error", "the status endpoint failed and restarts in 1 s; the recording is not affected"),
     (AlertTried(), "alert.test", "info", "a test: alerts of this bridge arrive here"),

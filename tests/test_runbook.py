@@ -15,10 +15,11 @@ import pytest
 from tests.support.database import fetch
 from tests.support.rows import event, snapshot
 from tests.test_events import CATALOGUE, EXAMPLES
+from trio_bridge.rows import TABLES
 from trio_bridge.stores.database.catalog import read_table
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.postgres import PostgresStore
-from trio_bridge.stores.database.schema import TABLES, plan
+from trio_bridge.stores.database.schema import plan
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:

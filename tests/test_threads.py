@@ -84,7 +84,7 @@ def test_rows_are_safe_and_names_looked_up_later_while_no_thread_can_be_started(
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a stack that is larger than memory")
 async def test_the_service_does_not_end_for_want_of_a_thread(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import trio_asyncio, threading; threading.stack_size(2**47 - 65_536)"
+        "import trio_bridge.asyncio_compat, threading; threading.stack_size(2**47 - 65_536)"
     )
     async with running_service(
         tmp_path,

@@ -1,9 +1,9 @@
-"""The commands, and the only place that knows about exit codes.
+"""The commands, and the only place that knows about exit codes (but for a service that is stuck).
 
-0: finished as asked. 1: a check failed, the service is unhealthy or cannot start just now, or a
-command could not finish. 2: a setting, file or option can't be used; one line says which.
-130: interrupted (the service: a second Ctrl-C cut its shutdown short). 141: the output's reader has
-gone.
+0: finished as asked. 1: a check failed, the service is unhealthy or cannot start just now, a
+command could not finish, or the service had to end without a connection that did not. 2: a setting,
+file or option can't be used; one line says which. 130: interrupted (the service: a second Ctrl-C
+cut its shutdown short). 141: the output's reader has gone.
 """
 
 from __future__ import annotations
@@ -206,9 +206,9 @@ def export(
     it is complete. Parquet needs pyarrow, which is not installed by default: pip install pyarrow.
     """
     from trio_bridge.commands.export import run_export
-    from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
+    from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 
-    table = EVENTS_TABLE if events else GREEKS_TABLE
+    table = API_LOGS if events else PORTFOLIO_GREEKS
     _run(run_export, load_settings(), table, since=since, until=until, output=output, kind=kind)
 
 

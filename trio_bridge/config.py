@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NOT_TEXT = ".env in the working directory is not UTF-8 text: save it as UTF-8"
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 # Lines that it would only warn about are refused here.
 logging.getLogger("dotenv.main").setLevel(logging.ERROR)
@@ -113,11 +112,12 @@ def _web_address(text: str) -> SplitResult | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine as only this machine sees it."""
+    """Whether a host name or address is this machine as only this machine sees it: `localhost`,
+    127.0.0.0/8 or ::1. Another name may lead there today and elsewhere tomorrow."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host.lower() in LOOPBACK_HOSTS
+        return host.lower() == "localhost"
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -295,7 +295,7 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL like https://localhost:5000")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("must be a plain URL like https://localhost:5000, nothing after it")
-        if url.scheme == "http" and url.hostname not in LOOPBACK_HOSTS:
+        if url.scheme == "http" and not is_loopback(url.hostname or ""):
             raise ValueError("http is allowed only on this machine (localhost); use https")
         return value.rstrip("/").removesuffix("/v1/api")
 

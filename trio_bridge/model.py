@@ -16,6 +16,9 @@ from uuid import UUID
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+PORTFOLIO = "PORTFOLIO"
+"""`portfolio_greeks.contract` of every row that the bridge makes."""
+
 NO_ID = UUID(int=0)
 """RFC 9562's nil UUID, "no value" (section 5.9): a row without an id gets one of its own."""
 
@@ -133,7 +136,7 @@ class Snapshot:
     priced: int
     greeks_age_s: float | None = None
     data_type: DataType | None = None
-    contract: str = "PORTFOLIO"
+    contract: str = PORTFOLIO
     event_id: UUID = NO_ID
 
     def __post_init__(self) -> None:

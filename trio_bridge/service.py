@@ -1,10 +1,11 @@
 """The composition root: which parts there are, and in which order they live and die.
 
-The sinks (writer, flusher) live in the outer nursery, the sources (supervisor, ticker, the look for
-doubled slots) in the inner one. The first Ctrl-C or SIGTERM cancels the sources; the outlet is
-closed, the writer drains it, and when the last row is in the database or fsynced in the
-spool the process ends. All of that has a deadline. A second Ctrl-C does not wait for the database
-any more.
+The sources (supervisor, ticker, the check for doubled slots) live in a nursery around all the rest,
+the sinks (writer, flusher) within. The first Ctrl-C or SIGTERM cancels the sources; the outlet is
+closed, the writer drains it, and when the last row is in the database or fsynced in the spool the
+process ends. All of that has a deadline. A source that misses it, because what it calls swallows
+the cancellation, holds up nothing: the process ends without it, when the rows are safe and all the
+rest is closed. A second Ctrl-C does not wait for the database any more.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
-from trio_bridge.events.service import ServiceStarted
+from trio_bridge.events.service import ConnectionStuck, ServiceStarted
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.logs import log_event
 from trio_bridge.model import ApiEvent, Snapshot, utc_now
-from trio_bridge.stores.database.connection import conninfo_from_settings, safe_target
+from trio_bridge.stores.database.conninfo import conninfo_from_settings, safe_target
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.embedded.server import open_embedded
-from trio_bridge.stores.reading.recent import recent_rows
+from trio_bridge.stores.reading.summary import recent_rows
 from trio_bridge.stores.record import Record
 from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.tasks.doubles import watch_for_doubles
@@ -51,8 +52,14 @@ if TYPE_CHECKING:
     from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import IBridgeBase
 
+SOURCES_END_S = 1.5
+"""How long the sources may take to end; a gateway that does not answer takes 1 s of it."""
+
 DRAIN_S = 1.2
 """How long the last rows may take to reach the database; then they go to the spool."""
+
+EXIT_STUCK = 1
+"""The process's exit code where a source cannot be ended: as for any service that failed."""
 
 EVENTS_KEPT = 50
 """How many of the latest events are held in memory, to be looked at."""
@@ -127,6 +134,10 @@ class Service:
         self.safe_watchers: list[SafeWatcher] = []
         self.spool = spool
         self.outlet = Outlet(settings.ib_api_mode, now)
+        self._sources = trio.CancelScope()
+        self._ending, self._ended = trio.Event(), trio.Event()
+        self._failure: Exception | None = None
+        self._result: outcome.Maybe[None] | None = None
         self.delivery = Delivery(
             store,
             spool,
@@ -163,21 +174,62 @@ class Service:
         for watcher in self.safe_watchers:
             watcher(record, waited_s)
 
-    async def run(self, stopper: Stopper) -> None:
-        """Run until a signal comes or a task fails; rows at hand are made safe in every case."""
+    async def run(self, stopper: Stopper, house: trio.Nursery) -> None:
+        """Run until a signal comes or a task fails; rows at hand are made safe in every case.
+
+        The sources live in `house`; should they not end in time, they are still there afterwards.
+        """
         drained = trio.Event()
         async with trio.open_nursery() as sinks:
             sinks.start_soon(run_flusher, self.delivery, self.settings.flush_interval_s)
             sinks.start_soon(self._write, drained)
             # Whatever ends the sources, a bug too: the sinks keep going until all is safe.
-            result = await outcome.acapture(self._run_sources, stopper)
-            self.outlet.close()
+            house.start_soon(self._live, stopper)
+            try:
+                await self._wait_for_sources()
+            finally:
+                self._sources.cancel()
+                self.outlet.close()
             with trio.move_on_after(DRAIN_S) as goodbye:
                 stopper.arm(goodbye, patience=1)
                 await drained.wait()
             # What is left of the writer brings what it still holds to disk.
             sinks.cancel_scope.cancel()
-        result.unwrap()
+        if self._result is not None:
+            self._result.unwrap()
+
+    def leave_if_stuck(self) -> None:
+        """To be called when everything else is closed: end the process if a source has not ended.
+
+        Trio waits for its tasks without a bound, so there is no other way out.
+        """
+        if self._result is None:
+            log.error("ending without the connection that did not end", exc_info=self._failure)
+            os._exit(EXIT_STUCK)
+
+    async def _live(self, stopper: Stopper) -> None:
+        """The sources, to their end; what they raise is for `run`."""
+        self._result = await outcome.acapture(self._run_sources, stopper)
+        self._ending.set()
+        self._ended.set()
+
+    async def _wait_for_sources(self) -> None:
+        """Until all have ended; from the end of the first for no longer than SOURCES_END_S."""
+        await self._ending.wait()
+        with trio.move_on_after(SOURCES_END_S):
+            await self._ended.wait()
+        if self._result is None:
+            self.outlet.emit(ConnectionStuck(SOURCES_END_S))
+
+    async def _source(self, run: Callable[[], Awaitable[None]]) -> None:
+        """One of those that end together."""
+        try:
+            await run()
+        except Exception as error:
+            self._failure = error
+            raise
+        finally:
+            self._ending.set()
 
     async def _run_sources(self, stopper: Stopper) -> None:
         settings = self.settings
@@ -185,11 +237,11 @@ class Service:
         self.outlet.emit(
             ServiceStarted(__version__, settings.ib_api_mode, settings.poll_interval_s)
         )
-        with trio.CancelScope() as scope:
-            stopper.arm(scope)
+        with self._sources:
+            stopper.arm(self._sources)
             async with self.bridge, trio.open_nursery() as sources:
-                sources.start_soon(self.supervisor.run)
-                sources.start_soon(self.ticker.run)
+                sources.start_soon(self._source, self.supervisor.run)
+                sources.start_soon(self._source, self.ticker.run)
                 sources.start_soon(
                     keep_going,
                     "the look for doubled slots",
@@ -261,7 +313,8 @@ async def run_service(settings: Settings, companion: Companion | None = None) ->
             async with open_service(settings) as service, trio.open_nursery() as beside:
                 if companion is not None:
                     beside.start_soon(companion, service, stopper)
-                await service.run(stopper)
+                await service.run(stopper, nursery)
                 beside.cancel_scope.cancel()
+            service.leave_if_stuck()
         nursery.cancel_scope.cancel()
     return stopper.signals

@@ -1,8 +1,8 @@
-"""What can be said about a running bridge at one instant: one shape for the endpoint, the terminal
-and the alerts.
+"""What can be said about a running bridge at one instant: one shape for the endpoint and the
+terminal.
 
-`status_of` reads it from a service; `GET /api/status` is its JSON (`to_json`), and `from_json`
-makes it again on the other side. Times are UTC, durations seconds; None stands for "not known".
+`status_of` reads it from a service, `GET /api/status` sends it as JSON, and `from_json` reads that
+JSON on the other side. Times are UTC, durations seconds; None means "not known".
 """
 
 # No `from __future__ import annotations` here: pydantic reads the annotations of these classes.
@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import orjson
 import trio
 from pydantic import TypeAdapter
 
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.model import ApiMode, Severity
+from trio_bridge.model import ApiMode
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, EventRow, PortfolioRow, values_of
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.tasks.supervisor import State
 from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
-    from trio_bridge.model import Snapshot
     from trio_bridge.service import Service
 
 
@@ -38,41 +37,24 @@ class GatewayStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class RowStatus:
-    """One row; see `model.Snapshot` for what the numbers mean."""
-
-    timestamp: datetime
-    account: str | None
-    delta: float | None
-    gamma: float | None
-    vega: float | None
-    theta: float | None
-    underlying_price: float | None
-    positions: int | None
-    priced: int | None
-    greeks_age_s: float | None
-    data_type: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class TickerView:
-    """The grid since the start. A row is right when its Greeks are known (not NULL).
+    """The grid since the start.
 
-    `silent_because`: why there are no rows just now. `right_age_s`: how long ago the last right row
-    was taken; None when there has been none.
+    `silent_because`: why there are no rows just now. `right_age_s`: how long ago the last row with
+    known Greeks (not NULL) was taken; None when there has been none.
     """
 
     rows: int
     skipped: int
     silent_because: str | None
-    last: RowStatus | None
+    last: PortfolioRow | None
     lateness_s: float
     right_age_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class StorageStatus:
-    """The way of the rows into the database. `waiting` rows are not safe yet."""
+    """The rows' way into the database. `waiting` rows are not safe yet."""
 
     database: str
     breaker: BreakerState
@@ -83,16 +65,6 @@ class StorageStatus:
     spooled: int
     quarantined: int
     dropped: int
-
-
-@dataclass(frozen=True, slots=True)
-class EventStatus:
-    """One row of `api_logs`."""
-
-    timestamp: datetime
-    status: Severity
-    message: str
-    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +80,10 @@ class BridgeStatus:
     gateway: GatewayStatus
     ticker: TickerView
     storage: StorageStatus
-    events: tuple[EventStatus, ...]
+    events: tuple[EventRow, ...]
 
 
 _ADAPTER = TypeAdapter(BridgeStatus)
-
-
-def to_json(status: BridgeStatus) -> bytes:
-    return orjson.dumps(status)
 
 
 def from_json(text: bytes) -> BridgeStatus:
@@ -146,26 +114,7 @@ def status_of(service: "Service") -> BridgeStatus:
             quarantined=delivery.status.quarantined,
             dropped=delivery.status.dropped + service.outlet.dropped,
         ),
-        events=tuple(
-            EventStatus(event.timestamp, event.status, event.message, event.kind)
-            for event in service.events
-        ),
-    )
-
-
-def row_status(row: "Snapshot") -> RowStatus:
-    return RowStatus(
-        timestamp=row.timestamp,
-        account=row.account,
-        delta=row.delta,
-        gamma=row.gamma,
-        vega=row.vega,
-        theta=row.theta,
-        underlying_price=row.underlying_price,
-        positions=row.positions,
-        priced=row.priced,
-        greeks_age_s=row.greeks_age_s,
-        data_type=None if row.data_type is None else row.data_type.label,
+        events=tuple(EventRow(**values_of(event, API_LOGS.shown)) for event in service.events),
     )
 
 
@@ -183,12 +132,12 @@ def _gateway(service: "Service") -> GatewayStatus:
 
 def _ticker(service: "Service") -> TickerView:
     about = service.ticker.status
-    right_s = about.last_right_s
+    last, right_s = about.last, about.last_right_s
     return TickerView(
         rows=about.rows,
         skipped=about.skipped,
         silent_because=None if about.silent_because is None else str(about.silent_because),
-        last=None if about.last is None else row_status(about.last),
+        last=None if last is None else PortfolioRow(**values_of(last, PORTFOLIO_GREEKS.shown)),
         lateness_s=about.last_lateness_s,
         right_age_s=None if right_s is None else trio.current_time() - right_s,
     )

@@ -5,18 +5,20 @@
 ./scripts/bench --full             with the largest sizes, some hours
 ./scripts/bench --quick            under a minute, writes nothing, fails on ratios that are far off
 ./scripts/bench soak --minutes 120 the soak, which runs only when named
+./scripts/bench --beside "Python 3.14" cadence    in a section of its own, beside the usual one
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import trio_asyncio  # noqa: F401  # it must come before psycopg
-
+import trio_bridge.asyncio_compat  # noqa: F401  # it must come before psycopg
 from benchmarks.figures import Effort, merged
 from benchmarks.report import machine, render, renew
 
@@ -61,12 +63,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="seconds; only checks, no report")
     parser.add_argument("--full", action="store_true", help="also the largest sizes")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long the soak runs (5)")
+    parser.add_argument("--beside", metavar="WORDS", help="these in the title, for its own section")
     chosen = parser.parse_args(arguments)
     effort = Effort.QUICK if chosen.quick else Effort.FULL if chosen.full else Effort.NORMAL
     names = chosen.themes or (
         QUICK if chosen.quick else [name for name in THEMES if name not in ON_REQUEST]
     )
-    command = " ".join(["./scripts/bench", *arguments])
+    command = shlex.join(["./scripts/bench", *arguments])
     print(machine(), flush=True)
     failed = []
     for name in names:
@@ -76,6 +79,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             runs = RUNS if name in REPEATED and effort is not Effort.QUICK else 1
             section = merged([measure(name)(effort) for _ in range(runs)])
+        if chosen.beside:
+            section = replace(section, title=f"{section.title} ({chosen.beside})")
         print(f"\n{render(section, command)}\n{time.monotonic() - began:.0f} s", flush=True)
         for check in section.checks:
             print(check, flush=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import trio
-import trio_asyncio
 from ib_async import Contract, OptionComputation, Position, Ticker
 
 from benchmarks.figures import Check, Effort, Section, Spread
+from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.config import Settings
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.readiness import Reason

@@ -13,10 +13,11 @@ import json
 import sys
 
 import trio
-import trio_asyncio
 
+import trio_bridge.asyncio_compat  # noqa: F401  # it must come before ib_async
 from benchmarks.listen_plainly import Stopwatch, listen_plainly
 from benchmarks.stream import QUIET_S
+from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.config import Settings
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.gateways.socket.holdings import Details

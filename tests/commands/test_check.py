@@ -15,11 +15,12 @@ from tests.support.process import PATIENCE_S, free_port, running_service
 from tests.support.receiver import open_receiver
 from tests.support.rows import snapshot
 from trio_bridge.model import utc_now
+from trio_bridge.rows import TABLES
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal.server import open_portal_simulator
 from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.stores.database.connection import TrioConnection
-from trio_bridge.stores.database.schema import TABLES, ensure_bridge_schema
+from trio_bridge.stores.database.schema import ensure_bridge_schema
 
 if TYPE_CHECKING:
     from pathlib import Path

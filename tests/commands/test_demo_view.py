@@ -18,9 +18,9 @@ AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
 def shown() -> str:
     view = View()
     row = LandedRow(
-        1, AT, "U1", -3488.55, 34.89, 12348.9, -12418.68, 5330.64, 30, 30, 111.4, "live"
+        AT, "U1", -3488.55, 34.89, 12348.9, -12418.68, 5330.64, 30, 30, 111.4, "live", 1
     )
-    view.add([row], [LandedEvent(1, AT, "SOCKET", "connected to 127.0.0.1:4001", "info")])
+    view.add([row], [LandedEvent(AT, "SOCKET", "info", "connected to 127.0.0.1:4001", None, 1)])
     console = Console(width=80, file=io.StringIO())
     console.print(view)
     text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -20,8 +20,8 @@ from tests.support.command import run_command, run_process
 from tests.support.process import clean_environment
 from tests.support.rows import event, snapshot
 from trio_bridge.commands.export import parse_moment
+from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.reading import export
-from trio_bridge.stores.record import GREEKS_TABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,7 +136,7 @@ async def test_bad_input_is_one_line(
 async def test_batches_join_without_a_seam(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "BATCH_ROWS", 7)
     until = AT + timedelta(days=1)
-    batches = export.export_batches(filled, GREEKS_TABLE, since=AT, until=until)
+    batches = export.export_batches(filled, PORTFOLIO_GREEKS, since=AT, until=until)
     async with aclosing(batches):
         found = [[row[2] for row in batch] async for batch in batches]
     assert [len(batch) for batch in found] == [7, 7, 6]
@@ -149,7 +149,9 @@ async def test_pieces_of_csv_join_without_a_seam(
 ) -> None:
     monkeypatch.setattr(export, "PIECE_BYTES", piece_bytes)
     until = AT + timedelta(days=1)
-    async with aclosing(export.export_csv(filled, GREEKS_TABLE, since=AT, until=until)) as pieces:
+    async with aclosing(
+        export.export_csv(filled, PORTFOLIO_GREEKS, since=AT, until=until)
+    ) as pieces:
         found = [piece async for piece in pieces]
     assert max(map(len, found)) == most_records
     records = list(csv.DictReader(b"".join(chain.from_iterable(found)).decode().splitlines()))

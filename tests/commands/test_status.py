@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import orjson
 import trio
 
 from tests.support.command import run_command, run_process
@@ -17,18 +18,16 @@ from tests.support.receiver import open_receiver
 from tests.support.rows import event, snapshot
 from trio_bridge.commands import status as status_module
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.model import ApiMode, Severity
+from trio_bridge.model import ApiMode
+from trio_bridge.rows import EventRow, PortfolioRow
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.status import (
     BridgeStatus,
-    EventStatus,
     GatewayStatus,
-    RowStatus,
     StorageStatus,
     TickerView,
     from_json,
-    to_json,
 )
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.postgres import PostgresStore
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None) -> BridgeStatus:
     now = datetime.now(UTC)
-    row = RowStatus(
+    row = PortfolioRow(
         now - timedelta(seconds=2), "DU1", 1234.5, 0.5, -3.25, 12.0, 100.25, 3, 2, 0.0, "live"
     )
     return BridgeStatus(
@@ -63,7 +62,7 @@ def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None)
         storage=StorageStatus(
             "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
         ),
-        events=(EventStatus(now, Severity.WARNING, "something happened"),),
+        events=(EventRow(now, "SOCKET", "warning", "something happened", None),),
     )
 
 
@@ -88,7 +87,7 @@ def without_greeks(row: Snapshot) -> Snapshot:
 
 def test_the_status_survives_its_json() -> None:
     status = a_status()
-    assert from_json(to_json(status)) == status
+    assert from_json(orjson.dumps(status)) == status
 
 
 async def test_from_the_database_when_there_is_nothing_else(
@@ -177,7 +176,7 @@ async def test_an_endpoint_that_cannot_be_asked_is_no_reason_to_fail(tmp_path: P
 
 async def test_a_running_service_is_asked_itself(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
-        receiver.body = to_json(a_status())
+        receiver.body = orjson.dumps(a_status())
         done = await run_command(
             tmp_path,
             "status",
@@ -221,9 +220,9 @@ async def test_a_database_that_is_waited_for_does_not_make_the_last_row_old(
 
 async def test_only_so_many_events_as_asked_for_and_the_latest(tmp_path: Path) -> None:
     status = a_status()
-    events = tuple(EventStatus(status.at, Severity.INFO, f"number {n}") for n in range(4))
+    events = tuple(EventRow(status.at, "SOCKET", "info", f"number {n}", None) for n in range(4))
     async with open_receiver() as receiver:
-        receiver.body = to_json(replace(status, events=events))
+        receiver.body = orjson.dumps(replace(status, events=events))
         for wanted in (0, 2):
             done = await run_command(
                 tmp_path, "status", f"--events={wanted}", BRIDGE_STATUS_PORT=receiver.port
@@ -234,7 +233,7 @@ async def test_only_so_many_events_as_asked_for_and_the_latest(tmp_path: Path) -
 
 async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
-        receiver.body = to_json(a_status(120.0, "the positions are still being downloaded"))
+        receiver.body = orjson.dumps(a_status(120.0, "the positions are still being downloaded"))
         done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
     assert done.code == 1
     assert "no rows   the positions are still being downloaded" in done.out

@@ -119,14 +119,16 @@ async def test_without_a_database_the_remedy_is_named(tmp_path: Path) -> None:
 
 
 def a_row(at: datetime, positions: int | None = 3) -> LandedRow:
-    return LandedRow(1, at, "U1", 1.0, 0.5, None, 12.0, 100.25, positions, positions, 0.0, "live")
+    return LandedRow(at, "U1", 1.0, 0.5, None, 12.0, 100.25, positions, positions, 0.0, "live", 1)
 
 
 def test_each_day_is_named_once_with_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen(events=True, as_json=False)
     for days in (0, 0, 1):
         at = AT + timedelta(days=days)
-        screen.show([a_row(at)], [LandedEvent(1, at + timedelta(seconds=1), None, "x", "info")])
+        screen.show(
+            [a_row(at)], [LandedEvent(at + timedelta(seconds=1), None, "info", "x", None, 1)]
+        )
     lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         *("2026-01-02", "UTC", "14:30:00", "14:30:01", "14:30:00", "14:30:01"),

@@ -20,7 +20,7 @@ from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
 from trio_bridge.events.rows import CircuitChanged, CircuitOpened
 from trio_bridge.model import ApiMode
-from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
@@ -111,24 +111,24 @@ async def running(
 
 def numbers(store: FakeStore) -> list[int]:
     """The snapshots in the database, in the order of their insertion."""
-    return [int(row["delta"]) for row in store.tables[GREEKS_TABLE]]
+    return [int(row["delta"]) for row in store.tables[PORTFOLIO_GREEKS.name]]
 
 
 def kinds(store: FakeStore) -> list[str]:
-    return [row["kind"] for row in store.tables[EVENTS_TABLE]]
+    return [row["kind"] for row in store.tables[API_LOGS.name]]
 
 
 def circuit(store: FakeStore) -> list[tuple[str, str]]:
     """The changes of the circuit: kind, and the states before and after."""
     return [
         (row["kind"], row["message"].split(": ")[0].removeprefix("database circuit "))
-        for row in store.tables[EVENTS_TABLE]
+        for row in store.tables[API_LOGS.name]
         if row["kind"] in (CircuitOpened.kind, CircuitChanged.kind)
     ]
 
 
 def messages(store: FakeStore) -> list[str]:
-    return [row["message"] for row in store.tables[EVENTS_TABLE]]
+    return [row["message"] for row in store.tables[API_LOGS.name]]
 
 
 def spooled(disk: FakeDisk) -> list[dict[str, Any]]:

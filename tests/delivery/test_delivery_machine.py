@@ -35,8 +35,9 @@ from tests.support.rows import event, number_of
 from trio_bridge.delivery import delivery
 from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.errors import ConfigError
+from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.fake import FakeStore, Trouble
-from trio_bridge.stores.record import GREEKS_TABLE, DamagedLineError, Record, decode_line
+from trio_bridge.stores.record import DamagedLineError, Record, decode_line
 from trio_bridge.stores.spool import spool
 from trio_bridge.stores.spool.fake_disk import FakeDisk, SimulatedCrash
 
@@ -55,7 +56,7 @@ def is_poison(number: int) -> bool:
 
 
 def rejects(record: Record) -> str | None:
-    if record.table == GREEKS_TABLE:
+    if record.table == PORTFOLIO_GREEKS.name:
         return "22003" if is_poison(number_of(record)) else None
     return "22P05" if rb"\u0000" in record.row else None
 

@@ -36,8 +36,8 @@ from trio_bridge.events.rows import (
     RowsSafe,
     SpoolUnwritable,
 )
+from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.fake import FakeStore, Trouble
-from trio_bridge.stores.record import GREEKS_TABLE
 from trio_bridge.stores.spool.fake_disk import FakeDisk
 from trio_bridge.stores.spool.spool import Spool
 
@@ -273,7 +273,7 @@ async def test_poison_in_the_spool_is_quarantined_too(
 async def test_a_database_that_rejects_every_event_does_not_feed_on_its_own_reports(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
-    store.rejects = lambda record: None if record.table == GREEKS_TABLE else "23514"
+    store.rejects = lambda record: None if record.table == PORTFOLIO_GREEKS.name else "23514"
     async with running(store, disk) as sinks:
         for n in range(60):
             sinks.send(n)

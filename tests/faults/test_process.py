@@ -131,7 +131,7 @@ async def test_a_crash_among_the_sources_keeps_what_the_writer_holds(
 
 
 CRASH_AFTER_20_ROWS = """
-import trio_asyncio
+import trio_bridge.asyncio_compat
 import trio_bridge.tasks.ticker as ticker
 
 serve = ticker.Ticker._serve

@@ -11,17 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bridge.gateways.portal import values
-from trio_bridge.gateways.portal.feed import _read_snapshot
-from trio_bridge.gateways.portal.holdings import (
-    Holdings,
-    ShapeError,
-    read_accounts,
-    read_contract_info,
-    read_definitions,
-    read_page,
-)
+from trio_bridge.gateways.portal.board import QuoteBoard
+from trio_bridge.gateways.portal.definitions import read_contract_info, read_definitions
+from trio_bridge.gateways.portal.holdings import Holdings
 from trio_bridge.gateways.portal.login import read_status, read_tickle
-from trio_bridge.gateways.portal.quotes import QuoteBoard
+from trio_bridge.gateways.portal.positions import read_accounts, read_page
+from trio_bridge.gateways.portal.quotes import read_snapshot
+from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.model import DataType
 from trio_bridge.risk.greeks import LARGEST_CREDIBLE, NOT_COMPUTED, Portfolio, aggregate
 
@@ -123,8 +119,8 @@ def rows_hold_only_numbers(
     for payload in pages:
         held = _unless_shapeless(read_page, payload, "DU1")
         if held is not None:
-            book.offer(held)
-            book.offer(held)
+            book.offer(held, {"DU1"})
+            book.offer(held, {"DU1"})
     for payload in definitions:
         found = _unless_shapeless(read_definitions, payload)
         if found is not None:
@@ -136,7 +132,7 @@ def rows_hold_only_numbers(
     read_status(info)
     read_tickle(info)
     for at, payload in enumerate(snapshots):
-        for con_id, entry in _unless_shapeless(_read_snapshot, payload) or ():
+        for con_id, entry in _unless_shapeless(read_snapshot, payload) or ():
             quotes.merge(con_id, entry, float(at))
     greeks = {}
     for con_id in book.options():

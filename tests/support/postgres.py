@@ -27,7 +27,14 @@ import psycopg
 
 from tests.support.process import free_port
 from trio_bridge.stores.embedded.binaries import Installation, installations
-from trio_bridge.stores.embedded.cluster import DATABASE, ROLE, initdb_command, postgres_command
+from trio_bridge.stores.embedded.cluster import (
+    DATABASE,
+    ROLE,
+    Room,
+    choose,
+    initdb_command,
+    postgres_command,
+)
 from trio_bridge.stores.embedded.process import Account, Child, Tie, spawn
 
 if TYPE_CHECKING:
@@ -306,6 +313,10 @@ class PostgresFactory:
     def __init__(self) -> None:
         self._template: PostgresServer | None = None
         self._made: list[PostgresServer] = []
+        self._account = Account.for_server()
+        self._programs = reachable_directory("trio_bridge-programs-")
+        # As the bridge does it: below a home that only root can enter the programs are copied.
+        self._installation = choose(installations(), Room(self._programs, self._account))
 
     def new(self, **settings: str) -> PostgresServer:
         """A new, started server; `settings` are configuration options."""
@@ -334,6 +345,7 @@ class PostgresFactory:
     def close(self) -> None:
         for server in self._made:
             server.close()
+        shutil.rmtree(self._programs, ignore_errors=True)
 
     def _make_template(self) -> PostgresServer:
         template = self._blank()
@@ -347,11 +359,11 @@ class PostgresFactory:
         return template
 
     def _blank(self) -> PostgresServer:
-        account = Account.for_server()
+        account = self._account
         room = reachable_directory("trio_bridge-server-")
         if account is not None:
             os.chown(room, account.uid, account.gid)
-        server = PostgresServer(room, next(installations()), account)
+        server = PostgresServer(room, self._installation, account)
         self._made.append(server)
         return server
 

@@ -20,7 +20,7 @@ from trio_bridge.policy.doubles import doubled_slots
 from trio_bridge.service import run_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
-from trio_bridge.stores.reading.recent import recent_rows
+from trio_bridge.stores.reading.summary import recent_rows
 from trio_bridge.tasks import doubles
 from trio_bridge.tasks.doubles import (
     FIRST_LOOK_S,

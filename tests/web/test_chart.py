@@ -20,7 +20,7 @@ def at(slot: float) -> datetime:
 
 def bucket(first: int, last: int, rows: int, right_rows: int | None = None) -> Bucket:
     right = rows if right_rows is None else right_rows
-    return Bucket(rows, right, at(first), at(last), *([0.0] * 10), *([1.0] * 5))
+    return Bucket(rows, right, at(first), at(last), (0.0,) * 5, (0.5,) * 5, (1.0,) * 5)
 
 
 def coverage(buckets: list[Bucket], gaps: list[Gap], slots: int = 12) -> tuple[int, int]:
@@ -88,4 +88,4 @@ def test_lowest_and_highest_are_told_where_a_bucket_may_hold_several_rows() -> N
     several = Chart(Window(at(0), at(12), 30, 5), [bucket(0, 5, 6)], [], at(0), 5)
 
     assert chart_json(single)["series"]["delta"] == {"last": [1.0]}
-    assert chart_json(several)["series"]["delta"] == {"last": [1.0], "min": [0.0], "max": [0.0]}
+    assert chart_json(several)["series"]["delta"] == {"last": [1.0], "min": [0.0], "max": [0.5]}

@@ -145,7 +145,7 @@ async def test_listeners_hear_of_safe_rows_and_events_and_of_no_others(bench: Be
         heard = [stream.receive_nowait(), stream.receive_nowait()]
         with pytest.raises(trio.WouldBlock):
             stream.receive_nowait()
-    assert heard[0].startswith(b'event: row\ndata: {"event_id":')
+    assert heard[0].startswith(b'event: row\ndata: {"timestamp":')
     assert b'"delta":2.0' in heard[0]
     assert heard[1].startswith(b"event: event\n")
     assert b"connected" in heard[1]

@@ -18,16 +18,26 @@ if TYPE_CHECKING:
     from trio_bridge.config import Settings
 
 
-async def present_database(settings: Settings) -> str:
-    """The conninfo of a database that is there without our doing.
+async def find_database(settings: Settings) -> str | None:
+    """The conninfo of the database that the settings name, or of the bridge's own PostgreSQL, which
+    runs only while the service does; None: it doesn't.
 
     Raises:
-        ConfigError: DATABASE_URL is malformed; or none is set, and the bridge's own PostgreSQL
-            can't be looked for, or does not run, which it does only while the service does.
+        ConfigError: DATABASE_URL is malformed, or that PostgreSQL can't be looked for.
     """
     conninfo = conninfo_from_settings(settings)
     if conninfo is None:
         conninfo = await trio.to_thread.run_sync(running_conninfo, settings.embedded_dir)
+    return conninfo
+
+
+async def present_database(settings: Settings) -> str:
+    """As `find_database`.
+
+    Raises:
+        ConfigError: also when there is none.
+    """
+    conninfo = await find_database(settings)
     if conninfo is None:
         raise ConfigError(
             "DATABASE_URL is not set, and the bridge's own PostgreSQL in "
@@ -46,9 +56,7 @@ async def open_database(settings: Settings) -> AsyncIterator[str]:
     Raises:
         ConfigError: DATABASE_URL is malformed, or that PostgreSQL can't be started.
     """
-    conninfo = conninfo_from_settings(settings)
-    if conninfo is None:
-        conninfo = await trio.to_thread.run_sync(running_conninfo, settings.embedded_dir)
+    conninfo = await find_database(settings)
     if conninfo is not None:
         yield conninfo
         return

@@ -13,13 +13,14 @@ from typing import IO, TYPE_CHECKING, Literal
 from trio_bridge.commands.database import open_database
 from trio_bridge.commands.parquet import ParquetFile, import_pyarrow
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.reading.export import COLUMNS, export_batches, export_csv
+from trio_bridge.stores.reading.export import export_batches, export_csv
 from trio_bridge.text import count, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio_bridge.config import Settings
+    from trio_bridge.rows import Table
 
 STANDARD_OUTPUT = "-"
 AGO_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -58,7 +59,7 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
 
 async def run_export(
     settings: Settings,
-    table: str,
+    table: Table,
     *,
     since: datetime,
     until: datetime,
@@ -82,11 +83,13 @@ async def run_export(
             rows = await write(file, conninfo, table, since, until)
             written = 0 if output == STANDARD_OUTPUT else file.tell()
     if output != STANDARD_OUTPUT:
-        print(f"{count(rows, 'row')} of {table} in {output} ({size(written)})", file=sys.stderr)
+        print(
+            f"{count(rows, 'row')} of {table.name} in {output} ({size(written)})", file=sys.stderr
+        )
 
 
 async def _write_csv(
-    file: IO[bytes], conninfo: str, table: str, since: datetime, until: datetime
+    file: IO[bytes], conninfo: str, table: Table, since: datetime, until: datetime
 ) -> int:
     rows = -1  # the header
     async with aclosing(export_csv(conninfo, table, since=since, until=until)) as pieces:
@@ -97,10 +100,10 @@ async def _write_csv(
 
 
 async def _write_parquet(
-    file: IO[bytes], conninfo: str, table: str, since: datetime, until: datetime
+    file: IO[bytes], conninfo: str, table: Table, since: datetime, until: datetime
 ) -> int:
     rows = 0
-    parquet = ParquetFile(file, table, COLUMNS[table])
+    parquet = ParquetFile(file, table)
     async with aclosing(export_batches(conninfo, table, since=since, until=until)) as batches:
         async for batch in batches:
             parquet.write(batch)

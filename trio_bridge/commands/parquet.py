@@ -9,11 +9,12 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 from trio_bridge.errors import ConfigError
-from trio_bridge.stores.database.schema import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
+
+    from trio_bridge.rows import Table
 
 
 def import_pyarrow() -> ModuleType:
@@ -35,7 +36,7 @@ def import_pyarrow() -> ModuleType:
 class ParquetFile:
     """Batches of rows of one table; `close` writes the footer that a valid file needs."""
 
-    def __init__(self, file: IO[bytes], table: str, columns: Sequence[str]) -> None:
+    def __init__(self, file: IO[bytes], table: Table) -> None:
         self._arrow = arrow = import_pyarrow()
         types = {
             "timestamptz": arrow.timestamp("us", tz="UTC"),
@@ -43,8 +44,9 @@ class ParquetFile:
             "integer": arrow.int32(),
             "text": arrow.string(),
         }
-        known = TABLES[table]
-        self._schema = arrow.schema([(name, types[known[name].type]) for name in columns])
+        self._schema = arrow.schema(
+            [(name, types[table.columns[name].type]) for name in table.shown]
+        )
         self._writer = arrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
 
     def write(self, batch: Sequence[Sequence[Any]]) -> None:

@@ -17,6 +17,7 @@ from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.errors import BridgeError
 from trio_bridge.model import utc_now
+from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.reading.summary import read_summary
 from trio_bridge.stores.spool.look import look_at_spool
@@ -26,16 +27,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.config import Settings
-    from trio_bridge.status import BridgeStatus, RowStatus
-    from trio_bridge.stores.reading.landing import LandedRow
+    from trio_bridge.rows import PortfolioRow
+    from trio_bridge.status import BridgeStatus
     from trio_bridge.stores.reading.summary import Summary
     from trio_bridge.stores.spool.look import SpoolLook
 
 DATABASE_TIMEOUT_S = 10.0
 LOOK_BACK = timedelta(hours=24)
-INTERVALS_ALLOWED = 3
-"""A right row older than so many intervals means that something is wrong."""
-
 NAME_WIDTH = 9
 
 
@@ -151,7 +149,7 @@ def _service_lines(overview: Overview) -> list[tuple[str, str]]:
 
 
 def _row_lines(overview: Overview) -> list[tuple[str, str]]:
-    row: RowStatus | LandedRow | None = None
+    row: PortfolioRow | None = None
     if not isinstance(overview.service, str):
         row = overview.service.ticker.last
     elif not isinstance(overview.database, str):
@@ -221,8 +219,6 @@ def _as_json(overview: Overview) -> dict[str, Any]:
     database = part(overview.database)
     if not isinstance(overview.database, str):
         database["coverage"] = overview.database.coverage(overview.at, overview.interval_s)
-        database["last"] = overview.database.last and overview.database.last._asdict()
-        database["events"] = [event._asdict() for event in overview.database.events]
     return {
         "at": overview.at,
         "well": overview.is_well,

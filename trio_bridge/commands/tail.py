@@ -89,7 +89,7 @@ class Screen:
         landed: list[LandedRow | LandedEvent] = [*rows, *(events if self._events else ())]
         for one in sorted(landed, key=lambda one: one.timestamp):
             if self._as_json:
-                print(orjson.dumps(one._asdict()).decode())
+                print(orjson.dumps(one).decode())
             else:
                 self._print(one)
         sys.stdout.flush()

@@ -32,6 +32,15 @@ class ServiceStopped(Event):
         return f"{where}the service is stopping"
 
 
+class ConnectionStuck(Event):
+    """A bug, ours or a library's: it could not be ended in time, and everything else could."""
+
+    kind = "service.connection_stuck"
+    severity = ERROR
+    says = "a connection did not end within {waited_s:g} s: the service ends without it"
+    waited_s: float
+
+
 class ServiceDied(Event):
     """For alerts only: when this is known, nothing takes rows any more."""
 

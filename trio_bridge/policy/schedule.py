@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 TOLERANCE = 0.5
 """How late a slot may still be served, as a fraction of the interval."""
 
+INTERVALS_ALLOWED = 3
+"""When no slot is served, or no row with Greeks is there, for more than this many intervals,
+something is wrong: said by the endpoint, `status`, the alerts, and to the service manager."""
+
 STOOD_STILL_S = 5.0
 """What happens this much later than it was due shows that the process was stopped: what the gateway
 has sent in the meantime is still to be read."""

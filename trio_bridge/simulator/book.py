@@ -9,6 +9,7 @@ no wire formats.
     book.net_greeks()                       # what a row must say
     book.market.override(con_id, vega=-2)   # from now on this option's vega is not computed
     book.set_position("DU1000001", con_id, 0)
+    book.money.set_figures("DU1000001", AccountReady="false")
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from trio_bridge.simulator.contracts import (
     stock,
 )
 from trio_bridge.simulator.market import DIVIDEND_YIELD, RATE, Market, OptionTerms, Path, Quote
+from trio_bridge.simulator.money import Money
 from trio_bridge.simulator.pricing import DAYS_A_YEAR, OptionValue
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class Book:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.market = market
+        self.money = Money()
         self.accounts = tuple(accounts)
         self._clock = clock
         self._origin = clock()
@@ -214,17 +217,22 @@ class Moment:
     ) -> NetGreeks:
         """The portfolio's net Greeks, summed plainly and independently of the bridge's code.
 
+        Vega and theta are in the options' own currency, or in the base currency where they have
+        several (`Money.together`).
+
         Args:
             accounts: only these; None for all.
             without: contract ids whose Greeks the gateway doesn't give (refused, rotated out).
         """
-        delta = gamma = vega = theta = 0.0
+        delta = gamma = 0.0
+        vega: dict[str, float] = {}
+        theta: dict[str, float] = {}
         positions = priced = 0
         for account, contract, quantity, _ in self._book.positions():
             if accounts is not None and account not in accounts:
                 continue
             positions += 1
-            multiplier = contract.multiplier
+            multiplier, currency = contract.multiplier, contract.currency
             if contract.sec_type == "STK":
                 priced += 1
                 delta += quantity
@@ -238,11 +246,14 @@ class Moment:
                 priced += 1
                 delta += quantity * multiplier * value.delta
                 gamma += quantity * multiplier * value.gamma
-                vega += quantity * multiplier * value.vega
-                theta += quantity * multiplier * value.theta
+                # Delta is a ratio; vega and theta are in the parts in which prices are quoted.
+                money = quantity * multiplier / contract.price_magnifier
+                vega[currency] = vega.get(currency, 0.0) + money * value.vega
+                theta[currency] = theta.get(currency, 0.0) + money * value.theta
             elif contract.sec_type not in ("FUT", "OPT", "FOP"):
                 priced += 1
-        return NetGreeks(delta, gamma, vega, theta, positions, priced)
+        together = self._book.money.together
+        return NetGreeks(delta, gamma, together(vega), together(theta), positions, priced)
 
 
 def make_book(

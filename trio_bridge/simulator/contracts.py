@@ -39,6 +39,17 @@ class Contract:
     under_symbol: str = ""
     long_name: str = ""
     min_tick: float = 0.01
+    price_magnifier: int = 1
+    """Prices, and with them vega and theta, are quoted in this many parts of the currency: 100 for
+    grains, whose options are quoted in cents."""
+    last_trade_time: str = ""
+    """HH:MM in `time_zone` on the day `expiry`; empty where the gateway says only the day."""
+    time_zone: str = "US/Eastern"
+    real_expiry: str = ""
+    """YYYYMMDD, where it is another day than `expiry`: of options that are settled in the morning
+    after their last day of trading."""
+    beta: float | None = None
+    """Against the S&P 500, as field 7718 of the portal says it; None where it says nothing."""
 
     @property
     def is_option(self) -> bool:

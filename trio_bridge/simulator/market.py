@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trio_bridge.simulator.pricing import DAYS_A_YEAR, SECONDS_A_DAY, OptionValue, option_value
@@ -15,6 +16,7 @@ from trio_bridge.simulator.pricing import DAYS_A_YEAR, SECONDS_A_DAY, OptionValu
 if TYPE_CHECKING:
     import random
     from collections.abc import Mapping
+    from datetime import date
 
     from trio_bridge.simulator.contracts import Contract
 
@@ -109,11 +111,12 @@ class Quirk:
     override: tuple[tuple[str, float], ...] = ()
     silent: bool = False
     data_type: int = LIVE
+    expired: bool = False
 
     @property
     def hides_greeks(self) -> bool:
         """Whether a gateway sends no usable set of the four Greeks."""
-        return self.silent or any(name in GREEK_FIELDS for name, _ in self.override)
+        return self.silent or self.expired or any(name in GREEK_FIELDS for name, _ in self.override)
 
 
 NO_QUIRK: Final = Quirk()
@@ -166,6 +169,30 @@ class Market:
 
     # Quirks ----------------------------------------------------------------------------------
 
+    def end_trading(self, con_id: int, at: datetime, *, settled_on: date | None = None) -> Contract:
+        """Let an option's last trading instant be `at`; its line lives on and computes.
+
+        It counts as unpriced in a book's `net_greeks` when the instant has passed.
+
+        Args:
+            con_id: the option.
+            at: with a ZoneInfo, whose key becomes the contract's time zone.
+            settled_on: the day on which it is settled when that is another one (AM-settled).
+
+        Raises:
+            ValueError: the instant has no time zone.
+        """
+        if at.tzinfo is None:
+            raise ValueError("a last trading instant needs a time zone")
+        self._set_quirk(con_id, expired=at <= datetime.now(at.tzinfo))
+        return self.change_contract(
+            con_id,
+            expiry=f"{at:%Y%m%d}",
+            last_trade_time=f"{at:%H:%M}",
+            time_zone=str(at.tzinfo),
+            real_expiry="" if settled_on is None else f"{settled_on:%Y%m%d}",
+        )
+
     def quirk(self, con_id: int) -> Quirk:
         """How the contract misbehaves."""
         return self._quirks.get(con_id, NO_QUIRK)
@@ -173,7 +200,8 @@ class Market:
     def override(self, con_id: int, **values: float) -> None:
         """Report these values in the option's model computation; call without values to undo.
 
-        Meant for -2, -1, DBL_MAX and NaN in fields of `OptionValue`: with an overridden delta,
+        Meant for what is not a value: -2, -1, DBL_MAX and NaN, and numbers outside of what the
+        quantity can be (2147483647, a delta of 40, a negative gamma). With an overridden delta,
         gamma, vega or theta the option counts as unpriced in a book's `net_greeks`.
         """
         if unknown := values.keys() - VALUE_FIELDS:

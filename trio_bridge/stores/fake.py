@@ -15,10 +15,12 @@ from trio_bridge.errors import (
     SchemaMissingError,
     UnreachableError,
 )
-from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE, Record
+from trio_bridge.rows import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from trio_bridge.stores.record import Record
 
 
 class Trouble(Enum):
@@ -50,7 +52,7 @@ class FakeStore:
     """
 
     def __init__(self) -> None:
-        self.tables: dict[str, list[dict[str, Any]]] = {GREEKS_TABLE: [], EVENTS_TABLE: []}
+        self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self.trouble: Trouble | None = None
         self.next_troubles: deque[Trouble] = deque()
         self.latency_s = 0.0

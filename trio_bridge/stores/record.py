@@ -20,18 +20,14 @@ from zlib import crc32
 import orjson
 
 from trio_bridge.model import ApiEvent, Snapshot
-
-GREEKS_TABLE = "portfolio_greeks"
-EVENTS_TABLE = "api_logs"
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, TABLES, values_of
 
 _SEAL = b',"crc":"%08x"}'
 _SEAL_BYTES = len(_SEAL % 0)
 _ANY_SEAL = re.compile(rb',"crc":"[0-9a-f]{8}"}')
 _ROW = b',"row":'
-_HEADS = {
-    table: b'{"table":"%b"%b' % (table.encode(), _ROW) for table in (GREEKS_TABLE, EVENTS_TABLE)
-}
-"""How our lines begin: seen at a glance, because a replay has a million of them."""
+_HEADS = {name: b'{"table":"%b"%b' % (name.encode(), _ROW) for name in TABLES}
+"""How our own lines begin: recognized without parsing, because a replay has a million of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +57,8 @@ class DamagedLineError(ValueError):
 
 def record_of(item: Snapshot | ApiEvent) -> Record:
     """Encode a row for its table. Times keep microseconds and their UTC offset."""
-    if isinstance(item, Snapshot):
-        row: dict[str, Any] = {
-            "event_id": item.event_id,
-            "timestamp": item.timestamp,
-            "contract": item.contract,
-            "account": item.account,
-            "delta": item.delta,
-            "gamma": item.gamma,
-            "vega": item.vega,
-            "theta": item.theta,
-            "underlying_price": item.underlying_price,
-            "positions": item.positions,
-            "priced": item.priced,
-            "greeks_age_s": item.greeks_age_s,
-            "data_type": None if item.data_type is None else item.data_type.label,
-        }
-        return Record(GREEKS_TABLE, _encode(row))
-    return Record(
-        EVENTS_TABLE,
-        _encode(
-            {
-                "event_id": item.event_id,
-                "timestamp": item.timestamp,
-                "api_mode": item.api_mode,
-                "message": item.message,
-                "status": item.status,
-                "kind": item.kind,
-                "numbers": item.numbers,
-            }
-        ),
-    )
+    table = PORTFOLIO_GREEKS if isinstance(item, Snapshot) else API_LOGS
+    return Record(table.name, _encode(values_of(item, table.columns)))
 
 
 def encode_line(record: Record) -> bytes:

@@ -19,6 +19,7 @@ from trio_bridge.events.service import ServiceDied
 from trio_bridge.model import ApiEvent, Severity, utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.digest import Digest, SilenceWatch
+from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.tasks.guests import keep_going
 from trio_bridge.tasks.supervisor import State
 from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 RETRY_DELAYS_S = (5.0, 10.0, 30.0, 60.0, 300.0)
 LOOK_EVERY_S = 1.0
-INTERVALS_ALLOWED = 3
-"""A row that comes once in ten minutes is not missed after five."""
-
 LAST_WORD_S = 3.0
 """For what was noted last when the service ends."""
 

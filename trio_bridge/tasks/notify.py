@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Self
 import structlog
 import trio
 
+from trio_bridge.policy.schedule import INTERVALS_ALLOWED
+
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
 
 PINGS_PER_TIMEOUT = 4
 """The manual asks for two; a busy machine may delay one."""
-
-SLOTS_MISSED = 3
-"""A ticker that has served no slot for so many intervals is taken for dead."""
 
 REPORT_EVERY_S = 10.0
 """How often the line in `systemctl status` is renewed when there is no watchdog."""
@@ -95,7 +94,7 @@ async def keep_informed(
     while not stopping.is_set():
         last_s = began_s if ticker.last_slot_s is None else ticker.last_slot_s
         # A slot that comes once an hour is no reason to doubt in between.
-        if trio.current_time() - last_s <= max(SLOTS_MISSED * interval_s, pause_s):
+        if trio.current_time() - last_s <= max(INTERVALS_ALLOWED * interval_s, pause_s):
             notifier.tell(STATUS=describe(), WATCHDOG=1)
         elif not complained:
             complained = True

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from trio_bridge.errors import StoreError
-from trio_bridge.web.chart import chart_json, event_json
+from trio_bridge.web.chart import PAGE_PATIENCE_S, chart_json, event_json
 from trio_bridge.web.guard import LARGEST_BODY, Guard
 from trio_bridge.web.query import BadQueryError, events_wanted, window_of
 from trio_bridge.web.streams import KEEP_ALIVE, KEEP_ALIVE_S, OPENING, TooManyStreamsError, encode
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from trio_bridge.web.streams import Hub
 
 STREAM_LIFETIME_S = 3_600.0
-RECENT_S = 30.0
-"""More than a page may wait for its stream (and that is as long as for its history: 20 s)."""
+RECENT_S = PAGE_PATIENCE_S + 10.0
+"""More than a page may wait for its stream."""
 
 RETRY_AFTER_S = "5"
 HOME = "index.html"

@@ -1,10 +1,19 @@
-"""A chart's data as the page gets it: columns of numbers, times as seconds since 1970."""
+"""A chart's data as the page gets it: columns of numbers, times as seconds since 1970; and the
+facts that the page shares with the server."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trio_bridge.stores.reading.gaps import NO_REASONS
+from trio_bridge.policy.schedule import INTERVALS_ALLOWED
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, values_of
+from trio_bridge.stores.reading.buckets import CHARTED
+from trio_bridge.stores.reading.gaps import (
+    IN_THE_DARK_S,
+    MISSING,
+    NO_REASONS,
+    REASONS_PER_GAP,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -15,7 +24,26 @@ if TYPE_CHECKING:
     from trio_bridge.stores.reading.history import Chart
     from trio_bridge.stores.reading.landing import LandedEvent
 
-SERIES = ("delta", "gamma", "vega", "theta", "underlying_price")
+PAGE_PATIENCE_S = 20.0
+"""How long the page waits for an answer: more than the history may take (ANSWER_TIMEOUT_S)."""
+
+
+def page_facts(interval_s: float) -> dict[str, Any]:
+    """What the page's scripts must know as the server does."""
+    columns = PORTFOLIO_GREEKS.columns
+    return {
+        "series": [
+            {"name": name, "title": columns[name].chart, "unit": columns[name].unit}
+            for name in PORTFOLIO_GREEKS.charted
+        ],
+        "interval_s": interval_s,
+        "intervals_allowed": INTERVALS_ALLOWED,
+        "missing": MISSING,
+        "in_the_dark_s": IN_THE_DARK_S,
+        "reasons_per_gap": REASONS_PER_GAP,
+        "no_reasons": NO_REASONS,
+        "patience_s": PAGE_PATIENCE_S,
+    }
 
 
 def chart_json(chart: Chart) -> dict[str, Any]:
@@ -24,12 +52,11 @@ def chart_json(chart: Chart) -> dict[str, Any]:
     window, buckets = chart.window, chart.buckets
     thinned = window.bucket_s > window.interval_s
     series = {}
-    for name in SERIES:
-        columns = {"last": [getattr(bucket, name) for bucket in buckets]}
+    for number, name in enumerate(CHARTED):
+        series[name] = {"last": [bucket.final[number] for bucket in buckets]}
         if thinned:
-            columns["min"] = [getattr(bucket, f"{name}_min") for bucket in buckets]
-            columns["max"] = [getattr(bucket, f"{name}_max") for bucket in buckets]
-        series[name] = columns
+            series[name]["min"] = [bucket.lowest[number] for bucket in buckets]
+            series[name]["max"] = [bucket.highest[number] for bucket in buckets]
     return {
         "from": seconds(window.start),
         "to": seconds(window.end),
@@ -38,19 +65,12 @@ def chart_json(chart: Chart) -> dict[str, Any]:
         "t": [seconds(bucket.last) for bucket in buckets],
         "series": series,
         "gaps": [_gap(gap, window) for gap in chart.gaps],
-        "no_reasons": NO_REASONS,
         "coverage": _coverage(chart),
     }
 
 
 def event_json(event: LandedEvent | ApiEvent) -> dict[str, Any]:
-    return {
-        "timestamp": event.timestamp,
-        "api_mode": event.api_mode,
-        "status": event.status,
-        "message": event.message,
-        "kind": event.kind,
-    }
+    return values_of(event, API_LOGS.shown)
 
 
 def seconds(at: datetime) -> float:
@@ -69,9 +89,9 @@ def _gap(gap: Gap, window: Window) -> dict[str, Any]:
 
 
 def _coverage(chart: Chart) -> dict[str, Any]:
-    """How many slots of the window, from the first row ever on, have a row with known Greeks.
+    """How many slots of the window, since the first row ever, have a row with known Greeks.
 
-    `slowest_s`: rows that came so seldom, but regularly, count as full coverage of their time.
+    `slowest_s`: rows that came this far apart, but regularly, cover their time completely.
     """
     taken = sum(bucket.rows for bucket in chart.buckets)
     missing = sum(gap.slots_within(chart.window) for gap in chart.gaps)

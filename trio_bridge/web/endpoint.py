@@ -24,6 +24,7 @@ from trio_bridge.stores.reading.history import History
 from trio_bridge.tasks.guests import keep_going
 from trio_bridge.web.access import Access
 from trio_bridge.web.app import Site, build_app
+from trio_bridge.web.chart import page_facts
 from trio_bridge.web.connections import BACKLOG, prepare, serve
 from trio_bridge.web.files import read_page_files
 from trio_bridge.web.metrics import Metrics
@@ -50,7 +51,7 @@ class Endpoint:
         assert settings.status_port is not None
         self._listeners = listeners
         self._access = Access(settings.status_token, settings.status_port)
-        self._files = read_page_files()
+        self._files = read_page_files(page_facts(settings.poll_interval_s))
         self.url = url_of(settings)
 
     async def run(self, service: Service) -> None:

@@ -1,10 +1,16 @@
-"""The page's files, read once: nothing that a URL says ever becomes a path."""
+"""The page's files, read once: nothing in a URL ever becomes a path."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -24,13 +30,15 @@ class PageFile:
     etag: str
 
 
-def read_page_files() -> dict[str, PageFile]:
-    """Name → file; of the folder `static` beside this module."""
+def read_page_files(facts: Mapping[str, Any]) -> dict[str, PageFile]:
+    """Name → file: those of the folder `static` beside this module, and `facts.js`."""
+    static = files("trio_bridge.web").joinpath("static")
+    contents = {entry.name: entry.read_bytes() for entry in static.iterdir() if entry.is_file()}
+    contents["facts.js"] = b"export const facts = %s;\n" % orjson.dumps(facts)
     found = {}
-    for entry in files("trio_bridge.web").joinpath("static").iterdir():
-        suffix = "." + entry.name.rpartition(".")[2]
+    for name, content in contents.items():
+        suffix = "." + name.rpartition(".")[2]
         if suffix in MEDIA_TYPES:
-            content = entry.read_bytes()
             etag = f'"{sha256(content).hexdigest()[:32]}"'
-            found[entry.name] = PageFile(content, MEDIA_TYPES[suffix], etag)
+            found[name] = PageFile(content, MEDIA_TYPES[suffix], etag)
     return found

@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 
 from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.model import Severity
+from trio_bridge.policy.schedule import INTERVALS_ALLOWED
+from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.tasks.supervisor import State
 
 if TYPE_CHECKING:
@@ -30,14 +32,6 @@ if TYPE_CHECKING:
 
 LATENESS_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SAFE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
-
-GREEKS = {
-    "delta": "Net delta, per 1 unit of the underlyings' prices",
-    "gamma": "Net gamma, per 1 unit of the underlyings' prices squared",
-    "vega": "Net vega, per volatility point (1 %)",
-    "theta": "Net theta, per calendar day",
-    "underlying_price": "Price of the underlying that carries most option positions",
-}
 
 
 class Exposition(NamedTuple):
@@ -68,7 +62,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def watch(self, observer: Observer, hub: Hub) -> None:
-        """Once."""
+        """Register the collector; call this once."""
         self.registry.register(ServiceCollector(self, observer, hub))
 
     @property
@@ -120,7 +114,7 @@ class ServiceCollector(Collector):
         yield _gauge("interval_seconds", "The grid of the rows", status.interval_s)
         yield _gauge(
             "recording",
-            "1 when a right row became safe within the last three intervals",
+            f"1 when a row with Greeks became safe within the last {INTERVALS_ALLOWED} intervals",
             float(observer.is_recording()),
         )
         events = CounterMetricFamily(
@@ -137,17 +131,9 @@ class ServiceCollector(Collector):
         )
         if not observer.is_recording():
             return
-        for name, meaning in GREEKS.items():
-            if (value := getattr(last, name)) is not None:
-                yield _gauge(f"portfolio_{name}", meaning, value)
-        yield _gauge("positions", "Positions in the last row", last.positions or 0)
-        yield _gauge("positions_priced", "Those of them that are priced", last.priced or 0)
-        if last.greeks_age_s is not None:
-            yield _gauge(
-                "greeks_age_seconds",
-                "The oldest Greek that counted; 0 = current",
-                last.greeks_age_s,
-            )
+        for name, column in PORTFOLIO_GREEKS.columns.items():
+            if column.metric and (value := getattr(last, name)) is not None:
+                yield _gauge(column.metric, column.help, value)
 
     def _storage(self, status: BridgeStatus) -> Iterator[Metric]:
         storage = status.storage

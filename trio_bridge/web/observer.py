@@ -16,8 +16,9 @@ import orjson
 import trio
 
 from trio_bridge.model import ApiEvent, Severity
+from trio_bridge.policy.schedule import INTERVALS_ALLOWED
+from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.status import status_of
-from trio_bridge.stores.record import GREEKS_TABLE
 from trio_bridge.tasks.supervisor import State
 from trio_bridge.text import count
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from trio_bridge.service import Service
     from trio_bridge.status import BridgeStatus
     from trio_bridge.stores.record import Record
-
-READY_INTERVALS = 3
-"""A right row must have become safe within so many intervals."""
 
 RECENT_ROWS = 2_000
 """Held in memory: what a chart needs while the database has not got the rows yet. Almost three
@@ -87,7 +85,7 @@ class Observer:
             self.lateness.observe(self.service.ticker.status.last_lateness_s)
 
     def _safe(self, record: Record, waited_s: float) -> None:
-        if record.table == GREEKS_TABLE:
+        if record.table == PORTFOLIO_GREEKS.name:
             self.safe_rows += 1
             self.recent.append(record.row)
             self.time_to_safe.observe(waited_s)
@@ -111,7 +109,7 @@ class Observer:
 
     def is_recording(self) -> bool:
         """Whether a right row became safe within the last three intervals."""
-        return trio.current_time() - self.right_safe_s <= READY_INTERVALS * self.interval_s
+        return trio.current_time() - self.right_safe_s <= INTERVALS_ALLOWED * self.interval_s
 
     def not_ready_because(self) -> str | None:
         """Why it can't be said that all is well; None when it can. The cause comes first."""
@@ -130,12 +128,12 @@ class Observer:
             return "rows without Greeks: not one option is priced"
         if ticker.rows == 0:
             return "no row yet: just started"
-        return f"no right row within {READY_INTERVALS} intervals of {self.interval_s:g} s"
+        return f"no right row within {INTERVALS_ALLOWED} intervals of {self.interval_s:g} s"
 
     def stalled_because(self) -> str | None:
         """Why the process should be taken for dead although it answers; None when it should not."""
         last_s = self.service.ticker.status.last_slot_s
         silent_s = trio.current_time() - (self.began_s if last_s is None else last_s)
-        if silent_s <= max(STALLED_S, READY_INTERVALS * self.interval_s):
+        if silent_s <= max(STALLED_S, INTERVALS_ALLOWED * self.interval_s):
             return None
         return f"the ticker has not moved for {silent_s:.0f} s"

@@ -14,10 +14,10 @@ import trio
 from tests.support.heard import AnEvent, of
 from tests.support.patient_clock import until
 from trio_bridge.config import Settings
+from trio_bridge.gateways.portal.board import QuoteBoard
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.portal.holdings import Holdings
 from trio_bridge.gateways.portal.pacing import Timing
-from trio_bridge.gateways.portal.quotes import QuoteBoard
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import ApiMode, Snapshot
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
@@ -41,7 +41,7 @@ QUICK = Timing(
     first_quotes_s=0.3,
     definitions_retry_s=1.0,
     silent_s=60.0,
-    longest_backoff_s=1.0,
+    backoff_s=(1.0,),
     # What a busy machine could break by standing still for some seconds, no test waits for.
     answer_s=60.0,
     slow_answer_s=60.0,

@@ -7,10 +7,12 @@ import socket
 import ssl
 import warnings
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import trio
 import trustme
@@ -19,16 +21,26 @@ from tests.gateways.portal.support import make_settings
 from tests.gateways.socket.support import steps
 from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.events.portal import CertificateUnchecked
-from trio_bridge.gateways.portal.bridge import USUAL_TIMING, PortalBridge
-from trio_bridge.gateways.portal.client import PortalClient, reason_of, tls_context
-from trio_bridge.gateways.portal.errors import (
+from trio_bridge.gateways.base import discard_event
+from trio_bridge.gateways.portal.bridge import PortalBridge
+from trio_bridge.gateways.portal.client import PortalClient, Shared, reason_of, tls_context
+from trio_bridge.gateways.portal.health import (
     AnswerError,
+    Answers,
+    Health,
     LoggedOutError,
     NoAnswerError,
     PausedError,
 )
-from trio_bridge.gateways.portal.holdings import ShapeError
-from trio_bridge.gateways.portal.pacing import DEFINITIONS, STATUS, EndpointLimit, Pacing
+from trio_bridge.gateways.portal.pacing import (
+    DEFINITIONS,
+    STATUS,
+    USUAL_TIMING,
+    EndpointLimit,
+    Pacing,
+)
+from trio_bridge.gateways.portal.values import ShapeError
+from trio_bridge.gateways.readiness import Readiness
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal.faults import Fault
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
@@ -43,28 +55,35 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 
 
-class Noted:
-    def __init__(self) -> None:
+class Noted(Health):
+    """Remembers how requests ended."""
+
+    def __init__(self, answers: Answers) -> None:
+        super().__init__(answers, Readiness(), 60.0)
         self.outcomes: list[tuple[str, type[GatewayError] | None]] = []
 
-    def __call__(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
+    def note(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
+        super().note(endpoint, error)
         self.outcomes.append((endpoint.path, None if error is None else type(error)))
+
+
+def make_client(
+    url: str, *, pacing: Pacing | None = None, **timing: Any
+) -> tuple[PortalClient, Noted]:
+    usual = Shared.begin(
+        make_settings(url), discard_event, lambda: NOW, USUAL_TIMING._replace(**timing)
+    )
+    shared = replace(usual, pacing=pacing or usual.pacing)
+    noted = Noted(shared.answers)
+    return PortalClient(shared, tls_context(url, None), noted), noted
 
 
 @asynccontextmanager
 async def client_and_sim(
     **timing: Any,
 ) -> AsyncGenerator[tuple[PortalClient, ServedPortal, Noted]]:
-    noted = Noted()
     async with open_portal_simulator(make_book(options=1)) as sim:
-        client = PortalClient(
-            sim.url,
-            tls_context(sim.url, None),
-            Pacing(),
-            on_outcome=noted,
-            timing=USUAL_TIMING._replace(**timing),
-            now=lambda: NOW,
-        )
+        client, noted = make_client(sim.url, **timing)
         yield client, sim, noted
         await client.aclose()
 
@@ -160,11 +179,8 @@ async def test_a_429_is_followed_by_the_pause_it_asks_for(
         assert len(sim.rules.requests) == sent
 
 
-@pytest.mark.parametrize("url", ["https://gateway..lan", "https://xn--a"])
-async def test_a_name_that_cannot_be_looked_up_is_no_answer(url: str) -> None:
-    client = PortalClient(
-        url, tls_context(url, None), Pacing(), on_outcome=Noted(), timing=USUAL_TIMING
-    )
+async def test_a_name_that_cannot_be_looked_up_is_no_answer() -> None:
+    client, _ = make_client("https://xn--a")
     with pytest.raises(NoAnswerError):
         await client.ask(STATUS, read=lambda payload: payload)
     with pytest.raises(NoAnswerError):
@@ -183,13 +199,10 @@ async def test_a_port_where_nobody_listens() -> None:
 
 
 async def test_a_port_that_takes_connections_and_says_nothing(fast_clock: PatientClock) -> None:
-    noted = Noted()
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     url = f"https://127.0.0.1:{port}"
-    client = PortalClient(
-        url, tls_context(url, None), Pacing(), on_outcome=noted, timing=USUAL_TIMING
-    )
+    client, noted = make_client(url)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, silent, listeners)
         began = trio.current_time()
@@ -203,7 +216,10 @@ async def test_a_port_that_takes_connections_and_says_nothing(fast_clock: Patien
 
 
 async def silent(stream: trio.SocketStream) -> None:
-    await trio.sleep_forever()
+    """Takes what it is sent and answers nothing."""
+    async for _ in stream:
+        pass
+    await stream.aclose()
 
 
 @pytest.mark.parametrize(
@@ -215,6 +231,10 @@ async def silent(stream: trio.SocketStream) -> None:
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "wrong version"),
         (OSError("all attempts to connect failed"), "all attempts to connect failed"),
         (ExceptionGroup("x", [ConnectionRefusedError(111, "x")]), "connection refused"),
+        (
+            ExceptionGroup("x", [ConnectionRefusedError(111, "x"), OSError(113, "y")]),
+            "connection refused; no route to host",
+        ),
         (RuntimeError(), "ValueError"),
     ],
     ids=repr,
@@ -250,13 +270,7 @@ async def test_a_request_given_up_at_any_step_leaves_no_socket_behind(
         warnings.simplefilter("always")
         async with open_portal_simulator(make_book(options=1)) as sim:
             for number in range(60):
-                client = PortalClient(
-                    sim.url,
-                    tls_context(sim.url, None),
-                    pacing,
-                    on_outcome=Noted(),
-                    timing=USUAL_TIMING,
-                )
+                client, _ = make_client(sim.url, pacing=pacing)
                 await trio.sleep(0.2)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client.ask, STATUS)
@@ -269,6 +283,29 @@ async def test_a_request_given_up_at_any_step_leaves_no_socket_behind(
         gc.collect()
     assert 0 < answered < 55, "some were given up, and some not"
     assert [str(one.message) for one in caught if one.category is ResourceWarning] == []
+
+
+async def test_handshakes_that_hang_hold_no_descriptor(fast_clock: PatientClock) -> None:
+    """Over many connections, without the collector, which would find what was forgotten."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    url = f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    pacing, counts = Pacing(), []
+    gc.collect()
+    gc.disable()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, silent, listeners)
+            for _ in range(25):
+                client, _ = make_client(url, pacing=pacing)
+                for _ in range(4):
+                    with pytest.raises(NoAnswerError, match="no answer within 5 s"):
+                        await client.ask(STATUS)
+                await client.aclose()
+                counts.append(psutil.Process().num_fds())
+            nursery.cancel_scope.cancel()
+    finally:
+        gc.enable()
+    assert max(counts) - counts[0] < 5, counts
 
 
 # Certificates --------------------------------------------------------------------------------
@@ -316,8 +353,8 @@ async def test_any_other_host_must_have_a_valid_certificate(
     fast_clock: PatientClock, tmp_path: Path
 ) -> None:
     ca_file = tmp_path / "ca.pem"
-    # On this machine, but not one of the names that are known to be.
-    async with open_portal_simulator(make_book(options=1), host="127.0.0.2") as sim:
+    # On this machine, but no address that is always on this machine.
+    async with open_portal_simulator(make_book(options=1), host="0.0.0.0") as sim:
         sim.ca_pem.write_to_path(ca_file)
         error, _ = await connects(sim.url)
         assert error is not None

@@ -13,8 +13,13 @@ from trio_bridge.events.portal import (
     RequestsResumed,
 )
 from trio_bridge.gateways.ongoing import Ongoing
-from trio_bridge.gateways.portal.errors import AnswerError, NoAnswerError, PausedError
-from trio_bridge.gateways.portal.health import Answers, Silence
+from trio_bridge.gateways.portal.health import (
+    AnswerError,
+    Answers,
+    NoAnswerError,
+    PausedError,
+    Silence,
+)
 
 if TYPE_CHECKING:
     from trio_bridge.errors import GatewayError

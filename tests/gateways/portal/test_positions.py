@@ -6,17 +6,10 @@ from typing import Any
 
 import pytest
 
-from trio_bridge.gateways.portal.holdings import (
-    Definition,
-    Held,
-    Holdings,
-    ShapeError,
-    is_last_page,
-    read_accounts,
-    read_contract_info,
-    read_definitions,
-    read_page,
-)
+from trio_bridge.gateways.portal.definitions import read_contract_info, read_definitions
+from trio_bridge.gateways.portal.holdings import Definition, Held, Holdings
+from trio_bridge.gateways.portal.positions import is_last_page, read_accounts, read_page
+from trio_bridge.gateways.portal.values import ShapeError
 
 ACCOUNT = "DU1"
 
@@ -61,9 +54,13 @@ def book() -> Holdings:
     return Holdings()
 
 
+def offer(book: Holdings, download: list[Held], *others: str) -> bool:
+    return book.offer(download, {ACCOUNT, *others})
+
+
 def load(book: Holdings, download: list[Held]) -> bool:
     """The first download, and what confirms it."""
-    return not book.offer(download) and book.offer(download)
+    return not offer(book, download) and offer(book, download)
 
 
 def quantities(book: Holdings) -> dict[int, float]:
@@ -106,39 +103,51 @@ def test_quantities_may_be_text(book: Holdings) -> None:
 
 def test_a_position_that_vanishes_is_gone_after_two_downloads(book: Holdings) -> None:
     assert load(book, held(entry(1), entry(2)))
-    assert not book.offer(held(entry(1)))
+    assert not offer(book, held(entry(1)))
     assert quantities(book) == {1: 2.0, 2: 2.0}
-    assert book.offer(held(entry(1)))
+    assert offer(book, held(entry(1)))
     assert quantities(book) == {1: 2.0}
 
 
 def test_a_page_that_was_short_once_takes_nothing_away(book: Holdings) -> None:
     assert load(book, held(entry(1), entry(2)))
-    assert not book.offer([])
-    assert book.offer(held(entry(1, 5.0), entry(2)))
+    assert not offer(book, [])
+    assert offer(book, held(entry(1, 5.0), entry(2)))
     assert quantities(book) == {1: 5.0, 2: 2.0}
-    assert not book.offer([])
+    assert not offer(book, [])
 
 
 def test_another_position_missing_starts_the_doubt_anew(book: Holdings) -> None:
     assert load(book, held(entry(1), entry(2)))
-    assert not book.offer(held(entry(1)))
-    assert not book.offer(held(entry(2)))
-    assert not book.offer([])
-    assert book.offer([])
+    assert not offer(book, held(entry(1)))
+    assert not offer(book, held(entry(2)))
+    assert not offer(book, [])
+    assert offer(book, [])
     assert quantities(book) == {}
+
+
+def test_an_account_that_appears_counts_when_two_downloads_name_the_same(book: Holdings) -> None:
+    mine, other = held(entry(1)), held(entry(2), account="DU2")
+    more = held(entry(2), entry(3), account="DU2")
+    assert load(book, mine)
+    assert not offer(book, mine, "DU2")
+    assert not offer(book, mine + other, "DU2")
+    assert not offer(book, mine + more, "DU2")
+    assert quantities(book) == {1: 2.0}
+    assert offer(book, mine + more, "DU2")
+    assert quantities(book) == {1: 2.0, 2: 2.0, 3: 2.0}
 
 
 def test_a_position_named_with_quantity_zero_is_gone_at_once(book: Holdings) -> None:
     assert load(book, held(entry(1), entry(2)))
-    assert book.offer(held(entry(1), entry(2, 0.0)))
+    assert offer(book, held(entry(1), entry(2, 0.0)))
     assert quantities(book) == {1: 2.0}
 
 
 @pytest.mark.parametrize("numbers", [(), (1, 2)])
 def test_the_first_download_must_be_confirmed(book: Holdings, numbers: tuple[int]) -> None:
     entries = list(map(entry, numbers))
-    assert [(book.offer(held(*entries)), book.is_loaded) for _ in range(2)] == [
+    assert [(offer(book, held(*entries)), book.is_loaded) for _ in range(2)] == [
         (False, False),
         (True, True),
     ]
@@ -148,14 +157,14 @@ def test_the_first_download_must_be_confirmed(book: Holdings, numbers: tuple[int
 def test_half_a_book_is_no_first_download(book: Holdings) -> None:
     # Its pages come to the gateway one after the other.
     for numbers in ([], [1], [1, 2], [1], [1, 2, 3]):
-        assert not book.offer(held(*map(entry, numbers)))
-    assert book.offer(held(entry(1), entry(2), entry(3, 4.0)))
+        assert not offer(book, held(*map(entry, numbers)))
+    assert offer(book, held(entry(1), entry(2), entry(3, 4.0)))
     assert quantities(book) == {1: 2.0, 2: 2.0, 3: 4.0}
 
 
 def test_a_new_position_and_a_new_quantity_count_at_once(book: Holdings) -> None:
     assert load(book, held(entry(1)))
-    assert book.offer(held(entry(1, 3.0), entry(2)))
+    assert offer(book, held(entry(1, 3.0), entry(2)))
     assert quantities(book) == {1: 3.0, 2: 2.0}
 
 

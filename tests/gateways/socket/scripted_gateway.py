@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import trio
-import trio_asyncio  # noqa: F401  # it must come before ib_async
 from trio.testing import MockClock
 
 from tests.gateways.socket.support import make_settings

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from tests.support.patient_clock import PatientClock
 
+PATIENCE_S = 30.0
 QUICK_S = 2.0
 """An end that takes longer is not quick. Real time; most take a few milliseconds."""
 
@@ -176,6 +177,23 @@ async def test_a_name_server_that_does_not_answer_holds_nobody_up(
         monkeypatch.setattr("trio_bridge.gateways.socket.connection.HANDSHAKE_TIMEOUT_S", 0.05)
         with pytest.raises(GatewayError, match="IB_SOCKET_HOST=gateway: no answer from the name"):
             await rig.bridge.connect()
+
+
+async def test_an_attempt_that_swallows_its_cancellation_fails_and_the_next_one_works() -> None:
+    async def swallow(*_: object) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            with suppress(asyncio.CancelledError):
+                await loop.create_future()
+
+    async with socket_rig(still_book(options=6), connect=False) as rig:
+        with pytest.MonkeyPatch.context() as patch, trio.fail_after(PATIENCE_S):
+            patch.setattr("trio_bridge.gateways.socket.connection.HANDSHAKE_TIMEOUT_S", 0.05)
+            patch.setattr("ib_async.client.Client.connectAsync", swallow)
+            with pytest.raises(GatewayError, match="the gateway did not answer within"):
+                await rig.bridge.connect()
+        await rig.bridge.connect()
+        assert rig.bridge.is_connected()
 
 
 async def test_leaving_the_bridges_block_ends_everything() -> None:

@@ -38,7 +38,7 @@ def true_model(book: Book, contract: Contract) -> list[float]:
 # What must never be sent -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [3, 4, 5, 15, 16, 19, 21, 58, 69, 99])
+@pytest.mark.parametrize("kind", [3, 4, 5, 6, 15, 16, 19, 21, 58, 69, 99, 109])
 async def test_a_forbidden_message_ends_the_connection_and_the_test(book: Book, kind: int) -> None:
     async def misbehave() -> None:
         async with open_tws_simulator(book) as sim, raw_client(sim) as client:
@@ -224,24 +224,6 @@ async def test_position_changes_are_streamed_until_cancelled(book: Book) -> None
         book.set_position(account, option.con_id, 3)
         await client.send(8, 1, 1)
         assert (await client.next())[0] == "9"
-
-
-async def test_account_updates_are_of_one_account_and_follow_changes() -> None:
-    book = make_book(accounts=2)
-    first, second = book.accounts
-    stock = 265598
-    async with open_tws_simulator(book) as sim, raw_client(sim) as client:
-        await client.send(6, 2, 1, "")
-        await client.expect_error(321)
-        await client.send(6, 2, 1, second)
-        assert (await client.expect(54))[2] == second
-        assert {one[-1] for one in client.seen if one[0] == "7"} == {second}
-        book.set_position(first, stock, 5)
-        book.set_position(second, stock, 6)
-        item = await client.expect(7)
-        assert (item[2], item[-1]) == (str(stock), second)
-        await client.send(6, 2, 0, second)
-        await client.current_time()
 
 
 async def test_masters_with_many_sub_accounts_get_positions_one_account_at_a_time() -> None:

@@ -9,25 +9,26 @@ import subprocess
 import sys
 import threading
 from contextlib import asynccontextmanager
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import trio
-import trio_asyncio
 from ib_async import IB, Contract, StartupFetch, Ticker
 from ibapi.client import EClient
 from ibapi.contract import Contract as IbapiContract
 from ibapi.wrapper import EWrapper
-from trio_asyncio import aio_as_trio
 
 from tests.simulator.tws.client import PATIENCE_S, RawClient, eventually
+from trio_bridge.asyncio_compat import trio_asyncio
+from trio_bridge.simulator.accounts import figures
 from trio_bridge.simulator.book import Book, Holding, make_book
+from trio_bridge.simulator.listings import list_corn
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-    from tests.support.wire_watch import WireWatch
 
 QUICK_S = 0.02
 
@@ -57,7 +58,7 @@ async def connected_ib(sim: TwsSimulator, client_id: int = 10) -> AsyncIterator[
     async with trio_asyncio.open_loop():
         ib = IB()
         with trio.fail_after(PATIENCE_S):
-            await aio_as_trio(ib.connectAsync)(
+            await trio_asyncio.aio_as_trio(ib.connectAsync)(
                 sim.host, sim.port, client_id, readonly=True, fetchFields=StartupFetch(0)
             )
         yield ib
@@ -169,26 +170,18 @@ async def test_ib_async_tells_delayed_from_live_by_the_announced_type(book: Book
         assert is_current(book, ticker)
 
 
-async def test_ib_async_can_use_account_updates_contracts_and_the_clock(
-    book: Book, wire_watch: WireWatch
-) -> None:
-    account = book.accounts[1]
+async def test_ib_async_can_use_contracts_and_the_clock(book: Book) -> None:
     async with open_tws_simulator(book) as sim, connected_ib(sim) as ib:
         with trio.fail_after(PATIENCE_S):
-            await aio_as_trio(ib.reqAccountUpdatesAsync)(account)
-            items = ib.portfolio()
-            assert len(items) == len(book.positions(account))
-            assert {one.contract.exchange for one in items} == {""}
-            option = next(one for one in items if one.contract.secType == "OPT").contract
-            (details,) = await aio_as_trio(ib.reqContractDetailsAsync)(option)
+            option = next(one for one in ib.positions() if one.contract.secType == "OPT").contract
+            (details,) = await trio_asyncio.aio_as_trio(ib.reqContractDetailsAsync)(option)
             assert details.underConId == book.contract(option.conId).under_con_id
-            assert (await aio_as_trio(ib.reqCurrentTimeAsync)()).year > 2000
+            assert (await trio_asyncio.aio_as_trio(ib.reqCurrentTimeAsync)()).year > 2000
+            option.exchange = ""
             refused: list[int] = []
             ib.errorEvent += lambda _req_id, code, *_: refused.append(code)
             ib.reqMktData(option)
             await eventually(lambda: refused == [321])
-    # This client is not a bridge: it may ask for account figures.
-    wire_watch.messages = [one for one in wire_watch.messages if one.fields[0] != "6"]
 
 
 async def test_ib_async_says_nothing_of_a_taken_client_id_but_an_error_event(
@@ -200,7 +193,7 @@ async def test_ib_async_says_nothing_of_a_taken_client_id_but_an_error_event(
         ib = IB()
         ib.errorEvent += lambda _req_id, code, *_: codes.append(code)
         with pytest.raises(TimeoutError), trio.fail_after(PATIENCE_S):
-            await aio_as_trio(ib.connectAsync)(sim.host, sim.port, 10, timeout=0.3)
+            await trio_asyncio.aio_as_trio(ib.connectAsync)(sim.host, sim.port, 10, timeout=0.3)
         assert codes == [326]
     caplog.clear()
 
@@ -212,7 +205,7 @@ async def test_ib_async_works_at_every_layout_that_differs(book: Book, version: 
         assert ib.client.serverVersion() == version
         assert len(ib.positions()) == len(book.positions())
         with trio.fail_after(PATIENCE_S):
-            (details,) = await aio_as_trio(ib.reqContractDetailsAsync)(
+            (details,) = await trio_asyncio.aio_as_trio(ib.reqContractDetailsAsync)(
                 Contract(conId=option.con_id)
             )
         assert details.contract is not None
@@ -236,8 +229,11 @@ class Official(EWrapper, EClient):  # type: ignore[misc]
         self.accounts = ""
         self.held: dict[tuple[str, int], float] = {}
         self.contracts: dict[int, IbapiContract] = {}
-        self.portfolio: list[tuple[int, str, float]] = []
-        self.portfolio_done = False
+        self.values: dict[tuple[int, str, str, str], str] = {}
+        """Of account updates and summaries: by request, account, key, currency."""
+        self.ended: set[int] = set()
+        """Requests whose first answer is complete."""
+        self.held_by_request: dict[tuple[int, str, int], float] = {}
         self.computed: dict[tuple[int, int], tuple[float, ...]] = {}
         self.prices: dict[tuple[int, int], float] = {}
         self.types: dict[int, int] = {}
@@ -261,11 +257,33 @@ class Official(EWrapper, EClient):  # type: ignore[misc]
     def positionEnd(self) -> None:
         self.downloaded.set()
 
-    def updatePortfolio(self, contract: IbapiContract, position: float, *rest: Any) -> None:
-        self.portfolio.append((contract.conId, contract.exchange, position))
+    def positionMulti(
+        self,
+        reqId: int,
+        account: str,
+        modelCode: str,
+        contract: IbapiContract,
+        pos: float,
+        avgCost: float,
+    ) -> None:
+        self.held_by_request[reqId, account, contract.conId] = pos
 
-    def accountDownloadEnd(self, accountName: str) -> None:
-        self.portfolio_done = True
+    def positionMultiEnd(self, reqId: int) -> None:
+        self.ended.add(reqId)
+
+    def accountSummary(self, reqId: int, account: str, tag: str, value: str, currency: str) -> None:
+        self.values[reqId, account, tag, currency] = value
+
+    def accountSummaryEnd(self, reqId: int) -> None:
+        self.ended.add(reqId)
+
+    def accountUpdateMulti(
+        self, reqId: int, account: str, modelCode: str, key: str, value: str, currency: str
+    ) -> None:
+        self.values[reqId, account, key, currency] = value
+
+    def accountUpdateMultiEnd(self, reqId: int) -> None:
+        self.ended.add(reqId)
 
     def tickOptionComputation(
         self, reqId: int, tickType: int, tickAttrib: int, *values: float
@@ -392,10 +410,8 @@ async def test_the_official_client_gets_every_computation_in_its_place(book: Boo
         await eventually(lambda: sim.lines_in_use == 0)
 
 
-async def test_the_official_client_gets_details_account_figures_clock_and_errors(
-    book: Book,
-) -> None:
-    option, account = book.market.options()[0], book.accounts[0]
+async def test_the_official_client_gets_details_clock_and_errors(book: Book) -> None:
+    option = book.market.options()[0]
     async with open_tws_simulator(book) as sim, connected_official(sim) as client:
         wanted = IbapiContract()
         wanted.conId = option.con_id
@@ -407,10 +423,6 @@ async def test_the_official_client_gets_details_account_figures_clock_and_errors
         assert (details.underConId, details.minTick) == (option.under_con_id, 0.05)
         assert (details.underSymbol, details.underSecType) == ("SPX", "IND")
         assert details.realExpirationDate == option.expiry
-        client.reqAccountUpdates(True, account)
-        await eventually(lambda: client.portfolio_done)
-        assert len(client.portfolio) == len(book.positions(account))
-        assert {exchange for _, exchange, _ in client.portfolio} == {""}
         client.reqCurrentTime()
         await eventually(lambda: client.clock > 0)
         client.errors.clear()
@@ -418,6 +430,59 @@ async def test_the_official_client_gets_details_account_figures_clock_and_errors
         wanted.conId = 404
         client.reqContractDetails(5, wanted)
         await eventually(lambda: client.errors == [(4, 321), (5, 200)])
+
+
+async def test_the_official_client_gets_account_values_and_their_changes(book: Book) -> None:
+    first, second = book.accounts
+    option = book.market.options()[0]
+    async with open_tws_simulator(book) as sim, connected_official(sim) as client:
+        client.reqAccountSummary(1, "All", "GrossPositionValue,MaintMarginReq,$LEDGER:ALL")
+        client.reqAccountUpdatesMulti(2, second, "", False)
+        client.reqPositionsMulti(3, first, "")
+        await eventually(lambda: client.ended == {1, 2, 3})
+        for account in book.accounts:
+            truth = {one.key: one.amount for one in figures(book, account)}
+            for key in ("GrossPositionValue", "MaintMarginReq"):
+                assert float(client.values[1, account, key, "USD"]) == pytest.approx(
+                    truth[key], abs=0.01
+                )
+            assert client.values[1, account, "ExchangeRate", "USD"] == "1"
+        assert client.values[2, second, "AccountReady", ""] == "true"
+        assert {account for req_id, account, *_ in client.values if req_id == 2} == {second}
+        assert client.held_by_request == {
+            (3, first, one.contract.con_id): one.quantity for one in book.positions(first)
+        }
+        before = client.values[1, first, "GrossPositionValue", "USD"]
+        book.set_position(first, option.con_id, 99)
+        await eventually(lambda: client.held_by_request[3, first, option.con_id] == 99)
+        await eventually(lambda: client.values[1, first, "GrossPositionValue", "USD"] != before)
+        client.cancelAccountSummary(1)
+        client.cancelAccountUpdatesMulti(2)
+        client.cancelPositionsMulti(3)
+        client.reqCurrentTime()
+        await eventually(lambda: client.clock > 0)
+        client.held_by_request.clear()
+        book.set_position(first, option.con_id, 7)
+        client.reqPositionsMulti(4, second, "")
+        await eventually(lambda: 4 in client.ended)
+        assert {req_id for req_id, *_ in client.held_by_request} == {4}
+        assert {code for _, code in client.errors} <= {2104, 2106, 2158}
+
+
+async def test_the_official_client_is_told_units_and_the_last_trading_instant(book: Book) -> None:
+    corn, _ = list_corn(book, book.accounts[0])
+    at = datetime(2026, 3, 19, 15, 15, tzinfo=ZoneInfo("US/Central"))
+    book.market.end_trading(corn.con_id, at, settled_on=date(2026, 3, 20))
+    async with open_tws_simulator(book) as sim, connected_official(sim) as client:
+        wanted = IbapiContract()
+        wanted.conId = corn.con_id
+        client.reqContractDetails(3, wanted)
+        await eventually(lambda: client.details_done)
+        (details,) = client.details
+        assert (details.priceMagnifier, details.contract.multiplier) == (100, "5000")
+        assert details.contract.lastTradeDateOrContractMonth == "20260319"
+        assert (details.lastTradeTime, details.timeZoneId) == ("15:15", "US/Central")
+        assert details.realExpirationDate == "20260320"
 
 
 async def test_both_clients_at_once_share_the_lines(book: Book) -> None:

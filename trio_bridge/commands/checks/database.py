@@ -16,21 +16,21 @@ from trio_bridge.commands.checks.finding import (
     skipped,
     warning,
 )
+from trio_bridge.commands.database import find_database
 from trio_bridge.errors import ConfigError, OutageError, StoreError
 from trio_bridge.model import utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
-from trio_bridge.stores.database.conninfo import conninfo_from_settings, safe_target
+from trio_bridge.rows import PORTFOLIO_GREEKS
+from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import default_directory
-from trio_bridge.stores.embedded.server import running_conninfo
 from trio_bridge.stores.reading.inspection import Inspection
-from trio_bridge.stores.record import GREEKS_TABLE
 from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Report
     from trio_bridge.config import Settings
-    from trio_bridge.stores.reading.inspection import ServerFacts, Table
+    from trio_bridge.stores.reading.inspection import ServerFacts, TableState
 
 CONNECT_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 10.0
@@ -47,9 +47,7 @@ NETWORK_REMEDY = (
 async def check_database(settings: Settings, report: Report) -> None:
     """Four findings: database, schema, rights, rows."""
     try:
-        conninfo = conninfo_from_settings(settings)
-        if conninfo is None:
-            conninfo = await trio.to_thread.run_sync(running_conninfo, settings.embedded_dir)
+        conninfo = await find_database(settings)
     except ConfigError as error:
         report_with_rest(failed(NAMES[0], error.text, error.remedy), NAMES, report)
         return
@@ -59,12 +57,12 @@ async def check_database(settings: Settings, report: Report) -> None:
         report(skipped("rights", "not looked at"))
         report(skipped("rows", "not looked at"))
         return
+    inspection = Inspection(conninfo)
     try:
-        inspection = await _open(conninfo)
+        await _connect(inspection)
     except StoreError as error:
         report_with_rest(_unreachable(conninfo, error), NAMES, report)
-        return
-    try:
+    else:
         await _inspect(inspection, settings, report)
     finally:
         inspection.close()
@@ -86,9 +84,10 @@ def _embedded(settings: Settings) -> Finding:
     )
 
 
-async def _open(conninfo: str) -> Inspection:
+async def _connect(inspection: Inspection) -> None:
     with trio.move_on_after(CONNECT_TIMEOUT_S):
-        return await Inspection.open(conninfo)
+        await inspection.connect()
+        return
     raise OutageError(f"no answer within {CONNECT_TIMEOUT_S:g} s")
 
 
@@ -114,7 +113,7 @@ async def _inspect(inspection: Inspection, settings: Settings, report: Report) -
                 await inspection.try_to_write(name, utc_now())
             report(_judge_rights(server, complete))
             done = 3
-            report(await _judge_rows(inspection, settings, look=GREEKS_TABLE in complete))
+            report(await _judge_rows(inspection, settings, look=PORTFOLIO_GREEKS.name in complete))
             return
     except StoreError as error:
         found = failed(NAMES[done], error.text, error.remedy)
@@ -141,7 +140,7 @@ def _judge_server(server: ServerFacts) -> Finding:
     return ok("database", text)
 
 
-def _judge_schema(server: ServerFacts, tables: list[Table]) -> Finding:
+def _judge_schema(server: ServerFacts, tables: list[TableState]) -> Finding:
     missing = [table.name for table in tables if table.missing]
     if missing and not server.may_create:
         where = "the search path" if server.schema is None else f"the schema {server.schema}"

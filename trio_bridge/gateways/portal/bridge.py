@@ -1,24 +1,29 @@
 """PORTAL mode: the Client Portal Gateway through httpx.
 
-Read-only by construction: the client sends nothing but what `portal_pacing` lists, and that list
+Read-only by construction: the client sends nothing but what `pacing` lists, and that list
 knows no order, no logout and no competing session.
 """
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.portal import CertificateUnchecked
-from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage, discard_event
-from trio_bridge.gateways.ongoing import Ongoing
-from trio_bridge.gateways.portal.client import is_loopback, tls_context
+from trio_bridge.gateways.base import (
+    EventSink,
+    IBridgeBase,
+    RiskInputs,
+    Usage,
+    discard_event,
+)
+from trio_bridge.gateways.portal.client import Shared, tls_context
 from trio_bridge.gateways.portal.connection import Connection
-from trio_bridge.gateways.portal.health import Answers
-from trio_bridge.gateways.portal.pacing import Pacing, Timing
-from trio_bridge.gateways.readiness import Blocked, Reason
+from trio_bridge.gateways.portal.pacing import USUAL_TIMING, Timing
+from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import ApiMode, utc_now
 
 if TYPE_CHECKING:
@@ -26,10 +31,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.config import Settings
-    from trio_bridge.gateways.base import EventSink
 
 DISCONNECT_TIMEOUT_S: Final = 2.0
-USUAL_TIMING: Final = Timing()
 
 
 class PortalBridge(IBridgeBase):
@@ -53,15 +56,9 @@ class PortalBridge(IBridgeBase):
         timing: Timing = USUAL_TIMING,
     ) -> None:
         super().__init__(settings, emit=emit, now=now)
-        self._timing = timing
+        self._shared = Shared.begin(settings, emit, now, timing)
         self._connection: Connection | None = None
         self._told_unverified = False
-        # These outlive a connection: a reconnect must neither ask too soon nor tell things twice.
-        self._pacing = Pacing()
-        self._troubles = Ongoing(self.emit, trio.current_time)
-        self._answers = Answers(
-            self._troubles, trio.current_time, is_paused=lambda: self._pacing.pause_s > 0
-        )
 
     @property
     def endpoint(self) -> str:
@@ -72,22 +69,14 @@ class PortalBridge(IBridgeBase):
             raise RuntimeError("already connected: disconnect first")
         self._connection = None
         self._leftovers.clear_away()
-        self._begin()
+        readiness = self._begin()
         context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
-        connection = Connection(
-            self.settings,
-            self.emit,
-            context,
-            self._pacing,
-            self._troubles,
-            self._answers,
-            self._timing,
-            self._now,
-        )
+        connection = Connection(self._shared, context, readiness)
         await self.nursery.start(connection.run)
         self._connection = connection
-        self.readiness.clear(Reason.NOT_CONNECTED)
-        self._tell_unverified()
+        if not connection.is_lost:
+            readiness.clear(Reason.NOT_CONNECTED)
+        self._tell_unverified(context)
 
     async def disconnect(self) -> None:
         if self._connection is None:
@@ -109,21 +98,16 @@ class PortalBridge(IBridgeBase):
             raise GatewayError(Reason.NOT_CONNECTED.value)
         await self._connection.probe()
 
-    def not_ready_reason(self) -> Blocked | None:
-        # What is still asked for rather than blocked and cleared, in its place among the others.
-        found = self._connection.not_ready_reason() if self._connection else None
-        blocked = filter(None, (super().not_ready_reason(), found))
-        return min(blocked, key=lambda one: list(Reason).index(one.reason), default=None)
-
     def usage(self) -> Usage:
-        return Usage(self._pacing.answers, self._pacing.requests)
+        pacing = self._shared.pacing
+        return Usage(pacing.answers, pacing.requests)
 
     def inputs(self) -> RiskInputs:
         assert self._connection is not None
         return self._connection.inputs()
 
-    def _tell_unverified(self) -> None:
-        unverified = self.endpoint.startswith("https:") and self.settings.ibkr_ca_file is None
-        if unverified and is_loopback(self.endpoint) and not self._told_unverified:
+    def _tell_unverified(self, context: ssl.SSLContext) -> None:
+        unverified = self.endpoint.startswith("https:") and context.verify_mode is ssl.CERT_NONE
+        if unverified and not self._told_unverified:
             self._told_unverified = True
             self.emit(CertificateUnchecked(self.endpoint))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
@@ -12,17 +13,18 @@ import httpx
 import orjson
 import trio
 
-from trio_bridge.config import LOOPBACK_HOSTS
+from trio_bridge.config import is_loopback
 from trio_bridge.errors import ConfigError, GatewayError
-from trio_bridge.gateways.portal.errors import (
+from trio_bridge.gateways.ongoing import Ongoing
+from trio_bridge.gateways.portal.health import (
     AnswerError,
+    Answers,
     LoggedOutError,
     NoAnswerError,
     PausedError,
 )
-from trio_bridge.gateways.portal.holdings import ShapeError
-from trio_bridge.gateways.portal.transport import tidy_transport
-from trio_bridge.model import utc_now
+from trio_bridge.gateways.portal.pacing import Pacing
+from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
@@ -30,7 +32,12 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from trio_bridge.gateways.portal.pacing import EndpointLimit, Pacing, Timing
+    import httpcore
+
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.base import EventSink
+    from trio_bridge.gateways.portal.health import Health
+    from trio_bridge.gateways.portal.pacing import EndpointLimit, Timing
 
 API_PATH: Final = "/v1/api"
 PENALTY_S: Final = 600.0
@@ -47,8 +54,35 @@ LOGGED_OUT_CODES: Final = frozenset({401, 302, 303, 307})
 TEXT_SHOWN: Final = 80
 UNTRUSTED_REMEDY: Final = "set IBKR_CA_FILE to the PEM file of its issuer"
 
+LIMITS: Final = httpx.Limits(max_connections=10, keepalive_expiry=4.0)
+"""Idle connections are closed before the server does it, commonly after five seconds."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the parts of a connection need and its successors take over: a reconnect must neither
+    ask too soon nor tell things twice."""
+
+    settings: Settings
+    emit: EventSink
+    now: Callable[[], datetime]
+    """The wall clock."""
+    timing: Timing
+    pacing: Pacing
+    troubles: Ongoing
+    answers: Answers
+
+    @classmethod
+    def begin(
+        cls, settings: Settings, emit: EventSink, now: Callable[[], datetime], timing: Timing
+    ) -> Self:
+        """Nothing was asked yet, and nothing is wrong."""
+        pacing = Pacing()
+        troubles = Ongoing(emit, trio.current_time)
+        answers = Answers(troubles, trio.current_time, is_paused=lambda: pacing.pause_s > 0)
+        return cls(settings, emit, now, timing, pacing, troubles, answers)
 
 
 class Answer(NamedTuple, Generic[T]):
@@ -63,10 +97,6 @@ def as_is(payload: Any) -> Any:
     return payload
 
 
-def is_loopback(url: str) -> bool:
-    return (urlsplit(url).hostname or "") in LOOPBACK_HOSTS
-
-
 def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
     """How the gateway's certificate is checked.
 
@@ -76,7 +106,7 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
     Raises:
         ConfigError: IBKR_CA_FILE cannot be used.
     """
-    if ca_file is None and is_loopback(url):
+    if ca_file is None and is_loopback(urlsplit(url).hostname or ""):
         # Without the system's certificates: to read them takes 20 ms, in which no row is written.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -93,34 +123,27 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
 class PortalClient:
     """Requests over one HTTP connection pool; close it with `aclose`.
 
+    An answer may take as long as `Timing` says from the first byte sent to the last one received;
+    waiting for a turn comes on top.
+
     Args:
-        url: `https://host:port`, without the API's path.
+        shared: of the bridge.
         context: from `tls_context`.
-        pacing: shared by all clients of one gateway, one after the other.
-        on_outcome: told of every request's end, with None or what went wrong.
-        timing: how long an answer may take, from the first byte sent to the last one received;
-            waiting for a turn comes on top.
-        now: the wall clock, for a Retry-After that names a date.
+        health: takes note of every request's end.
     """
 
-    def __init__(
-        self,
-        url: str,
-        context: ssl.SSLContext,
-        pacing: Pacing,
-        *,
-        on_outcome: Callable[[EndpointLimit, GatewayError | None], None],
-        timing: Timing,
-        now: Callable[[], datetime] = utc_now,
-    ) -> None:
-        self.pacing = pacing
+    def __init__(self, shared: Shared, context: ssl.SSLContext, health: Health) -> None:
+        url = shared.settings.ibkr_gateway_url
+        self.context = context
+        self.health = health
+        self.pacing = shared.pacing
         self._parts = urlsplit(url)
-        self._on_outcome = on_outcome
-        self._timing = timing
-        self._now = now
+        self._timing = shared.timing
+        self._now = shared.now
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/") + API_PATH,
-            transport=tidy_transport(context),
+            verify=context,
+            limits=LIMITS,
             # Neither a proxy nor ~/.netrc has a say in where a brokerage session goes.
             trust_env=False,
             follow_redirects=False,
@@ -168,13 +191,13 @@ class PortalClient:
                 )
                 answer = read(payload)
             except GatewayError as error:
-                self._on_outcome(endpoint, error)
+                self.health.note(endpoint, error)
                 raise
             except ShapeError as error:
                 useless = AnswerError(f"{where}: {error}")
-                self._on_outcome(endpoint, useless)
+                self.health.note(endpoint, useless)
                 raise useless from error
-            self._on_outcome(endpoint, None)
+            self.health.note(endpoint, None)
             return Answer(answer, asked_at)
 
     async def knock(self) -> None:
@@ -201,13 +224,23 @@ class PortalClient:
     ) -> Any:
         body = orjson.dumps(endpoint.body) if endpoint.method == "POST" else b""
         headers = {"Content-Type": "application/json"} if body else None
+        opened = _Opened()
         try:
             with trio.fail_after(timeout_s):
                 request = self._http.build_request(
-                    endpoint.method, path, params=query, content=body or None, headers=headers
+                    endpoint.method,
+                    path,
+                    params=query,
+                    content=body or None,
+                    headers=headers,
+                    extensions={"trace": opened.note},
                 )
                 request.stream = _Body(body)
-                response = await self._http.send(request, stream=True)
+                try:
+                    response = await self._http.send(request, stream=True)
+                except trio.Cancelled:
+                    await opened.aclose()
+                    raise
                 try:
                     content = await _read_all(response, where)
                 finally:
@@ -268,6 +301,28 @@ class _Body(httpx.AsyncByteStream):
         return self._parts.pop()
 
 
+class _Opened:
+    """The TCP connection that a request has opened, if it did not find one.
+
+    httpcore (1.0) forgets it when the request is given up during the TLS handshake: it closes after
+    an `Exception`, which trio.Cancelled is not. Left to the garbage collector, a gateway that hangs
+    there costs about 90 descriptors (measured), and their warnings appear anywhere.
+    https://www.encode.io/httpcore/extensions/#trace
+    """
+
+    def __init__(self) -> None:
+        self._stream: httpcore.AsyncNetworkStream | None = None
+
+    async def note(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+
+    async def aclose(self) -> None:
+        if self._stream is not None:
+            with trio.CancelScope(shield=True):  # closing a plain socket never waits
+                await self._stream.aclose()
+
+
 async def _read_all(response: httpx.Response, where: str) -> bytes:
     content = bytearray()
     # To its end in any case: what httpx has begun to iterate must not be left to the collector.
@@ -279,31 +334,40 @@ async def _read_all(response: httpx.Response, where: str) -> bytes:
     return bytes(content)
 
 
+def members_of(error: BaseException) -> Iterator[BaseException]:
+    """The errors of a group and of the groups in it; an error that is no group is its own."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from members_of(one)
+    else:
+        yield error
+
+
 def reason_of(error: BaseException) -> str:
-    """A connection's failure in words for a person: its innermost cause that says something."""
+    """A connection's failure in words for a person: its innermost cause that says something; of
+    several addresses' failures each one."""
+    cause: BaseException | None = error
     innermost = error
-    for cause in _causes(error):
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            return "; ".join(dict.fromkeys(map(reason_of, members_of(cause))))
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the gateway's certificate is not trusted ({cause.verify_message})"
         if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
             # Host names that nobody knows have numbers and texts of their own.
             return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
         innermost = cause if str(cause) else innermost
+        cause = cause.__cause__ or cause.__context__
     return str(innermost) or type(error).__name__
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, its cause, the cause of that, …"""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, BaseExceptionGroup):
-            cause = cause.exceptions[0]
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+    """Whether the certificate was refused, perhaps at one of several addresses."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_untrusted, members_of(error)))
+    cause = error.__cause__ or error.__context__
+    here = isinstance(error, ssl.SSLCertVerificationError)
+    return here or (cause is not None and _is_untrusted(cause))
 
 
 def _shown(content: bytes) -> str:

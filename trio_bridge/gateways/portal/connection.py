@@ -6,34 +6,30 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.errors import ConfigError
 from trio_bridge.gateways.base import RiskInputs
 from trio_bridge.gateways.portal.client import PortalClient
-from trio_bridge.gateways.portal.errors import AnswerError, NoAnswerError, PausedError
-from trio_bridge.gateways.portal.feed import PortalFeed
-from trio_bridge.gateways.portal.health import Silence
-from trio_bridge.gateways.portal.login import Login, SessionState
-from trio_bridge.gateways.portal.pacing import (
-    CONTRACT_INFO,
-    DEFINITIONS,
-    OPEN_SESSION,
-    STATUS,
-    Timing,
+from trio_bridge.gateways.portal.definitions import DefinitionLoop
+from trio_bridge.gateways.portal.health import (
+    AnswerError,
+    Health,
+    NoAnswerError,
+    PausedError,
+    SessionState,
 )
+from trio_bridge.gateways.portal.holdings import Memory
+from trio_bridge.gateways.portal.login import Login
+from trio_bridge.gateways.portal.positions import PositionLoop
+from trio_bridge.gateways.portal.quotes import QuoteLoop
 from trio_bridge.gateways.portal.stream import QuoteStream
-from trio_bridge.gateways.readiness import Blocked, Reason
+from trio_bridge.gateways.readiness import Reason
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
-    from datetime import datetime
 
-    from trio_bridge.config import Settings
     from trio_bridge.errors import BridgeError
-    from trio_bridge.gateways.base import EventSink
-    from trio_bridge.gateways.ongoing import Ongoing
-    from trio_bridge.gateways.portal.health import Answers
-    from trio_bridge.gateways.portal.pacing import EndpointLimit, Pacing
+    from trio_bridge.gateways.portal.client import Shared
+    from trio_bridge.gateways.readiness import Readiness
 
 CONNECT_TIMEOUT_S: Final = 40.0
 LOAD_TIMEOUT_S: Final = 20.0
@@ -42,49 +38,23 @@ LOAD_TIMEOUT_S: Final = 20.0
 PROBE_TIMEOUT_S: Final = 20.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
-UNTOLD: Final = (DEFINITIONS, CONTRACT_INFO, OPEN_SESSION)
-"""Endpoints whose failures are told by what they lead to: no multiplier, no brokerage session."""
-
-SESSION_HINTS: Final = frozenset({400, 401})
-"""What other endpoints answer when the session is gone ("no bridge", "not authenticated")."""
-
 
 class Connection:
     """Run it once with `nursery.start`; it ends when it is lost or its scope is cancelled."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        emit: EventSink,
-        context: ssl.SSLContext,
-        pacing: Pacing,
-        troubles: Ongoing,
-        answers: Answers,
-        timing: Timing,
-        now: Callable[[], datetime],
-    ) -> None:
+    def __init__(self, shared: Shared, context: ssl.SSLContext, readiness: Readiness) -> None:
         self.scope = trio.CancelScope()
         self.done = trio.Event()
         self._lost = trio.Event()
         self._lost_error: BridgeError = NoAnswerError("never connected")
         self._connected = False
-        self._pacing = pacing
-        self._answers = answers
-        self._silence = Silence(trio.current_time)
-        url = settings.ibkr_gateway_url
-        self._client = PortalClient(
-            url,
-            context,
-            pacing,
-            on_outcome=self._note,
-            timing=timing,
-            now=now,
-        )
-        self._session = Login(self._client, troubles, url, timing)
-        self.feed = PortalFeed(
-            self._client, settings, emit, troubles, timing, is_well=self._session.is_well
-        )
-        self._stream = QuoteStream(url, context, pacing, self._session, self.feed, troubles, timing)
+        self._shared = shared
+        self._readiness = readiness
+        self._health = Health(shared.answers, readiness, shared.timing.status_stale_s)
+        self._client = PortalClient(shared, context, self._health)
+        self._login = Login(self._client, shared)
+        self._memory = Memory(shared.settings, readiness, shared.timing.settle_s)
+        self._positions = PositionLoop(self._client, shared, self._memory, self._login)
 
     @property
     def is_lost(self) -> bool:
@@ -94,25 +64,19 @@ class Connection:
         await self._lost.wait()
         return str(self._lost_error)
 
-    def not_ready_reason(self) -> Blocked | None:
-        if self.is_lost:
-            return Blocked(Reason.NOT_CONNECTED)
-        if self._silence.is_suspect:
-            return Blocked(Reason.NO_ANSWER, self._silence.last_error)
-        return self._session.not_ready_reason() or self.feed.not_ready_reason()
-
     def inputs(self) -> RiskInputs:
-        greeks = self.feed.greeks(well_at=self._session.well_at)
-        return RiskInputs(self.feed.accounts, self.feed.portfolio.positions(), greeks)
+        memory = self._memory
+        greeks = memory.greeks(well_at=self._health.well_at)
+        return RiskInputs(memory.accounts, memory.holdings.positions(), greeks)
 
     async def probe(self) -> None:
         """See `IBridgeBase.probe`: any answer is a sign of life, even a refusal."""
         with trio.move_on_after(PROBE_TIMEOUT_S):
             try:
-                if self._pacing.pause_s > 0:
+                if self._shared.pacing.pause_s > 0:
                     await self._client.knock()
                 else:
-                    await self._session.tickle()
+                    await self._login.tickle()
             except AnswerError:
                 pass
             return
@@ -129,14 +93,16 @@ class Connection:
             try:
                 await self._open()
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._session.keep_alive)
-                    nursery.start_soon(self._session.watch)
+                    nursery.start_soon(self._end_in_silence)
+                    nursery.start_soon(self._login.keep_alive)
+                    nursery.start_soon(self._login.watch)
                     nursery.start_soon(self._serve)
                     await self._first_load()
                     self._connected = True
                     task_status.started()
             finally:
                 self.done.set()
+                self._readiness.block(Reason.NOT_CONNECTED)
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                     await self._client.aclose()
         if self._lost.is_set() and not self._connected:
@@ -145,7 +111,7 @@ class Connection:
     async def _open(self) -> None:
         with trio.move_on_after(CONNECT_TIMEOUT_S):
             try:
-                if await self._session.check() is SessionState.HEALTHY:
+                if await self._login.check() is SessionState.HEALTHY:
                     await self._load_accounts()
             except PausedError:
                 # The gateway wants peace, which is a state like "not logged in": see that it is
@@ -156,11 +122,11 @@ class Connection:
 
     async def _load_accounts(self) -> None:
         try:
-            await self.feed.load_accounts()
+            await self._positions.load_accounts()
         except ConfigError:
             # It ends the service, and a gateway that is just logging in may not know all of them
             # yet: only what it says again, five seconds later, is its word.
-            await self.feed.load_accounts()
+            await self._positions.load_accounts()
 
     async def _first_load(self) -> None:
         """Wait for the first positions, as long as there is hope for them."""
@@ -168,53 +134,50 @@ class Connection:
             async with trio.open_nursery() as nursery:
 
                 async def give_up() -> None:
-                    await self._session.wait_for(healthy=False)
+                    await self._health.wait_session(well=False)
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(give_up)
-                await self.feed.wait_loaded()
+                await self._memory.wait_download()
                 nursery.cancel_scope.cancel()
 
     async def _serve(self) -> None:
-        """Follow the portfolio whenever the session is well."""
+        """Follow the portfolio whenever the session is well, each time from an empty memory."""
+        client, shared, memory = self._client, self._shared, self._memory
         while True:
-            await self._session.wait_for(healthy=True)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow)
-                nursery.start_soon(self._stream.run)
-                await self._session.wait_for(healthy=False)
-                nursery.cancel_scope.cancel()
+            await self._health.wait_session(well=True)
+            stream = QuoteStream(client, shared, memory, self._login)
+            definitions = DefinitionLoop(client, shared, memory)
+            quotes = QuoteLoop(client, shared, memory, stream)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(stream.run)
+                    nursery.start_soon(self._follow, nursery, definitions, quotes)
+                    await self._health.wait_session(well=False)
+                    nursery.cancel_scope.cancel()
+            finally:
+                # Now, while there is no session: with the next one, nothing old may show.
+                memory.forget()
+                self._positions.forget_accounts()
 
-    async def _follow(self) -> None:
+    async def _follow(
+        self, nursery: trio.Nursery, definitions: DefinitionLoop, quotes: QuoteLoop
+    ) -> None:
+        """The accounts come first, then everything else at once."""
         try:
-            await self.feed.run()
-        except* ConfigError as group:
-            self._end(_first_leaf(group))
-
-    def _note(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
-        self._silence.note(error)
-        if self._silence.is_lost and error is not None:
+            await self._positions.know_accounts()
+            nursery.start_soon(definitions.run)
+            nursery.start_soon(quotes.run)
+            await self._positions.run()
+        except ConfigError as error:
             self._end(error)
-        well = self._session.state is SessionState.HEALTHY
-        if isinstance(error, AnswerError) and error.status in SESSION_HINTS:
-            if not well:
-                return  # that is what "not well" means
-            if endpoint is not STATUS:
-                self._session.look_soon()
-        # A pause is one for all, whichever request has met it.
-        if endpoint not in UNTOLD or isinstance(error, PausedError):
-            self._answers.note(endpoint.path, error)
+
+    async def _end_in_silence(self) -> None:
+        self._end(await self._health.wait_silent())
 
     def _end(self, error: BridgeError) -> None:
         if not self._lost.is_set():
             self._lost_error = error
             self._lost.set()
+            self._readiness.block(Reason.NOT_CONNECTED)
             self.scope.cancel()
-
-
-def _first_leaf(group: BaseExceptionGroup[ConfigError]) -> ConfigError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, ConfigError)
-    return error

@@ -1,4 +1,4 @@
-"""Positions as the portal's pages tell them, completed by contract definitions. Pure.
+"""What one connection holds in memory: positions, their contracts and quotes.
 
 A download counts only when it is whole, what it no longer names is gone only when a second
 download in a row says so, and the first one counts only when a second names the same: the gateway
@@ -8,27 +8,26 @@ loads its cache page by page, and half a book, or an empty one, must never look 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
 
 from trio_bridge.gateways.keys import FUTURES_OPTION, contract_key, underlying_key
-from trio_bridge.gateways.portal.values import read_con_id, read_exact, read_positive
+from trio_bridge.gateways.portal.board import QuoteBoard
+from trio_bridge.gateways.readiness import Reason, Settling
 from trio_bridge.model import Position
 from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence, Set
+    from collections.abc import Iterable, Mapping
 
-SMALLEST_PAGE: Final = 30
-"""What counts when entries don't tell their page's size. Pages were of 30 in the API's first
-specification and are of 100 in today's, where each entry says so."""
+    from trio_bridge.config import Settings
+    from trio_bridge.gateways.readiness import Readiness
+    from trio_bridge.model import Greeks
 
 DERIVATIVES: Final = OPTION_TYPES | FUTURE_TYPES
 UNKNOWN_KIND: Final = "OPT"
 """A holding whose kind nobody has told yet counts as an option without a multiplier: unpriced."""
-
-
-class ShapeError(ValueError):
-    """The gateway's answer is not what its documentation promises; the text says where."""
 
 
 class HeldKey(NamedTuple):
@@ -72,111 +71,15 @@ class Definition:
         )
 
 
-def read_page(payload: object, account: str, others: Set[str] = frozenset()) -> list[Held]:
-    """One page of `/portfolio/{account}/positions/{page}`.
-
-    Args:
-        payload: the JSON.
-        account: which it was asked for.
-        others: which are asked for beside it, so that their positions must not be in it.
-
-    Raises:
-        ShapeError: any entry cannot be read: a position left out would be a false row, and so would
-            one that counts twice.
-    """
-    entries = _objects(payload, "positions")
-    if strangers := others & {_text(entry, "acctId") for entry in entries}:
-        raise ShapeError(
-            f"asked for positions of account {account}, it gives those of {', '.join(strangers)}"
-        )
-    return [_read_held(entry, account) for entry in entries]
-
-
-def is_last_page(payload: Sequence[dict[str, Any]]) -> bool:
-    """Whether a page that could be read is shorter than full, so that none follows."""
-    told = [read_positive(entry.get("pageSize")) or SMALLEST_PAGE for entry in payload]
-    return len(payload) < min(told, default=SMALLEST_PAGE)
-
-
-def _read_held(entry: dict[str, Any], account: str) -> Held:
-    con_id = read_con_id(entry.get("conid"))
-    quantity = read_exact(entry.get("position"))
-    if con_id is None or quantity is None:
-        raise ShapeError(
-            f"a position of account {account} has conid {entry.get('conid')!r} "
-            f"and quantity {entry.get('position')!r}"
-        )
-    return Held(
-        key=HeldKey(account, con_id, _text(entry, "model")),
-        quantity=quantity,
-        sec_type=_text(entry, "assetClass", "secType"),
-        symbol=_text(entry, "ticker", "contractDesc"),
-        currency=_text(entry, "currency"),
-        multiplier=read_positive(entry.get("multiplier")),
-        underlying_con_id=read_con_id(entry.get("undConid")),
-    )
-
-
-def read_definitions(payload: object) -> dict[int, Definition]:
-    """The answer of `/trsrv/secdef`, by contract id.
-
-    Raises:
-        ShapeError: it is something else.
-    """
-    if not isinstance(payload, dict):
-        raise ShapeError("contract definitions are not an object")
-    found = {}
-    for entry in _objects(payload.get("secdef"), "secdef"):
-        if (con_id := read_con_id(entry.get("conid"))) is not None:
-            found[con_id] = Definition(
-                sec_type=_text(entry, "assetClass"),
-                symbol=_text(entry, "ticker"),
-                currency=_text(entry, "currency"),
-                multiplier=read_positive(entry.get("multiplier")),
-                underlying_con_id=read_con_id(entry.get("undConid")),
-            )
-    return found
-
-
-def read_contract_info(payload: object) -> Definition:
-    """The answer of `/iserver/contract/{conid}/info`.
-
-    Raises:
-        ShapeError: it is something else.
-    """
-    if not isinstance(payload, dict):
-        raise ShapeError("a contract's info is not an object")
-    return Definition(
-        sec_type=_text(payload, "instrument_type"),
-        symbol=_text(payload, "symbol"),
-        currency=_text(payload, "currency"),
-        multiplier=read_positive(payload.get("multiplier")),
-        underlying_con_id=read_con_id(payload.get("underlying_con_id")),
-    )
-
-
-def read_accounts(payload: object) -> tuple[str, ...]:
-    """The account ids of `/portfolio/accounts`.
-
-    Raises:
-        ShapeError: it is something else.
-    """
-    found = dict.fromkeys(
-        _text(entry, "accountId", "id") for entry in _objects(payload, "accounts")
-    )
-    found.pop("", None)
-    if not found:
-        raise ShapeError("the gateway names no account")
-    return tuple(found)
-
-
 class Holdings:
     """The last complete positions and what is known of their contracts."""
 
     def __init__(self) -> None:
         self._held: dict[HeldKey, Held] | None = None
-        self._first: frozenset[HeldKey] | None = None
-        """What the last download named while none is accepted yet."""
+        self._accounts: frozenset[str] = frozenset()
+        """Those of the last download that was accepted."""
+        self._first: tuple[frozenset[str], frozenset[HeldKey]] | None = None
+        """What the last download named of accounts that none was accepted of yet."""
         self._missing: frozenset[HeldKey] = frozenset()
         self._definitions: dict[int, Definition] = {}
         self._defined: set[int] = set()
@@ -189,28 +92,31 @@ class Holdings:
         """Whether a complete download has been accepted."""
         return self._held is not None
 
-    def is_doubtful(self, download: Iterable[Held]) -> bool:
-        """Whether it may be for want of something that it looks as it does: the first ones, and
-        those that don't name positions of before."""
-        return self._held is None or not self._held.keys() <= {item.key for item in download}
+    def is_doubtful(self, download: Iterable[Held], accounts: Iterable[str]) -> bool:
+        """Whether it may be for want of something that it looks as it does: an account's first
+        download, and one that doesn't name positions of before."""
+        return not (
+            self._accounts.issuperset(accounts)
+            and (self._held or {}).keys() <= {item.key for item in download}
+        )
 
-    def offer(self, download: Iterable[Held]) -> bool:
+    def offer(self, download: Iterable[Held], accounts: Iterable[str]) -> bool:
         """Take a complete download of all selected accounts; False: ask once more to be sure.
 
-        The first one is accepted when the download before it named the same positions. A later one
-        that doesn't name positions of before is accepted only when the download before it lacked
-        them, too; one that names a position with quantity 0 says plainly that it was closed.
+        An account's first one is accepted when the download before it named the same positions. A
+        later one that doesn't name positions of before is accepted only when the download before it
+        lacked them, too; one that names a position with quantity 0 says plainly that it was closed.
         """
         named = {item.key: item for item in download}
-        if self._held is None:
-            doubtful = self._first != named.keys()
-            self._first = frozenset(named)
-        else:
-            missing = frozenset(self._held.keys() - named.keys())
-            doubtful = not missing <= self._missing
-            self._missing = missing if doubtful else frozenset()
+        new = frozenset(accounts) - self._accounts
+        first = (new, frozenset(key for key in named if key.account in new))
+        missing = frozenset((self._held or {}).keys() - named.keys())
+        doubtful = bool(new and first != self._first) or not missing <= self._missing
+        self._first = first
+        self._missing = missing if doubtful else frozenset()
         if doubtful:
             return False
+        self._accounts = frozenset(accounts)
         self._held = {key: item for key, item in named.items() if item.quantity != 0}
         self._by_con_id = {key.con_id: item for key, item in self._held.items()}
         self._positions = None
@@ -221,6 +127,7 @@ class Holdings:
         the next session may want them to be asked for anew before it computes Greeks."""
         self._defined.clear()
         self._held = self._first = self._positions = None
+        self._accounts = frozenset()
         self._missing = frozenset()
         self._by_con_id = {}
 
@@ -308,17 +215,127 @@ class Holdings:
         )
 
 
-def _objects(payload: object, what: str) -> list[dict[str, Any]]:
-    if not isinstance(payload, list):
-        raise ShapeError(f"{what} are not a list")
-    if not all(isinstance(entry, dict) for entry in payload):
-        raise ShapeError(f"{what} hold something that is not an object")
-    return payload
+class Memory:
+    """What one connection knows of the portfolio: filled by its loops and its stream, which know
+    nothing of each other, and read for each row."""
 
+    def __init__(self, settings: Settings, readiness: Readiness, settle_s: float) -> None:
+        self.holdings = Holdings()
+        self.quotes = QuoteBoard(settings.ib_market_data_type)
+        self.accounts: tuple[str, ...] = ()
+        """Those that the positions are of: one that has just appeared isn't named without its
+        positions."""
+        self.definitions_first = True
+        """Whether quotes wait for their contract's definition; not while none can be had."""
+        self.downloads = 0
+        """Accepted since the connection began."""
+        self._greeks_max_age_s = settings.greeks_max_age_s
+        self._readiness = readiness
+        self._readiness.block(Reason.DOWNLOADING)
+        self._settling = Settling(readiness, settle_s)
+        self._accepted = trio.Event()
 
-def _text(entry: dict[str, Any], *names: str) -> str:
-    for name in names:
-        value = entry.get(name)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-    return ""
+    def accept(
+        self,
+        download: Iterable[Held],
+        accounts: tuple[str, ...],
+        *,
+        asked_at: float,
+        stale_at: float,
+    ) -> bool:
+        """Take a complete download; False: ask once more to be sure (see `Holdings.offer`).
+
+        Args:
+            download: all positions.
+            accounts: those that they are of.
+            asked_at: when the gateway was asked for the first of them.
+            stale_at: when they are no longer called the book.
+        """
+        if not self.holdings.offer(download, accounts):
+            return False
+        self.accounts = accounts
+        self._readiness.clear(Reason.DOWNLOADING)
+        self._readiness.vouch(Reason.POSITIONS_STALE, at=asked_at, until=stale_at)
+        self._learn_underlyings()
+        self.quotes.keep({*self.wanted_con_ids(), *self.holdings.options()})
+        self._settling.start(trio.current_time())
+        self._settle()
+        self.downloads += 1
+        self._accepted.set()
+        self._accepted = trio.Event()
+        return True
+
+    async def wait_download(self, seen: int = 0) -> int:
+        """Wait until more than `seen` downloads were accepted; return how many there were."""
+        while self.downloads <= seen:
+            await self._accepted.wait()
+        return self.downloads
+
+    def forget(self) -> None:
+        """The login has ended: the next one may be another person's."""
+        self.holdings.forget()
+        self.quotes.clear()
+        self.definitions_first = True
+        self._readiness.block(Reason.DOWNLOADING)
+        self._settling.forget()
+
+    def take_quotes(self, answers: Iterable[tuple[int, Mapping[str, object]]], at: float) -> None:
+        """Take what was said of these contracts (see `QuoteBoard.merge`)."""
+        for con_id, answer in answers:
+            self.quotes.merge(con_id, answer, at)
+        self._settle()
+
+    def take_definitions(self, con_ids: Iterable[int], definitions: dict[int, Definition]) -> None:
+        """Take the answer to a question for these contracts."""
+        self.holdings.define(con_ids, definitions)
+        self._settle()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every option has answered, or has had its time to."""
+        return self._settling.is_over(trio.current_time())
+
+    def wanted_con_ids(self) -> list[int]:
+        """Contracts whose market data a row needs: the options and their underlyings."""
+        options = self.holdings.options()
+        if self.definitions_first:
+            # The gateway computes some derivatives only after their definition was asked for.
+            undefined = set(self.holdings.undefined())
+            options = [con_id for con_id in options if con_id not in undefined]
+        underlyings = (
+            self.holdings.underlying_of(con_id) or self.quotes.underlying_of(con_id)
+            for con_id in options
+        )
+        return list(dict.fromkeys([*options, *(con_id for con_id in underlyings if con_id)]))
+
+    def greeks(self, *, well_at: float) -> dict[int, Greeks]:
+        """The last model Greeks by contract id, no younger than the last word that the session is
+        well: a gateway that is cut off may go on to tell what it knew."""
+        since = trio.current_time() - self._greeks_max_age_s
+        found = {}
+        for con_id in self.holdings.options():
+            underlying = self.holdings.underlying_of(con_id)
+            greeks = self.quotes.greeks(con_id, underlying, since=since, until=well_at)
+            if greeks is not None:
+                found[con_id] = greeks
+        return found
+
+    def _settle(self) -> None:
+        """See whether every option has answered."""
+        if (
+            not self.is_settled
+            and not self.holdings.undefined()
+            and all(map(self.quotes.has_greeks, self.holdings.options()))
+        ):
+            self._settling.answered()
+
+    def _learn_underlyings(self) -> None:
+        """Where neither positions nor definitions name an option's underlying, its data may."""
+        told = {
+            con_id: Definition(underlying_con_id=underlying)
+            for con_id in self.holdings.options()
+            if self.holdings.underlying_of(con_id) is None
+            and (underlying := self.quotes.underlying_of(con_id)) is not None
+        }
+        if told:
+            self.holdings.learn(told)

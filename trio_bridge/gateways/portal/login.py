@@ -6,8 +6,6 @@ never compete, never log out, and wait in patience.
 
 from __future__ import annotations
 
-import math
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
@@ -20,42 +18,19 @@ from trio_bridge.events.portal import (
     LoginCutOff,
     NoBrokerageSession,
 )
-from trio_bridge.gateways.portal.errors import AnswerError, LoggedOutError
-from trio_bridge.gateways.portal.holdings import ShapeError
+from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, SessionState
 from trio_bridge.gateways.portal.pacing import OPEN_SESSION, STATUS, TICKLE
-from trio_bridge.gateways.readiness import Blocked, Reason
+from trio_bridge.gateways.portal.values import ShapeError
 
 if TYPE_CHECKING:
     from trio_bridge.events.event import Event
-    from trio_bridge.gateways.ongoing import Ongoing
-    from trio_bridge.gateways.portal.client import Answer, PortalClient
-    from trio_bridge.gateways.portal.pacing import Timing
+    from trio_bridge.gateways.portal.client import Answer, PortalClient, Shared
 
 STATUS_GAP_S: Final = 1.0
 """Between two looks at the status, however often one is asked for."""
 
 OPENING_LOOKS: Final = 3
 """How often the status is looked at after the brokerage session was opened."""
-
-
-class SessionState(Enum):
-    """Whether rows can be had, and if not, what for."""
-
-    UNKNOWN = "the session's state is not known yet"
-    HEALTHY = "the session is well"
-    LOGGED_OUT = "nobody is logged in at the gateway"
-    NO_BROKERAGE = "the gateway has no brokerage session"
-    COMPETING = "another session of yours has the market data"
-    UPSTREAM_LOST = "the gateway has lost its connection to Interactive Brokers"
-
-
-NOT_WELL: Final = {
-    SessionState.UNKNOWN: Reason.SESSION_UNKNOWN,
-    SessionState.LOGGED_OUT: Reason.LOGGED_OUT,
-    SessionState.NO_BROKERAGE: Reason.NO_BROKERAGE,
-    SessionState.COMPETING: Reason.COMPETING,
-    SessionState.UPSTREAM_LOST: Reason.UPSTREAM_LOST,
-}
 
 
 def read_status(payload: object) -> SessionState:
@@ -78,30 +53,19 @@ def read_tickle(payload: object) -> SessionState:
 
 
 class Login:
-    """One connection's view of the brokerage session.
+    """Looks after one connection's brokerage session; what it finds is noted in the client's
+    `Health`."""
 
-    Args:
-        client: asks the gateway.
-        troubles: where starts and ends are told.
-        login_url: where a person logs in.
-    """
-
-    def __init__(
-        self, client: PortalClient, troubles: Ongoing, login_url: str, timing: Timing
-    ) -> None:
-        self.state = SessionState.UNKNOWN
+    def __init__(self, client: PortalClient, shared: Shared) -> None:
         self.token = ""
         """What the WebSocket wants to see: the `session` of a tickle."""
-        self.well_at = -math.inf
-        """When the session was last called well."""
         self._client = client
-        self._troubles = troubles
-        self._login_url = login_url
-        self._timing = timing
+        self._health = client.health
+        self._troubles = shared.troubles
+        self._login_url = shared.settings.ibkr_gateway_url
+        self._timing = shared.timing
         self._tickled = SessionState.UNKNOWN
         """What the last tickle told, until the status is known again."""
-        self._changed = trio.Event()
-        self._look = trio.Event()
         self._looking = trio.Lock()
 
     async def check(self) -> SessionState:
@@ -115,7 +79,7 @@ class Login:
             reason = ""
             if state in (SessionState.NO_BROKERAGE, SessionState.COMPETING) and not authenticated:
                 # Before it is told: the new one may be there at once, or not for long.
-                self._become(state)
+                self._health.note_session(state)
                 # Without competing this takes nothing from the owner, and it is refused or
                 # without effect as long as the owner's session lasts.
                 found, (state, reason) = state, await self._open(state)
@@ -126,15 +90,6 @@ class Login:
             self._set(state, reason)
             return state
 
-    def not_ready_reason(self) -> Blocked | None:
-        """Why no row is true as far as the session goes; None when it is well."""
-        if self.state is not SessionState.HEALTHY:
-            return Blocked(NOT_WELL[self.state])
-        age_s = trio.current_time() - self.well_at
-        if age_s > self._timing.status_stale_s:
-            return Blocked(Reason.SESSION_STALE, f"{age_s:.0f} s")
-        return None
-
     async def is_well(self) -> bool:
         """Look now, as `check`; where the status has no use, a tickle tells it, too."""
         try:
@@ -142,15 +97,6 @@ class Login:
         except AnswerError:
             await self.tickle()
             return self._tickled is SessionState.HEALTHY
-
-    async def wait_for(self, *, healthy: bool) -> None:
-        """Wait until the session is (or is no longer) well."""
-        while (self.state is SessionState.HEALTHY) is not healthy:
-            await self._changed.wait()
-
-    def look_soon(self) -> None:
-        """Something hints that the state has changed: look without waiting for the next time."""
-        self._look.set()
 
     async def tickle(self) -> None:
         """Keep the session alive, and notice its state.
@@ -168,8 +114,13 @@ class Login:
         if isinstance(answer, dict) and isinstance(answer.get("session"), str):
             self.token = answer["session"]
         state = read_tickle(answer)
-        self._note_well(state, told.asked_at)
+        self._health.note_word(state, told.asked_at)
         self._told_by_tickle(state)
+
+    def take_hint(self, status: object) -> None:
+        """The stream has told a status: look soon if it is not well."""
+        if read_status(status) not in (SessionState.UNKNOWN, SessionState.HEALTHY):
+            self._health.doubt_session()
 
     async def keep_alive(self) -> NoReturn:
         """Tickle once a minute for ever; no failure ends it."""
@@ -184,26 +135,22 @@ class Login:
     async def watch(self) -> NoReturn:
         """Look at the status for ever: often while all is well, patiently while it is not."""
         while True:
-            is_well = self.state is SessionState.HEALTHY
             timing = self._timing
-            with trio.move_on_after(timing.status_s if is_well else timing.login_retry_s):
-                await self._look.wait()
-            self._look = trio.Event()
+            with trio.move_on_after(
+                timing.status_s if self._health.is_well else timing.login_retry_s
+            ):
+                await self._health.wait_doubted()
             try:
                 await self.check()
             except GatewayError:  # told by the client's own bookkeeping
-                if self._tickled not in (SessionState.UNKNOWN, self.state):
+                if self._tickled not in (SessionState.UNKNOWN, self._health.session):
                     self._set(self._tickled, "")
             await trio.sleep(STATUS_GAP_S)
 
     def _told_by_tickle(self, state: SessionState) -> None:
         self._tickled = state
-        if state not in (SessionState.UNKNOWN, self.state):
-            self.look_soon()
-
-    def _note_well(self, state: SessionState, asked_at: float) -> None:
-        if state is SessionState.HEALTHY:
-            self.well_at = max(self.well_at, asked_at)
+        if state not in (SessionState.UNKNOWN, self._health.session):
+            self._health.doubt_session()
 
     async def _status(self) -> tuple[SessionState, bool]:
         """The state, and whether the gateway calls itself authenticated."""
@@ -212,7 +159,7 @@ class Login:
         except LoggedOutError:
             return SessionState.LOGGED_OUT, False
         state = read_status(answer.value)
-        self._note_well(state, answer.asked_at)
+        self._health.note_word(state, answer.asked_at)
         return state, answer.value["authenticated"]
 
     async def _open(self, state: SessionState) -> tuple[SessionState, str]:
@@ -235,13 +182,7 @@ class Login:
             self._troubles.end("session", LoginBack)
         else:
             self._troubles.begin("session", self._trouble(state, reason))
-        self._become(state)
-
-    def _become(self, state: SessionState) -> None:
-        if state is not self.state:
-            self.state = state
-            self._changed.set()
-            self._changed = trio.Event()
+        self._health.note_session(state)
 
     def _trouble(self, state: SessionState, reason: str) -> Event:
         match state:

@@ -47,8 +47,8 @@ class Timing(NamedTuple):
     """A WebSocket on which nothing was heard for so long is given up; it has a heartbeat."""
     resubscribe_s: float = 480.0
     """A subscription ends by itself after ten minutes."""
-    longest_backoff_s: float = 30.0
-    """After answers of no use the pauses double up to this."""
+    backoff_s: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 30.0)
+    """The pauses after answers of no use."""
     answer_s: float = 5.0
     slow_answer_s: float = 15.0
     """For what the gateway itself has to ask Interactive Brokers for: positions, the session."""
@@ -56,6 +56,9 @@ class Timing(NamedTuple):
     """So long the first rows wait for options that have not answered yet."""
     positions_stale_s: float = 60.0
     """Positions not read again for so long (12 polls) are no longer called the book."""
+
+
+USUAL_TIMING: Final = Timing()
 
 
 class Rate(NamedTuple):

@@ -1,222 +1,99 @@
-"""What the portal has said about each contract, merged field by field, each with its age. Pure.
-
-The portal answers piecemeal: the first question only starts a contract's stream, computed fields
-come later and one by one, the WebSocket sends only what changed. So every field keeps the instant
-of the last answer that held it, and a Greek is as old as the oldest of the four. It keeps its kind,
-too: that it is live by now says nothing of a delayed value that came before.
-"""
+"""Asks for the quotes of what is held, over and over: often until every option has answered, rarely
+while the stream brings the changes."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from trio_bridge.gateways.portal.values import (
-    ASK,
-    AVAILABILITY,
-    BID,
-    DELTA,
-    GAMMA,
-    GREEK_FIELDS,
-    LAST,
-    MARK,
-    NUMBER_FIELDS,
-    PRICE_FIELDS,
-    THETA,
-    UNDERLYING_CON_ID,
-    VEGA,
-    is_allowed,
-    read_availability,
-    read_con_id,
-    read_number,
-)
-from trio_bridge.model import DataType, Greeks
-from trio_bridge.risk.greeks import NOT_COMPUTED, valid_greek, valid_price
+import trio
+
+from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.portal.pacing import BROKERAGE_ACCOUNTS, SNAPSHOT, SNAPSHOT_CON_IDS
+from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, ShapeError, read_con_id
+from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Sequence
 
-THETA_OF_MINUS_2: Final = math.nextafter(NOT_COMPUTED, 0.0)
-"""What a theta written `-2.000` is taken for: the number beside the one that says "not computed".
+    from trio_bridge.gateways.portal.client import PortalClient, Shared
+    from trio_bridge.gateways.portal.holdings import Memory
+    from trio_bridge.gateways.portal.stream import QuoteStream
 
-The portal rounds Greeks to few decimals, so every theta from -2.0005 to -1.9995 a day is written
-so. Options on large indices have such ones, and must not drop out of a row on the way. Should the
-portal write -2 for "not computed", as the TWS API does, the other three tell: none of them can be
--2, and an option counts with all four or not at all.
-"""
-
-
-PRICE_BEHIND_S: Final = 30.0
-"""An underlying's price may be so much older than the Greeks beside it: several polls have had
-their turn meanwhile."""
+INTRODUCE_AFTER: Final = 2
+"""After so many failures the brokerage accounts are asked for again, which the gateway wants to
+come first: its session may have been renewed unnoticed."""
 
 
-class _Said(NamedTuple):
-    """One field as last answered; `value` is None when the answer held no usable number."""
+class QuoteLoop:
+    """Asks for the quotes that one login needs; `run` it once."""
 
-    value: float | None
-    at: float
-    kind: DataType | None
-    """As it was known then, at best: None when it was said to be none."""
+    def __init__(
+        self, client: PortalClient, shared: Shared, memory: Memory, stream: QuoteStream
+    ) -> None:
+        self._client = client
+        self._memory = memory
+        self._stream = stream
+        self._timing = shared.timing
 
+    async def run(self) -> NoReturn:
+        """Ask until cancelled."""
+        backoff = Backoff(self._timing.backoff_s)
+        introduced = False
+        while True:
+            began = trio.current_time()
+            if not introduced:
+                with suppress(GatewayError):
+                    await self._client.ask(BROKERAGE_ACCOUNTS)
+                    introduced = True
+            if await self._ask_all(self._memory.wanted_con_ids()):
+                backoff = backoff.restarted()
+                pause_s = self._pause_s()
+            else:
+                pause_s = backoff.delay_s
+                backoff = backoff.attempted()
+                introduced = introduced and backoff.attempts < INTRODUCE_AFTER
+            await trio.sleep_until(began + pause_s)
 
-@dataclass(slots=True)
-class _Quote:
-    fields: dict[str, _Said] = field(default_factory=dict)
-    kind: DataType | None = None
-    kind_at: float = -math.inf
-    underlying_con_id: int | None = None
+    async def _ask_all(self, con_ids: Sequence[int]) -> bool:
+        """Ask for all quotes once; whether every answer came."""
+        outcomes: list[bool] = []
 
-    def merge(self, answer: Mapping[str, object], at: float) -> None:
-        kind = self.kind if self.kind_at > -math.inf else DataType.LIVE
-        if AVAILABILITY in answer:
-            kind = read_availability(answer[AVAILABILITY])
-            if at >= self.kind_at:
-                self.kind, self.kind_at = kind, at
-        for name in NUMBER_FIELDS:
-            if name in answer:
-                self._say(name, answer[name], at, kind)
-        if (underlying := read_con_id(answer.get(UNDERLYING_CON_ID))) is not None:
-            self.underlying_con_id = underlying
+        async def ask(batch: Sequence[int]) -> None:
+            outcomes.append(await self._ask(batch))
 
-    def _say(self, name: str, raw: object, at: float, kind: DataType | None) -> None:
-        before = self.fields.get(name)
-        if before is not None and before.at > at:
-            return  # a streamed value has overtaken this answer
-        reading = read_number(raw)
-        if reading is None or (reading.percent and name in GREEK_FIELDS):
-            # A Greek in percent has no unit that we know: better none.
-            self.fields[name] = _Said(None, at, kind)
-            return
-        if reading.prior_close and kind is not None:
-            # The previous day's value is at best the day's last of a closed market.
-            kind = max(kind, DataType.FROZEN)
-        self.fields[name] = _Said(reading.value, at, kind)
+        async with trio.open_nursery() as nursery:
+            for start in range(0, len(con_ids), SNAPSHOT_CON_IDS):
+                nursery.start_soon(ask, con_ids[start : start + SNAPSHOT_CON_IDS])
+        return all(outcomes)
 
-    def said(self, name: str) -> _Said | None:
-        found = self.fields.get(name)
-        return None if found is None or found.value is None else found
+    async def _ask(self, con_ids: Sequence[int]) -> bool:
+        query = {"conids": ",".join(map(str, con_ids)), "fields": ",".join(REQUESTED_FIELDS)}
+        try:
+            answer = await self._client.ask(SNAPSHOT, read=read_snapshot, query=query)
+        except GatewayError:
+            return False
+        self._memory.take_quotes(answer.value, answer.asked_at)
+        return True
 
-    def kind_of(self, values: Iterable[_Said], *, since: float = -math.inf) -> DataType | None:
-        """The worst kind of these and the one that there is now; None when it is not known.
-
-        Now, too: whether the word that the data are of another kind comes before them is documented
-        nowhere.
-        """
-        worst = self.kind if self.kind_at >= since else None
-        for said in values:
-            if worst is None or said.kind is None:
-                return None
-            worst = max(worst, said.kind)
-        return worst
-
-    def greeks_said(self) -> list[_Said]:
-        return [found for name in GREEK_FIELDS if (found := self.said(name)) is not None]
-
-    def greek(self, name: str) -> float | None:
-        found = self.said(name)
-        if found is None:
-            return None
-        if name == THETA and found.value == NOT_COMPUTED:
-            return THETA_OF_MINUS_2
-        return found.value if valid_greek(found.value) else None
+    def _pause_s(self) -> float:
+        if not self._memory.is_settled:
+            return self._timing.first_quotes_s
+        if self._stream.is_streaming:
+            return self._timing.streamed_quotes_s
+        return self._timing.quotes_s
 
 
-class QuoteBoard:
-    """All contracts' quotes. Times are instants of the monotonic clock, in seconds."""
+def read_snapshot(payload: Any) -> list[tuple[int, dict[str, Any]]]:
+    """The answer of `/iserver/marketdata/snapshot`: each contract's fields.
 
-    def __init__(self, market_data_type: DataType) -> None:
-        self._market_data_type = market_data_type
-        self._quotes: dict[int, _Quote] = {}
-
-    def merge(self, con_id: int, answer: Mapping[str, object], at: float) -> None:
-        """Take one contract's part of a snapshot or of the stream.
-
-        Args:
-            con_id: the contract.
-            answer: field id → value, as the portal wrote it; other keys are ignored.
-            at: for an answer the instant it was asked for, so that it never looks younger than it
-                is, nor replaces what was streamed meanwhile; for the stream the instant of arrival.
-        """
-        self._quotes.setdefault(con_id, _Quote()).merge(answer, at)
-
-    def keep(self, con_ids: Collection[int]) -> None:
-        """Forget every other contract."""
-        for con_id in self._quotes.keys() - con_ids:
-            del self._quotes[con_id]
-
-    def clear(self) -> None:
-        self._quotes.clear()
-
-    def has_greeks(self, con_id: int) -> bool:
-        """Whether the contract has answered in full: four valid Greeks of a kind that is known."""
-        quote = self._quotes.get(con_id)
-        return (
-            quote is not None
-            and quote.kind_of(quote.greeks_said()) is not None
-            and all(quote.greek(name) is not None for name in GREEK_FIELDS)
-        )
-
-    def greeks_at(self, con_id: int) -> float:
-        """When the oldest of the contract's four Greeks was told; long ago if one never was."""
-        quote = self._quotes.get(con_id)
-        if quote is None or not self.has_greeks(con_id):
-            return -math.inf
-        return min(found.at for found in quote.greeks_said())
-
-    def underlying_of(self, con_id: int) -> int | None:
-        """The underlying that the market data names."""
-        quote = self._quotes.get(con_id)
-        return None if quote is None else quote.underlying_con_id
-
-    def greeks(
-        self,
-        con_id: int,
-        underlying_con_id: int | None,
-        *,
-        since: float,
-        until: float = math.inf,
-    ) -> Greeks | None:
-        """The contract's model Greeks; None when it has none, or of a kind that may not count.
-
-        A kind and an underlying's price that were last told before `since` are no longer known; and
-        what was told after `until` may be no younger than that.
-        """
-        quote = self._quotes.get(con_id)
-        if quote is None:
-            return None
-        said = quote.greeks_said()
-        kind = quote.kind_of(said, since=since)
-        if kind is None or not said or not is_allowed(kind, self._market_data_type):
-            return None
-        oldest = min(found.at for found in said)
-        price_since = max(since, oldest - PRICE_BEHIND_S)
-        return Greeks(
-            delta=quote.greek(DELTA),
-            gamma=quote.greek(GAMMA),
-            vega=quote.greek(VEGA),
-            theta=quote.greek(THETA),
-            underlying_price=self._price(underlying_con_id or quote.underlying_con_id, price_since),
-            data_type=kind,
-            current_until=min(oldest, until),
-        )
-
-    def _price(self, con_id: int | None, since: float) -> float | None:
-        """A contract's price: its mark, its last, or the middle of bid and ask, of a kind that may
-        count."""
-        quote = self._quotes.get(con_id) if con_id is not None else None
-        if quote is None:
-            return None
-        prices = {
-            name: price
-            for name in PRICE_FIELDS
-            if (found := quote.said(name)) is not None
-            and found.at >= since
-            and is_allowed(quote.kind_of([found]), self._market_data_type)
-            and (price := valid_price(found.value)) is not None
-        }
-        for name in (MARK, LAST):
-            if name in prices:
-                return prices[name]
-        return (prices[BID] + prices[ASK]) / 2 if BID in prices and ASK in prices else None
+    Raises:
+        ShapeError: it is something else.
+    """
+    if not isinstance(payload, list) or not all(isinstance(entry, dict) for entry in payload):
+        raise ShapeError("the snapshot is not a list of objects")
+    return [
+        (con_id, entry)
+        for entry in payload
+        if (con_id := read_con_id(entry.get("conid", entry.get("conidEx")))) is not None
+    ]

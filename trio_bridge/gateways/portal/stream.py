@@ -25,18 +25,15 @@ from trio_websocket import (
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.portal import StreamBack, StreamLost
-from trio_bridge.gateways.portal.client import API_PATH
-from trio_bridge.gateways.portal.login import SessionState, read_status
+from trio_bridge.gateways.portal.client import API_PATH, members_of
 from trio_bridge.gateways.portal.pacing import STREAM
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
+from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
-    import ssl
-
-    from trio_bridge.gateways.ongoing import Ongoing
-    from trio_bridge.gateways.portal.feed import PortalFeed
+    from trio_bridge.gateways.portal.client import PortalClient, Shared
+    from trio_bridge.gateways.portal.holdings import Memory
     from trio_bridge.gateways.portal.login import Login
-    from trio_bridge.gateways.portal.pacing import Pacing, Timing
 
 OPEN_TIMEOUT_S: Final = 10.0
 MESSAGES_A_SECOND: Final = 20
@@ -67,59 +64,52 @@ STREAM_ERRORS: Final = (
 class QuoteStream:
     """Keeps one WebSocket open while it runs, and everything subscribed that a row needs."""
 
-    def __init__(
-        self,
-        url: str,
-        context: ssl.SSLContext,
-        pacing: Pacing,
-        session: Login,
-        feed: PortalFeed,
-        troubles: Ongoing,
-        timing: Timing,
-    ) -> None:
-        parts = urlsplit(url)
-        self._context = context if parts.scheme == "https" else None
+    def __init__(self, client: PortalClient, shared: Shared, memory: Memory, login: Login) -> None:
+        parts = urlsplit(shared.settings.ibkr_gateway_url)
+        self.is_streaming = False
+        """Whether it brings the changes now: then polling only looks after it."""
+        self._context = client.context if parts.scheme == "https" else None
         self._host = parts.hostname or ""
         self._port = parts.port or (80 if self._context is None else 443)
         self._path = f"{parts.path}{API_PATH}{STREAM.path}"
-        self._pacing = pacing
-        self._session = session
-        self._feed = feed
-        self._troubles = troubles
-        self._timing = timing
+        self._memory = memory
+        self._login = login
+        self._pacing = shared.pacing
+        self._troubles = shared.troubles
+        self._timing = shared.timing
         self._welcome = trio.Event()
-        self._streamed = False
-        """Whether the last attempt led to a stream."""
         self._subscribed_at: dict[int, float] = {}
 
     async def run(self) -> NoReturn:
         """Stream until cancelled; when it breaks, try again, ever more patiently."""
-        attempts = 0
-        await self._feed.wait_loaded()
+        backoff = Backoff(self._timing.backoff_s)
+        await self._memory.wait_download()
         while True:
             await trio.sleep(self._pacing.pause_s)
-            self._streamed = False
             reason = await self._stream_once()
-            attempts = 1 if self._streamed else attempts + 1
-            if attempts >= TROUBLE_AFTER_ATTEMPTS:
+            if self.is_streaming:
+                self.is_streaming = False
+                backoff = backoff.restarted()
+            if backoff.attempt >= TROUBLE_AFTER_ATTEMPTS:
                 self._troubles.begin("stream", StreamLost(reason))
-            await trio.sleep(min(2.0 ** min(attempts, 10), self._timing.longest_backoff_s))
+            await trio.sleep(backoff.delay_s)
+            backoff = backoff.attempted()
 
     async def _stream_once(self) -> str:
         """Open the WebSocket and follow it to its end; return why it ended."""
         reason = "ended"
         stream = None
         try:
-            await self._session.tickle()  # it tells the token that the WebSocket asks for
+            await self._login.tickle()  # it tells the token that the WebSocket asks for
             async with self._pacing.turn(STREAM):
                 stream = await self._open_stream()
             async with trio.open_nursery() as nursery:
                 reason = await self._follow(await self._shake_hands(nursery, stream))
                 nursery.cancel_scope.cancel()
         except* STREAM_ERRORS as group:
-            reason = _first_leaf(group)
+            said = (str(one) or type(one).__name__ for one in members_of(group))
+            reason = "; ".join(dict.fromkeys(said))
         finally:
-            self._feed.streaming = False
             if stream is not None:
                 # Not left to the library, which forgets it when the handshake is refused.
                 await trio.aclose_forcefully(stream)
@@ -182,19 +172,18 @@ class QuoteStream:
         elif topic.startswith(QUOTES_TOPIC):
             con_id = read_con_id(told.get("conid", topic.removeprefix(QUOTES_TOPIC)))
             if con_id in self._subscribed_at:
-                self._feed.quotes.merge(con_id, told, trio.current_time())
+                self._memory.take_quotes([(con_id, told)], trio.current_time())
         elif topic == "sts" and isinstance(told.get("args"), dict):
             if told["args"].get("authenticated") is True:
                 self._welcome.set()
-            if read_status(told["args"]) not in (SessionState.UNKNOWN, SessionState.HEALTHY):
-                self._session.look_soon()
+            self._login.take_hint(told["args"])
 
     async def _keep_subscribed(self, socket: WebSocketConnection) -> None:
         """Subscribe what a row needs, again before it ends by itself, and end what is not."""
         with trio.move_on_after(WELCOME_S):
             await self._welcome.wait()
         while True:
-            wanted = self._feed.wanted_con_ids()
+            wanted = self._memory.wanted_con_ids()
             for con_id in self._subscribed_at.keys() - set(wanted):
                 del self._subscribed_at[con_id]
                 await _send(socket, f"umd+{con_id}+{{}}")
@@ -205,8 +194,8 @@ class QuoteStream:
                     self._subscribed_at[con_id] = trio.current_time()
                     await _send(socket, f"{QUOTES_TOPIC}{con_id}+{FIELDS}")
                     await trio.sleep(1 / MESSAGES_A_SECOND)
-            if not self._feed.streaming:
-                self._feed.streaming = self._streamed = True
+            if not self.is_streaming:
+                self.is_streaming = True
                 self._troubles.end("stream", StreamBack)
             await trio.sleep(ROUND_S)
 
@@ -216,17 +205,10 @@ class QuoteStream:
             await _send(socket, "tic")
 
     def _token(self) -> bytes:
-        return orjson.dumps({"session": self._session.token})
+        return orjson.dumps({"session": self._login.token})
 
 
 async def _send(socket: WebSocketConnection, message: str) -> None:
     """Send; that the connection is gone, its receiver notices."""
     with suppress(ConnectionClosed):
         await socket.send_message(message)
-
-
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error) or type(error).__name__

@@ -1,4 +1,5 @@
-"""The Client Portal's values: field ids, the strings that numbers come in, what a kind means. Pure.
+"""The Client Portal's values: field ids, the strings that numbers come in, what a kind means, and
+how the entries of an answer are read. Pure.
 
 Field ids: https://www.interactivebrokers.com/docs/web-api/v1/endpoints/market-data (an older
 description of this bridge had theta and vega exchanged: a test pins them).
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from trio_bridge.model import DataType
 from trio_bridge.risk.greeks import LARGEST_CREDIBLE
@@ -38,6 +39,32 @@ _NUMBER = re.compile(
 )
 _SCALE: Final = {"K": 1e3, "M": 1e6, "B": 1e9}
 _LONGEST = 40
+
+
+class ShapeError(ValueError):
+    """The gateway's answer is not what its documentation promises; the text says where."""
+
+
+def read_objects(payload: object, what: str) -> list[dict[str, Any]]:
+    """A list of objects; `what` names it.
+
+    Raises:
+        ShapeError: it is something else.
+    """
+    if not isinstance(payload, list):
+        raise ShapeError(f"{what} are not a list")
+    if not all(isinstance(entry, dict) for entry in payload):
+        raise ShapeError(f"{what} hold something that is not an object")
+    return payload
+
+
+def read_text(entry: dict[str, Any], *names: str) -> str:
+    """The first of these members that holds a text; empty when none does."""
+    for name in names:
+        value = entry.get(name)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    return ""
 
 
 class Reading(NamedTuple):

@@ -1,22 +1,34 @@
 """Asks, and knows when to stop: a name server for the gateway's addresses, the gateway for whatever
-asyncio code answers; and says why there was no answer."""
+asyncio code answers; and says why there was no answer.
+
+trio-asyncio passes a cancellation on to the asyncio task and then waits until that has ended,
+without a bound: a task that swallows the cancellation, or that can take no step at all, would hold
+up the connection, and with it the whole service, for ever. Here the wait has one.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import TYPE_CHECKING, TypeVar
 
+import structlog
 import trio
-import trio_asyncio
 
 from trio_bridge.errors import GatewayError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import Any
 
 T = TypeVar("T")
 
 LONGEST_ANSWER_S = 600.0
+
+ENDING_S = 0.5
+"""For a task to end when it is cancelled; one pass of the loop is enough for one that wants to."""
+
+log = structlog.get_logger()
 
 
 class Loss:
@@ -80,7 +92,7 @@ class Asking:
             nursery.start_soon(fail_when_lost)
             nursery.start_soon(fail_when_late)
             try:
-                answers.append(await trio_asyncio.aio_as_trio(request)())
+                answers.append(await answer_to(request))
             except OSError as error:
                 failures.append(explain(error, self._host, self._port))
             nursery.cancel_scope.cancel()
@@ -125,3 +137,49 @@ def explain(error: OSError, host: str, port: int) -> GatewayError:
             remedy="is TWS or IB Gateway up, its API port enabled?",
         )
     return GatewayError(f"no connection to {host}:{port}: {error}")
+
+
+async def answer_to(request: Callable[[], Awaitable[T]]) -> T:
+    """Run asyncio code in the loop around us, and return or raise what comes of it.
+
+    When we are cancelled, so is it; but it is not waited for longer than `ENDING_S`.
+    """
+
+    async def ask() -> T:
+        return await request()  # in there: some of ib_async's are no coroutines, and look around
+
+    task = asyncio.get_running_loop().create_task(ask())
+    over = _end_of(task)
+    try:
+        await over.wait()
+    except trio.Cancelled:
+        await _end([task])
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise error from None
+        raise
+    return task.result()
+
+
+async def end_all_tasks() -> None:
+    """To be called last in `open_loop`, which then finds none that it would have to wait for."""
+    tasks = asyncio.all_tasks(asyncio.get_running_loop())
+    await _end(tasks)
+    for task in tasks:
+        if not task.done():
+            log.error("an asyncio task does not end although it was cancelled", task=repr(task))
+            # Out of sight of the loop, which forgets it; nothing can make it step again.
+            asyncio.tasks._unregister_task(task)
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # just said
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    ends = [_end_of(task) for task in tasks if task.cancel()]
+    with trio.move_on_after(ENDING_S, shield=True):
+        for end in ends:
+            await end.wait()
+
+
+def _end_of(task: asyncio.Task[Any]) -> trio.Event:
+    over = trio.Event()
+    task.add_done_callback(lambda _: over.set())
+    return over

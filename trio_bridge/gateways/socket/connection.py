@@ -16,14 +16,20 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 import trio
-import trio_asyncio
 from ib_async import Contract
 
+from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.errors import BridgeError, GatewayError
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.readiness import SETTLE_S, Reason, Settling
-from trio_bridge.gateways.socket.asking import Asking, Loss, resolve
+from trio_bridge.gateways.socket.asking import (
+    Asking,
+    Loss,
+    answer_to,
+    end_all_tasks,
+    resolve,
+)
 from trio_bridge.gateways.socket.client import GatewayClient
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
 from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
@@ -167,6 +173,7 @@ class Connection:
                         self._phase = Phase.CLOSING
                         self._readiness.block(Reason.NOT_CONNECTED)
                         await self.client.close()
+                        await end_all_tasks()
         except BaseExceptionGroup as group:
             broken, rest = group.split(Exception)
             if broken is not None:
@@ -307,10 +314,10 @@ class Connection:
         self.subscriptions.sent(1)
         request = functools.partial(self.client.ib.reqContractDetailsAsync, Contract(conId=con_id))
         with trio.move_on_after(AGAIN_S), suppress(OSError):  # OSError: the socket fell
-            answers = await trio_asyncio.aio_as_trio(request)()
+            answers = await answer_to(request)
             # ib_async takes an option computation for an answer, too.
             for answer in answers if isinstance(answers, list) else ():
-                if answer.contract.conId == con_id:
+                if answer.contract and answer.contract.conId == con_id:
                     self.holdings.learn(con_id, details_from(answer))
                     self._wake.set()
 

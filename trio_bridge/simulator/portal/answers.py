@@ -7,6 +7,7 @@ are left out.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +49,16 @@ class PortalQuirks:
     zero_strike: Any = 0.0
     decimals: int = 3
     """In the Greeks' strings."""
+    decimals_of: dict[str, int] = field(default_factory=dict)
+    """The same of single fields: {"7309": 2} for coarse gammas."""
+    availability: dict[int, str] = field(default_factory=dict)
+    """What field 6509 says of a contract ("DPB", "N", "O", "S", ""); only the words change."""
+    magnification: dict[int, Any] = field(default_factory=dict)
+    """What `displayRule` says of a contract, instead of its price magnifier (0 where that is 1)."""
+    magnifier_in_rules: dict[int, Any] = field(default_factory=dict)
+    """What `rules.priceMagnifier` says of a contract, instead of it (None where it is 1)."""
+    null_figures: set[str] = field(default_factory=set)
+    """Keys of an account's summary that are `isNull`."""
     field_delay_s: float = 0.2
     """From a stream's start to its first computed field, and between one field and the next."""
     prior_close_prefix: bool = False
@@ -100,9 +111,10 @@ class PositionPages:
         return entry | {
             "assetClass": contract.sec_type,
             "ticker": contract.symbol,
-            "expiry": contract.expiry or None,
+            **_ending(contract),
             "putOrCall": contract.right or None,
             "multiplier": multiplier,
+            "displayRule": _display_rule(contract, self._quirks),
             "strike": f"{contract.strike:g}" if contract.strike else self._quirks.zero_strike,
             "undConid": _underlying(contract, self._quirks),
             "listingExchange": contract.exchange,
@@ -128,9 +140,10 @@ def definitions(
                 "assetClass": contract.sec_type,
                 "ticker": contract.symbol,
                 "name": contract.long_name,
-                "expiry": contract.expiry or None,
+                **_ending(contract),
                 "putOrCall": contract.right or None,
                 "strike": f"{contract.strike:g}",
+                "displayRule": _display_rule(contract, quirks),
                 "undConid": _underlying(contract, quirks),
                 "multiplier": quirks.multiplier_in_secdef.get(con_id, contract.multiplier or 0.0),
                 "listingExchange": contract.exchange,
@@ -151,11 +164,17 @@ def contract_info(contract: Contract, quirks: PortalQuirks) -> dict[str, Any]:
         "local_symbol": contract.local_symbol,
         "currency": contract.currency,
         "exchange": contract.exchange,
-        "maturity_date": contract.expiry or None,
+        "maturity_date": contract.real_expiry or contract.expiry or None,
         "underlying_con_id": _underlying(contract, quirks),
         "multiplier": quirks.multiplier_in_info.get(contract.con_id, multiplier),
         "company_name": contract.long_name,
     }
+
+
+def contract_rules(contract: Contract, quirks: PortalQuirks) -> dict[str, Any]:
+    """The part `rules` of the answer of `/iserver/contract/{conid}/info-and-rules`."""
+    usual = contract.price_magnifier if contract.price_magnifier > 1 else None
+    return {"priceMagnifier": quirks.magnifier_in_rules.get(contract.con_id, usual)}
 
 
 class Streams:
@@ -217,11 +236,13 @@ class Streams:
         known: dict[str, Any] = {
             "31": f"{'C' if self._quirks.prior_close_prefix else ''}{quote.last:,.2f}",
             # The gateway sends one letter or three.
-            "6509": letter if con_id % 2 else f"{letter}pB",
+            "6509": self._quirks.availability.get(con_id, letter if con_id % 2 else f"{letter}pB"),
             "7633": "18.5%",
         }
         if contract.under_con_id:
             known["6457"] = str(contract.under_con_id)
+        if contract.beta is not None:
+            known["7718"] = f"{contract.beta:.3f}"
         if contract.sec_type != "IND":
             known |= {
                 "84": f"{quote.bid:,.2f}",
@@ -240,14 +261,34 @@ class Streams:
         for place, name in enumerate(COMPUTED_ORDER, start=1):
             if running_s < place * self._quirks.field_delay_s:
                 continue
-            if COMPUTED[name] in overridden:
-                spellings = THETA_SPELLINGS if name == THETA else NOT_A_NUMBER_SPELLINGS
-                spelling = spellings[con_id % len(spellings)]
-                if spelling is not None:
-                    known[name] = spelling
-            else:
-                known[name] = f"{getattr(model, COMPUTED[name]):,.{self._quirks.decimals}f}"
+            value = getattr(model, COMPUTED[name])
+            if COMPUTED[name] not in overridden or _is_number(value):
+                places = self._quirks.decimals_of.get(name, self._quirks.decimals)
+                known[name] = f"{value:,.{places}f}"
+                continue
+            spellings = THETA_SPELLINGS if name == THETA else NOT_A_NUMBER_SPELLINGS
+            spelling = spellings[con_id % len(spellings)]
+            if spelling is not None:
+                known[name] = spelling
         return known
+
+
+def _ending(contract: Contract) -> dict[str, Any]:
+    """When an option or a future ends; the portal says no time of day."""
+    return {
+        "expiry": contract.real_expiry or contract.expiry or None,
+        "lastTradingDay": contract.expiry or None,
+    }
+
+
+def _display_rule(contract: Contract, quirks: PortalQuirks) -> dict[str, Any]:
+    usual = contract.price_magnifier if contract.price_magnifier > 1 else 0
+    return {"magnification": quirks.magnification.get(contract.con_id, usual)}
+
+
+def _is_number(value: float) -> bool:
+    """Whether an overridden value is sent as it is, impossible though it may be."""
+    return math.isfinite(value) and value not in (-1.0, -2.0, sys.float_info.max)
 
 
 def _underlying(contract: Contract, quirks: PortalQuirks) -> int:

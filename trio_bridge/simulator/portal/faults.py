@@ -26,8 +26,8 @@ class Fault:
     Args:
         path: a part of the path after /v1/api; empty for every request.
         status: respond with this error status.
-        html: respond 200 with a web page.
-        text: respond 200 with this text.
+        html: respond with a web page, and 200 unless there is a status.
+        text: respond with this text, and 200 unless there is a status.
         hang: accept the request and never respond.
         drip: respond 200 and send the body byte by byte, without an end.
         late_s: respond as usual, but this many seconds late.
@@ -79,9 +79,9 @@ class Fault:
         if self._drip:
             return StreamingResponse(_Drip(self._lifted), media_type="application/json")
         if self._html:
-            return HTMLResponse(HTML)
+            return HTMLResponse(HTML, self._status or 200)
         if self._text is not None:
-            return Response(self._text, media_type="application/json")
+            return Response(self._text, self._status or 200, media_type="application/json")
         status = self._status or 500
         return JSONResponse({"error": f"simulated {status}", "statusCode": status}, status)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -10,6 +11,7 @@ import trio
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
+from trio_bridge.simulator.portal.accounts import AccountLists, ledgers, summary
 from trio_bridge.simulator.portal.answers import (
     MOST_CON_IDS,
     MOST_FIELDS,
@@ -17,11 +19,13 @@ from trio_bridge.simulator.portal.answers import (
     PositionPages,
     Streams,
     contract_info,
+    contract_rules,
     definitions,
 )
 from trio_bridge.simulator.portal.faults import Faults
 from trio_bridge.simulator.portal.rules import Refusal, Rules, SimulatedLogin
 from trio_bridge.simulator.portal.stream import StreamServer
+from trio_bridge.simulator.portal.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +57,17 @@ class PortalSimulator:
         self.login = SimulatedLogin()
         self.rules = Rules(self.login, clock)
         self.faults = Faults()
+        self.upstream = Upstream()
+        self.account_lists = AccountLists(book)
+        self.denies_address = False
+        """Answer 404 to everybody: whence they ask is not allowed."""
+        self.chunked = False
+        """Send bodies in chunks, without a length."""
         self.streams = Streams(book, self.quirks, clock)
         self.portfolio = PositionPages(book, self.quirks)
-        self.websocket = StreamServer(book, self.rules, self.login, self.streams, clock)
+        self.websocket = StreamServer(
+            book, self.rules, self.login, self.streams, self.upstream, clock
+        )
         self._crashes: list[BaseException] = []
 
     def check(self) -> None:
@@ -73,12 +85,15 @@ class PortalSimulator:
     async def answer(self, request: Request) -> Response:
         """Answer one HTTP request."""
         try:
-            return await self._answer(request)
+            response = await self._answer(request)
         except ClientDisconnect:
             return Response(status_code=CLIENT_WENT_AWAY)
         except Exception as error:
             self._crashes.append(error)
             raise
+        if self.chunked and "content-length" in response.headers:
+            del response.headers["content-length"]
+        return response
 
     async def stream(self, socket: WebSocket) -> None:
         """Serve one WebSocket."""
@@ -92,7 +107,10 @@ class PortalSimulator:
         path = "/" + request.path_params["path"]
         query = dict(request.query_params)
         body = _json(await request.body())
-        refusal = self.rules.judge(request.method, path, query, body)
+        if self.denies_address:
+            return _response(Refusal(404, "Access Denied"))
+        judge = partial(self.rules.judge, request.method, path, query, body)
+        refusal = await self.upstream.send(judge)
         if refusal is not None:
             return _response(refusal)
         if (fault := self.faults.find(path)) is not None:
@@ -130,27 +148,32 @@ class PortalSimulator:
         return login.status() | {"passed": login.brokerage}
 
     def accounts(self, query: dict[str, str]) -> Any:
-        return [
-            {
-                "id": account,
-                "accountId": account,
-                "accountVan": account,
-                "displayName": account,
-                "currency": "USD",
-                "type": "DEMO",
-                "tradingType": "STKNOPT",
-            }
-            for account in self.book.accounts
-        ]
+        return self.account_lists.portfolio()
+
+    def sub_accounts(self, query: dict[str, str]) -> Any:
+        named = self.account_lists.sub_accounts()
+        return Refusal(400, {"error": "too many sub-accounts"}) if named is None else named
+
+    def sub_accounts_page(self, query: dict[str, str]) -> Any:
+        return self.account_lists.sub_accounts_page(int(query.get("page", "0")))
 
     def brokerage_accounts(self, query: dict[str, str]) -> Any:
-        accounts = list(self.book.accounts)
-        return {"accounts": accounts, "selectedAccount": accounts[0], "aliases": {}}
+        return self.account_lists.brokerage()
 
     def positions(self, query: dict[str, str], account: str, page: str) -> Any:
-        if account not in self.book.accounts:
+        if account not in self.account_lists.everyone:
             return Refusal(400, {"error": f"unknown account {account}"})
         return self.portfolio.page(account, int(page))
+
+    def summary(self, query: dict[str, str], account: str) -> Any:
+        if account not in self.account_lists.everyone:
+            return Refusal(400, {"error": f"unknown account {account}"})
+        return summary(self.book, account, self.quirks.null_figures)
+
+    def ledger(self, query: dict[str, str], account: str) -> Any:
+        if account not in self.account_lists.everyone:
+            return Refusal(400, {"error": f"unknown account {account}"})
+        return ledgers(self.book, account)
 
     def invalidate(self, query: dict[str, str], account: str) -> Any:
         self.portfolio.invalidate(account)
@@ -166,6 +189,12 @@ class PortalSimulator:
         if contract is None:
             return Refusal(404, {"error": "no contract", "statusCode": 404})
         return contract_info(contract, self.quirks)
+
+    def info_and_rules(self, query: dict[str, str], con_id: str) -> Any:
+        info = self.info(query, con_id)
+        if isinstance(info, Refusal):
+            return info
+        return info | {"rules": contract_rules(self.book.contract(int(con_id)), self.quirks)}
 
     def snapshot(self, query: dict[str, str]) -> Any:
         con_ids = _con_ids(query)
@@ -186,7 +215,12 @@ _ROUTES: Final = tuple(
         ("/iserver/accounts", "GET", PortalSimulator.brokerage_accounts),
         ("/iserver/marketdata/snapshot", "GET", PortalSimulator.snapshot),
         (r"/iserver/contract/(\d+)/info", "GET", PortalSimulator.info),
+        (r"/iserver/contract/(\d+)/info-and-rules", "GET", PortalSimulator.info_and_rules),
         ("/portfolio/accounts", "GET", PortalSimulator.accounts),
+        ("/portfolio/subaccounts", "GET", PortalSimulator.sub_accounts),
+        ("/portfolio/subaccounts2", "GET", PortalSimulator.sub_accounts_page),
+        (r"/portfolio/(\w+)/summary", "GET", PortalSimulator.summary),
+        (r"/portfolio/(\w+)/ledger", "GET", PortalSimulator.ledger),
         (r"/portfolio/(\w+)/positions/invalidate", "POST", PortalSimulator.invalidate),
         (r"/portfolio/(\w+)/positions/(\d+)", "GET", PortalSimulator.positions),
         ("/trsrv/secdef", "GET", PortalSimulator.secdef),

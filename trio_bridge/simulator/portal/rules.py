@@ -21,10 +21,15 @@ OVERALL: Final = (10, 1.0)
 SINGLE: Final = {
     "/tickle": (1, 1.0),
     "/portfolio/accounts": (1, 5.0),
+    "/portfolio/subaccounts": (1, 5.0),
     "/iserver/marketdata/snapshot": (10, 1.0),
     "/iserver/account/pnl/partitioned": (1, 5.0),
     "/sso/validate": (1, 60.0),
 }
+ACCOUNT_LISTS: Final = frozenset(
+    {"/portfolio/accounts", "/portfolio/subaccounts", "/portfolio/subaccounts2"}
+)
+"""One of them has to be asked for before anything about an account."""
 PENALTY_S: Final = 600.0
 SESSION_LIFE_S: Final = 360.0
 """After this long without a tickle the login has expired and a person must log in again."""
@@ -60,6 +65,10 @@ class SimulatedLogin:
     connected: bool = True
     can_open: bool = True
     """Whether `ssodh/init` opens a missing brokerage session."""
+    established: bool | None = None
+    """Whether the session is ready for requests; None where the gateway does not say so."""
+    message: str = ""
+    """The gateway's own words in its status."""
     token: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
@@ -78,11 +87,12 @@ class SimulatedLogin:
 
     def status(self) -> dict[str, Any]:
         """The response of `/iserver/auth/status`."""
-        return {
+        ready = {} if self.established is None else {"established": self.established}
+        return ready | {
             "authenticated": self.authenticated,
             "competing": self.competing,
             "connected": self.connected,
-            "message": "",
+            "message": self.message,
             "MAC": "98:F2:B3:00:00:01",
             "serverInfo": {"serverName": "Simulated", "serverVersion": "Build 10.25.0p"},
         }
@@ -110,7 +120,7 @@ class Rules:
         self.retry_after: str | None = None
         """The Retry-After header of a 429."""
         self.asked_accounts = False
-        """Whether `/portfolio/accounts` was called: other portfolio calls need that."""
+        """Whether one of `ACCOUNT_LISTS` was called: other portfolio calls need that."""
         self.asked_brokerage_accounts = False
         """Whether `/iserver/accounts` was called: snapshots need that."""
         self._login = login
@@ -189,7 +199,7 @@ class Rules:
         return len(arrivals) > allowed
 
     def _order(self, path: str) -> Refusal | None:
-        if path == "/portfolio/accounts":
+        if path in ACCOUNT_LISTS:
             self.asked_accounts = True
         elif path.startswith("/portfolio/") and not self.asked_accounts:
             self.out_of_order += 1

@@ -7,6 +7,26 @@ It holds its clients to the real gateway's rules (`rules`), and when it ends it 
 of them did what a read-only bridge must never do. On the command line:
 
     python -m trio_bridge.simulator.portal --port 5000
+
+What a test can have of it, beside the book (prices, quirks of contracts, `book.money`):
+
+==================  ==============================================================================
+everything          faults(Fault(…)): error status, web page, text, hang, drip, late; for a part of
+                    the path ("" for all); denies_address; rules.penalize; stop, start
+upstream            upstream.hang, upstream.refuse, upstream.come_back, upstream.queued
+the login           login.log_out, log_in, brokerage, competing, connected, can_open, established,
+                    message; rules.person_logs_in
+accounts            account_lists.master (an adviser's login), account_lists.missing (by list),
+                    account_lists.refuses_long_list; quirks.null_figures
+positions           quirks.multiplier_in_positions, quirks.bare_positions, quirks.zero_strike, …
+definitions         quirks.multiplier_in_secdef, quirks.multiplier_in_info, quirks.magnification,
+                    quirks.magnifier_in_rules, quirks.hidden_underlyings
+market data         quirks.availability (6509), quirks.decimals, quirks.decimals_of,
+                    quirks.definition_first, quirks.field_delay_s, quirks.prior_close_prefix
+the WebSocket       websocket.refused, refusal (page, cookies), mute, deaf, binary, ignores_cookies,
+                    subscription_life_s, drop
+TLS                 open_portal_simulator(…, vendor_tls=True): certificate, TLS 1.2, no ALPN, chunks
+==================  ==============================================================================
 """
 
 from __future__ import annotations
@@ -24,6 +44,7 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route, WebSocketRoute
 
+from trio_bridge.simulator.portal.certificate import vendor_certificate
 from trio_bridge.simulator.portal.gateway import PortalSimulator, RulesBrokenError
 
 if TYPE_CHECKING:
@@ -51,14 +72,22 @@ class ServedPortal(PortalSimulator):
         host: str,
         port: int,
         clock: Callable[[], float],
+        vendor_tls: bool,
     ) -> None:
         super().__init__(book, clock=clock)
         self.host = host
         self.port = port
-        authority = trustme.CA(organization_name="trio_bridge simulated portal")
-        self.ca_pem = authority.cert_pem
-        """The CA that verifies its certificate."""
-        self._certificate = authority.issue_cert("localhost", host)
+        self.chunked = vendor_tls
+        self._vendor_tls = vendor_tls
+        if vendor_tls:
+            self._certificate = vendor_certificate()
+            ca_pem = self._certificate.cert_chain_pems[0]
+        else:
+            authority = trustme.CA(organization_name="trio_bridge simulated portal")
+            self._certificate = authority.issue_cert("localhost", host)
+            ca_pem = authority.cert_pem
+        self.ca_pem = ca_pem
+        """The CA that verifies its certificate, or (vendor_tls) the certificate itself."""
         self._nursery = nursery
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()
@@ -88,7 +117,7 @@ class ServedPortal(PortalSimulator):
         await self._stopped.wait()
 
     async def _serve(self, *, task_status: trio.TaskStatus[None]) -> None:
-        config = _MemoryTlsConfig(self._certificate, self.host, self.port)
+        config = _MemoryTlsConfig(self._certificate, self.host, self.port, self._vendor_tls)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -106,6 +135,7 @@ async def open_portal_simulator(
     host: str = "127.0.0.1",
     port: int = 0,
     clock: Callable[[], float] = trio.current_time,
+    vendor_tls: bool = False,
 ) -> AsyncGenerator[ServedPortal]:
     """Serve a book; leaving the block ends it.
 
@@ -114,13 +144,14 @@ async def open_portal_simulator(
         host: an address of this machine.
         port: 0 for any free port.
         clock: for pacing, sessions and streams.
+        vendor_tls: the real gateway's kind of certificate, TLS 1.2 without ALPN, chunked bodies.
 
     Raises:
         RulesBrokenError: at the end, if a client did something forbidden.
     """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        sim = ServedPortal(book, nursery, host=host, port=port, clock=clock)
+        sim = ServedPortal(book, nursery, host=host, port=port, clock=clock, vendor_tls=vendor_tls)
         await sim.start()
         try:
             yield sim
@@ -139,9 +170,12 @@ async def open_portal_simulator(
 class _MemoryTlsConfig(Config):
     """Hypercorn's settings, with a certificate that is held in memory."""
 
-    def __init__(self, certificate: trustme.LeafCert, host: str, port: int) -> None:
+    def __init__(
+        self, certificate: trustme.LeafCert, host: str, port: int, vendor_tls: bool
+    ) -> None:
         super().__init__()
         self._certificate = certificate
+        self._vendor_tls = vendor_tls
         self.bind = [f"{host}:{port}"]
         self.errorlog = None
         # Clients that have gone away must not delay the end.
@@ -153,7 +187,10 @@ class _MemoryTlsConfig(Config):
 
     def create_ssl_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.set_alpn_protocols(["http/1.1"])
+        if self._vendor_tls:
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+        else:
+            context.set_alpn_protocols(["http/1.1"])
         self._certificate.configure_cert(context)
         return context
 

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import trio
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.responses import HTMLResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_bridge.simulator.book import Book
     from trio_bridge.simulator.portal.answers import Streams
-    from trio_bridge.simulator.portal.rules import Rules, SimulatedLogin
+    from trio_bridge.simulator.portal.rules import Refusal, Rules, SimulatedLogin
+    from trio_bridge.simulator.portal.upstream import Upstream
 
 SUBSCRIPTION_LIFE_S: Final = 600.0
 HEARTBEAT_S: Final = 10.0
@@ -44,10 +46,15 @@ class StreamServer:
         rules: Rules,
         login: SimulatedLogin,
         streams: Streams,
+        upstream: Upstream,
         clock: Callable[[], float],
     ) -> None:
         self.refused = False
         """Reject the handshake with an error."""
+        self.refusal: Refusal | None = None
+        """Reject the handshake with this: its status, page (a str) and headers."""
+        self.binary = False
+        """Send binary frames, as the real gateway does, instead of text."""
         self.deaf = False
         """Accept subscriptions and send nothing for them."""
         self.mute = False
@@ -62,6 +69,7 @@ class StreamServer:
         self._rules = rules
         self._login = login
         self._streams = streams
+        self._upstream = upstream
         self._clock = clock
         self._scopes: set[trio.CancelScope] = set()
 
@@ -72,11 +80,22 @@ class StreamServer:
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one WebSocket to its end."""
+        if not self._upstream.is_well:
+            # The real gateway is quick to accept, whoever is behind it.
+            await socket.accept()
+            await self._upstream.well()
         refusal = self._rules.judge("GET", "/ws", {}, None)
+        if refusal is None and self.refusal is not None:
+            denial = self.refusal
+            await socket.send_denial_response(
+                HTMLResponse(denial.body, denial.status, dict(denial.headers))
+            )
+            return
         if refusal is not None or self.refused:
             await socket.close(1008)
             return
-        await socket.accept()
+        if socket.application_state is WebSocketState.CONNECTING:
+            await socket.accept()
         self.opened += 1
         subscriptions: dict[int, Topic] = {}
         with trio.CancelScope() as scope:
@@ -172,7 +191,11 @@ class StreamServer:
             await self._send(socket, {"topic": "system", "hb": int(self._clock() * 1000)})
 
     async def _send(self, socket: WebSocket, message: dict[str, Any]) -> None:
-        if not self.mute:
+        if self.mute:
+            return
+        if self.binary:
+            await socket.send_bytes(orjson.dumps(message))
+        else:
             await socket.send_text(orjson.dumps(message).decode())
 
 

@@ -39,7 +39,7 @@ ERRORS: Final = MappingProxyType(
         300: "Can't find EId with tickerId:{}",
         320: "Error reading request. {}",
         321: "Error validating request.-'bQ' : cause - {}",
-        322: "Error processing request.-'bQ' : cause - Duplicate ticker id",
+        322: "Error processing request.-'bQ' : cause - {}",
         326: "Unable to connect as the client id is already in use. Retry with a unique client id.",
         354: "Requested market data is not subscribed. Delayed market data is available.",
         10089: "Requested market data requires additional subscription for API."
@@ -63,6 +63,7 @@ FORBIDDEN: Final = MappingProxyType(
         3: "placeOrder",
         4: "cancelOrder",
         5: "reqOpenOrders",
+        6: "reqAccountUpdates",
         15: "reqAutoOpenOrders",
         16: "reqAllOpenOrders",
         19: "replaceFA",
@@ -70,9 +71,10 @@ FORBIDDEN: Final = MappingProxyType(
         58: "reqGlobalCancel",
         69: "updateDisplayGroup",
         99: "reqCompletedOrders",
+        109: "updateConfig",
     }
 )
-"""Requests that trade, change what the owner sees, or concern orders in any way."""
+"""Requests that trade, change or take away what the owner sees, or concern orders in any way."""
 
 LIVE_ONLY_MISSING: Final = frozenset({354, 10089, 10091, 10168})
 """Refusals of live data; a client that asked for delayed data gets that, with notice 10167."""

@@ -78,7 +78,7 @@ def contract_details(version: int, req_id: int, contract: Contract, under_sec_ty
         req_id,
         contract.symbol,
         contract.sec_type,
-        contract.expiry,
+        _last_trade(contract),
         contract.strike,
         contract.right,
         contract.exchange,
@@ -92,7 +92,7 @@ def contract_details(version: int, req_id: int, contract: Contract, under_sec_ty
         wire.multiplier(contract),
         "LMT,MKT",
         ",".join(valid_exchanges(contract)),
-        1,  # price magnifier
+        contract.price_magnifier,
         contract.under_con_id,
         contract.long_name,
         contract.primary_exchange,
@@ -100,7 +100,7 @@ def contract_details(version: int, req_id: int, contract: Contract, under_sec_ty
         "",  # industry
         "",  # category
         "",  # subcategory
-        "US/Eastern",
+        contract.time_zone,
         "",  # trading hours
         "",  # liquid hours
         "",  # ev rule
@@ -110,7 +110,7 @@ def contract_details(version: int, req_id: int, contract: Contract, under_sec_ty
         contract.under_symbol,
         under_sec_type,
         "",  # market rules
-        contract.expiry,
+        contract.real_expiry or contract.expiry,
         "COMMON" if contract.sec_type == "STK" else "",
         *tail,
     )
@@ -119,6 +119,13 @@ def contract_details(version: int, req_id: int, contract: Contract, under_sec_ty
 def contract_details_end(req_id: int) -> bytes:
     """All matching contracts have been sent."""
     return wire.message(52, 1, req_id)
+
+
+def _last_trade(contract: Contract) -> str:
+    """The day alone, or day, time and zone: both are seen."""
+    if not contract.last_trade_time:
+        return contract.expiry
+    return f"{contract.expiry} {contract.last_trade_time} {contract.time_zone}"
 
 
 def valid_exchanges(contract: Contract) -> tuple[str, ...]:

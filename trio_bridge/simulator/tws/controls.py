@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from trio_bridge.simulator.tws import wire
 from trio_bridge.simulator.tws.codes import DATA_GOES_ON, LIVE_ONLY_MISSING
+from trio_bridge.simulator.tws.market_data import Stall
 from trio_bridge.simulator.tws.state import Arrival, BrokenFarm, GatewayState, Received, Violation
 
 if TYPE_CHECKING:
@@ -109,26 +112,44 @@ class TwsControls(GatewayState):
         for session in self._started():
             session.finish()
 
+    # Faults: accounts ------------------------------------------------------------------------
+
+    def hide_account(self, account: str, seconds: float = math.inf) -> None:
+        """Leave an account out of the list of accounts for some seconds; nothing else changes."""
+        self._unlisted_until[account] = trio.current_time() + seconds
+
+    def list_accounts(self) -> None:
+        """Send every client the list of accounts again, unasked."""
+        for session in self._started():
+            session.send(wire.managed_accounts(self.listed_accounts()))
+
+    def send_account_values(self) -> None:
+        """Send the account values that have changed without waiting for the interval."""
+        for session in self._started():
+            session.requests.send_account_values()
+
     # Faults: upstream ------------------------------------------------------------------------
 
-    def notify(self, code: int, detail: str = "") -> None:
-        """Send a notice to all clients; only the text, nothing else happens."""
+    def notify(self, code: int, detail: str = "", *, times: int = 1) -> None:
+        """Send a notice to all clients, once or many times; only the text, nothing else happens."""
         for session in self._started():
-            session.send_error(-1, code, detail)
+            for _ in range(times):
+                session.send_error(-1, code, detail)
 
     def lose_upstream(self, code: int = 1100) -> None:
         """Lose the link to Interactive Brokers (1100, or 2110): ticks and changes stop."""
         self.upstream_lost = True
         self.notify(code)
 
-    def restore_upstream(self, *, data_kept: bool = True) -> None:
-        """Restore the link: 1102, or 1101 with all subscriptions really gone."""
+    def restore_upstream(self, *, data_kept: bool = True, silently: bool = False) -> None:
+        """Restore the link: 1102, or 1101 with all subscriptions really gone; or neither."""
         self.upstream_lost = False
         for session in self._started():
             if not data_kept:
                 session.market_data.subscriptions.clear()
                 session.requests.forget_streams()
-            session.send_error(-1, 1102 if data_kept else 1101)
+            if not silently:
+                session.send_error(-1, 1102 if data_kept else 1101)
             session.requests.catch_up()
 
     def break_farm(self, con_ids: Iterable[int], *, farm: str = "usopt", code: int = 2103) -> None:
@@ -150,6 +171,28 @@ class TwsControls(GatewayState):
         """The paused contracts tick again."""
         self._paused.clear()
         self._repeat_ticks()
+
+    def stall_lines(
+        self, con_ids: Collection[int] | None = None, *, prices_go_on: bool = False
+    ) -> None:
+        """Stop the present lines of these contracts, or all, without a word (or send prices only).
+
+        New lines for the same contracts work. To have those dead too, call `pause_ticks` as well.
+        """
+        stall = Stall.COMPUTATIONS if prices_go_on else Stall.EVERYTHING
+        for session in self.sessions:
+            session.market_data.stall(con_ids, stall)
+
+    def revive_lines(self) -> None:
+        """Let stalled lines go on."""
+        for session in self.sessions:
+            session.market_data.stall(None, Stall.NOTHING)
+
+    def say_of_lines(self, con_ids: Collection[int], code: int, *, times: int = 1) -> None:
+        """Send a code (10089, 10197, …) for present lines; only the text, nothing else happens."""
+        for session in self._started():
+            for _ in range(times):
+                session.market_data.say(con_ids, code)
 
     def start_competing_session(self) -> None:
         """The owner logs in elsewhere: 10197 for every subscription, old and new."""

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from trio_bridge.simulator.market import DELAYED, LIVE
 from trio_bridge.simulator.tws import wire
 from trio_bridge.simulator.tws.codes import DATA_GOES_ON, LIVE_ONLY_MISSING
-from trio_bridge.simulator.tws.contracts import ContractQuery, valid_exchanges
+from trio_bridge.simulator.tws.contracts import ContractQuery
 from trio_bridge.simulator.tws.ticks import DataService, service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from trio_bridge.simulator.contracts import Contract
     from trio_bridge.simulator.tws.state import GatewayState
 
 FIRST_CONTRACT_FIELD: Final = 3
 AFTER_CONTRACT: Final = FIRST_CONTRACT_FIELD + len(ContractQuery._fields)
+
+
+class Stall(Enum):
+    """What a line has stopped sending, without a reason. A new line for its contract works."""
+
+    NOTHING = "nothing"
+    COMPUTATIONS = "computations"
+    EVERYTHING = "everything"
 
 
 @dataclass(slots=True)
@@ -35,6 +44,7 @@ class Subscription:
     opened: bool = False
     dead: bool = False
     """It lost its data to a competing session and will not get it back."""
+    stalled: Stall = Stall.NOTHING
 
 
 class MarketData:
@@ -69,8 +79,8 @@ class MarketData:
         query = ContractQuery.parse(fields[FIRST_CONTRACT_FIELD:])
         snapshot = len(fields) > AFTER_CONTRACT + 2 and fields[AFTER_CONTRACT + 2] == "1"
         if req_id in self.subscriptions:
-            self._error(req_id, 322, "")
-        elif not query.exchange:
+            self._error(req_id, 322, "Duplicate ticker id")
+        elif not query.exchange and not self._needs_no_exchange(query.con_id):
             self._error(req_id, 321, "Please enter exchange")
         elif (contract := self._find(query)) is None:
             self._error(req_id, 200, "")
@@ -80,6 +90,9 @@ class MarketData:
             self._error(req_id, 10197, "")
         elif (granted := self._grant(req_id, contract)) is not None:
             self._send(wire.market_data_type(req_id, granted.data_type))
+            advice = self._state.quirks.advice.get(contract.con_id)
+            for code in advice.codes if advice else ():
+                self._error(req_id, code, "")
             self.subscriptions[req_id] = Subscription(
                 req_id,
                 contract.con_id,
@@ -125,6 +138,19 @@ class MarketData:
             one.dead = True
             self._error(one.req_id, 10197, "")
 
+    def stall(self, con_ids: Collection[int] | None, stall: Stall) -> None:
+        """Stop the present lines of these contracts (None: all), or let them go on (NOTHING)."""
+        for one in self.subscriptions.values():
+            if con_ids is None or one.con_id in con_ids:
+                one.stalled = stall
+        self.repeat()
+
+    def say(self, con_ids: Collection[int], code: int) -> None:
+        """Send a code for the present lines; only the text, nothing else happens."""
+        for one in self.subscriptions.values():
+            if one.con_id in con_ids:
+                self._error(one.req_id, code, "")
+
     def revive(self) -> None:
         """The competing session has ended and the data flows again by itself."""
         for one in self.subscriptions.values():
@@ -137,12 +163,17 @@ class MarketData:
 
     def _find(self, query: ContractQuery) -> Contract | None:
         for contract in self._state.find(query):
-            if query.exchange in valid_exchanges(contract):
+            if query.exchange in self._state.data_exchanges(contract):
                 return contract
         return None
 
+    def _needs_no_exchange(self, con_id: int) -> bool:
+        return "" in self._state.quirks.data_exchanges.get(con_id, ())
+
     def _grant(self, req_id: int, contract: Contract) -> DataService | None:
         """What the client gets, or None after sending a refusal."""
+        if (advice := self._state.quirks.advice.get(contract.con_id)) is not None:
+            return DataService(advice.data_type, advice.ticks)
         best = self._state.book.market.quirk(contract.con_id).data_type
         code = self._state.refusals.get(contract.con_id, 0)
         if code in DATA_GOES_ON:
@@ -173,8 +204,15 @@ class MarketData:
                     self._send_update(one)
 
     def _ticking(self, one: Subscription) -> bool:
-        return one.service.ticks and not one.dead and not self._state.is_silent(one.con_id)
+        return (
+            one.service.ticks
+            and not one.dead
+            and one.stalled is not Stall.EVERYTHING
+            and not self._state.is_silent(one.con_id)
+        )
 
     def _send_update(self, one: Subscription) -> None:
         ticks = self._state.feed.update(one.con_id, one.service.data_type)
+        if one.stalled is Stall.COMPUTATIONS:
+            ticks = [tick for tick in ticks if not tick.is_computation]
         self._send(b"".join(tick.to(one.req_id) for tick in ticks))

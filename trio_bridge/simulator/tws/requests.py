@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from trio_bridge.simulator.tws import wire
+from trio_bridge.simulator.tws.accounts import AccountRequests
 from trio_bridge.simulator.tws.contracts import (
     ContractQuery,
     contract_details,
@@ -15,41 +17,30 @@ from trio_bridge.simulator.tws.contracts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Iterable
 
     from trio_bridge.simulator.book import Holding
-    from trio_bridge.simulator.tws.state import GatewayState
+    from trio_bridge.simulator.contracts import Contract
+    from trio_bridge.simulator.tws.state import Client, GatewayState
 
 HASTY_S = 0.9
 """A second reqCurrentTime this soon after the first is not answered; the real gateway does the
 same."""
 
 
-class Client(Protocol):
-    """The client that sent the requests."""
-
-    version: int
-
-    def send(self, message: bytes) -> None: ...
-    def send_error(self, req_id: int, code: int, detail: str = "") -> None: ...
-    def start(self, function: Callable[[], Awaitable[Any]]) -> None: ...
-    def finish(self) -> None: ...
-
-
 class Requests:
-    """Answers requests for positions, account figures, contracts and the clock."""
+    """Answers requests for positions, contracts and the clock; `AccountRequests` has the rest."""
 
     def __init__(self, state: GatewayState, client: Client) -> None:
         self._state = state
         self._client = client
         self._send = client.send
+        self._accounts = AccountRequests(state, client)
         self._wants_positions = False
-        self._wants_account = ""
         self._missed: list[Holding] = []
         self._last_time_request = float("-inf")
         self._unwatch = state.book.watch(self._position_changed)
         self.handlers: dict[int, Callable[[list[str]], None]] = {
-            6: self._account_updates,
             7: self._executions,
             8: self._ids,
             9: self._contract_details,
@@ -58,10 +49,7 @@ class Requests:
             49: self._current_time,
             61: self._positions,
             64: self._cancel_positions,
-            74: self._positions_multi,
-            75: self._ignore,
-            76: self._account_updates_multi,
-            77: self._ignore,
+            **self._accounts.handlers,
         }
 
     def close(self) -> None:
@@ -71,8 +59,12 @@ class Requests:
     def forget_streams(self) -> None:
         """The gateway lost what the client had asked it to stream (1101)."""
         self._wants_positions = False
-        self._wants_account = ""
         self._missed.clear()
+        self._accounts.forget_streams()
+
+    def send_account_values(self) -> None:
+        """Send the account values that have changed."""
+        self._accounts.send_changes()
 
     def catch_up(self) -> None:
         """Send what changed while the gateway was cut off from upstream."""
@@ -86,8 +78,7 @@ class Requests:
             return
         if self._wants_positions:
             self._send_position(holding)
-        if self._wants_account == holding.account:
-            self._send_portfolio(holding)
+        self._accounts.position_changed(holding)
 
     def _ignore(self, fields: list[str]) -> None:
         """Harmless; needs no response."""
@@ -96,7 +87,7 @@ class Requests:
         self._send(wire.next_valid_id(1))
 
     def _managed_accounts(self, fields: list[str]) -> None:
-        self._send(wire.managed_accounts(self._state.book.accounts))
+        self._send(wire.managed_accounts(self._state.listed_accounts()))
 
     def _executions(self, fields: list[str]) -> None:
         self._send(wire.executions_end(int(fields[2])))
@@ -121,7 +112,13 @@ class Requests:
         self._client.start(self._download)
 
     async def _download(self) -> None:
-        holdings = self._state.book.positions()
+        quirks = self._state.quirks
+        if quirks.empty_downloads > 0:
+            quirks.empty_downloads -= 1
+            self._send(wire.position_end())
+            return
+        late = dict(quirks.late_positions)
+        holdings = [one for one in self._state.book.positions() if one.account not in late]
         for number, holding in enumerate(holdings):
             if self._state.breaks_download(number, len(holdings)):
                 self._client.finish()
@@ -132,82 +129,43 @@ class Requests:
                 return
             self._send_position(holding)
         self._send(wire.position_end())
+        for account, seconds in late.items():
+            self._state.later(self._client, seconds, partial(self._send_late, account))
+
+    def _send_late(self, account: str) -> None:
+        if self._wants_positions:
+            for holding in self._state.book.positions(account):
+                self._send_position(holding)
 
     def _send_position(self, holding: Holding) -> None:
         lacking: dict[str, Any] = dict.fromkeys(self._state.positions_lack)
         if "exchange" in lacking:
             lacking["exchange"] = ""
+        exchange = self._state.quirks.position_exchanges.get(holding.contract.con_id)
+        if exchange is not None:
+            lacking["exchange"] = exchange
         contract = replace(holding.contract, **lacking)
         self._send(wire.position(holding._replace(contract=contract)))
 
     def _cancel_positions(self, fields: list[str]) -> None:
         self._wants_positions = False
 
-    def _positions_multi(self, fields: list[str]) -> None:
-        req_id, account = int(fields[2]), fields[3]
-        if self._knows(req_id, account):
-            for holding in self._state.book.positions(account):
-                self._send(wire.position_multi(req_id, holding))
-            self._send(wire.position_multi_end(req_id))
-
-    # Accounts --------------------------------------------------------------------------------
-
-    def _account_updates(self, fields: list[str]) -> None:
-        subscribe, account = fields[2] == "1", fields[3]
-        if not subscribe:
-            self._wants_account = ""
-            return
-        accounts = self._state.book.accounts
-        account = account or (accounts[0] if len(accounts) == 1 else "")
-        if not self._knows(-1, account):
-            return
-        self._wants_account = account
-        for key, value, currency in self._figures(account):
-            self._send(wire.account_value(key, value, currency, account))
-        for holding in self._state.book.positions(account):
-            self._send_portfolio(holding)
-        self._send(wire.account_time("16:00"))
-        self._send(wire.account_download_end(account))
-
-    def _account_updates_multi(self, fields: list[str]) -> None:
-        req_id, account = int(fields[2]), fields[3]
-        if self._knows(req_id, account):
-            for key, value, currency in self._figures(account):
-                self._send(wire.account_multi(req_id, account, key, value, currency))
-            self._send(wire.account_multi_end(req_id))
-
-    def _knows(self, req_id: int, account: str) -> bool:
-        known = account in self._state.book.accounts
-        if not known:
-            self._client.send_error(req_id, 321, f"Invalid account code '{account}'")
-        return known
-
-    def _figures(self, account: str) -> list[tuple[str, str, str]]:
-        value = sum(
-            self._state.book.quote(holding.contract.con_id).last
-            * holding.quantity
-            * (holding.contract.multiplier or 1.0)
-            for holding in self._state.book.positions(account)
-            if holding.contract.sec_type != "FUT"
-        )
-        return [
-            ("AccountCode", account, ""),
-            ("AccountType", "INDIVIDUAL", ""),
-            ("NetLiquidation", f"{1_000_000 + value:.2f}", "USD"),
-        ]
-
-    def _send_portfolio(self, holding: Holding) -> None:
-        price = self._state.book.quote(holding.contract.con_id).last
-        self._send(wire.portfolio(holding, price))
-
     # Contracts -------------------------------------------------------------------------------
 
     def _contract_details(self, fields: list[str]) -> None:
         req_id = int(fields[2])
-        found = self._state.find(ContractQuery.parse(fields[3:]))
+        query = ContractQuery.parse(fields[3:])
+        found = self._state.quirks.details.get(query.con_id) or self._state.find(query)
         if not found:
             self._client.send_error(req_id, 200, "")
             return
+        answer = partial(self._send_details, req_id, found)
+        if delay_s := self._state.quirks.details_delay_s:
+            self._state.later(self._client, delay_s, answer)
+        else:
+            answer()
+
+    def _send_details(self, req_id: int, found: Iterable[Contract]) -> None:
         contracts = self._state.book.contracts
         for contract in found:
             under = contracts.get(contract.under_con_id)

@@ -14,10 +14,11 @@ limits: 50 messages a second (100), 100 market-data lines for all clients and th
 for clients that asked for it, reqCurrentTime not twice a second, positions for at most 50
 sub-accounts.
 
-**It refuses what an observer must never send**: anything about orders, client id 0, more than 50
-messages a second. Each violation is answered, logged, kept in `sim.violations`, and ends the
-connection (except for pacing). Leaving `open_tws_simulator` with violations raises
-`SimulatorViolation`, unless the test has called `acknowledge_violations()`.
+**It refuses what an observer must never send**: anything about orders, reqAccountUpdates (6: it
+takes the owner's subscription away), client id 0, more than 50 messages a second. Each violation
+is answered, logged, kept in `sim.violations`, and ends the connection (except for pacing). Leaving
+`open_tws_simulator` with violations raises `SimulatorViolation`, unless the test has called
+`acknowledge_violations()`.
 
 To inspect: `transcript`, `received(message_id)`, `violations`, `sessions`, `subscribed()`,
 `lines_in_use`, `lines_in_use_by_clients`.
@@ -28,15 +29,26 @@ The faults, all plain methods and attributes of the simulator:
 the socket          stop_listening, start_listening (same port), drop_connections(reset=…), hang,
                     unhang, accept_silently, accept_and_close, accept_normally, move_port (1300)
 the start           occupy_client_id, free_client_id (326), break_next_download, download_delay_s,
-                    positions_refused, positions_lack (of "exchange", "multiplier")
+                    positions_refused, positions_lack (of "exchange", "multiplier"),
+                    quirks.empty_downloads, quirks.late_positions, hide_account, list_accounts,
+                    server_version (below 157: too old)
+accounts            book.money (figures, cash, rates), send_account_values,
+                    quirks.account_interval_s, quirks.ledger_prefix, quirks.ledger_rates_are_one
 liveness            answers_current_time
-upstream            lose_upstream (1100, 2110), restore_upstream (1102; 1101 with data_kept=False),
-                    break_farm (2103, 2105, 2157), mend_farm, notify (any code, text only)
+upstream            lose_upstream (1100, 2110), restore_upstream (1102; 1101 with data_kept=False;
+                    neither with silently=True), break_farm (2103, 2105, 2157), mend_farm,
+                    notify (any code, text only; times=180 for a flood), quirks.texts
+contracts           quirks.details (several answers), quirks.details_delay_s (late, or never),
+                    quirks.position_exchanges, quirks.data_exchanges (elsewhere 200)
 market data         refuse_market_data (200, 354, 10089, 10090, 10091, 10167, 10168, 10186),
                     allow_market_data, start_competing_session, end_competing_session (10197),
-                    lines_used_by_owner, pause_ticks, resume_ticks, first_tick_delay_s, tick_now
-the book            freeze, thaw, set_position; market.override (sentinels), market.silence_greeks,
-                    market.set_data_type, market.change_contract (see `book`, `market`)
+                    lines_used_by_owner, pause_ticks, resume_ticks, first_tick_delay_s, tick_now,
+                    stall_lines, revive_lines (new ones work), say_of_lines (any code, text
+                    only), quirks.advice (58, then codes, then ticks all the same)
+the book            freeze, thaw, set_position; market.override (sentinels, impossible values),
+                    market.silence_greeks, market.set_data_type, market.end_trading (expired),
+                    market.change_contract (multiplier, price_magnifier, …), listings.list_corn
+                    (quoted in cents), listings.list_nikkei (in yen); see `book`, `market`
 ==================  ==============================================================================
 """
 

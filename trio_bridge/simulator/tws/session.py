@@ -167,7 +167,9 @@ class ClientSession:
 
     def send_error(self, req_id: int, code: int, detail: str = "") -> None:
         """Queue an error or notice, its text completed with `detail`."""
-        words = (ERRORS.get(code) or NOTICES.get(code) or "{}").format(detail)
+        words = self._state.quirks.texts.get(code)
+        if words is None:
+            words = (ERRORS.get(code) or NOTICES.get(code) or "{}").format(detail)
         _log.debug("client %s, request %s: %s %s", self.client_id, req_id, code, words)
         self.send(wire.error(self.version, req_id, code, words))
 
@@ -210,7 +212,7 @@ class ClientSession:
             self.finish()
         else:
             self.client_id = client_id
-            self.send(wire.managed_accounts(self._state.book.accounts))
+            self.send(wire.managed_accounts(self._state.listed_accounts()))
             self.send(wire.next_valid_id(1))
             for code, detail in self._state.opening_notices():
                 self.send_error(-1, code, detail)

@@ -9,13 +9,17 @@ from abc import ABC, abstractmethod
 from collections import deque
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import trio
 
+from trio_bridge.simulator.tws.contracts import valid_exchanges
+from trio_bridge.simulator.tws.quirks import TwsQuirks
 from trio_bridge.simulator.tws.ticks import TickFeed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from trio_bridge.simulator.book import Book
     from trio_bridge.simulator.contracts import Contract
     from trio_bridge.simulator.tws.contracts import ContractQuery
@@ -57,6 +61,17 @@ class Violation(NamedTuple):
     what: str
 
 
+class Client(Protocol):
+    """Whose requests they are."""
+
+    version: int
+
+    def send(self, message: bytes) -> None: ...
+    def send_error(self, req_id: int, code: int, detail: str = "") -> None: ...
+    def start(self, function: Callable[[], Awaitable[Any]]) -> None: ...
+    def finish(self) -> None: ...
+
+
 class BrokenFarm(NamedTuple):
     """A data farm that does not deliver."""
 
@@ -88,6 +103,7 @@ class GatewayState(ABC):
         self.transcript: deque[Received] = deque(maxlen=transcript_size)
         self.violations: list[Violation] = []
 
+        self.quirks = TwsQuirks()
         self.lines_used_by_owner = 0
         self.answers_current_time = True
         self.positions_refused = len(book.accounts) > SUB_ACCOUNTS_WITH_POSITIONS
@@ -97,6 +113,7 @@ class GatewayState(ABC):
         self.upstream_lost = False
         self.competing = False
         self.arrival = Arrival.SERVED
+        self._unlisted_until: dict[str, float] = {}
         self._occupied: set[int] = set()
         self._paused: set[int] = set()
         self._broken_farms: dict[str, BrokenFarm] = {}
@@ -111,6 +128,24 @@ class GatewayState(ABC):
     def epoch_s(self) -> int:
         """The gateway's clock."""
         return int(time.time())
+
+    def listed_accounts(self) -> tuple[str, ...]:
+        """The account ids that clients are given."""
+        now = trio.current_time()
+        return tuple(one for one in self.book.accounts if self._unlisted_until.get(one, now) <= now)
+
+    def later(self, client: Client, seconds: float, function: Callable[[], None]) -> None:
+        """Do something for a client after a while, if it is still there."""
+
+        async def wait_and_do() -> None:
+            await trio.sleep(seconds)
+            function()
+
+        client.start(wait_and_do)
+
+    def data_exchanges(self, contract: Contract) -> tuple[str, ...]:
+        """Where market data for the contract are found."""
+        return self.quirks.data_exchanges.get(contract.con_id, valid_exchanges(contract))
 
     def find(self, query: ContractQuery) -> list[Contract]:
         """The listed contracts that match a client's description."""

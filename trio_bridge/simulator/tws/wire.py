@@ -72,8 +72,11 @@ class ClientStream:
 def agree_version(offer: str, ours: int) -> int:
     """The version to use with a client that offers `v100..157`, possibly followed by options.
 
+    A server that is older than anything the client speaks answers with its own version all the
+    same: it is for the client to leave.
+
     Raises:
-        WireError: there is no version that both know.
+        WireError: the offer is not a version.
     """
     span = offer.split(" ")[0].removeprefix("v")
     lowest, _, highest = span.partition("..")
@@ -81,9 +84,7 @@ def agree_version(offer: str, ours: int) -> int:
         low, high = int(lowest), int(highest or lowest)
     except ValueError:
         raise WireError(f"not a version: {offer!r}") from None
-    if low > ours:
-        raise WireError(f"the client needs version {low}, this is {ours}")
-    return min(high, ours)
+    return min(max(low, high), ours)
 
 
 def text(value: Field) -> str:
@@ -203,41 +204,14 @@ def position_multi_end(req_id: int) -> bytes:
     return message(72, 1, req_id)
 
 
-def portfolio(holding: Holding, price: float) -> bytes:
-    """One position, for reqAccountUpdates: this message has no exchange field."""
-    contract = holding.contract
-    value = price * holding.quantity * (contract.multiplier or 1.0)
-    return message(
-        7,
-        8,
-        *_terms(contract),
-        contract.primary_exchange,
-        contract.currency,
-        contract.local_symbol,
-        contract.trading_class,
-        holding.quantity,
-        price,
-        value,
-        holding.average_cost,
-        value - holding.average_cost * holding.quantity,
-        0.0,
-        holding.account,
-    )
+def account_summary(req_id: int, account: str, key: str, value: str, currency: str) -> bytes:
+    """One figure of an account, for reqAccountSummary."""
+    return message(63, 1, req_id, account, key, value, currency)
 
 
-def account_value(key: str, value: str, currency: str, account: str) -> bytes:
-    """One figure of an account."""
-    return message(6, 2, key, value, currency, account)
-
-
-def account_time(clock: str) -> bytes:
-    """The time (HH:MM) of the account figures."""
-    return message(8, 1, clock)
-
-
-def account_download_end(account: str) -> bytes:
-    """All figures and positions of the account have been sent."""
-    return message(54, 1, account)
+def account_summary_end(req_id: int) -> bytes:
+    """All figures of all accounts were sent."""
+    return message(64, 1, req_id)
 
 
 def account_multi(req_id: int, account: str, key: str, value: str, currency: str) -> bytes:
@@ -263,6 +237,11 @@ class Tick(NamedTuple):
 
     head: bytes
     tail: bytes
+
+    @property
+    def is_computation(self) -> bool:
+        """Whether it carries Greeks (message 21)."""
+        return self.head.startswith(b"21\0")
 
     def to(self, req_id: int) -> bytes:
         """The message for one request."""

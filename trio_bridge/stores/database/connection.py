@@ -23,18 +23,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
-from trio_bridge.stores.database.conninfo import (
-    conninfo_from_settings,
-    host_attempts,
-    parse_conninfo,
-    safe_target,
-    with_defaults,
-)
+from trio_bridge.stores.database.conninfo import host_attempts, parse_conninfo, with_defaults
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
-
-__all__ = ["TrioConnection", "conninfo_from_settings", "parse_conninfo", "safe_target"]
 
 Result = TypeVar("Result")
 
@@ -54,9 +46,9 @@ SEND_BUFFER_BYTES = 1024 * 1024
 """A large batch and more, where the system allows it."""
 
 LOCK_TIMEOUT = "30s"
-"""Who gives up a statement that waits for a lock leaves the server's process waiting on: without an
-end of its own, each attempt under a lock held for hours would take one more of the server's
-connections. Longer than anybody here waits, shorter than the pause between two attempts."""
+"""If we abandon a statement that waits for a lock, the server's process keeps waiting: under a lock
+held for hours, each attempt would take one more of the server's connections. Longer than anything
+here waits, shorter than the pause between two attempts."""
 
 PREPARE_SESSION = """
     SELECT set_config('TimeZone', 'UTC', false),

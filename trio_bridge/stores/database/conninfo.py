@@ -1,7 +1,7 @@
 """Where the database is: checked before anything connects, and shown without its password.
 
-libpq's own complaints quote the text they stumble over, which may be a piece of the password. So
-none of them is passed on: every message here is made of what is known to be harmless.
+libpq's own error messages quote the text they fail on, which may be a piece of the password. So
+none of them is passed on: every message here is made only of what is known to be harmless.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ ENCODE = "percent-encode special characters in user and password (@ %40, / %2F, 
 
 _URL = re.compile(r"\s*([A-Za-z][\w+.-]*)://(.*)", re.DOTALL)
 _TRAILING_COMMENT = re.compile(r"\s+(#[^@]*)?\Z")
-_WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def parse_conninfo(text: str, *, name: str = "DATABASE_URL") -> dict[str, str]:
@@ -72,10 +71,8 @@ def parse_conninfo(text: str, *, name: str = "DATABASE_URL") -> dict[str, str]:
         _refuse(name, f"neither a URL nor key=value pairs: {FORMS}")
     try:
         pairs = conninfo_to_dict(text)
-    except UnicodeDecodeError:
-        _refuse(name, f'what stands behind a "%" is not UTF-8: {ENCODE}, ä as %C3%A4')
-    except (ProgrammingError, OperationalError, UnicodeEncodeError) as error:
-        _explain(name, text, str(error), is_url=url is not None)
+    except (ProgrammingError, OperationalError, UnicodeError):
+        _refuse(name, f"malformed, or an unknown option: {FORMS}; {ENCODE}")
     parameters = {key: str(value) for key, value in pairs.items()}
     _check_values(name, parameters)
     return parameters
@@ -199,34 +196,6 @@ def _check_values(name: str, parameters: dict[str, str]) -> None:
     timeout = parameters.get("connect_timeout")
     if timeout is not None and not _is_number(timeout.strip()):
         _refuse(name, "connect_timeout must be a whole number of seconds")
-
-
-def _explain(name: str, text: str, complaint: str, *, is_url: bool) -> NoReturn:
-    """Say in harmless words what libpq complained about."""
-    if option := _unknown_option(text, is_url=is_url):
-        _refuse(name, f"unknown option {option!r} (libpq's connection parameters are allowed)")
-    if "space" in complaint:
-        _refuse(name, f"it holds a space: {ENCODE}, a space as %20")
-    if "percent" in complaint or "%00" in complaint:
-        _refuse(name, f'a "%" is not followed by two hexadecimal digits: {ENCODE}')
-    if "IPv6" in complaint:
-        _refuse(name, 'an IPv6 address must stand in "[" and "]"')
-    _refuse(name, f"malformed: {FORMS}; {ENCODE}" if is_url else f"malformed: {FORMS}")
-
-
-def _unknown_option(text: str, *, is_url: bool) -> str | None:
-    """The first name that libpq doesn't know, when it can't be a piece of a password."""
-    if is_url:
-        options = text.rpartition("@")[2].partition("?")[2]
-        names = [pair.partition("=")[0] for pair in options.split("&")]
-    else:
-        before_password = re.split(r"\b(?:ssl)?password\s*=", text)[0]
-        names = re.findall(r"(?:^|\s)(\w+)\s*=", before_password)
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"ssl"}
-    for candidate in names:
-        if candidate not in known and _WORD.fullmatch(candidate):
-            return candidate
-    return None
 
 
 def _is_number(text: str) -> bool:

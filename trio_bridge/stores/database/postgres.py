@@ -11,15 +11,16 @@ import trio
 from psycopg.types.json import Json
 
 from trio_bridge.errors import RowRejectedError, SchemaMissingError, UnreachableError
-from trio_bridge.stores.database.connection import TrioConnection, safe_target
+from trio_bridge.rows import TABLES
+from trio_bridge.stores.database.connection import TrioConnection
+from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.database.schema import (
     EVENT_KEY,
     OWN_COLUMNS,
-    TABLES,
     ensure_bridge_schema,
     quoted,
 )
-from trio_bridge.stores.database.sqlstate import store_error
+from trio_bridge.stores.database.sqlstate import TROUBLE, store_error, store_errors
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
@@ -29,19 +30,15 @@ if TYPE_CHECKING:
     from trio_bridge.stores.base import Store
     from trio_bridge.stores.record import Record
 
-TROUBLE = (psycopg.Error, OSError, trio.ClosedResourceError)
-"""What a database can do to us. Anything else is a bug."""
+FAST_PATH_ROWS = 100
+"""From this many rows on, `fast_insert_statement` is tried first: usually all of them are new."""
 
-
-WORTH_HOPING = 100
-"""From so many rows on it pays to hope that all of them are new: see `hopeful_statement`."""
-
-IN_VAIN = (
+FALL_BACK_ON = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.InternalError_,  # a unique violation on a worker, in Citus' words
 )
-"""Answers after which the careful statement says what really is the matter."""
+"""Errors after which `insert_statement` is used: it says what is really wrong, if anything is."""
 
 
 @cache
@@ -55,11 +52,11 @@ def insert_statement(table: str) -> str:
 
 
 @cache
-def hopeful_statement(table: str) -> str:
-    """As `insert_statement`, a fifth cheaper; an error when any of the rows is there already.
+def fast_insert_statement(table: str) -> str:
+    """As `insert_statement`, but a fifth cheaper; fails when any of the rows is there already.
 
-    The guard inserts nothing. With it the server refuses the statement when the key is missing
-    that keeps rows single.
+    The guard inserts nothing. Because of it, the server refuses the statement when the unique key
+    is missing that keeps rows from being stored twice.
     """
     return f"""
         WITH guard AS (
@@ -76,7 +73,7 @@ def _leaving_out_known_events() -> str:
 
 
 def _plain_insert(table: str) -> str:
-    columns = TABLES[table]
+    columns = TABLES[table].columns
     definitions = ", ".join(f'"{name}" {column.type}' for name, column in columns.items())
     values = ", ".join(
         # A row without a time is refused, not given one: the time is part of its truth.
@@ -104,13 +101,11 @@ async def insert(connection: TrioConnection, records: Sequence[Record]) -> int:
     if not connection.autocommit:
         raise ValueError("the connection must be in autocommit mode: nothing would be committed")
     batches = _by_table(records)
-    try:
-        if len(records) >= WORTH_HOPING:
-            with suppress(*IN_VAIN):
-                return await _insert_together(connection, batches, hopeful_statement)
+    with store_errors(own_columns=OWN_COLUMNS):
+        if len(records) >= FAST_PATH_ROWS:
+            with suppress(*FALL_BACK_ON):
+                return await _insert_together(connection, batches, fast_insert_statement)
         return await _insert_together(connection, batches, insert_statement)
-    except TROUBLE as error:
-        raise store_error(error, own_columns=OWN_COLUMNS) from error
 
 
 class PostgresStore:

@@ -1,8 +1,8 @@
-"""The two tables: what they must be, and how a database gets there from wherever it is.
+"""Makes and completes the tables of `rows.py`, whatever a database holds already.
 
 Tables of an earlier system are adopted with their rows: what is missing is added beside what is
-there, and nothing is taken away. Rows from before have NULL in the added columns, for nobody knows
-what would be true there.
+there, and nothing is removed. Older rows have NULL in the added columns, because what would be true
+there is not known.
 """
 
 from __future__ import annotations
@@ -14,67 +14,27 @@ import psycopg
 import trio
 
 from trio_bridge.errors import OutageError
+from trio_bridge.rows import TABLES
 from trio_bridge.stores.database.catalog import TABLE_KINDS, read_table
 from trio_bridge.stores.database.sqlstate import store_error
-from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from psycopg import AsyncConnection
 
     from trio_bridge.stores.database.catalog import TableFacts
 
 
-class Column(NamedTuple):
-    """One column that the bridge writes.
-
-    `default` stands in for a value that is missing; `required` forbids NULL in a table that the
-    bridge makes (an adopted one may have rows without).
-    """
-
-    type: str
-    default: str | None = None
-    required: bool = False
-
-
-TABLES: Mapping[str, Mapping[str, Column]] = {
-    GREEKS_TABLE: {
-        "timestamp": Column("timestamptz", "now()", required=True),
-        "contract": Column("text", "'PORTFOLIO'", required=True),
-        "delta": Column("double precision"),
-        "gamma": Column("double precision"),
-        "vega": Column("double precision"),
-        "theta": Column("double precision"),
-        "underlying_price": Column("double precision"),
-        "event_id": Column("uuid"),
-        "account": Column("text"),
-        "positions": Column("integer"),
-        "priced": Column("integer"),
-        "greeks_age_s": Column("double precision"),
-        "data_type": Column("text"),
-    },
-    EVENTS_TABLE: {
-        "timestamp": Column("timestamptz", "now()", required=True),
-        "api_mode": Column("text"),
-        "message": Column("text"),
-        "status": Column("text", "'info'", required=True),
-        "event_id": Column("uuid"),
-        "kind": Column("text"),
-        "numbers": Column("jsonb"),
-    },
-}
-"""Table → column → what it is. Both have an `id` besides, which only the database gives."""
-
-OWN_COLUMNS = frozenset(column for columns in TABLES.values() for column in columns)
+OWN_COLUMNS = frozenset(column for table in TABLES.values() for column in table.columns)
 
 EVENT_KEY = ("event_id", "timestamp")
 """What makes a row unique. `event_id` alone would do, but hypertables and distributed tables want
 their time column in every unique key; an event_id always comes with the same timestamp."""
 
 ADVISORY_LOCK = int.from_bytes(b"triobrdg")
-"""Held while the tables are changed, so that of two processes that start at once the second finds
-them complete."""
+"""Held while the tables are changed: the second of two processes that start at once then finds them
+complete."""
 
 LOCK_TIMEOUT = "3s"
 """A change of a table waits for its readers, and new readers wait behind it: not for longer."""
@@ -91,12 +51,12 @@ DECLINED = (
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.ObjectNotInPrerequisiteState,
 )
-"""Answers to a wish that are taken for a no."""
+"""Errors that mean: this optional change is declined."""
 
 
 class Plan(NamedTuple):
-    """Statements that complete a table: without the needed ones no row gets in; the wished ones
-    make it better, and only its owner can run them."""
+    """Statements that complete a table. Without the needed ones no row can be inserted; the wished
+    ones are optional improvements, which only the table's owner can make."""
 
     needed: Sequence[str]
     wished: Sequence[str] = ()
@@ -180,7 +140,7 @@ def _refuse_unusable(table: str, facts: TableFacts) -> None:
     if numbers is not None and not numbers.has_default and numbers.type not in INTEGER_TYPES:
         raise OutageError(f"{table}.id is a {numbers.type} without a default", remedy="give it one")
     for name, column in facts.columns.items():
-        ours = name == "id" or name in TABLES[table]
+        ours = name == "id" or name in TABLES[table].columns
         if column.required and not column.has_default and not ours:
             raise OutageError(
                 f"{table}.{name} may not be empty, but the bridge does not know it",
@@ -190,7 +150,7 @@ def _refuse_unusable(table: str, facts: TableFacts) -> None:
 
 def _create_table(table: str) -> str:
     definitions = ["id bigserial PRIMARY KEY"]
-    for name, column in TABLES[table].items():
+    for name, column in TABLES[table].columns.items():
         required = " NOT NULL" if column.required else ""
         default = f" DEFAULT {column.default}" if column.default else ""
         definitions.append(f'"{name}" {column.type}{required}{default}')
@@ -206,7 +166,9 @@ def _create_time_index(table: str) -> str:
 
 
 def _add_columns(table: str, facts: TableFacts) -> Iterator[str]:
-    missing = {name: one for name, one in TABLES[table].items() if name not in facts.columns}
+    missing = {
+        name: one for name, one in TABLES[table].columns.items() if name not in facts.columns
+    }
     if missing:
         additions = (
             f'ADD COLUMN IF NOT EXISTS "{name}" {one.type}' for name, one in missing.items()
@@ -233,7 +195,7 @@ def _give_ids(table: str, facts: TableFacts) -> Iterator[str]:
 def _widen(table: str, facts: TableFacts) -> Iterator[str]:
     """A message of 300 characters is not to be refused by an old varchar(255), nor a delta rounded
     by a numeric(10,2). A column that a view shows can't be changed: it stays as it is."""
-    for name in TABLES[table]:
+    for name in TABLES[table].columns:
         column = facts.columns.get(name)
         if column and column.limited and not column.pinned and column.type in WIDER:
             yield f'ALTER TABLE {table} ALTER COLUMN "{name}" TYPE {WIDER[column.type]}'

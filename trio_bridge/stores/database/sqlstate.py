@@ -8,11 +8,20 @@ doubt it is an outage: loud, and nothing is lost.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psycopg
+import trio
 
 from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TROUBLE = (psycopg.Error, OSError, trio.ClosedResourceError)
+"""The errors that a database can cause. Anything else is a bug."""
 
 DETAIL_LENGTH = 300
 """Characters of the server's own words: a rejected value can be long."""
@@ -85,6 +94,19 @@ _WHILE_CONNECTING = {
 }
 """libpq gives no SQLSTATE for a refused connection: the words of an English server must do. In
 another language only the remedy is missing."""
+
+
+@contextmanager
+def store_errors(*, own_columns: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Raise a database's errors in the block as the bridge's own; see `store_error`.
+
+    Raises:
+        StoreError: the database can't be reached or used; the text says why and what to do.
+    """
+    try:
+        yield
+    except TROUBLE as error:
+        raise store_error(error, own_columns=own_columns) from error
 
 
 def store_error(error: Exception, *, own_columns: frozenset[str] = frozenset()) -> StoreError:

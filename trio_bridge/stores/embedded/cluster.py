@@ -226,7 +226,7 @@ class Room:
         if not target.exists():
             copy = Path(tempfile.mkdtemp(prefix="programs.new-", dir=self.root))
             for part in (package, package.with_name(f"{package.name}.libs")):
-                shutil.copytree(part, copy / part.name, symlinks=True)
+                _copy(part, copy / part.name)
             _let_everybody_read(copy)
             copy.rename(target)
         bindir = target / installation.bindir.relative_to(package.parent)
@@ -295,6 +295,19 @@ def choose(installations: Iterable[Installation], room: Room) -> Installation:
         setting=EMBEDDED_DIR,
         remedy=f"install PostgreSQL {wanted}, or name another directory",
     )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """As `shutil.copytree`, which goes on after an error and then has one for each of a hundred
+    files to tell; this ends with the first, a full disk say."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_symlink():
+            (target / path.name).symlink_to(path.readlink())
+        elif path.is_dir():
+            _copy(path, target / path.name)
+        else:
+            shutil.copy2(path, target / path.name)
 
 
 def _let_everybody_read(root: Path) -> None:

@@ -1,36 +1,54 @@
 """Rows thinned out by the database: a month is half a million, and a chart has some hundred pixels.
 
-The rows are gathered in buckets of equal time, and of each bucket the lowest, the highest and the
-last value are kept: a spike of one row is still seen.
+The rows are grouped into buckets of equal time. The lowest, the highest and the last value of each
+bucket are kept, so that a spike of one row is still seen.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, LiteralString, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trio_bridge.rows import PORTFOLIO_GREEKS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_bridge.stores.database.connection import TrioConnection
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_BUCKETS: LiteralString = """
+CHARTED = PORTFOLIO_GREEKS.charted
+
+
+def _each(template: str) -> str:
+    return ", ".join(template.format(column) for column in CHARTED)
+
+
+_BUCKETS = f"""
     WITH bucket AS MATERIALIZED (
         SELECT count(*) AS rows, count(delta) AS right_rows,
                min("timestamp") AS first, max("timestamp") AS last,
-               min(delta), max(delta), min(gamma), max(gamma), min(vega), max(vega),
-               min(theta), max(theta), min(underlying_price), max(underlying_price)
+               {_each("min({})")}, {_each("max({})")}
         FROM portfolio_greeks
-        WHERE contract = 'PORTFOLIO' AND "timestamp" >= %(start)s AND "timestamp" < %(end)s
+        WHERE {PORTFOLIO_GREEKS.ours} AND "timestamp" >= %(start)s AND "timestamp" < %(end)s
         GROUP BY date_bin(%(width)s, "timestamp", %(epoch)s)
     )
-    SELECT bucket.*, delta, gamma, vega, theta, underlying_price
+    SELECT bucket.*, {_each("{}")}
     FROM bucket CROSS JOIN LATERAL (
         SELECT * FROM portfolio_greeks AS row
-        WHERE contract = 'PORTFOLIO' AND row."timestamp" = bucket.last ORDER BY id DESC LIMIT 1
+        WHERE {PORTFOLIO_GREEKS.ours} AND row."timestamp" = bucket.last ORDER BY id DESC LIMIT 1
     ) AS final
     ORDER BY bucket.last
 """
+ROWS_IN_PAIRS = f"""
+    CROSS JOIN LATERAL (
+        SELECT lag("timestamp") OVER (ORDER BY "timestamp") AS before, "timestamp" AS after
+        FROM portfolio_greeks
+        WHERE {PORTFOLIO_GREEKS.ours} AND "timestamp" >= start AND "timestamp" <= "end"
+    ) AS pair
+"""
+"""Each row of a stretch from `start` to `end` with the one before it; see `stretches`."""
 
 
 class Window(NamedTuple):
@@ -46,27 +64,21 @@ class Window(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """The rows of one stretch of time; the order is the query's. `right_rows` have known Greeks."""
+    """The rows of one stretch of time. `right_rows` have known Greeks; `lowest`, `highest` and
+    `final` have a value for each of the `CHARTED` columns."""
 
     rows: int
     right_rows: int
     first: datetime
     last: datetime
-    delta_min: float | None
-    delta_max: float | None
-    gamma_min: float | None
-    gamma_max: float | None
-    vega_min: float | None
-    vega_max: float | None
-    theta_min: float | None
-    theta_max: float | None
-    underlying_price_min: float | None
-    underlying_price_max: float | None
-    delta: float | None
-    gamma: float | None
-    vega: float | None
-    theta: float | None
-    underlying_price: float | None
+    lowest: tuple[float | None, ...]
+    highest: tuple[float | None, ...]
+    final: tuple[float | None, ...]
+
+    def is_short(self, usual_s: float) -> bool:
+        """Whether it holds fewer rows than its time allows when they are `usual_s` apart."""
+        span_s = (self.last - self.first).total_seconds()
+        return self.rows > 1 and span_s / usual_s > self.rows - 0.5
 
 
 async def read_buckets(connection: TrioConnection, window: Window) -> list[Bucket]:
@@ -78,4 +90,19 @@ async def read_buckets(connection: TrioConnection, window: Window) -> list[Bucke
         "epoch": EPOCH,
     }
     cursor = await connection.execute(_BUCKETS, parameters)
-    return [Bucket(*row) for row in await cursor.fetchall()]
+    return [_bucket(*row) for row in await cursor.fetchall()]
+
+
+def _bucket(
+    rows: int, right_rows: int, first: datetime, last: datetime, *values: float | None
+) -> Bucket:
+    n = len(CHARTED)
+    return Bucket(rows, right_rows, first, last, values[:n], values[n : 2 * n], values[2 * n :])
+
+
+def stretches(buckets: Sequence[Bucket]) -> dict[str, list[Any]]:
+    """Where the buckets begin and end, as parameters of a query."""
+    return {
+        "starts": [bucket.first for bucket in buckets],
+        "ends": [bucket.last for bucket in buckets],
+    }

@@ -11,81 +11,50 @@ from typing import TYPE_CHECKING, Any
 from psycopg import pq, sql
 from psycopg.generators import copy_from
 
-from trio_bridge.stores.database.connection import TrioConnection
-from trio_bridge.stores.database.postgres import TROUBLE
-from trio_bridge.stores.database.sqlstate import store_error
-from trio_bridge.stores.record import EVENTS_TABLE, GREEKS_TABLE
+from trio_bridge.stores.database.reader import reading
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
 
     from psycopg.abc import PQGen
 
-COLUMNS: Mapping[str, Sequence[str]] = {
-    GREEKS_TABLE: (
-        "timestamp",
-        "account",
-        "delta",
-        "gamma",
-        "vega",
-        "theta",
-        "underlying_price",
-        "positions",
-        "priced",
-        "greeks_age_s",
-        "data_type",
-    ),
-    EVENTS_TABLE: ("timestamp", "api_mode", "status", "message"),
-}
-ONLY = {GREEKS_TABLE: sql.SQL("AND contract = 'PORTFOLIO'"), EVENTS_TABLE: sql.SQL("")}
+    from trio_bridge.rows import Table
 
-_COPY = sql.SQL("""
-    COPY (
-        SELECT to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS timestamp,
-               {columns}
-        FROM {table} AS source
-        WHERE source.timestamp >= {since} AND source.timestamp < {until} {only}
-        ORDER BY source.timestamp, source.id
-    ) TO STDOUT WITH (FORMAT csv, HEADER)
-""")
-
-_CURSOR = sql.SQL("""
-    DECLARE range NO SCROLL CURSOR FOR
-    SELECT source.timestamp, {columns}
+_RANGE = """
+    SELECT {columns}
     FROM {table} AS source
-    WHERE source.timestamp >= {since} AND source.timestamp < {until} {only}
+    WHERE source.timestamp >= {since} AND source.timestamp < {until} AND {ours}
     ORDER BY source.timestamp, source.id
-""")
+"""
+_COPY = sql.SQL(f"COPY ({_RANGE}) TO STDOUT WITH (FORMAT csv, HEADER)")
+_CURSOR = sql.SQL(f"DECLARE range NO SCROLL CURSOR FOR {_RANGE}")
+_TIME_AS_TEXT = sql.SQL(
+    """to_char({name} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS {name}"""
+)
 
 BATCH_ROWS = 20_000
 PIECE_BYTES = 64 * 1024
 
 
 async def export_batches(
-    conninfo: str, table: str, *, since: datetime, until: datetime
+    conninfo: str, table: Table, *, since: datetime, until: datetime
 ) -> AsyncGenerator[Sequence[Sequence[Any]], None]:
-    """The rows in batches, each row's values in the order of `COLUMNS`; see `export_csv`."""
-    statement = _complete(_CURSOR, table, since, until)
-    try:
-        connection = await TrioConnection.connect(conninfo, autocommit=True)
-        try:
-            await connection.execute("BEGIN READ ONLY")
-            await connection.execute(statement)
-            while True:
-                cursor = await connection.execute(f"FETCH {BATCH_ROWS} FROM range")
-                batch = await cursor.fetchall()
-                if not batch:
-                    return
-                yield batch
-        finally:
-            connection.drop()
-    except TROUBLE as error:
-        raise store_error(error) from error
+    """The rows in batches, each row's values in the order of `table.shown`; see `export_csv`."""
+    columns = [sql.Identifier(name) for name in table.shown]
+    async with reading(conninfo) as connection:
+        await connection.execute("BEGIN READ ONLY")
+        await connection.execute(_complete(_CURSOR, table, columns, since, until))
+        while True:
+            cursor = await connection.execute(f"FETCH {BATCH_ROWS} FROM range")
+            batch = await cursor.fetchall()
+            if not batch:
+                return
+            yield batch
 
 
 async def export_csv(
-    conninfo: str, table: str, *, since: datetime, until: datetime
+    conninfo: str, table: Table, *, since: datetime, until: datetime
 ) -> AsyncGenerator[Sequence[bytes], None]:
     """The CSV in pieces of some hundred records; the very first record is the header. `since`
     belongs to the range, `until` doesn't.
@@ -95,24 +64,23 @@ async def export_csv(
     Raises:
         StoreError: the database can't be read, or was lost on the way.
     """
-    statement = _complete(_COPY, table, since, until)
-    try:
-        connection = await TrioConnection.connect(conninfo, autocommit=True)
+    columns = [
+        _TIME_AS_TEXT.format(name=sql.Identifier(name))
+        if table.columns[name].type == "timestamptz"
+        else sql.Identifier(name)
+        for name in table.shown
+    ]
+    statement = _complete(_COPY, table, columns, since, until)
+    async with reading(conninfo) as connection, connection.cursor().copy(statement):
         try:
-            async with connection.cursor().copy(statement):
-                try:
-                    is_whole = False
-                    while not is_whole:
-                        piece, is_whole = await connection.wait(_next_piece(connection.pgconn))
-                        yield piece
-                except BaseException:
-                    # psycopg would ask the server to stop, and by asyncio's means.
-                    connection.drop()
-                    raise
-        finally:
+            is_whole = False
+            while not is_whole:
+                piece, is_whole = await connection.wait(_next_piece(connection.pgconn))
+                yield piece
+        except BaseException:
+            # psycopg would ask the server to stop, and by asyncio's means.
             connection.drop()
-    except TROUBLE as error:
-        raise store_error(error) from error
+            raise
 
 
 def _next_piece(connection: pq.abc.PGconn) -> PQGen[tuple[list[bytes], bool]]:
@@ -129,11 +97,17 @@ def _next_piece(connection: pq.abc.PGconn) -> PQGen[tuple[list[bytes], bool]]:
     return records, False
 
 
-def _complete(template: sql.SQL, table: str, since: datetime, until: datetime) -> sql.Composed:
+def _complete(
+    template: sql.SQL,
+    table: Table,
+    columns: Sequence[sql.Composable],
+    since: datetime,
+    until: datetime,
+) -> sql.Composed:
     return template.format(
-        columns=sql.SQL(", ").join(map(sql.Identifier, COLUMNS[table][1:])),
-        table=sql.Identifier(table),
+        columns=sql.SQL(", ").join(columns),
+        table=sql.Identifier(table.name),
         since=sql.Literal(since),
         until=sql.Literal(until),
-        only=ONLY[table],
+        ours=sql.SQL(table.ours),
     )

@@ -1,31 +1,33 @@
-"""Reads back long stretches of what has landed, for charts: the rows in buckets, the gaps between
-them found exactly, and what `api_logs` says about each gap."""
+"""Reads long stretches of what has landed, for charts: the rows in buckets, the exact gaps between
+them, and what `api_logs` says about each gap."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING
 
 import trio
 
 from trio_bridge.errors import OutageError, SchemaMissingError
-from trio_bridge.stores.database.connection import TrioConnection
-from trio_bridge.stores.database.postgres import TROUBLE
-from trio_bridge.stores.database.sqlstate import store_error
+from trio_bridge.rows import PORTFOLIO_GREEKS
+from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.reading.buckets import read_buckets
+from trio_bridge.stores.reading.cadence import guess_paces
 from trio_bridge.stores.reading.gaps import find_gaps
-from trio_bridge.stores.reading.landing import LandedEvent
+from trio_bridge.stores.reading.summary import last_events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
+    from trio_bridge.stores.database.connection import TrioConnection
     from trio_bridge.stores.reading.buckets import Bucket, Window
     from trio_bridge.stores.reading.gaps import Gap
+    from trio_bridge.stores.reading.landing import LandedEvent
 
 CONNECTIONS = 2
-"""Readers at a time: what they take from the machine, the rows do not get."""
+"""Readers at a time: what they use of the machine is not there for the rows."""
 
 MOST_WAITING = 32
 ANSWER_TIMEOUT_S = 15.0
@@ -34,27 +36,23 @@ STATEMENT_TIMEOUT_S = 10
 
 # Read only within the transaction: a setting of the session could outlive us on a pooler's
 # connection. Compiling these queries would take longer than running them.
-_BEGIN: LiteralString = f"""
+_BEGIN = f"""
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
     SET LOCAL jit = off;
     SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_S * 1000}
 """
-_AROUND: LiteralString = """
-    SELECT (SELECT min("timestamp") FROM portfolio_greeks WHERE contract = 'PORTFOLIO'),
+_AROUND = f"""
+    SELECT (SELECT min("timestamp") FROM portfolio_greeks WHERE {PORTFOLIO_GREEKS.ours}),
            (SELECT max("timestamp") FROM portfolio_greeks
-            WHERE contract = 'PORTFOLIO' AND "timestamp" < %s)
-"""
-_EVENTS: LiteralString = """
-    SELECT id, "timestamp", api_mode, message, status, kind
-    FROM api_logs ORDER BY "timestamp" DESC, id DESC LIMIT %s
+            WHERE {PORTFOLIO_GREEKS.ours} AND "timestamp" < %s)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
     """A window's rows, and what is missing in it. `since` is where the window or, if that is later,
-    the whole recording begins; None when there is no row at all. `slowest_s`: rows that were so far
-    apart, more than the window's interval, came regularly and are taken for no gaps."""
+    the whole recording begins; None when there is no row at all. `slowest_s`: how far apart rows
+    were, at most, that came regularly, so that the time between them is not a gap."""
 
     window: Window
     buckets: Sequence[Bucket]
@@ -70,14 +68,13 @@ class History:
     """
 
     def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
+        self._reader = Reader(conninfo)
         self._turns = trio.CapacityLimiter(CONNECTIONS)
-        self._idle: list[TrioConnection] = []
 
     async def chart(self, window: Window) -> Chart:
         """The rows of a window; an empty one while the tables are missing."""
         try:
-            async with self._reading() as connection:
+            async with self._transaction() as connection:
                 return await _read_chart(connection, window)
         except SchemaMissingError:
             return Chart(window, (), (), None, window.interval_s)
@@ -85,58 +82,33 @@ class History:
     async def events(self, limit: int) -> list[LandedEvent]:
         """The latest events, oldest first."""
         try:
-            async with self._reading() as connection:
-                cursor = await connection.execute(_EVENTS, [limit])
-                return [LandedEvent(*row) for row in reversed(await cursor.fetchall())]
+            async with self._transaction() as connection:
+                return await last_events(connection, limit)
         except SchemaMissingError:
             return []
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().drop()
+        self._reader.close()
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[TrioConnection]:
+    async def _transaction(self) -> AsyncIterator[TrioConnection]:
         if self._turns.statistics().tasks_waiting >= MOST_WAITING:
             raise OutageError("too many questions at once: ask again in some seconds")
-        connection = None
         with trio.move_on_after(ANSWER_TIMEOUT_S):
-            async with self._turns:
-                try:
-                    connection = await self._connected()
-                    await connection.execute(_BEGIN)
-                    yield connection
-                    await connection.execute("COMMIT")
-                except TROUBLE as error:
-                    raise store_error(error) from error
-                else:
-                    self._idle.append(connection)
-                    connection = None
-                finally:
-                    if connection is not None:  # whatever interrupted it: it may be in mid-query
-                        connection.drop()
+            async with self._turns, self._reader.connection() as connection:
+                await connection.execute(_BEGIN)
+                yield connection
+                await connection.execute("COMMIT")
             return
         raise OutageError(f"the database did not answer within {ANSWER_TIMEOUT_S:g} s")
 
-    async def _connected(self) -> TrioConnection:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.looks_usable():
-                return connection
-            connection.drop()
-        return await TrioConnection.connect(self._conninfo, autocommit=True)
-
 
 async def _read_chart(connection: TrioConnection, window: Window) -> Chart:
-    first, before = await _fetch_one(connection, _AROUND, [window.start])
+    around = await (await connection.execute(_AROUND, [window.start])).fetchone()
+    assert around is not None
+    first, before = around
     buckets = await read_buckets(connection, window)
-    gaps, slowest_s = await find_gaps(connection, window, buckets, before)
+    paces = await guess_paces(connection, window, buckets)
+    gaps = await find_gaps(connection, window, buckets, paces, before)
     since = None if first is None else max(first, window.start)
-    return Chart(window, buckets, gaps, since, slowest_s)
-
-
-async def _fetch_one(
-    connection: TrioConnection, query: LiteralString, parameters: Sequence[Any]
-) -> Any:
-    cursor = await connection.execute(query, parameters)
-    return await cursor.fetchone()
+    return Chart(window, buckets, gaps, since, paces.slowest_s)

@@ -1,4 +1,4 @@
-"""A look at a database before the bridge records into it: reachable, usable, and with which rights.
+"""Inspects a database before the bridge records into it: can it be reached, and what may be done?
 
 Nothing is left behind: tables are judged from the catalog, and the rows that prove the rights are
 rolled back.
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, LiteralString
 import trio
 
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot
+from trio_bridge.rows import PORTFOLIO_GREEKS, TABLES
 from trio_bridge.stores.database.catalog import read_table
-from trio_bridge.stores.database.connection import TrioConnection, safe_target
-from trio_bridge.stores.database.postgres import TROUBLE, insert_statement
-from trio_bridge.stores.database.schema import OWN_COLUMNS, TABLES, plan
-from trio_bridge.stores.database.sqlstate import store_error
-from trio_bridge.stores.reading.recent import read_recent
-from trio_bridge.stores.record import GREEKS_TABLE, record_of
+from trio_bridge.stores.database.conninfo import safe_target
+from trio_bridge.stores.database.postgres import insert_statement
+from trio_bridge.stores.database.reader import Reader
+from trio_bridge.stores.database.schema import OWN_COLUMNS, plan
+from trio_bridge.stores.database.sqlstate import store_errors
+from trio_bridge.stores.reading.summary import read_recent
+from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from trio_bridge.stores.record import Record
 
 PATIENCE = "3s"
-"""How long the trial may wait for somebody else's lock."""
+"""How long the trial may wait for another's lock."""
 
 _ABOUT: LiteralString = """
     SELECT current_setting('server_version'), pg_is_in_recovery(), clock_timestamp(),
@@ -53,8 +55,8 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """`missing`: it has to be made. `statements`: so many would complete it; `owned`: and this user
+class TableState:
+    """`missing`: it has to be made. `statements`: how many would complete it. `owned`: this user
     may run them."""
 
     name: str
@@ -64,34 +66,28 @@ class Table:
 
 
 class Inspection:
-    """One connection to look through; close it with `close`. Bound every wait from outside."""
+    """One connection to look through; close it with `close`. Bound every wait from outside.
 
-    def __init__(self, connection: TrioConnection, target: str) -> None:
-        self._connection = connection
-        self._target = target
+    Every method raises StoreError: the database does not answer; the text says what to do.
+    """
 
-    @classmethod
-    async def open(cls, conninfo: str) -> Inspection:
-        """Raises StoreError: nobody took us; the text says why and what to do."""
-        try:
-            return cls(
-                await TrioConnection.connect(conninfo, autocommit=True), safe_target(conninfo)
-            )
-        except TROUBLE as error:
-            raise store_error(error) from error
+    def __init__(self, conninfo: str) -> None:
+        self._target = safe_target(conninfo)
+        self._reader = Reader(conninfo)
+
+    async def connect(self) -> None:
+        async with self._reader.connection():
+            pass
 
     def close(self) -> None:
-        self._connection.drop()
+        self._reader.close()
 
     async def server(self, now: Callable[[], datetime]) -> ServerFacts:
-        """Who answers there. Raises StoreError."""
-        try:
+        """Who answers there."""
+        async with self._reader.connection() as connection:
             began, began_s = now(), trio.current_time()
-            cursor = await self._connection.execute(_ABOUT)
-            row = await cursor.fetchone()
+            row = await (await connection.execute(_ABOUT)).fetchone()
             took_s = trio.current_time() - began_s
-        except TROUBLE as error:
-            raise store_error(error) from error
         assert row is not None
         version, is_standby, clock, user, schema, may_create = row
         # Read somewhere between question and answer: the middle is off by half of it at most.
@@ -100,47 +96,43 @@ class Inspection:
             self._target, version.split()[0], is_standby, ahead_s, took_s, user, schema, may_create
         )
 
-    async def tables(self) -> Mapping[str, Table]:
+    async def tables(self) -> Mapping[str, TableState]:
         """What `ensure_bridge_schema` would find.
 
         Raises:
-            StoreError: a table is there that can't be used; the text says what its owner can do.
+            StoreError: also when a table can't be used; the text says what its owner can do.
         """
         found = {}
-        try:
+        async with self._reader.connection() as connection:
             for name in TABLES:
-                facts = await read_table(self._connection, name)
+                facts = await read_table(connection, name)
                 needed = plan(name, facts).needed
                 owned = facts is not None and facts.owned
-                found[name] = Table(name, facts is None, owned, len(needed))
-        except TROUBLE as error:
-            raise store_error(error) from error
+                found[name] = TableState(name, facts is None, owned, len(needed))
         return found
 
     async def recent_rows(
         self, since: datetime, until: datetime
     ) -> list[tuple[datetime, str | None]]:
-        """Time and accounts of each row between two instants. Raises StoreError."""
-        return await read_recent(self._connection, since, until)
+        """Time and accounts of each row between two instants."""
+        async with self._reader.connection() as connection:
+            return await read_recent(connection, since, until)
 
     async def try_to_write(self, table: str, now: datetime) -> None:
-        """Insert a row as the bridge would, and take it back.
+        """Insert a row as the bridge would, and roll it back.
 
         Raises:
             StoreError: the bridge could not; the text says why and what to do.
         """
-        record = _sample(table, now)
-        try:
-            async with self._connection.transaction(force_rollback=True):
-                await self._connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE}'")
-                await self._connection.execute(
-                    insert_statement(table), [f"[{record.row.decode()}]"]
-                )
-        except TROUBLE as error:
-            raise store_error(error, own_columns=OWN_COLUMNS) from error
+        rows = [f"[{_sample(table, now).row.decode()}]"]
+        async with self._reader.connection() as connection:
+            with store_errors(own_columns=OWN_COLUMNS):
+                async with connection.transaction(force_rollback=True):
+                    await connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE}'")
+                    await connection.execute(insert_statement(table), rows)
 
 
 def _sample(table: str, now: datetime) -> Record:
-    if table == GREEKS_TABLE:
+    if table == PORTFOLIO_GREEKS.name:
         return record_of(Snapshot(now, "check", 0.0, 0.0, 0.0, 0.0, None, 0, 0))
     return record_of(ApiEvent(now, ApiMode.SOCKET, "check"))

@@ -1,82 +1,60 @@
-"""Reads back what has landed: for the demo, `tail` and `export`. Never writes."""
+"""Reads rows and events back as they land in the database: for the demo and `tail`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from trio_bridge.stores.database.connection import TrioConnection
-from trio_bridge.stores.database.postgres import TROUBLE
-from trio_bridge.stores.database.sqlstate import store_error
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, EventRow, PortfolioRow
+from trio_bridge.stores.database.reader import Reader
+from trio_bridge.stores.database.schema import quoted
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from trio_bridge.rows import Table
+    from trio_bridge.stores.database.connection import TrioConnection
 
 
-class LandedRow(NamedTuple):
-    """A row of `portfolio_greeks` as the database has it; see `model.Snapshot` for the meaning."""
-
-    id: int
-    timestamp: datetime
-    account: str | None
-    delta: float | None
-    gamma: float | None
-    vega: float | None
-    theta: float | None
-    underlying_price: float | None
-    positions: int | None
-    priced: int | None
-    greeks_age_s: float | None
-    data_type: str | None
-
-
-class LandedEvent(NamedTuple):
-    """A row of `api_logs`."""
+@dataclass(frozen=True, slots=True)
+class LandedRow(PortfolioRow):
+    """A row of `portfolio_greeks` with the number that the database gave it."""
 
     id: int
-    timestamp: datetime
-    api_mode: str | None
-    message: str | None
-    status: str | None
-    kind: str | None = None
 
+
+@dataclass(frozen=True, slots=True)
+class LandedEvent(EventRow):
+    """A row of `api_logs` with the number that the database gave it."""
+
+    id: int
+
+
+ROW_COLUMNS = quoted([*PORTFOLIO_GREEKS.shown, "id"])
+"""For a SELECT that is read into a `LandedRow`."""
+
+EVENT_COLUMNS = quoted([*API_LOGS.shown, "id"])
+"""For a SELECT that is read into a `LandedEvent`."""
 
 PAGE = 1_000
-
-_LAST_ROW: LiteralString = """
-    SELECT coalesce((SELECT id FROM portfolio_greeks WHERE contract = 'PORTFOLIO'
-                     ORDER BY id DESC OFFSET %s LIMIT 1), 0)
-"""
-_LAST_EVENT: LiteralString = """
-    SELECT coalesce((SELECT id FROM api_logs ORDER BY id DESC OFFSET %s LIMIT 1), 0)
-"""
-_ROWS: LiteralString = """
-    SELECT id, timestamp, account, delta, gamma, vega, theta, underlying_price,
-           positions, priced, greeks_age_s, data_type
-    FROM portfolio_greeks WHERE id > %s AND contract = 'PORTFOLIO' ORDER BY id LIMIT %s
-"""
-_EVENTS: LiteralString = """
-    SELECT id, timestamp, api_mode, message, status, kind
-    FROM api_logs WHERE id > %s ORDER BY id LIMIT %s
-"""
 
 
 class Landing:
     """Follows both tables. Connects when first asked, and again after a failure."""
 
     def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
-        self._connection: TrioConnection | None = None
+        self._reader = Reader(conninfo)
         self._row_id = 0
         self._event_id = 0
 
     async def skip_to_end(self, *, but: int = 0) -> None:
-        """Begin after what is there now, except for the last ones of each table.
+        """Skip what is there now, except for the last `but` rows of each table.
 
         Raises:
             StoreError: the database or a table is not there (yet).
         """
-        self._row_id = (await self._fetch(_LAST_ROW, but))[0][0]
-        self._event_id = (await self._fetch(_LAST_EVENT, but))[0][0]
+        async with self._reader.connection() as connection:
+            row_id = await _last_id(connection, PORTFOLIO_GREEKS, but)
+            event_id = await _last_id(connection, API_LOGS, but)
+        self._row_id, self._event_id = row_id, event_id
 
     async def look(self) -> tuple[list[LandedRow], list[LandedEvent]]:
         """What has landed in each table since the last look, oldest first.
@@ -84,22 +62,26 @@ class Landing:
         Raises:
             StoreError: the database or a table is not there (yet).
         """
-        rows = [LandedRow(*row) for row in await self._fetch(_ROWS, self._row_id, PAGE)]
-        events = [LandedEvent(*row) for row in await self._fetch(_EVENTS, self._event_id, PAGE)]
+        async with self._reader.connection() as connection:
+            cursor = await connection.execute(_newer(PORTFOLIO_GREEKS), [self._row_id, PAGE])
+            rows = [LandedRow(*row) for row in await cursor.fetchall()]
+            cursor = await connection.execute(_newer(API_LOGS), [self._event_id, PAGE])
+            events = [LandedEvent(*row) for row in await cursor.fetchall()]
         self._row_id = rows[-1].id if rows else self._row_id
         self._event_id = events[-1].id if events else self._event_id
         return rows, events
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.drop()
-            self._connection = None
+        self._reader.close()
 
-    async def _fetch(self, query: LiteralString, *arguments: int) -> list[Any]:
-        try:
-            if self._connection is None or self._connection.closed:
-                self._connection = await TrioConnection.connect(self._conninfo, autocommit=True)
-            cursor = await self._connection.execute(query, arguments)
-            return await cursor.fetchall()
-        except TROUBLE as error:
-            raise store_error(error) from error
+
+async def _last_id(connection: TrioConnection, table: Table, skipped: int) -> int:
+    """The number of the last row but `skipped`; 0 when there are not that many."""
+    query = f"SELECT id FROM {table.name} WHERE {table.ours} ORDER BY id DESC OFFSET %s LIMIT 1"
+    found = await (await connection.execute(query, [skipped])).fetchone()
+    return 0 if found is None else int(found[0])
+
+
+def _newer(table: Table) -> str:
+    columns = quoted([*table.shown, "id"])
+    return f"SELECT {columns} FROM {table.name} WHERE id > %s AND {table.ours} ORDER BY id LIMIT %s"

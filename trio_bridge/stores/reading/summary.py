@@ -1,35 +1,38 @@
-"""What the database says about the last day: the last row, how much of the time is covered, and
-what happened."""
+"""What the database says about the recent past: the last row, how much of the time is covered, what
+happened, and who recorded it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING
 
-from trio_bridge.stores.database.connection import TrioConnection
-from trio_bridge.stores.database.postgres import TROUBLE
-from trio_bridge.stores.database.sqlstate import store_error
-from trio_bridge.stores.reading.landing import LandedEvent, LandedRow
+from trio_bridge.rows import PORTFOLIO_GREEKS
+from trio_bridge.stores.database.reader import reading
+from trio_bridge.stores.reading.landing import EVENT_COLUMNS, ROW_COLUMNS, LandedEvent, LandedRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-_LAST_ROWS: LiteralString = """
-    SELECT id, timestamp, account, delta, gamma, vega, theta, underlying_price,
-           positions, priced, greeks_age_s, data_type
-    FROM portfolio_greeks WHERE contract = 'PORTFOLIO' ORDER BY timestamp DESC LIMIT 1
+    from trio_bridge.stores.database.connection import TrioConnection
+
+_LAST_ROW = f"""
+    SELECT {ROW_COLUMNS} FROM portfolio_greeks
+    WHERE {PORTFOLIO_GREEKS.ours} ORDER BY timestamp DESC LIMIT 1
 """
-_COVERED: LiteralString = """
+_COVERED = f"""
     SELECT count(*), count(delta), count(*) FILTER (WHERE priced = positions), min(timestamp),
            max(timestamp) FILTER (WHERE delta IS NOT NULL),
            EXISTS (SELECT FROM portfolio_greeks
-                   WHERE contract = 'PORTFOLIO' AND timestamp < %(since)s)
-    FROM portfolio_greeks WHERE contract = 'PORTFOLIO' AND timestamp >= %(since)s
+                   WHERE {PORTFOLIO_GREEKS.ours} AND timestamp < %(since)s)
+    FROM portfolio_greeks WHERE {PORTFOLIO_GREEKS.ours} AND timestamp >= %(since)s
 """
-_LAST_EVENTS: LiteralString = """
-    SELECT id, timestamp, api_mode, message, status, kind
-    FROM api_logs ORDER BY timestamp DESC, id DESC LIMIT %s
+_LAST_EVENTS = f"""
+    SELECT {EVENT_COLUMNS} FROM api_logs ORDER BY timestamp DESC, id DESC LIMIT %s
+"""
+_RECENT = f"""
+    SELECT timestamp, account::text FROM portfolio_greeks
+    WHERE {PORTFOLIO_GREEKS.ours} AND timestamp BETWEEN %s AND %s ORDER BY timestamp, id
 """
 
 
@@ -38,7 +41,7 @@ class Summary:
     """`rows` since `since`: of these `right` have Greeks, `complete` cover every position.
 
     `first_at` is the first of them, or `since` when there are earlier ones: a gap at the beginning
-    counts. `right_at` is the last right one. `events` come oldest first.
+    counts. `right_at` is the last row with Greeks. `events` come oldest first.
     """
 
     since: datetime
@@ -51,7 +54,8 @@ class Summary:
     events: Sequence[LandedEvent]
 
     def coverage(self, now: datetime, interval_s: float) -> float | None:
-        """The part of the slots since `first_at` that has a right row; None: there is no row."""
+        """The part of the slots since `first_at` that has a row with Greeks; None: there is no
+        row."""
         if self.first_at is None:
             return None
         slots = (now - self.first_at).total_seconds() / interval_s
@@ -64,16 +68,10 @@ async def read_summary(conninfo: str, *, since: datetime, events: int) -> Summar
     Raises:
         StoreError: the database or a table is not there (yet).
     """
-    try:
-        connection = await TrioConnection.connect(conninfo, autocommit=True)
-        try:
-            last = await (await connection.execute(_LAST_ROWS)).fetchone()
-            covered = await (await connection.execute(_COVERED, {"since": since})).fetchone()
-            happened = await (await connection.execute(_LAST_EVENTS, [events])).fetchall()
-        finally:
-            connection.drop()
-    except TROUBLE as error:
-        raise store_error(error) from error
+    async with reading(conninfo) as connection:
+        last = await (await connection.execute(_LAST_ROW)).fetchone()
+        covered = await (await connection.execute(_COVERED, {"since": since})).fetchone()
+        happened = await last_events(connection, events)
     assert covered is not None
     rows, right, complete, first_at, right_at, recorded_before = covered
     return Summary(
@@ -84,5 +82,32 @@ async def read_summary(conninfo: str, *, since: datetime, events: int) -> Summar
         complete=complete,
         first_at=since if rows and recorded_before else first_at,
         right_at=right_at,
-        events=[LandedEvent(*row) for row in reversed(happened)],
+        events=happened,
     )
+
+
+async def last_events(connection: TrioConnection, limit: int) -> list[LandedEvent]:
+    """The latest events, oldest first. Raises psycopg's errors."""
+    cursor = await connection.execute(_LAST_EVENTS, [limit])
+    return [LandedEvent(*row) for row in reversed(await cursor.fetchall())]
+
+
+async def recent_rows(
+    conninfo: str, since: datetime, until: datetime
+) -> list[tuple[datetime, str | None]]:
+    """Time and accounts of each row, whoever recorded it, over a connection of its own. Bound it
+    from outside.
+
+    Raises:
+        StoreError: the database or the table is not there (yet).
+    """
+    async with reading(conninfo) as connection:
+        return await read_recent(connection, since, until)
+
+
+async def read_recent(
+    connection: TrioConnection, since: datetime, until: datetime
+) -> list[tuple[datetime, str | None]]:
+    """As `recent_rows`. Raises psycopg's errors."""
+    cursor = await connection.execute(_RECENT, [since, until])
+    return [(at, accounts) for at, accounts in await cursor.fetchall()]

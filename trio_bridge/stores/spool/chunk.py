@@ -5,16 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trio_bridge.stores.record import (
-    EVENTS_TABLE,
-    GREEKS_TABLE,
-    DamagedLineError,
-    Record,
-    decode_line,
-)
+from trio_bridge.rows import TABLES
+from trio_bridge.stores.record import DamagedLineError, Record, decode_line
 from trio_bridge.stores.spool.quarantine import Unfit
-
-TABLES = frozenset({GREEKS_TABLE, EVENTS_TABLE})
 
 
 class SpoolLine(NamedTuple):

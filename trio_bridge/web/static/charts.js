@@ -1,16 +1,7 @@
-// Five charts one above the other that share time, cursor and gaps.
+// Charts one above the other that share time, cursor and gaps.
 
+import { facts } from "./facts.js";
 import { mark, number } from "./format.js";
-import { SERIES } from "./rows.js";
-
-const NAMES = {
-  delta: ["Delta", "per 1 of the underlying"],
-  gamma: ["Gamma", "per 1 of the underlying, squared"],
-  vega: ["Vega", "per volatility point"],
-  theta: ["Theta", "per calendar day"],
-  underlying_price: ["Underlying", "price"],
-};
-
 const AXIS_WIDTH = 76;
 const TIME_AXIS_HEIGHT = 42;
 const NARROWEST_GAP = 2; // CSS pixels: a gap of one row in a month is still seen.
@@ -31,7 +22,7 @@ export class Charts {
     this.onPoint = onPoint;
     this.gaps = [];
     this.window = time;
-    this.plots = SERIES.map((name, i) => this.#build(room, name, i === SERIES.length - 1));
+    this.plots = facts.series.map((one, i) => this.#build(room, one, i === facts.series.length - 1));
     this.observer = new ResizeObserver(() => this.#fit());
     for (const { canvas } of this.plots) this.observer.observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#repaint());
@@ -44,9 +35,9 @@ export class Charts {
     this.live = live;
     this.gaps = gaps;
     this.window = [start, end];
-    for (const { name, plot, canvas } of this.plots) {
+    for (const { name, title, plot, canvas } of this.plots) {
       plot.setData(rows.columns(name), true);
-      canvas.setAttribute("aria-label", this.#summary(name));
+      canvas.setAttribute("aria-label", this.#summary(name, title));
     }
     this.showValues(null);
   }
@@ -56,12 +47,12 @@ export class Charts {
    * for -1 none: there was no row.
    */
   showValues(i) {
-    for (const { name, value, unit } of this.plots) {
+    for (const { name, value, unit, unitPlace } of this.plots) {
       const column = this.rows.series[name].last;
       const text = number(column[i ?? column.length - 1]);
       const stale = i === null && !this.live;
       value.textContent = stale ? "–" : text;
-      unit.textContent = stale && text !== "–" ? `last ${text}` : NAMES[name][1];
+      unitPlace.textContent = stale && text !== "–" ? `last ${text}` : unit;
     }
   }
 
@@ -72,8 +63,7 @@ export class Charts {
     for (const one of this.plots) one.plot.setCursor({ left, top: one.plot.over.clientHeight / 2 });
   }
 
-  #build(room, name, isLast) {
-    const [title, unit] = NAMES[name];
+  #build(room, { name, title, unit }, isLast) {
     const value = element("span", "value", "–");
     const unitPlace = element("span", "unit", unit);
     const head = element("div", "name");
@@ -86,7 +76,7 @@ export class Charts {
     box.append(head, canvas);
     room.append(box);
     const plot = new uPlot(this.#options(name, isLast), [[], [], [], []], canvas);
-    return { name, value, unit: unitPlace, canvas, plot };
+    return { name, title, unit, value, unitPlace, canvas, plot };
   }
 
   #options(name, isLast) {
@@ -207,13 +197,13 @@ export class Charts {
     for (const { plot } of this.plots) plot.redraw(false, true);
   }
 
-  #summary(name) {
+  #summary(name, title) {
     const { last, min, max } = this.rows.series[name];
     const lows = min.filter((value) => value !== null);
-    if (!lows.length) return `${NAMES[name][0]}: no values in this time`;
+    if (!lows.length) return `${title}: no values in this time`;
     const low = lows.reduce((a, b) => Math.min(a, b));
     const high = max.reduce((a, b) => Math.max(a, b ?? -Infinity), -Infinity);
-    return `${NAMES[name][0]} over time: now ${number(last[last.length - 1])}, `
+    return `${title} over time: now ${number(last[last.length - 1])}, `
       + `lowest ${number(low)}, highest ${number(high)}`;
   }
 }
@@ -266,8 +256,10 @@ function lonely(plot, series, show) {
   return found;
 }
 
+/** Of page.css; a series without a colour of its own gets that of soft text. */
 function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const style = getComputedStyle(document.documentElement);
+  return style.getPropertyValue(`--${name}`).trim() || style.getPropertyValue("--soft").trim();
 }
 
 function element(tag, className, text = "") {

@@ -1,6 +1,7 @@
 // What comes from the bridge: history on request, everything else by itself.
 
-const PATIENCE_MS = 20_000;
+import { facts } from "./facts.js";
+
 const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 15_000;
 
@@ -10,21 +11,17 @@ export async function fetchRows(start, end, points) {
   return fetchJson(`/api/rows?${query}`);
 }
 
-export async function fetchStatus() {
-  return fetchJson("/api/status");
-}
-
 /** The last rows that became safe, oldest first: the database may not have all of them yet. */
 export async function fetchRecent() {
   return fetchJson("/api/recent");
 }
 
-export async function fetchEvents(limit) {
-  return fetchJson(`/api/events?limit=${limit}`);
+export async function fetchEvents() {
+  return fetchJson("/api/events");
 }
 
 async function fetchJson(url) {
-  const answer = await fetch(url, { signal: AbortSignal.timeout(PATIENCE_MS) });
+  const answer = await fetch(url, { signal: AbortSignal.timeout(facts.patience_s * 1000) });
   if (answer.status === 401) location.reload(); // the token has changed: the server asks for it
   const told = await answer.json();
   if (!answer.ok) throw new Error(told.error ?? `HTTP ${answer.status}`);

@@ -1,8 +1,9 @@
 // Puts the page together: which time is shown, and who is told when something comes.
 
 import { Charts } from "./charts.js";
+import { facts } from "./facts.js";
 import { time } from "./format.js";
-import { fetchEvents, fetchRecent, fetchRows, fetchStatus, Live } from "./live.js";
+import { fetchEvents, fetchRecent, fetchRows, Live } from "./live.js";
 import { addEvent, showCoverage, showEvents, showReadout, showState, showVerdict, Tip } from "./panel.js";
 import { nothing, Rows } from "./rows.js";
 import * as words from "./words.js";
@@ -12,7 +13,6 @@ const RANGES = {
   day: { span: 86_400, words: "the last 24 hours", again: 300 },
   month: { span: 30 * 86_400, words: "the last 30 days", again: 1_800 },
 };
-const EVENTS = 50;
 const EVENTS_KEPT = 300;
 const TICK_MS = 1_000;
 const RETRY_S = 5;
@@ -78,7 +78,7 @@ async function load(answer = ask()) {
     page.fetchAt = now() + RETRY_S;
   }
   const waiting = trouble || told.spooled ? await recentOrNone() : [];
-  if (told === null && page.rows === null) told = nothing(await intervalOrGuess(), now() - RANGES[page.range].span);
+  if (told === null && page.rows === null) told = nothing(page.status?.interval_s ?? facts.interval_s, now() - RANGES[page.range].span);
   if (asked !== page.asked) return;
   page.trouble = trouble;
   if (told !== null) page.rows = new Rows(told, page.events);
@@ -94,14 +94,6 @@ async function recentOrNone() {
     return await fetchRecent();
   } catch {
     return [];
-  }
-}
-
-async function intervalOrGuess() {
-  try {
-    return (page.status ?? (await fetchStatus())).interval_s;
-  } catch {
-    return 5;
   }
 }
 
@@ -126,7 +118,7 @@ function render() {
 
 /** Whether the last row speaks of now: nothing in between has been missed, and we are in touch. */
 function isLive() {
-  const current = now() - (page.rows.last ?? 0) <= 3 * page.rows.interval + CONTACT_LOST_S;
+  const current = now() - (page.rows.last ?? 0) <= facts.intervals_allowed * page.rows.interval + CONTACT_LOST_S;
   return current && !isSilent() && page.status?.not_ready_because === null;
 }
 
@@ -287,7 +279,7 @@ function remember(events) {
 async function showLatest() {
   page.told = [];
   try {
-    const { events } = await fetchEvents(EVENTS);
+    const { events } = await fetchEvents();
     const known = new Set(events.map((event) => event.timestamp + event.message));
     events.push(...page.told.filter((event) => !known.has(event.timestamp + event.message)));
     page.events.length = 0;

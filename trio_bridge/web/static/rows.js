@@ -1,16 +1,14 @@
 // The rows on the page: what /api/rows gave, and what has come since, in the same buckets.
 
-export const SERIES = ["delta", "gamma", "vega", "theta", "underlying_price"];
+import { facts } from "./facts.js"; // What the server knows, and means by it: web/chart.py.
 
-const MISSING = 1.75; // Two rows further apart than so many intervals miss one in between.
-const IN_THE_DARK_S = 4; // A row may take three seconds until it is safe, and then it is told.
-const REASONS = 3;
+export const SERIES = facts.series.map((one) => one.name);
 
-/** What /api/rows would tell of a time without rows. */
+/** What /api/rows would say of a time without rows. */
 export function nothing(interval, start) {
   const series = Object.fromEntries(SERIES.map((name) => [name, { last: [] }]));
   const coverage = { since: null, rows: 0, slots: 0, slowest_s: interval };
-  return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], no_reasons: [], coverage };
+  return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage };
 }
 
 export class Rows {
@@ -25,7 +23,6 @@ export class Rows {
       this.series[name].min ??= [...this.series[name].last];
       this.series[name].max ??= [...this.series[name].last];
     }
-    this.noReasons = told.no_reasons; // kinds of events
     this.gaps = told.gaps.filter((gap) => !gap.open);
     this.openGap = told.gaps.find((gap) => gap.open) ?? null;
     this.start = told.from;
@@ -43,7 +40,7 @@ export class Rows {
     const at = Date.parse(row.timestamp) / 1000;
     const last = this.last ?? this.openGap?.from ?? null;
     if (last !== null && at <= last) return; // told already
-    if (last !== null && at - last > MISSING * this.#usual(last)) this.#close(last, at);
+    if (last !== null && at - last > facts.missing * this.#usual(last)) this.#close(last, at);
     this.openGap = null;
     this.coverage.since ??= at;
     this.coverage.slots += 1;
@@ -73,7 +70,7 @@ export class Rows {
       if (gap.watched && !gap.reasons.length) gap.reasons = this.#reasons(gap.from, gap.to);
     }
     const from = this.last ?? this.openGap?.from ?? null;
-    if (from === null || now - from <= MISSING * this.#usual(from) + IN_THE_DARK_S) return this.gaps;
+    if (from === null || now - from <= facts.missing * this.#usual(from) + facts.in_the_dark_s) return this.gaps;
     return [...this.gaps, { from, to: now, open: true, reasons: this.#reasons(from, now) }];
   }
 
@@ -85,7 +82,7 @@ export class Rows {
     const gap = this.gapsUntil(now).find((one) => one.open);
     if (!gap) return this.coverage;
     const usual = this.#usual(gap.from);
-    const known = now - IN_THE_DARK_S - (MISSING - 1) * usual;
+    const known = now - facts.in_the_dark_s - (facts.missing - 1) * usual;
     const missing = Math.max(0, Math.floor((known - Math.max(gap.from, this.start)) / usual));
     return { ...this.coverage, slots: this.coverage.slots + missing };
   }
@@ -94,7 +91,7 @@ export class Rows {
   columns(name) {
     const { last, min, max } = this.series[name];
     const columns = [[], [], [], []];
-    const widest = MISSING * Math.max(this.bucket, this.interval);
+    const widest = facts.missing * Math.max(this.bucket, this.interval);
     let gap = 0; // rows may also have come more seldom once: only a gap breaks a line
     for (let i = 0; i < this.t.length; i += 1) {
       while (gap < this.gaps.length && this.gaps[gap].to <= this.t[i - 1]) gap += 1;
@@ -144,7 +141,7 @@ export class Rows {
     if (this.openGap?.from === from && this.openGap.reasons.length) return this.openGap.reasons;
     return this.events.filter((event) => {
       const at = Date.parse(event.timestamp) / 1000;
-      return at > from && at <= to && !this.noReasons.includes(event.kind);
-    }).slice(0, REASONS);
+      return at > from && at <= to && !facts.no_reasons.includes(event.kind);
+    }).slice(0, facts.reasons_per_gap);
   }
 }

@@ -1,0 +1,161 @@
+"""Keeps the contracts' definitions in memory: asked for before the first quote of a derivative, and
+for multipliers that the positions lack."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import trio
+
+from trio_bridge.errors import GatewayError
+from trio_bridge.events.data import MultipliersKnown, MultipliersUnknown
+from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, PausedError
+from trio_bridge.gateways.portal.holdings import Definition
+from trio_bridge.gateways.portal.pacing import CONTRACT_INFO, DEFINITION_CON_IDS, DEFINITIONS
+from trio_bridge.gateways.portal.values import (
+    ShapeError,
+    read_con_id,
+    read_objects,
+    read_positive,
+    read_text,
+)
+from trio_bridge.policy.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_bridge.gateways.portal.client import PortalClient, Shared
+    from trio_bridge.gateways.portal.holdings import Memory
+
+RESTART_S: Final = 3.0
+"""So long a contract is not asked for when its market data are to start anew: the stream looks once
+a second for what it should end."""
+
+
+class DefinitionLoop:
+    """Asks for the definitions that one login needs; `run` it once."""
+
+    def __init__(self, client: PortalClient, shared: Shared, memory: Memory) -> None:
+        self._client = client
+        self._memory = memory
+        self._holdings = memory.holdings
+        self._troubles = shared.troubles
+        self._timing = shared.timing
+        self._retry_lookup_at: dict[int, float] = {}
+        self._defined_at: dict[int, float] = {}
+
+    async def run(self) -> NoReturn:
+        """Define what is held until cancelled: after each download, and now and then."""
+        backoff = Backoff(self._timing.backoff_s)
+        seen = self._memory.downloads
+        while True:
+            if not backoff.attempts:
+                with trio.move_on_after(self._timing.definitions_retry_s):
+                    seen = await self._memory.wait_download(seen)
+            if silent := self._silent():
+                self._holdings.define_again(silent)
+                await trio.sleep(RESTART_S)
+            defined = await self._define(self._holdings.undefined())
+            self._memory.definitions_first = defined
+            if defined or backoff.attempts:
+                # Definitions that do not come must not keep multipliers from being asked for.
+                with suppress(GatewayError):
+                    await self._look_up(self._holdings.lacking())
+            self._tell_unknown_multipliers()
+            if defined:
+                backoff = backoff.restarted()
+            else:
+                await trio.sleep(backoff.delay_s)
+                backoff = backoff.attempted()
+
+    async def _define(self, con_ids: Sequence[int]) -> bool:
+        """Ask for these definitions; whether every answer came."""
+        for start in range(0, len(con_ids), DEFINITION_CON_IDS):
+            batch = con_ids[start : start + DEFINITION_CON_IDS]
+            query = {"conids": ",".join(map(str, batch))}
+            try:
+                answer = await self._client.ask(DEFINITIONS, read=read_definitions, query=query)
+            except GatewayError:
+                return False
+            self._memory.take_definitions(batch, answer.value)
+            self._defined_at.update(dict.fromkeys(batch, trio.current_time()))
+        return True
+
+    def _silent(self) -> list[int]:
+        """Options that have told no Greeks for long, although they were defined.
+
+        The gateway computes some only if their definition was asked for before their market data,
+        and its session may have been renewed unnoticed since: both are asked for once more.
+        """
+        since = trio.current_time() - self._timing.silent_s
+        return [
+            con_id
+            for con_id in self._holdings.options()
+            if self._defined_at.get(con_id, math.inf) < since
+            and self._memory.quotes.greeks_at(con_id) < since
+        ]
+
+    async def _look_up(self, con_ids: Sequence[int]) -> None:
+        """Ask for contracts one by one whose definition did not tell the multiplier."""
+        now = trio.current_time()
+        for con_id in con_ids:
+            if self._retry_lookup_at.get(con_id, -math.inf) > now:
+                continue
+            self._retry_lookup_at[con_id] = now + self._timing.definitions_retry_s
+            try:
+                answer = await self._client.ask(
+                    CONTRACT_INFO, read=read_contract_info, con_id=con_id
+                )
+            except (PausedError, LoggedOutError):
+                del self._retry_lookup_at[con_id]  # it had no say
+                return
+            except AnswerError:
+                continue  # some contracts have no info: that must not keep the others waiting
+            self._holdings.learn({con_id: answer.value})
+
+    def _tell_unknown_multipliers(self) -> None:
+        lacking = [con_id for con_id in self._holdings.lacking() if con_id in self._retry_lookup_at]
+        if lacking:
+            self._troubles.begin("multiplier", MultipliersUnknown(tuple(lacking)))
+        elif not self._holdings.lacking():
+            self._troubles.end("multiplier", MultipliersKnown)
+
+
+def read_definitions(payload: object) -> dict[int, Definition]:
+    """The answer of `/trsrv/secdef`, by contract id.
+
+    Raises:
+        ShapeError: it is something else.
+    """
+    if not isinstance(payload, dict):
+        raise ShapeError("contract definitions are not an object")
+    found = {}
+    for entry in read_objects(payload.get("secdef"), "secdef"):
+        if (con_id := read_con_id(entry.get("conid"))) is not None:
+            found[con_id] = Definition(
+                sec_type=read_text(entry, "assetClass"),
+                symbol=read_text(entry, "ticker"),
+                currency=read_text(entry, "currency"),
+                multiplier=read_positive(entry.get("multiplier")),
+                underlying_con_id=read_con_id(entry.get("undConid")),
+            )
+    return found
+
+
+def read_contract_info(payload: object) -> Definition:
+    """The answer of `/iserver/contract/{conid}/info`.
+
+    Raises:
+        ShapeError: it is something else.
+    """
+    if not isinstance(payload, dict):
+        raise ShapeError("a contract's info is not an object")
+    return Definition(
+        sec_type=read_text(payload, "instrument_type"),
+        symbol=read_text(payload, "symbol"),
+        currency=read_text(payload, "currency"),
+        multiplier=read_positive(payload.get("multiplier")),
+        underlying_con_id=read_con_id(payload.get("underlying_con_id")),
+    )

@@ -1,0 +1,232 @@
+"""Keeps the positions in memory: every account, every page, or nothing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import trio
+
+from trio_bridge.errors import GatewayError
+from trio_bridge.gateways.accounts import Accounts
+from trio_bridge.gateways.portal.health import AnswerError
+from trio_bridge.gateways.portal.holdings import Held, HeldKey
+from trio_bridge.gateways.portal.pacing import ACCOUNTS, INVALIDATE, POSITIONS
+from trio_bridge.gateways.portal.values import (
+    ShapeError,
+    read_con_id,
+    read_exact,
+    read_objects,
+    read_positive,
+    read_text,
+)
+from trio_bridge.policy.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence, Set
+
+    from trio_bridge.gateways.portal.client import PortalClient, Shared
+    from trio_bridge.gateways.portal.holdings import Memory
+    from trio_bridge.gateways.portal.login import Login
+
+CONFIRM_S: Final = 1.0
+"""Until a download that lacked positions is repeated."""
+
+POSITIONS_SHARE_S: Final = 0.5
+"""Positions take no more than one request in so many seconds, on average."""
+
+MOST_PAGES: Final = 1_000
+
+SMALLEST_PAGE: Final = 30
+"""What counts when entries don't tell their page's size. Pages were of 30 in the API's first
+specification and are of 100 in today's, where each entry says so."""
+
+NO_SUCH_ENDPOINT: Final = frozenset({404, 405, 501})
+
+ASK_AGAIN_AFTER: Final = 2
+"""After so many failures the accounts are asked for again, which the gateway wants to come first:
+its session may have been renewed unnoticed."""
+
+
+class PositionLoop:
+    """Asks for accounts and positions; `run` it while the session is well, from an empty memory."""
+
+    def __init__(self, client: PortalClient, shared: Shared, memory: Memory, login: Login) -> None:
+        self._client = client
+        self._memory = memory
+        self._login = login
+        self._timing = shared.timing
+        self._accounts = Accounts(shared.settings.ib_account, shared.emit)
+        self._accounts_asked_at = -math.inf
+        self._requests = 0
+        """Made by the last download."""
+
+    async def load_accounts(self) -> None:
+        """Ask for the accounts and select those that the settings name.
+
+        Raises:
+            ConfigError: IB_ACCOUNT names one that the gateway does not know.
+            GatewayError: no usable answer.
+        """
+        answer = await self._client.ask(ACCOUNTS, read=read_accounts)
+        self._accounts.managed(answer.value)
+        self._accounts_asked_at = answer.asked_at
+
+    async def know_accounts(self) -> None:
+        """Load the accounts, unless this login has told them: it may be another person's.
+
+        Raises:
+            ConfigError: as `load_accounts`.
+        """
+        while self._accounts_asked_at == -math.inf or self._accounts.are_in_doubt:
+            try:
+                await self.load_accounts()
+            except GatewayError:
+                await trio.sleep(self._timing.positions_s)
+
+    def forget_accounts(self) -> None:
+        """The login has ended: the next one wants to be asked for accounts before positions."""
+        self._accounts_asked_at = -math.inf
+
+    async def run(self) -> NoReturn:
+        """Follow the positions until cancelled.
+
+        Raises:
+            ConfigError: as `load_accounts`.
+        """
+        backoff = Backoff(self._timing.backoff_s)
+        while True:
+            began = trio.current_time()
+            try:
+                if backoff.attempts >= ASK_AGAIN_AFTER:
+                    await self.load_accounts()
+                await self._look_for_accounts()
+                accounts = self._accounts.chosen
+                download = await self._download(accounts)
+                doubtful = self._memory.holdings.is_doubtful(download, accounts)
+                if doubtful and not await self._login.is_well():
+                    # A gateway that is cut off may know of no positions: that is no book.
+                    raise AnswerError("the session is not well")
+            except GatewayError:
+                await trio.sleep(backoff.delay_s)
+                backoff = backoff.attempted()
+                continue
+            backoff = backoff.restarted()
+            # A large book must not crowd out its quotes.
+            pause_s = max(self._timing.positions_s, self._requests * POSITIONS_SHARE_S)
+            round_s = max(pause_s, trio.current_time() + CONFIRM_S - began)
+            # A book of many accounts takes its time: one round may fail, as ever.
+            stale_at = began + max(self._timing.positions_stale_s, 2 * round_s)
+            if self._memory.accept(download, accounts, asked_at=began, stale_at=stale_at):
+                await trio.sleep_until(began + round_s)
+            else:
+                await trio.sleep(CONFIRM_S)
+
+    async def _look_for_accounts(self) -> None:
+        """See now and then whether the login has come to manage another account."""
+        due = self._accounts_asked_at + self._timing.accounts_s
+        if not self._accounts.are_named and trio.current_time() >= due:
+            # The positions of those that are known count meanwhile.
+            with suppress(GatewayError):
+                await self.load_accounts()
+
+    async def _download(self, accounts: Sequence[str]) -> list[Held]:
+        """All positions of these accounts, page by page."""
+        held: list[Held] = []
+        self._requests = 0
+        for account in accounts:
+            await self._invalidate(account)
+            others = frozenset(accounts) - {account}
+            held += await self._download_account(account, others)
+        return held
+
+    async def _invalidate(self, account: str) -> None:
+        """Have the gateway read the account's positions anew, where it can be told to."""
+        self._requests += 1
+        try:
+            await self._client.ask(INVALIDATE, slow=True, account=account)
+        except AnswerError as error:
+            # Pages out of a cache that stays are as old as the cache, whatever they look like.
+            if error.status not in NO_SUCH_ENDPOINT:
+                raise
+
+    async def _download_account(self, account: str, others: Set[str]) -> list[Held]:
+        held: list[Held] = []
+        for page in itertools.count():
+            self._requests += 1
+            answer = await self._client.ask(
+                POSITIONS,
+                read=lambda payload: (read_page(payload, account, others), is_last_page(payload)),
+                slow=True,
+                account=account,
+                page=page,
+            )
+            found, is_last = answer.value
+            held += found
+            if is_last:
+                break
+            if page >= MOST_PAGES:
+                raise AnswerError(f"account {account} has more than {MOST_PAGES} pages")
+        return held
+
+
+def read_page(payload: object, account: str, others: Set[str] = frozenset()) -> list[Held]:
+    """One page of `/portfolio/{account}/positions/{page}`.
+
+    Args:
+        payload: the JSON.
+        account: which it was asked for.
+        others: which are asked for beside it, so that their positions must not be in it.
+
+    Raises:
+        ShapeError: any entry cannot be read: a position left out would be a false row, and so would
+            one that counts twice.
+    """
+    entries = read_objects(payload, "positions")
+    if strangers := others & {read_text(entry, "acctId") for entry in entries}:
+        raise ShapeError(
+            f"asked for positions of account {account}, it gives those of {', '.join(strangers)}"
+        )
+    return [_read_held(entry, account) for entry in entries]
+
+
+def is_last_page(payload: Sequence[dict[str, Any]]) -> bool:
+    """Whether a page that could be read is shorter than full, so that none follows."""
+    told = [read_positive(entry.get("pageSize")) or SMALLEST_PAGE for entry in payload]
+    return len(payload) < min(told, default=SMALLEST_PAGE)
+
+
+def _read_held(entry: dict[str, Any], account: str) -> Held:
+    con_id = read_con_id(entry.get("conid"))
+    quantity = read_exact(entry.get("position"))
+    if con_id is None or quantity is None:
+        raise ShapeError(
+            f"a position of account {account} has conid {entry.get('conid')!r} "
+            f"and quantity {entry.get('position')!r}"
+        )
+    return Held(
+        key=HeldKey(account, con_id, read_text(entry, "model")),
+        quantity=quantity,
+        sec_type=read_text(entry, "assetClass", "secType"),
+        symbol=read_text(entry, "ticker", "contractDesc"),
+        currency=read_text(entry, "currency"),
+        multiplier=read_positive(entry.get("multiplier")),
+        underlying_con_id=read_con_id(entry.get("undConid")),
+    )
+
+
+def read_accounts(payload: object) -> tuple[str, ...]:
+    """The account ids of `/portfolio/accounts`.
+
+    Raises:
+        ShapeError: it is something else.
+    """
+    found = dict.fromkeys(
+        read_text(entry, "accountId", "id") for entry in read_objects(payload, "accounts")
+    )
+    found.pop("", None)
+    if not found:
+        raise ShapeError("the gateway names no account")
+    return tuple(found)
