@@ -83,21 +83,16 @@ def _gap(gap: Gap, window: Window) -> dict[str, Any]:
         "to": seconds(gap.end),
         "open": gap.is_open,
         "slots": gap.slots_within(window),
-        "usual_s": gap.usual_s,
         "reasons": [event_json(event) for event in gap.reasons],
     }
 
 
 def _coverage(chart: Chart) -> dict[str, Any]:
-    """How many slots of the window, since the first row ever, have a row with known Greeks.
-
-    `slowest_s`: rows that came this far apart, but regularly, cover their time completely.
-    """
+    """How many slots of the window, since the first row ever, have a row with known Greeks."""
     taken = sum(bucket.rows for bucket in chart.buckets)
     missing = sum(gap.slots_within(chart.window) for gap in chart.gaps)
     return {
         "since": None if chart.since is None else seconds(chart.since),
         "rows": sum(bucket.right_rows for bucket in chart.buckets),
         "slots": taken + missing,
-        "slowest_s": chart.slowest_s,
     }

@@ -13,7 +13,6 @@ from trio_bridge.errors import OutageError, SchemaMissingError
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.reading.buckets import read_buckets
-from trio_bridge.stores.reading.cadence import guess_paces
 from trio_bridge.stores.reading.gaps import find_gaps
 from trio_bridge.stores.reading.summary import last_events
 
@@ -51,14 +50,12 @@ _AROUND = f"""
 @dataclass(frozen=True, slots=True)
 class Chart:
     """A window's rows, and what is missing in it. `since` is where the window or, if that is later,
-    the whole recording begins; None when there is no row at all. `slowest_s`: how far apart rows
-    were, at most, that came regularly, so that the time between them is not a gap."""
+    the whole recording begins; None when there is no row at all."""
 
     window: Window
     buckets: Sequence[Bucket]
     gaps: Sequence[Gap]
     since: datetime | None
-    slowest_s: float
 
 
 class History:
@@ -77,7 +74,7 @@ class History:
             async with self._transaction() as connection:
                 return await _read_chart(connection, window)
         except SchemaMissingError:
-            return Chart(window, (), (), None, window.interval_s)
+            return Chart(window, (), (), None)
 
     async def events(self, limit: int) -> list[LandedEvent]:
         """The latest events, oldest first."""
@@ -108,7 +105,6 @@ async def _read_chart(connection: TrioConnection, window: Window) -> Chart:
     assert around is not None
     first, before = around
     buckets = await read_buckets(connection, window)
-    paces = await guess_paces(connection, window, buckets)
-    gaps = await find_gaps(connection, window, buckets, paces, before)
+    gaps = await find_gaps(connection, window, buckets, before)
     since = None if first is None else max(first, window.start)
-    return Chart(window, buckets, gaps, since, paces.slowest_s)
+    return Chart(window, buckets, gaps, since)

@@ -111,7 +111,7 @@ function render() {
   scrub.max = Math.max(0, page.rows.t.length - 1);
   if (document.activeElement !== scrub) scrub.value = scrub.max;
   scrub.disabled = page.rows.t.length === 0;
-  showCoverage(page.rows.coverageUntil(end), page.rows.interval, name, end - span, page.gaps.map(explain));
+  showCoverage(page.rows.coverageUntil(end), name, end - span, page.gaps.map(explain));
   if (page.pointed) showPoint();
   else restReadout();
 }

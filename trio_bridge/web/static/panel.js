@@ -33,8 +33,8 @@ export function showState(status) {
 }
 
 /** Of `span` (in words), which begins at `start`. `gaps`: each in words, oldest first. */
-export function showCoverage(coverage, interval, span, start, gaps) {
-  put($("coverage"), words.coverage(coverage, span, start, interval));
+export function showCoverage(coverage, span, start, gaps) {
+  put($("coverage"), words.coverage(coverage, span, start));
   $("gaps").hidden = gaps.length === 0;
   const more = gaps.length > MOST_GAPS ? `, the last ${count(MOST_GAPS)}` : "";
   put($("gaps-summary"), `${many(gaps.length, "gap")}${more}`);

@@ -2,7 +2,6 @@
 
 import { bytes, count, duration, many, percent, time } from "./format.js";
 
-const MUCH_SLOWER = 1.5; // Than today's interval: worth a word.
 const FIRST_ROW_S = 30; // A window that begins so near to the first row ever begins with it.
 
 const seconds = (text) => Date.parse(text) / 1000;
@@ -106,18 +105,13 @@ export function rows(status) {
   };
 }
 
-/**
- * Of `span` (in words), which begins at `start`, or of the time since the very first row.
- * `interval`: seconds between two rows now.
- */
-export function coverage(told, span, start, interval) {
-  if (!told.slots) return `Nothing recorded in ${span}.`;
-  const share = percent(told.rows, told.slots);
-  const slots = `${count(told.rows)} of ${many(told.slots, "slot")}`;
-  const slower = told.slowest_s > MUCH_SLOWER * interval
-    ? ` In part of it a row came every ${duration(told.slowest_s)} only.` : "";
-  if (told.since === null || told.since < start + FIRST_ROW_S) return `${share} of ${span}: ${slots}.${slower}`;
-  return `${share} since the first row ${at(told.since)}: ${slots}.${slower}`;
+/** Of `span` (in words), which begins at `start`, or of the time since the very first row. */
+export function coverage(found, span, start) {
+  if (!found.slots) return `Nothing recorded in ${span}.`;
+  const share = percent(found.rows, found.slots);
+  const slots = `${count(found.rows)} of ${many(found.slots, "slot")}`;
+  if (found.since === null || found.since < start + FIRST_ROW_S) return `${share} of ${span}: ${slots}.`;
+  return `${share} since the first row ${at(found.since)}: ${slots}.`;
 }
 
 function at(when) {
