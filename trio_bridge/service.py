@@ -237,6 +237,14 @@ class Service:
         self.outlet.emit(
             ServiceStarted(__version__, settings.ib_api_mode, settings.poll_interval_s)
         )
+        watch_for_doubled_slots = partial(
+            watch_for_doubles,
+            partial(recent_rows, self.conninfo),
+            self.ticker.status,
+            interval_s=settings.poll_interval_s,
+            emit=self.outlet.emit,
+            now=self.now,
+        )
         with self._sources:
             stopper.arm(self._sources)
             async with self.bridge, trio.open_nursery() as sources:
@@ -244,19 +252,10 @@ class Service:
                 sources.start_soon(self._source, self.ticker.run)
                 sources.start_soon(
                     keep_going,
-                    "the look for doubled slots",
-                    self._watch_for_doubles,
+                    "the check for doubled slots",
+                    watch_for_doubled_slots,
                     self.outlet.emit,
                 )
-
-    async def _watch_for_doubles(self) -> None:
-        await watch_for_doubles(
-            partial(recent_rows, self.conninfo),
-            self.ticker.status,
-            interval_s=self.settings.poll_interval_s,
-            emit=self.outlet.emit,
-            now=self.now,
-        )
 
     async def _write(self, drained: trio.Event) -> None:
         await run_writer(self.delivery)

@@ -40,7 +40,7 @@ class Bench:
         self.hub = Hub()
         self.metrics = Metrics()
         self.observer = Observer(
-            service, self.metrics.lateness, self.metrics.time_to_safe, self.hub
+            service, self.metrics.lateness.observe, self.metrics.time_to_safe.observe, self.hub
         )
         self.metrics.watch(self.observer, self.hub)
         self.observer.watch()

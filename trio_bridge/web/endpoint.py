@@ -57,7 +57,7 @@ class Endpoint:
     async def run(self, service: Service) -> None:
         """Answer requests until cancelled. Raises nothing."""
         metrics, hub = Metrics(), Hub()
-        observer = Observer(service, metrics.lateness, metrics.time_to_safe, hub)
+        observer = Observer(service, metrics.lateness.observe, metrics.time_to_safe.observe, hub)
         metrics.watch(observer, hub)
         history = History(service.conninfo)
         site = Site(
@@ -103,7 +103,7 @@ async def _tell_status(site: Site) -> None:
         now = trio.current_time()
         if essence != before or now - told_s >= TELL_AT_LEAST_EVERY_S:
             before, told_s = essence, now
-            site.hub.tell("status", orjson.dumps(status))
+            site.hub.send("status", orjson.dumps(status))
 
 
 def url_of(settings: Settings) -> str:

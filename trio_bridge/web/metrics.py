@@ -41,8 +41,11 @@ class Exposition(NamedTuple):
     content_type: str
 
 
-class Metrics:
+class Metrics(Collector):
     """`lateness` and `time_to_safe` are fed by an observer; everything else is read when asked."""
+
+    _observer: Observer
+    _hub: Hub
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -62,12 +65,9 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def watch(self, observer: Observer, hub: Hub) -> None:
-        """Register the collector; call this once."""
-        self.registry.register(ServiceCollector(self, observer, hub))
-
-    @property
-    def spool_rows(self) -> int | None:
-        return self._spool_rows
+        """Call this once."""
+        self._observer, self._hub = observer, hub
+        self.registry.register(self)
 
     def expose(self, accept: str, *, spool_rows: int | None) -> Exposition:
         """`accept` is the request's header; `spool_rows` a figure that takes time to get."""
@@ -78,20 +78,12 @@ class Metrics:
             encode, content_type = choose_encoder("")
         return Exposition(encode(self.registry), content_type)
 
-
-class ServiceCollector(Collector):
-    """Reads a service's counters at the moment of the scrape."""
-
-    def __init__(self, metrics: Metrics, observer: Observer, hub: Hub) -> None:
-        self._metrics = metrics
-        self._observer = observer
-        self._hub = hub
-
     def describe(self) -> list[Metric]:
         """Nothing to compare with: there is one collector in this registry."""
         return []
 
     def collect(self) -> Iterator[Metric]:
+        """Read the service's counters at the moment of the scrape."""
         status = self._observer.status()
         yield InfoMetricFamily(
             "trio_bridge",
@@ -152,11 +144,9 @@ class ServiceCollector(Collector):
         )
         yield _gauge("rows_waiting", "Rows and events that are not safe yet", storage.waiting)
         yield _gauge("spool_bytes", "Bytes in the spool, to be replayed", storage.spool_bytes)
-        if self._metrics.spool_rows is not None:
+        if self._spool_rows is not None:
             yield _gauge(
-                "spool_rows",
-                "Rows and events in the spool, to be replayed",
-                self._metrics.spool_rows,
+                "spool_rows", "Rows and events in the spool, to be replayed", self._spool_rows
             )
 
     def _gateway(self, status: BridgeStatus) -> Iterator[Metric]:

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import orjson
 import trio
@@ -23,10 +23,13 @@ from trio_bridge.tasks.supervisor import State
 from trio_bridge.text import count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_bridge.model import Snapshot
     from trio_bridge.service import Service
     from trio_bridge.status import BridgeStatus
     from trio_bridge.stores.record import Record
+    from trio_bridge.web.streams import Hub
 
 RECENT_ROWS = 2_000
 """Held in memory: what a chart needs while the database has not got the rows yet. Almost three
@@ -36,32 +39,20 @@ STALLED_S = 10.0
 """A ticker that has served no slot for so long (or three intervals) stands still."""
 
 
-class Gauge(Protocol):
-    """Takes a measurement; prometheus_client's Histogram is one."""
-
-    def observe(self, amount: float) -> None: ...
-
-
-class Audience(Protocol):
-    """Is told what has become safe."""
-
-    def tell(self, kind: str, data: bytes) -> None: ...
-
-
 @dataclass
 class Observer:
     """Call `watch` once. Everything is read from memory, on Trio's thread.
 
     Attributes:
-        lateness, time_to_safe: where each row's seconds go.
-        audience: who is told of each safe row and event, as the JSON that was stored.
+        lateness, time_to_safe: each takes the seconds of one row.
+        hub: gets each safe row and event, as the JSON that was stored.
         events: how many events there have been, by status.
     """
 
     service: Service
-    lateness: Gauge
-    time_to_safe: Gauge
-    audience: Audience
+    lateness: Callable[[float], None]
+    time_to_safe: Callable[[float], None]
+    hub: Hub
     events: dict[Severity, int] = field(default_factory=lambda: dict.fromkeys(Severity, 0))
     recent: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_ROWS))
     """The last safe rows, as the JSON that was stored."""
@@ -82,18 +73,18 @@ class Observer:
         if isinstance(item, ApiEvent):
             self.events[item.status] += 1
         else:
-            self.lateness.observe(self.service.ticker.status.last_lateness_s)
+            self.lateness(self.service.ticker.status.last_lateness_s)
 
     def _safe(self, record: Record, waited_s: float) -> None:
         if record.table == PORTFOLIO_GREEKS.name:
             self.safe_rows += 1
             self.recent.append(record.row)
-            self.time_to_safe.observe(waited_s)
+            self.time_to_safe(waited_s)
             if orjson.loads(record.row)["delta"] is not None:
                 self.right_safe_s = trio.current_time()
-            self.audience.tell("row", record.row)
+            self.hub.send("row", record.row)
         else:
-            self.audience.tell("event", record.row)
+            self.hub.send("event", record.row)
 
     def recent_json(self, seconds: float = math.inf) -> bytes:
         """Rows that became safe of late, as a JSON list: as many as fit into so many seconds."""

@@ -30,18 +30,16 @@ class TooManyStreamsError(Exception):
 
 
 class Hub:
-    """Passes messages on to all streams. `tell` never waits and never raises."""
+    """Passes messages on to all streams. `send` never waits and never raises."""
 
     def __init__(self) -> None:
         self._senders: set[trio.MemorySendChannel[bytes]] = set()
-        self.dropped = 0
-        """Listeners let go because they did not keep up."""
 
     @property
     def listeners(self) -> int:
         return len(self._senders)
 
-    def tell(self, kind: str, data: bytes) -> None:
+    def send(self, kind: str, data: bytes) -> None:
         """`kind` is the event's type, `data` one line of text."""
         if not self._senders:
             return
@@ -49,10 +47,7 @@ class Hub:
         for sender in tuple(self._senders):
             try:
                 sender.send_nowait(message)
-            except trio.WouldBlock:
-                self.dropped += 1
-                self._remove(sender)
-            except trio.BrokenResourceError:
+            except (trio.WouldBlock, trio.BrokenResourceError):
                 self._remove(sender)
 
     @contextmanager

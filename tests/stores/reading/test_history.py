@@ -177,6 +177,15 @@ async def test_the_edges_of_a_slow_time_are_no_gaps(
     assert [(gap.start, gap.end, gap.is_open) for gap in beyond.gaps] == [(at(228), at(300), True)]
 
 
+async def test_a_service_that_has_just_started_has_no_gap_yet(fresh_database: str) -> None:
+    """Its start is later than what is certain: rows may take four seconds until they are safe."""
+    await store(fresh_database, [snapshot(0, at(0)), started(-0.1, 5)])
+    reader = History(fresh_database)
+
+    assert (await reader.chart(Window(at(-9), at(0.4), 5, 5, now=at(0.4)))).gaps == []
+    reader.close()
+
+
 @pytest.mark.parametrize("slots_per_bucket", [1, 720])
 async def test_without_a_recorded_start_todays_interval_judges(
     slots_per_bucket: int, fresh_database: str

@@ -25,6 +25,7 @@ from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.reading.inspection import Inspection
+from trio_bridge.stores.reading.summary import recent_rows
 from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ async def check_database(settings: Settings, report: Report) -> None:
     except StoreError as error:
         report_with_rest(_unreachable(conninfo, error), NAMES, report)
     else:
-        await _inspect(inspection, settings, report)
+        await _inspect(inspection, conninfo, settings, report)
     finally:
         inspection.close()
 
@@ -96,7 +97,9 @@ def _unreachable(conninfo: str, error: StoreError) -> Finding:
     return failed("database", f"{safe_target(conninfo)}: {error.text}", remedy)
 
 
-async def _inspect(inspection: Inspection, settings: Settings, report: Report) -> None:
+async def _inspect(
+    inspection: Inspection, conninfo: str, settings: Settings, report: Report
+) -> None:
     done = 0
     try:
         with trio.fail_after(LOOK_TIMEOUT_S):
@@ -113,7 +116,8 @@ async def _inspect(inspection: Inspection, settings: Settings, report: Report) -
                 await inspection.try_to_write(name, utc_now())
             report(_judge_rights(server, complete))
             done = 3
-            report(await _judge_rows(inspection, settings, look=PORTFOLIO_GREEKS.name in complete))
+            readable = PORTFOLIO_GREEKS.name in complete
+            report(await _judge_rows(conninfo if readable else None, settings))
             return
     except StoreError as error:
         found = failed(NAMES[done], error.text, error.remedy)
@@ -171,10 +175,10 @@ def _judge_rights(server: ServerFacts, tried: list[str]) -> Finding:
     return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, taken back)")
 
 
-async def _judge_rows(inspection: Inspection, settings: Settings, *, look: bool) -> Finding:
+async def _judge_rows(conninfo: str | None, settings: Settings) -> Finding:
     interval_s = settings.poll_interval_s
     at, back = utc_now(), timedelta(seconds=look_back_s(interval_s))
-    rows = await inspection.recent_rows(at - back, at + back) if look else ()
+    rows = () if conninfo is None else await recent_rows(conninfo, at - back, at + back)
     if not rows:
         return skipped("rows", f"none in the last {duration(back.total_seconds())}")
     doubled = doubled_slots(rows, interval_s, ours=settings.ib_account or None)

@@ -129,7 +129,7 @@ async def _far_apart(
     short = [
         (bucket, shortest_s)
         for bucket in buckets
-        if bucket.is_short(shortest_s := min(intervals.between(bucket.first, bucket.last)))
+        if bucket.is_short(shortest_s := intervals.shortest(bucket.first, bucket.last))
     ]
     if not short:
         return []

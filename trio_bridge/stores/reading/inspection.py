@@ -19,7 +19,6 @@ from trio_bridge.stores.database.postgres import insert_statement
 from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.database.schema import OWN_COLUMNS, plan
 from trio_bridge.stores.database.sqlstate import store_errors
-from trio_bridge.stores.reading.summary import read_recent
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
@@ -110,13 +109,6 @@ class Inspection:
                 owned = facts is not None and facts.owned
                 found[name] = TableState(name, facts is None, owned, len(needed))
         return found
-
-    async def recent_rows(
-        self, since: datetime, until: datetime
-    ) -> list[tuple[datetime, str | None]]:
-        """Time and accounts of each row between two instants."""
-        async with self._reader.connection() as connection:
-            return await read_recent(connection, since, until)
 
     async def try_to_write(self, table: str, now: datetime) -> None:
         """Insert a row as the bridge would, and roll it back.

@@ -33,15 +33,18 @@ class Intervals(NamedTuple):
     starts: Sequence[datetime] = ()
     started_s: Sequence[float] = ()
 
-    def between(self, start: datetime, end: datetime) -> list[float]:
-        """Those in force from `start` to `end`, in order."""
-        first, last = bisect_right(self.starts, start), bisect_right(self.starts, end)
-        return [self.first_s, *self.started_s][first : last + 1]
+    def at(self, instant: datetime) -> float:
+        number = bisect_right(self.starts, instant)
+        return self.started_s[number - 1] if number else self.first_s
 
     def longer(self, start: datetime, end: datetime) -> float:
-        """The longer of those at the two ends: no sooner was a second row due."""
-        between = self.between(start, end)
-        return max(between[0], between[-1])
+        """The longer one of the two ends: no sooner was a row due after a change."""
+        return max(self.at(start), self.at(end))
+
+    def shortest(self, start: datetime, end: datetime) -> float:
+        """Of those from `start` to `end`."""
+        changes = self.started_s[bisect_right(self.starts, start) : bisect_right(self.starts, end)]
+        return min([self.at(start), *changes])
 
 
 async def read_intervals(
