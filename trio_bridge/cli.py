@@ -3,7 +3,7 @@
 0: finished as asked. 1: a check failed, the service is unhealthy or cannot start just now, a
 command could not finish, or the service had to end without a connection that did not. 2: a setting,
 file or option can't be used; one line says which. 130: interrupted (the service: a second Ctrl-C
-cut its shutdown short). 141: the output's reader has gone.
+cut its shutdown short). 141: the reader of the output has gone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What can be said about a running bridge at one instant: one shape for the endpoint and the
-terminal.
+"""The state of a running bridge at one instant, for the endpoint and the terminal.
 
 `status_of` reads it from a service, `GET /api/status` sends it as JSON, and `from_json` reads that
 JSON on the other side. Times are UTC, durations seconds; None means "not known".

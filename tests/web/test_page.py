@@ -237,7 +237,7 @@ async def test_a_database_that_is_away_leaves_no_gap(
     await browser.until_text("#headline", "Recording into the spool")
     taken = await browser.until(ROWS_TAKEN)
     await browser.until(f"{ROWS_TAKEN} >= arguments[0]", taken + OUTAGE_ROWS)
-    await browser.until_text("#database", "Away")  # but for the moments of a new attempt
+    await browser.until_text("#database", "Down")  # but for the moments of a new attempt
     await browser.keep_screenshot("page-database-away")
     for _ in range(2):  # before and after a reload: the rows are known, though not stored yet
         assert await missing_slots(browser) <= await skipped_slots(here.url)
@@ -667,7 +667,11 @@ async def test_a_gap_says_each_reason_once(browser: Browser, calm: str) -> None:
         ([event], "no rows: cut off", ["no rows: cut off"]),
         ([event], "no rows: silent", ["no rows: cut off", "No rows: silent."]),
         ([], "no rows: cut off", ["No rows: cut off."]),
-        ([], "", ["No event tells why: the service was not running, or the machine was busy."]),
+        (
+            [],
+            "",
+            ["No event gives a reason: the service was not running, or the machine was busy."],
+        ),
     ):
         lines = await browser.import_and_do(
             "words.js",

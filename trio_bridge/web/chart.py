@@ -1,5 +1,5 @@
-"""A chart's data as the page gets it: columns of numbers, times as seconds since 1970; and the
-facts that the page shares with the server."""
+"""A chart's data for the page: columns of numbers, times as seconds since 1970; and the facts that
+the page shares with the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGE_PATIENCE_S = 20.0
 
 
 def page_facts(interval_s: float) -> dict[str, Any]:
-    """What the page's scripts must know as the server does."""
+    """What the server and the page's scripts must agree on."""
     columns = PORTFOLIO_GREEKS.columns
     return {
         "series": [

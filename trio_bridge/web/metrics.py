@@ -2,7 +2,7 @@
 
 Names and units follow https://prometheus.io/docs/practices/naming/. The number of time series is
 fixed: no label takes a value from outside. A figure that is not known now is left out: an old Greek
-must not look like a current one.
+must not look current.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ class Metrics(Collector):
         self._spool_rows = spool_rows
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # it asks for a version that is none
+        except (TypeError, ValueError):  # it asks for an unknown version
             encode, content_type = choose_encoder("")
         return Exposition(encode(self.registry), content_type)
 
     def describe(self) -> list[Metric]:
-        """Nothing to compare with: there is one collector in this registry."""
+        """No names to check: there is one collector in this registry."""
         return []
 
     def collect(self) -> Iterator[Metric]:

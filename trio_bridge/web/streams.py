@@ -1,7 +1,7 @@
-"""Live streams: every listener gets what is told, or is let go; nobody is waited for.
+"""Live streams: every listener gets every message or is disconnected; none is waited for.
 
-Each stream has a short queue of its own. A listener who does not keep up finds his stream ended;
-a browser then connects again by itself and asks for what it has missed.
+Each stream has a short queue. The stream of a listener that does not keep up is ended; a browser
+then reconnects by itself and asks for what it has missed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ QUEUE_SIZE = 64
 """Messages that may wait for one listener: some minutes of rows, or one burst of events."""
 
 KEEP_ALIVE_S = 15.0
-"""Something is sent at least so often: it finds out listeners that have silently gone."""
+"""Something is sent at least this often: that finds listeners that have silently gone."""
 
 RETRY_MS = 2_000
 """How long a browser waits before it connects again."""

@@ -177,6 +177,17 @@ async def test_the_edges_of_a_slow_time_are_no_gaps(
     assert [(gap.start, gap.end, gap.is_open) for gap in beyond.gaps] == [(at(228), at(300), True)]
 
 
+async def test_gaps_before_and_after_the_first_recorded_start(fresh_database: str) -> None:
+    rows = [n for n in range(24) if n not in (5, 17)]
+    await store(fresh_database, [*(snapshot(n, at(n)) for n in rows), started(11.5, 5)])
+    reader = History(fresh_database)
+
+    gaps = (await reader.chart(Window(at(0), at(24), 60, 5))).gaps
+
+    assert [(gap.start, gap.end) for gap in gaps] == [(at(4), at(6)), (at(16), at(18))]
+    reader.close()
+
+
 async def test_a_service_that_has_just_started_has_no_gap_yet(fresh_database: str) -> None:
     """Its start is later than what is certain: rows may take four seconds until they are safe."""
     await store(fresh_database, [snapshot(0, at(0)), started(-0.1, 5)])

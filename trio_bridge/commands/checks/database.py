@@ -1,5 +1,5 @@
-"""Can rows get into the database: is it there, are the tables, may this user write, and is there
-one service for each account?"""
+"""Can rows get into the database: are it and its tables there, may this user write, and does only
+one service record each account?"""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ CLOCK_TOLERANCE_S = 2.0
 NAMES = ("database", "schema", "rights", "rows")
 
 NETWORK_REMEDY = (
-    "start PostgreSQL there, or correct DATABASE_URL (or DB_HOST, DB_PORT); meanwhile rows wait in "
-    "the spool"
+    "start PostgreSQL there, or correct DATABASE_URL (or DB_HOST, DB_PORT); until then rows wait "
+    "in the spool"
 )
 
 
@@ -55,8 +55,8 @@ async def check_database(settings: Settings, report: Report) -> None:
     if conninfo is None:
         report(await trio.to_thread.run_sync(_embedded, settings))
         report(skipped("schema", "the service makes it when it starts that PostgreSQL"))
-        report(skipped("rights", "not looked at"))
-        report(skipped("rows", "not looked at"))
+        report(skipped("rights", "not checked"))
+        report(skipped("rows", "not checked"))
         return
     inspection = Inspection(conninfo)
     try:
@@ -70,7 +70,7 @@ async def check_database(settings: Settings, report: Report) -> None:
 
 
 def _embedded(settings: Settings) -> Finding:
-    """No server is named and none of our own runs: could one be started?"""
+    """No server is set and ours does not run: can it be started?"""
     directory = settings.embedded_dir or default_directory()
     found = next(iter(installations()), None)
     if found is None:
@@ -165,14 +165,14 @@ def _judge_schema(server: ServerFacts, tables: list[TableState]) -> Finding:
         return ok("schema", f"{' and '.join(missing)} will be made with the first row")
     if incomplete:
         names = " and ".join(table.name for table in incomplete)
-        return ok("schema", f"{names} will be completed with the first row; nothing is taken away")
+        return ok("schema", f"{names} will be completed with the first row; nothing is removed")
     return ok("schema", f"{' and '.join(table.name for table in tables)} are complete")
 
 
 def _judge_rights(server: ServerFacts, tried: list[str]) -> Finding:
     if not tried:
         return skipped("rights", "nothing to try before the tables are made")
-    return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, taken back)")
+    return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, rolled back)")
 
 
 async def _judge_rows(conninfo: str | None, settings: Settings) -> Finding:
@@ -186,7 +186,7 @@ async def _judge_rows(conninfo: str | None, settings: Settings) -> Finding:
         return warning(
             "rows",
             f"{doubled.slots} of the last slots hold two rows of {', '.join(doubled.accounts)}",
-            "two services record into this database: end one of the two",
+            "two services record into this database: stop one of the two",
         )
     last = duration(back.total_seconds())
     return ok("rows", f"{count(len(rows), 'row')} in the last {last}, no slot has two")

@@ -30,7 +30,7 @@ MISSING = 1.75
 row. (A row may be half an interval late, so two neighbours are at most 1.5 apart.)"""
 
 IN_THE_DARK_S = 4.0
-"""A row may take three seconds until it is safe: this long a missing one proves nothing."""
+"""A row may take three seconds to become safe: for this long a missing row proves nothing."""
 
 MOST_GAPS = 300
 """The longest ones."""
@@ -38,8 +38,8 @@ MOST_GAPS = 300
 REASONS_PER_GAP = 3
 
 NO_REASONS = tuple(event.kind for event in (Connected, CircuitChanged, CircuitOpened))
-"""Events that explain no gap: while the database is down, rows are taken all the same and come
-later; and a connection that was made is not why rows were missing before."""
+"""Events that explain no gap: while the database is down, rows are still taken and arrive later;
+and a new connection is not why rows were missing before it."""
 
 _HOLES = f"""
     SELECT before, after

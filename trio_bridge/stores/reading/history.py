@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from trio_bridge.stores.reading.landing import LandedEvent
 
 CONNECTIONS = 2
-"""Readers at a time: what they use of the machine is not there for the rows."""
+"""Readers at a time: the machine's time is for the rows first."""
 
 MOST_WAITING = 32
 ANSWER_TIMEOUT_S = 15.0
 STATEMENT_TIMEOUT_S = 10
-"""The server's own: a reader that has gone away must not leave its query running."""
+"""In the server: a reader that has gone must not leave its query running."""
 
 # Read only within the transaction: a setting of the session could outlive us on a pooler's
 # connection. Compiling these queries would take longer than running them.
@@ -61,7 +61,7 @@ class Chart:
 class History:
     """Answers from a few connections of its own, made when they are needed. `close` it at the end.
 
-    Every method raises StoreError: the database does not answer (in time), or too many ask.
+    Every method raises StoreError: the database does not answer in time, or too many readers wait.
     """
 
     def __init__(self, conninfo: str) -> None:
@@ -90,7 +90,7 @@ class History:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[TrioConnection]:
         if self._turns.statistics().tasks_waiting >= MOST_WAITING:
-            raise OutageError("too many questions at once: ask again in some seconds")
+            raise OutageError("too many questions at once: try again in a few seconds")
         with trio.move_on_after(ANSWER_TIMEOUT_S):
             async with self._turns, self._reader.connection() as connection:
                 await connection.execute(_BEGIN)

@@ -1,4 +1,4 @@
-"""Inspects a database before the bridge records into it: can it be reached, and what may be done?
+"""Inspects a database before the bridge records into it: can it be reached, and what is allowed?
 
 Nothing is left behind: tables are judged from the catalog, and the rows that prove the rights are
 rolled back.
@@ -65,7 +65,7 @@ class TableState:
 
 
 class Inspection:
-    """One connection to look through; close it with `close`. Bound every wait from outside.
+    """Reads over one connection; close it with `close`. Bound every wait from outside.
 
     Every method raises StoreError: the database does not answer; the text says what to do.
     """
@@ -82,7 +82,7 @@ class Inspection:
         self._reader.close()
 
     async def server(self, now: Callable[[], datetime]) -> ServerFacts:
-        """Who answers there."""
+        """Facts about the server that answers."""
         async with self._reader.connection() as connection:
             began, began_s = now(), trio.current_time()
             row = await (await connection.execute(_ABOUT)).fetchone()

@@ -53,4 +53,4 @@ async def read_intervals(
     """From `start` to `end`; before the first recorded start today's. Raises psycopg's errors."""
     cursor = await connection.execute(_STARTS, {"start": start, "end": end})
     starts = await cursor.fetchall()
-    return Intervals(today_s, [at for at, _ in starts], [each_s for _, each_s in starts])
+    return Intervals(float(today_s), [at for at, _ in starts], [each_s for _, each_s in starts])

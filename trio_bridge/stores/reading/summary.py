@@ -1,5 +1,5 @@
-"""What the database says about the recent past: the last row, how much of the time is covered, what
-happened, and who recorded it."""
+"""What the database knows about the recent past: the last row, the coverage, the latest events, and
+whose rows there are."""
 
 from __future__ import annotations
 

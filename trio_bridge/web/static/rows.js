@@ -1,6 +1,6 @@
 // The rows on the page: what /api/rows gave, and what has come since, in the same buckets.
 
-import { facts } from "./facts.js"; // What the server knows, and means by it: web/chart.py.
+import { facts } from "./facts.js"; // What the server and this page must agree on: web/chart.py.
 
 export const SERIES = facts.series.map((one) => one.name);
 
@@ -12,22 +12,22 @@ export function nothing(interval, start) {
 }
 
 export class Rows {
-  /** `told`: the answer of /api/rows. `events`: what is known of api_logs, oldest first. */
-  constructor(told, events) {
+  /** `found`: the answer of /api/rows. `events`: what is known of api_logs, oldest first. */
+  constructor(found, events) {
     this.events = events;
-    this.interval = told.interval_s;
-    this.bucket = told.bucket_s;
-    this.t = told.t;
-    this.series = told.series;
+    this.interval = found.interval_s;
+    this.bucket = found.bucket_s;
+    this.t = found.t;
+    this.series = found.series;
     for (const name of SERIES) {
       this.series[name].min ??= [...this.series[name].last];
       this.series[name].max ??= [...this.series[name].last];
     }
-    this.gaps = told.gaps.filter((gap) => !gap.open);
-    this.openGap = told.gaps.find((gap) => gap.open) ?? null;
-    this.start = told.from;
+    this.gaps = found.gaps.filter((gap) => !gap.open);
+    this.openGap = found.gaps.find((gap) => gap.open) ?? null;
+    this.start = found.from;
     // Without the open gap: it grows, see coverageUntil.
-    this.coverage = { ...told.coverage, slots: told.coverage.slots - (this.openGap?.slots ?? 0) };
+    this.coverage = { ...found.coverage, slots: found.coverage.slots - (this.openGap?.slots ?? 0) };
     this.storedTo = this.openGap?.from ?? this.last; // the database's last row
   }
 
@@ -39,7 +39,7 @@ export class Rows {
   add(row) {
     const at = Date.parse(row.timestamp) / 1000;
     const last = this.last ?? this.openGap?.from ?? null;
-    if (last !== null && at <= last) return; // told already
+    if (last !== null && at <= last) return; // known already
     if (last !== null && at - last > facts.missing * this.interval) this.#close(last, at);
     this.openGap = null;
     this.coverage.since ??= at;
@@ -66,7 +66,7 @@ export class Rows {
 
   /** Every gap until `now`, the one that lasts included. */
   gapsUntil(now) {
-    for (const gap of this.gaps) { // its event may be told after the row that ended it
+    for (const gap of this.gaps) { // its event may come after the row that ended it
       if (gap.watched && !gap.reasons.length) gap.reasons = this.#reasons(gap.from, gap.to);
     }
     const from = this.last ?? this.openGap?.from ?? null;
