@@ -234,7 +234,6 @@ class Service:
 
     async def _run_sources(self, stopper: Stopper) -> None:
         settings = self.settings
-        # After a kill or a power cut nothing else says that there was no service until now.
         self.outlet.emit(
             ServiceStarted(__version__, settings.ib_api_mode, settings.poll_interval_s)
         )

@@ -76,7 +76,7 @@ class Webhook:
         payload = payload_for(self.host, bulletin, sender=socket.gethostname())
         try:
             with trio.fail_after(POST_TIMEOUT_S):
-                # What else it says is not waited for: a wrong address may have no end of it.
+                # The body is not waited for: at a wrong address it may have no end.
                 async with self._client.stream(
                     "POST", self._url.get_secret_value(), json=payload
                 ) as answer:

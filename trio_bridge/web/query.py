@@ -48,7 +48,7 @@ def window_of(query: Mapping[str, str], *, now: datetime, interval_s: float) -> 
         raise BadQueryError("from must be before to")
     if end - start > LONGEST_SPAN:
         raise BadQueryError(f"from and to must be at most {LONGEST_SPAN.days} days apart")
-    points = _count("points", query, default=DEFAULT_POINTS, least=1, most=MOST_POINTS)
+    points = _count("points", query, default=DEFAULT_POINTS, most=MOST_POINTS)
     slots = (end - start).total_seconds() / interval_s
     # Buckets begin at multiples of their width, so the window may touch one more.
     per_bucket = max(1, math.ceil(slots / max(1, points - 1)))
@@ -62,7 +62,7 @@ def events_wanted(query: Mapping[str, str]) -> int:
         BadQueryError: see there.
     """
     _refuse_unknown(query, {"limit"})
-    return _count("limit", query, default=DEFAULT_EVENTS, least=1, most=MOST_EVENTS)
+    return _count("limit", query, default=DEFAULT_EVENTS, most=MOST_EVENTS)
 
 
 def _refuse_unknown(query: Mapping[str, str], known: set[str]) -> None:
@@ -86,10 +86,10 @@ def _time(name: str, text: str) -> datetime:
     return at
 
 
-def _count(name: str, query: Mapping[str, str], *, default: int, least: int, most: int) -> int:
+def _count(name: str, query: Mapping[str, str], *, default: int, most: int) -> int:
     text = query.get(name)
     if text is None:
         return default
-    if not _COUNT.fullmatch(text) or not least <= int(text) <= most:
-        raise BadQueryError(f"{name} must be a whole number from {least} to {most}")
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= most:
+        raise BadQueryError(f"{name} must be a whole number from 1 to {most}")
     return int(text)
