@@ -1,6 +1,6 @@
 """ib_async on a short lead: what an observer needs of it, and nothing that it does unnoticed.
 
-Seven of its habits are broken here:
+Eight of its habits are broken here:
 
 - it asks for account figures by itself (after a 1102);
 - it logs what it cannot read and goes on: a position that is missing makes every row a lie;
@@ -8,6 +8,7 @@ Seven of its habits are broken here:
 - it tells which kind of data there is now, not of which kind those are that have come;
 - it gives the answer to every question for the time to whoever asked last;
 - it takes any answer that carries a request's number for the answer to that request;
+- it keeps the error of the last connection that ended, and with it all that waited for an answer;
 - through eventkit it swallows what our handlers raise: `bug` keeps that loud.
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 from ib_async import IB
+from ib_async.util import globalErrorEvent
 
 from trio_bridge.gateways.socket.ticks import DELAYED_MODEL_TICK, TickFilter
 from trio_bridge.model import DataType
@@ -175,6 +177,7 @@ class GatewayClient:
         return read_told
 
     def _on_disconnected(self, reason: str) -> None:
+        globalErrorEvent.emit(None)  # it has told the error, and would remember it
         self._ended.set()
         self._listener.closed(reason)
 
