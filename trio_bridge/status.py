@@ -39,8 +39,8 @@ class GatewayStatus:
 class TickerView:
     """The grid since the start.
 
-    `silent_because`: why there are no rows now. `right_age_s`: how long ago the last valid row (Greeks
-    not NULL) was taken; None before the first.
+    `silent_because`: why there are no rows now. `right_age_s`: how long ago the last valid row
+    (Greeks not NULL) was taken; None before the first.
     """
 
     rows: int
