@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,3 +114,13 @@ def descendants(pid: int) -> list[psutil.Process]:
     """All processes below `pid`."""
     children: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
     return children
+
+
+def postgres_below(pid: int) -> list[psutil.Process]:
+    """The PostgreSQL server's processes below `pid`; some end before they are asked their name."""
+    found = []
+    for one in descendants(pid):
+        with suppress(psutil.NoSuchProcess):
+            if one.name() == "postgres":
+                found.append(one)
+    return found
