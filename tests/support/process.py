@@ -24,15 +24,20 @@ PATIENCE_S = 90.0
 PORTS = range(15_000, 30_000)
 """Below the ephemeral range: no outgoing connection can take a stopped server's port."""
 OURS = ("IB", "BRIDGE_", "DB_", "DATABASE_", "TRIO_BRIDGE")
+NOT_A_USERS = "PYTHONUNBUFFERED"
+"""Set in many containers and CI jobs; it hides what is left in a buffer."""
 
 
 def clean_environment(home: Path, **settings: object) -> dict[str, str]:
-    """The tests' own environment without any of the bridge's settings, with an empty home.
+    """The tests' own environment without any of the bridge's settings, as a user has it, with an
+    empty home.
 
     There is no reset window unless `settings` has one: at 23:40 in New York a service that has lost
     its gateway would wait, and so would its test.
     """
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith(OURS)}
+    inherited = {
+        name: text for name, text in os.environ.items() if not name.startswith((*OURS, NOT_A_USERS))
+    }
     return {
         **inherited,
         "HOME": str(home),
