@@ -65,7 +65,9 @@ class Ticker:
         self.status = TickerStatus()
 
     async def run(self) -> None:
-        grid = Grid.aligned(self._interval_s, now=trio.current_time(), wall=self._now())
+        # The wall clock first: what passes between the two readings makes rows late, not early.
+        wall = self._now()
+        grid = Grid.aligned(self._interval_s, now=trio.current_time(), wall=wall)
         served = -1
         while True:
             slot, skipped = grid.next_slot(served, trio.current_time())
