@@ -12,6 +12,7 @@ import pytest
 from trio_bridge.config import ENVIRONMENT_NAMES, load_settings
 
 PROJECT = Path(__file__).parent.parent
+PACKAGE = PROJECT / "trio_bridge"
 README = (PROJECT / "README.md").read_text("utf-8")
 CONTRIBUTING = (PROJECT / "CONTRIBUTING.md").read_text("utf-8")
 EXAMPLE = (PROJECT / ".env.example").read_text("utf-8")
@@ -84,3 +85,14 @@ def test_every_command_of_the_command_line_is_shown() -> None:
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
     assert {name for name in names if f"./scripts/run {name}" not in README} == set()
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_file_that_is_named_is_there(name: str) -> None:
+    text = (PROJECT / name).read_text("utf-8")
+    named = set(re.findall(r"`([a-z_/]+(?:\.py|/))`", text))
+    missing = {
+        one for one in named if not any((root / one).exists() for root in (PROJECT, PACKAGE))
+    }
+    assert named
+    assert missing == set()

@@ -196,6 +196,27 @@ async def test_an_attempt_that_swallows_its_cancellation_fails_and_the_next_one_
         assert rig.bridge.is_connected()
 
 
+@pytest.mark.parametrize("attempt", range(6))
+async def test_a_request_that_the_end_cut_short_keeps_nothing_of_its_connection(
+    attempt: int,
+) -> None:
+    """Whether it hears of the end before it is cancelled is chance: hence several attempts.
+
+    `nothing_left_behind` looks for what is kept.
+    """
+    async with socket_rig(still_book(options=6), connect=False) as rig:
+        rig.sim.download_delay_s = 100.0
+
+        async def drop() -> None:
+            await rig.until_received(POSITIONS)
+            rig.sim.drop_connections()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drop)
+            with pytest.raises(GatewayError, match="the gateway closed the connection"):
+                await rig.bridge.connect()
+
+
 async def test_leaving_the_bridges_block_ends_everything() -> None:
     rng = random.Random(6)
     async with socket_rig(still_book(options=6), connect=False) as rig:

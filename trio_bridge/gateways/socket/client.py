@@ -8,6 +8,7 @@ What it does otherwise, and not here:
 - it knows the current kind of market data, but not the kind of the data that have come;
 - it gives every answer about the time to the latest request;
 - it treats any message with a request's number as the answer to that request;
+- it keeps the error of the last connection that ended, and everything that waited for an answer;
 - through eventkit it swallows what our handlers raise (see `Listener.bug`).
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 from ib_async import IB
+from ib_async.util import globalErrorEvent
 
 from trio_bridge.gateways.socket.ticks import DELAYED_MODEL_TICK, TickFilter
 from trio_bridge.model import DataType
@@ -175,6 +177,7 @@ class GatewayClient:
         return read_after_notice
 
     def _on_disconnected(self, reason: str) -> None:
+        globalErrorEvent.emit(None)  # it has reported the error, and would keep it
         self._ended.set()
         self._listener.closed(reason)
 
