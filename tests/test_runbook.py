@@ -151,7 +151,7 @@ def rows_of(server: PostgresServer) -> list[float]:
 
 
 async def test_retention_by_deleting_and_by_thinning_out(own_postgres: PostgresServer) -> None:
-    deletion, thinning, *_ = blocks("Keep only so much", "sql")
+    deletion, thinning, *_ = blocks("Retention", "sql")
     now = datetime.now(UTC)
     await write(own_postgres, 1, at=now - timedelta(days=800))
     old = (now - timedelta(days=400)).replace(second=0, microsecond=0)
@@ -165,7 +165,7 @@ async def test_retention_by_deleting_and_by_thinning_out(own_postgres: PostgresS
 
 
 async def test_retention_by_partitions(own_postgres: PostgresServer) -> None:
-    _, _, partition, months, dropping = blocks("Keep only so much", "sql")
+    _, _, partition, months, dropping = blocks("Retention", "sql")
     now = datetime.now(UTC)
     await write(own_postgres, 1, 2, 3, at=now)
     before = snapshot(4, now)

@@ -3,7 +3,7 @@
 0: finished as asked. 1: a check failed, the service is unhealthy or cannot start just now, a
 command could not finish, or the service had to end without a connection that did not. 2: a setting,
 file or option can't be used; one line says which. 130: interrupted (the service: a second Ctrl-C
-cut its shutdown short). 141: the output's reader has gone.
+cut its shutdown short). 141: the reader of the output has gone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import TextIO
 
 NAME = "trio-bridge"
 """However it was started: shells complete program names, and `python -m …` has none."""
@@ -236,22 +237,33 @@ def _run(command: Callable[..., Awaitable[Result]], *args: Any, **kwargs: Any) -
     except* KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except* BrokenPipeError:
-        _let_go_of_output()
+        _let_go_of(sys.stdout)
         code = EXIT_BROKEN_PIPE
     except* OSError as group:
         # Commands report trouble with their own files; this is standard output.
         if group.subgroup(lambda error: isinstance(error, OSError) and error.errno in FULL) is None:
             raise
-        _let_go_of_output()
+        _let_go_of(sys.stdout)
         raise BridgeError("standard output: its disk is full") from group
     if code:
         raise typer.Exit(code)
     return result[0]
 
 
-def _let_go_of_output() -> None:
+def _let_go_of(stream: TextIO) -> None:
     """Python flushes once more when it exits, and would complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _drop_what_the_log_did_not_take() -> None:
+    """A full disk or a reader that has gone has left lines in the buffer; that is no failure."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except ValueError:
+        pass  # it is closed
+    except OSError:
+        _let_go_of(sys.stderr)
 
 
 def main() -> None:
@@ -268,6 +280,8 @@ def main() -> None:
     except* BridgeError as group:
         _explain(group)
         code = EXIT_FAILED
+    finally:
+        _drop_what_the_log_did_not_take()
     sys.exit(code)
 
 

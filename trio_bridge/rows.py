@@ -26,8 +26,8 @@ class Column:
         unit: the unit, in words; also shown beside the column's chart.
         default: an SQL expression for a value that is missing.
         required: NULL is refused in a table that the bridge makes (an adopted one may hold some).
-        chart: the heading of its chart on the page; without one it is not charted.
-        metric: the name of its gauge, after `trio_bridge_`; without one there is none.
+        chart: the heading of its chart on the page; empty: it is not charted.
+        metric: the name of its gauge, after `trio_bridge_`; empty: it has none.
     """
 
     type: str

@@ -1,11 +1,12 @@
-"""The composition root: which parts there are, and in which order they live and die.
+"""The composition root: the parts of the service, and the order in which they start and end.
 
-The sources (supervisor, ticker, the check for doubled slots) live in a nursery around all the rest,
-the sinks (writer, flusher) within. The first Ctrl-C or SIGTERM cancels the sources; the outlet is
-closed, the writer drains it, and when the last row is in the database or fsynced in the spool the
-process ends. All of that has a deadline. A source that misses it, because what it calls swallows
-the cancellation, holds up nothing: the process ends without it, when the rows are safe and all the
-rest is closed. A second Ctrl-C does not wait for the database any more.
+The sources (supervisor, ticker, the check for doubled slots) run in a nursery around everything
+else, the sinks (writer, flusher) within it. The first Ctrl-C or SIGTERM cancels the sources; the
+outlet is closed, the writer drains it, and when the last row is in the database or fsynced in the
+spool the process ends. All of that has a deadline. A source that misses it, because something it
+calls swallows the cancellation, holds up nothing: the process ends without it when the rows are
+safe and everything else is closed. After a second Ctrl-C the service no longer waits for the
+database.
 """
 
 from __future__ import annotations
@@ -62,20 +63,20 @@ EXIT_STUCK = 1
 """The process's exit code where a source cannot be ended: as for any service that failed."""
 
 EVENTS_KEPT = 50
-"""How many of the latest events are held in memory, to be looked at."""
+"""How many of the latest events are kept in memory for the status."""
 
 Watcher = Callable[[Snapshot | ApiEvent], None]
-"""Is told of every row and event on its way to the database. Never waits, never raises."""
+"""Gets every row and event on its way to the database. Never waits, never raises."""
 
 SafeWatcher = Callable[[Record, float], None]
-"""Is told of every row and event that has become safe, and the seconds it took. As above."""
+"""Gets every row and event that has become safe, and the seconds it took. As above."""
 
 log = structlog.get_logger()
 
 
 class Stopper:
-    """Ctrl-C, SIGTERM, or a terminal that is closed. Each of them cancels whatever the service has
-    armed for it: first the start-up or the sources, then the goodbye. One that comes early is
+    """Ctrl-C, SIGTERM, or a closed terminal. Each cancels the scope that the service has armed:
+    first the start-up or the sources, then the wait for the database. An early one is
     remembered."""
 
     def __init__(self) -> None:
@@ -113,7 +114,7 @@ class Stopper:
 
 
 class Service:
-    """One bridge, one database, and the tasks between them. Its parts are there to be looked at."""
+    """One bridge, one database, and the tasks between them. Other tasks may read its parts."""
 
     def __init__(
         self,
@@ -193,13 +194,13 @@ class Service:
             with trio.move_on_after(DRAIN_S) as goodbye:
                 stopper.arm(goodbye, patience=1)
                 await drained.wait()
-            # What is left of the writer brings what it still holds to disk.
+            # Cancelled, the writer still saves what it holds.
             sinks.cancel_scope.cancel()
         if self._result is not None:
             self._result.unwrap()
 
     def leave_if_stuck(self) -> None:
-        """To be called when everything else is closed: end the process if a source has not ended.
+        """Call this when everything else is closed: it ends the process if a source has not ended.
 
         Trio waits for its tasks without a bound, so there is no other way out.
         """
@@ -222,7 +223,7 @@ class Service:
             self.outlet.emit(ConnectionStuck(SOURCES_END_S))
 
     async def _source(self, run: Callable[[], Awaitable[None]]) -> None:
-        """One of those that end together."""
+        """Run one of the sources; when one ends, all do."""
         try:
             await run()
         except Exception as error:
@@ -233,9 +234,16 @@ class Service:
 
     async def _run_sources(self, stopper: Stopper) -> None:
         settings = self.settings
-        # After a kill or a power cut nothing else says that there was no service until now.
         self.outlet.emit(
             ServiceStarted(__version__, settings.ib_api_mode, settings.poll_interval_s)
+        )
+        watch_for_doubled_slots = partial(
+            watch_for_doubles,
+            partial(recent_rows, self.conninfo),
+            self.ticker.status,
+            interval_s=settings.poll_interval_s,
+            emit=self.outlet.emit,
+            now=self.now,
         )
         with self._sources:
             stopper.arm(self._sources)
@@ -244,19 +252,10 @@ class Service:
                 sources.start_soon(self._source, self.ticker.run)
                 sources.start_soon(
                     keep_going,
-                    "the look for doubled slots",
-                    self._watch_for_doubles,
+                    "the check for doubled slots",
+                    watch_for_doubled_slots,
                     self.outlet.emit,
                 )
-
-    async def _watch_for_doubles(self) -> None:
-        await watch_for_doubles(
-            partial(recent_rows, self.conninfo),
-            self.ticker.status,
-            interval_s=self.settings.poll_interval_s,
-            emit=self.outlet.emit,
-            now=self.now,
-        )
 
     async def _write(self, drained: trio.Event) -> None:
         await run_writer(self.delivery)
@@ -265,7 +264,7 @@ class Service:
 
 @asynccontextmanager
 async def open_service(settings: Settings) -> AsyncIterator[Service]:
-    """Take the spool and reach for the database; on leaving, let go of both.
+    """Open the spool and the database, and close both at the end.
 
     Raises:
         ConfigError: a setting or a file can't be used.
@@ -273,7 +272,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     service: Service | None = None
 
     def emit(event: Event) -> None:
-        """What the embedded server says; before there is a service, to the console alone."""
+        """An event of the embedded server; before there is a service it is only logged."""
         if service is None:
             log_event(event)
         else:
@@ -295,7 +294,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
 
 
 Companion = Callable[[Service, Stopper], Awaitable[None]]
-"""Something that runs beside a service and looks at it; cancelled when the service has ended."""
+"""Something that runs beside a service and watches it; cancelled when the service has ended."""
 
 
 async def run_service(settings: Settings, companion: Companion | None = None) -> int:

@@ -1,5 +1,4 @@
-"""What can be said about a running bridge at one instant: one shape for the endpoint and the
-terminal.
+"""The state of a running bridge at one instant, for the endpoint and the terminal.
 
 `status_of` reads it from a service, `GET /api/status` sends it as JSON, and `from_json` reads that
 JSON on the other side. Times are UTC, durations seconds; None means "not known".
@@ -40,8 +39,8 @@ class GatewayStatus:
 class TickerView:
     """The grid since the start.
 
-    `silent_because`: why there are no rows just now. `right_age_s`: how long ago the last row with
-    known Greeks (not NULL) was taken; None when there has been none.
+    `silent_because`: why there are no rows now. `right_age_s`: how long ago the last valid row
+    (Greeks not NULL) was taken; None before the first.
     """
 
     rows: int

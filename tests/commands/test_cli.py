@@ -152,7 +152,7 @@ async def test_what_may_pass_by_itself_is_code_1(tmp_path: Path) -> None:
         BRIDGE_STATUS_TOKEN="sesame-sesame-sesame",
     )
     assert done.code == 1
-    assert done.err.startswith("trio_bridge: BRIDGE_STATUS_HOST=192.0.2.1: no address of this")
+    assert done.err.startswith("trio_bridge: BRIDGE_STATUS_HOST=192.0.2.1: not an address of this")
 
 
 @pytest.mark.parametrize("arguments", [["fly"], ["tail", "--lines", "many"], ["status", "--x"]])

@@ -12,7 +12,7 @@ import psutil
 import trio
 
 from tests.support.database import count_rows, fetch, wait_for_rows
-from tests.support.process import PATIENCE_S, descendants, running_service
+from tests.support.process import PATIENCE_S, postgres_below, running_service
 from tests.support.receiver import open_receiver
 from trio_bridge.events.gateway import ConnectionLost
 from trio_bridge.events.rows import CircuitOpened, RowsOverdue
@@ -83,7 +83,7 @@ async def test_a_postgresql_of_ours_does_not_report_in_our_name(tmp_path: Path) 
                 NOTIFY_SOCKET=manager.path,
             ) as service:
                 await manager.wait_for("READY=1")
-                servers = [one for one in descendants(service.pid) if "postgres" in one.name()]
+                servers = postgres_below(service.pid)
                 assert servers
                 assert all("NOTIFY_SOCKET" not in environment_of(one) for one in servers)
                 service.interrupt()

@@ -137,7 +137,7 @@ async def test_a_gap_at_the_beginning_of_the_day_counts(
     await fill(fresh_database, last=now - timedelta(hours=25))
     await fill(fresh_database, last=now, rows=720)
     done = await run_command(tmp_path, "status", DATABASE_URL=fresh_database)
-    assert "4.1% of the last 1 d 0 h have a right row" in done.out
+    assert "4.1% of the last 1 d 0 h have a valid row" in done.out
 
 
 async def test_rows_without_greeks_are_not_well(tmp_path: Path, fresh_database: str) -> None:
@@ -156,7 +156,7 @@ async def test_nothing_to_be_reached_is_said_part_by_part(tmp_path: Path) -> Non
         BRIDGE_STATUS_PORT=1,
     )
     assert done.code == 1
-    assert "nobody answers at http://127.0.0.1:1/api/status" in done.out
+    assert "no answer from http://127.0.0.1:1/api/status" in done.out
     assert "127.0.0.1:1/d: connection" in done.out
     assert ".portfolio_bridge_buffer.jsonl: empty" in done.out
     assert "the-password" not in done.out
@@ -171,7 +171,7 @@ async def test_an_endpoint_that_cannot_be_asked_is_no_reason_to_fail(tmp_path: P
         BRIDGE_STATUS_PORT=8650,
         BRIDGE_STATUS_TOKEN="q8-Zk$2v!hL0_xW7",
     )
-    assert "nobody answers at http://[[::1]:8650/api/status" in done.out
+    assert "no answer from http://[[::1]:8650/api/status" in done.out
 
 
 async def test_a_running_service_is_asked_itself(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ async def test_beside_a_real_service(tmp_path: Path, fresh_database: str) -> Non
 async def test_a_real_service_with_an_endpoint_is_asked_by_status_and_by_check(
     tmp_path: Path, own_postgres: PostgresServer
 ) -> None:
-    """Also while its database is away: it knows best, and nobody else has to be asked."""
+    """Also while its database is down: it knows best."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,15 +24,20 @@ PATIENCE_S = 90.0
 PORTS = range(15_000, 30_000)
 """Below the ephemeral range: no outgoing connection can take a stopped server's port."""
 OURS = ("IB", "BRIDGE_", "DB_", "DATABASE_", "TRIO_BRIDGE")
+NOT_A_USERS = "PYTHONUNBUFFERED"
+"""Set in many containers and CI jobs; it hides what is left in a buffer."""
 
 
 def clean_environment(home: Path, **settings: object) -> dict[str, str]:
-    """The tests' own environment without any of the bridge's settings, with an empty home.
+    """The tests' own environment without any of the bridge's settings, as a user has it, with an
+    empty home.
 
     There is no reset window unless `settings` has one: at 23:40 in New York a service that has lost
     its gateway would wait, and so would its test.
     """
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith(OURS)}
+    inherited = {
+        name: text for name, text in os.environ.items() if not name.startswith((*OURS, NOT_A_USERS))
+    }
     return {
         **inherited,
         "HOME": str(home),
@@ -114,3 +119,13 @@ def descendants(pid: int) -> list[psutil.Process]:
     """All processes below `pid`."""
     children: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
     return children
+
+
+def postgres_below(pid: int) -> list[psutil.Process]:
+    """The PostgreSQL server's processes below `pid`; some end before they are asked their name."""
+    found = []
+    for one in descendants(pid):
+        with suppress(psutil.NoSuchProcess):
+            if one.name() == "postgres":
+                found.append(one)
+    return found

@@ -44,7 +44,7 @@ class Watched:
         return client(self.port, **headers)
 
     async def wait_ready(self, **headers: str) -> None:
-        """Until a right row is safe."""
+        """Until a valid row is safe."""
         async with self.client(**headers) as http:
             with trio.fail_after(START_PATIENCE_S):
                 while True:

@@ -235,7 +235,7 @@ async def test_nobody_can_fill_the_log() -> None:
             for _ in range(5):
                 await talk(port, broken)
             assert (await http.get("/")).text == "hello"
-    assert [one["event"] for one in logs] == ["status endpoint: a connection broke down"]
+    assert [one["event"] for one in logs] == ["status endpoint: a connection failed"]
 
 
 async def test_an_answer_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,7 +295,7 @@ async def test_an_address_of_another_machine_is_named(
     settings = load_settings(
         status_port=free_port(), status_host=host, status_token=SecretStr(TOKEN)
     )
-    with pytest.raises(ConfigError, match=f"BRIDGE_STATUS_HOST={host}: no address of this machi"):
+    with pytest.raises(ConfigError, match=f"BRIDGE_STATUS_HOST={host}: not an address of this"):
         async with open_endpoint(settings):
             pass
 

@@ -40,7 +40,7 @@ class Bench:
         self.hub = Hub()
         self.metrics = Metrics()
         self.observer = Observer(
-            service, self.metrics.lateness, self.metrics.time_to_safe, self.hub
+            service, self.metrics.lateness.observe, self.metrics.time_to_safe.observe, self.hub
         )
         self.metrics.watch(self.observer, self.hub)
         self.observer.watch()
@@ -88,7 +88,7 @@ async def test_all_is_well_when_a_right_row_became_safe_within_three_intervals(
     mock_clock.jump(15)
     assert bench.observer.not_ready_because() is None
     mock_clock.jump(0.1)
-    assert bench.observer.not_ready_because() == "no right row within 3 intervals of 5 s"
+    assert bench.observer.not_ready_because() == "no valid row within 3 intervals of 5 s"
 
 
 async def test_a_row_that_is_not_safe_does_not_count(bench: Bench) -> None:

@@ -237,7 +237,7 @@ async def test_a_database_that_is_away_leaves_no_gap(
     await browser.until_text("#headline", "Recording into the spool")
     taken = await browser.until(ROWS_TAKEN)
     await browser.until(f"{ROWS_TAKEN} >= arguments[0]", taken + OUTAGE_ROWS)
-    await browser.until_text("#database", "Away")  # but for the moments of a new attempt
+    await browser.until_text("#database", "Down")  # but for the moments of a new attempt
     await browser.keep_screenshot("page-database-away")
     for _ in range(2):  # before and after a reload: the rows are known, though not stored yet
         assert await missing_slots(browser) <= await skipped_slots(here.url)
@@ -581,9 +581,9 @@ async def test_a_gap_counts_once_while_it_lasts_and_when_it_has_ended(
     found = await browser.import_and_do(
         "rows.js",
         """
-        const gap = { from: 100, to: 150, open: true, slots: 8, usual_s: 5, reasons: [] };
+        const gap = { from: 100, to: 150, open: true, slots: 8, reasons: [] };
         const series = Object.fromEntries(m.SERIES.map((name) => [name, { last: [1] }]));
-        const coverage = { since: 100, rows: 1, slots: 9, slowest_s: 5 };
+        const coverage = { since: 100, rows: 1, slots: 9 };
         const grid = { from: 0, interval_s: 5, bucket_s: 5 };
         const told = { ...grid, t: [100], gaps: [gap], series, coverage };
         const rows = new m.Rows(told, []);
@@ -606,7 +606,7 @@ async def test_an_event_explains_a_gap_also_when_it_is_told_after_the_row_that_e
         "rows.js",
         """
         const series = Object.fromEntries(m.SERIES.map((name) => [name, { last: [1] }]));
-        const coverage = { since: 100, rows: 1, slots: 1, slowest_s: 5 };
+        const coverage = { since: 100, rows: 1, slots: 1 };
         const grid = { from: 0, interval_s: 5, bucket_s: 5 };
         const events = [];
         const told = { t: [100], gaps: [] };
@@ -622,18 +622,13 @@ async def test_an_event_explains_a_gap_also_when_it_is_told_after_the_row_that_e
     assert found == [0, ["it has started"]]
 
 
-async def test_a_time_of_slower_rows_is_told_beside_the_coverage(
-    browser: Browser, calm: str
-) -> None:
+async def test_the_coverage_is_said_in_percent_and_slots(browser: Browser, calm: str) -> None:
     await browser.reset()
     await browser.open(calm)
-    for slowest_s, told in ((5, ""), (60, " In part of it a row came every 60 s only.")):
-        text = await browser.import_and_do(
-            "words.js",
-            "return m.coverage({ rows: 9, slots: 10, since: 0, slowest_s: a[0] }, 'a day', 0, 5)",
-            slowest_s,
-        )
-        assert text == f"90.00 % of a day: 9 of 10 slots.{told}"
+    text = await browser.import_and_do(
+        "words.js", "return m.coverage({ rows: 9, slots: 10, since: 0 }, 'a day', 0)"
+    )
+    assert text == "90.00 % of a day: 9 of 10 slots."
 
 
 async def test_what_there_is_one_of_or_none_is_told_so(browser: Browser, calm: str) -> None:
@@ -672,7 +667,11 @@ async def test_a_gap_says_each_reason_once(browser: Browser, calm: str) -> None:
         ([event], "no rows: cut off", ["no rows: cut off"]),
         ([event], "no rows: silent", ["no rows: cut off", "No rows: silent."]),
         ([], "no rows: cut off", ["No rows: cut off."]),
-        ([], "", ["No event tells why: the service was not running, or the machine was busy."]),
+        (
+            [],
+            "",
+            ["No event gives a reason: the service was not running, or the machine was busy."],
+        ),
     ):
         lines = await browser.import_and_do(
             "words.js",

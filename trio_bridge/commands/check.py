@@ -66,7 +66,7 @@ class Report:
 
 
 async def run_check(*, as_json: bool, try_alert: bool) -> bool:
-    """Look at everything, one after the other; whether nothing failed."""
+    """Check everything, one after the other; whether nothing failed."""
     report = Report(as_json=as_json)
     try:
         settings = load_settings()
@@ -110,7 +110,7 @@ async def _check_gateway(
         check_by_status(status, report)
         return
     if status is not None and settings.ib_api_mode is ApiMode.PORTAL:
-        holder = None  # the gateway that it uses is another one: nobody is disturbed
+        holder = None  # it uses another gateway, so we do not disturb it
     await check_gateway(settings, holder, report)
 
 

@@ -1,4 +1,4 @@
-"""Where commands show something to a person: rich's console, except for a broken pipe."""
+"""Where commands print for people: rich's console, except for a broken pipe."""
 
 from __future__ import annotations
 

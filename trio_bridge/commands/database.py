@@ -23,7 +23,7 @@ async def find_database(settings: Settings) -> str | None:
     runs only while the service does; None: it doesn't.
 
     Raises:
-        ConfigError: DATABASE_URL is malformed, or that PostgreSQL can't be looked for.
+        ConfigError: DATABASE_URL is malformed, or that PostgreSQL's directory can't be read.
     """
     conninfo = conninfo_from_settings(settings)
     if conninfo is None:
@@ -51,7 +51,7 @@ async def present_database(settings: Settings) -> str:
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[str]:
     """The conninfo of the database; the bridge's own PostgreSQL is started if need be, for as long
-    as the block lasts (a service that starts meanwhile finds it in use).
+    as the block lasts (a service that starts during that time finds it in use).
 
     Raises:
         ConfigError: DATABASE_URL is malformed, or that PostgreSQL can't be started.

@@ -91,7 +91,7 @@ class View:
 
 
 async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
-    """Run simulator, service and view until Ctrl-C, or for so many seconds; then sum up."""
+    """Run simulator, service and view until Ctrl-C, or for this many seconds; then sum up."""
     console = Console()
     configure_logging("error", "console")
     async with AsyncExitStack() as stack:
@@ -127,7 +127,7 @@ async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:
     if view.backlog_bytes:
         console.print(
             f"{size(view.backlog_bytes)} of rows and events wait in {settings.buffer_path} for "
-            "the database to answer: the next demo brings them in",
+            "the database to answer: the next demo stores them",
             soft_wrap=True,
         )
 

@@ -28,7 +28,7 @@ async def ask_service(settings: Settings) -> BridgeStatus | None:
     """The status of the service; None when it has no endpoint (BRIDGE_STATUS_PORT is not set).
 
     Raises:
-        NoStatusError: nobody answers there, or not as a bridge does.
+        NoStatusError: there is no answer, or not a bridge's.
     """
     if settings.status_port is None:
         return None
@@ -40,13 +40,13 @@ async def ask_service(settings: Settings) -> BridgeStatus | None:
         headers["Authorization"] = f"Bearer {settings.status_token.get_secret_value()}"
     try:
         with trio.fail_after(ANSWER_TIMEOUT_S):
-            # A proxy has no business between a machine and itself.
+            # No proxy between a machine and itself.
             async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
                 answer = await client.get(url, headers=headers)
     except trio.TooSlowError:
         raise NoStatusError(f"{url} does not answer within {ANSWER_TIMEOUT_S:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        raise NoStatusError(f"nobody answers at {url}: {error}") from error
+        raise NoStatusError(f"no answer from {url}: {error}") from error
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         raise NoStatusError(f"{url} wants another BRIDGE_STATUS_TOKEN")
     try:

@@ -32,7 +32,7 @@ _AGO = re.compile(r"(\d+)([smhdw])")
 
 
 def parse_moment(text: str, *, now: datetime) -> datetime:
-    """A date or time in ISO 8601 (UTC unless it says otherwise), or `24h`: so long ago.
+    """A date or time in ISO 8601 (UTC unless it says otherwise), or `24h`: that long ago.
 
     Raises:
         ValueError: it is neither.

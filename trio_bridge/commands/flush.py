@@ -50,7 +50,7 @@ async def _refuse_beside_a_service(settings: Settings) -> None:
     try:
         holder = await trio.to_thread.run_sync(holder_of, settings.buffer_path)
     except OSError:
-        return  # opening the spool will say it better
+        return  # opening the spool gives a better reason
     if holder is not None:
         raise ConfigError(
             f"BRIDGE_BUFFER_PATH={settings.buffer_path} is in use by {holder}",

@@ -24,6 +24,7 @@ from trio_bridge.stores.spool.look import look_at_spool
 from trio_bridge.text import count, duration, moment, number, percent, size, waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from trio_bridge.config import Settings
@@ -39,33 +40,34 @@ NAME_WIDTH = 9
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Each part, or why it could not be had."""
+    """The parts; for one that could not be had, `missing` says why, by its name."""
 
     at: datetime
     interval_s: float
-    service: BridgeStatus | str
-    database: Summary | str
+    service: BridgeStatus | None
+    database: Summary | None
     target: str
-    spool: SpoolLook | str
+    spool: SpoolLook | None
+    missing: Mapping[str, str]
 
     @property
     def right_age_s(self) -> float | None:
-        """How old the last right row is; the service knows it also while the database is away."""
-        if not isinstance(self.service, str):
+        """How old the last valid row is; the service knows it even while the database is down."""
+        if self.service is not None:
             return self.service.ticker.right_age_s
-        if isinstance(self.database, str) or self.database.right_at is None:
+        if self.database is None or self.database.right_at is None:
             return None
         return (self.at - self.database.right_at).total_seconds()
 
     @property
     def is_well(self) -> bool:
-        """Whether a right row has come within three intervals."""
+        """Whether a valid row came within three intervals."""
         age_s = self.right_age_s
         return age_s is not None and age_s <= INTERVALS_ALLOWED * self.interval_s
 
 
 async def run_status(settings: Settings, *, events: int, as_json: bool) -> bool:
-    """Show everything; whether a right row has come within three intervals."""
+    """Show everything; whether a valid row came within three intervals."""
     overview = await _gather(settings, events)
     if as_json:
         print(orjson.dumps(_as_json(overview), default=str).decode())
@@ -80,51 +82,49 @@ async def run_status(settings: Settings, *, events: int, as_json: bool) -> bool:
 
 
 async def _gather(settings: Settings, events: int) -> Overview:
-    target = ""
-    database: Summary | str = f"no answer within {DATABASE_TIMEOUT_S:g} s"
+    target, database, spool, service = "", None, None, None
+    missing = {
+        "service": "no endpoint to ask (BRIDGE_STATUS_PORT is not set)",
+        "database": f"no answer within {DATABASE_TIMEOUT_S:g} s",
+    }
     try:
         conninfo = await present_database(settings)
         target = safe_target(conninfo)
         with trio.move_on_after(DATABASE_TIMEOUT_S):
             database = await read_summary(conninfo, since=utc_now() - LOOK_BACK, events=events)
     except BridgeError as error:
-        database = str(error)
-    spool: SpoolLook | str
+        missing["database"] = str(error)
     try:
         spool = await trio.to_thread.run_sync(look_at_spool, settings.buffer_path)
     except OSError as error:
-        spool = f"BRIDGE_BUFFER_PATH={settings.buffer_path}: {error.strerror or error}"
-    # Last: its age is counted from now, and a database that stands still was waited for.
-    service: BridgeStatus | str
+        missing["spool"] = f"BRIDGE_BUFFER_PATH={settings.buffer_path}: {error.strerror or error}"
+    # Last: its age counts from now, and the database may have taken seconds.
     try:
-        service = (
-            await ask_service(settings) or "no endpoint to ask (BRIDGE_STATUS_PORT is not set)"
-        )
+        service = await ask_service(settings)
     except NoStatusError as error:
-        service = str(error)
-    return Overview(utc_now(), settings.poll_interval_s, service, database, target, spool)
+        missing["service"] = str(error)
+    return Overview(utc_now(), settings.poll_interval_s, service, database, target, spool, missing)
 
 
 def _lines(overview: Overview) -> list[tuple[str, str]]:
     """Name and text of each line."""
-    lines = _service_lines(overview)
-    lines += _row_lines(overview)
-    if isinstance(overview.database, str):
-        lines.append(("database", f"{overview.target}: {overview.database}".removeprefix(": ")))
+    lines = _service_lines(overview) + _row_lines(overview)
+    if overview.database is None:
+        text = f"{overview.target}: {overview.missing['database']}".removeprefix(": ")
+        lines.append(("database", text))
     else:
         lines.append(("database", overview.target))
         lines.append(("coverage", _coverage(overview.database, overview)))
-    lines.append(("spool", _spool(overview.spool)))
-    return lines
+    spool = overview.missing["spool"] if overview.spool is None else _spool(overview.spool)
+    return [*lines, ("spool", spool)]
 
 
 def _service_lines(overview: Overview) -> list[tuple[str, str]]:
     service = overview.service
-    if isinstance(service, str):
-        holder = None if isinstance(overview.spool, str) else overview.spool.holder
-        if holder is None:
-            return [("service", f"none is recording into this spool; {service}")]
-        return [("service", f"{holder} is recording; {service}")]
+    if service is None:
+        holder = None if overview.spool is None else overview.spool.holder
+        recording = f"{holder} is recording" if holder else "none is recording into this spool"
+        return [("service", f"{recording}; {overview.missing['service']}")]
     gateway, storage = service.gateway, service.storage
     up = duration((service.at - service.started_at).total_seconds())
     since = "" if gateway.since is None else f" since {moment(gateway.since)}"
@@ -150,9 +150,9 @@ def _service_lines(overview: Overview) -> list[tuple[str, str]]:
 
 def _row_lines(overview: Overview) -> list[tuple[str, str]]:
     row: PortfolioRow | None = None
-    if not isinstance(overview.service, str):
+    if overview.service is not None:
         row = overview.service.ticker.last
-    elif not isinstance(overview.database, str):
+    elif overview.database is not None:
         row = overview.database.last
     if row is None:
         return [("last row", "none")]
@@ -175,13 +175,11 @@ def _coverage(summary: Summary, overview: Overview) -> str:
     assert summary.first_at is not None
     span = duration((overview.at - summary.first_at).total_seconds())
     partial = summary.right - summary.complete
-    text = f"{percent(coverage)} of the last {span} have a right row"
+    text = f"{percent(coverage)} of the last {span} have a valid row"
     return f"{text}; {count(partial, 'row')} without all positions" if partial > 0 else text
 
 
-def _spool(spool: SpoolLook | str) -> str:
-    if isinstance(spool, str):
-        return spool
+def _spool(spool: SpoolLook) -> str:
     text = f"{spool.path}: empty"
     if spool.backlog_bytes:
         rows = waiting(spool.backlog_rows, "row")
@@ -203,8 +201,8 @@ def _print(console: Console, name: str, text: str) -> None:
 
 
 def _print_events(console: Console, overview: Overview, limit: int) -> None:
-    known = overview.service if isinstance(overview.database, str) else overview.database
-    if isinstance(known, str) or not limit:
+    known = overview.database or overview.service
+    if known is None or not limit:
         return
     for event in known.events[-limit:]:
         text = f"{moment(event.timestamp)} {event.status}: {event.message}"
@@ -213,17 +211,18 @@ def _print_events(console: Console, overview: Overview, limit: int) -> None:
 
 
 def _as_json(overview: Overview) -> dict[str, Any]:
-    def part(value: Any) -> Any:
-        return {"error": value} if isinstance(value, str) else asdict(value)
+    def part(name: str) -> dict[str, Any]:
+        value = getattr(overview, name)
+        return {"error": overview.missing[name]} if value is None else asdict(value)
 
-    database = part(overview.database)
-    if not isinstance(overview.database, str):
+    database = part("database")
+    if overview.database is not None:
         database["coverage"] = overview.database.coverage(overview.at, overview.interval_s)
     return {
         "at": overview.at,
         "well": overview.is_well,
         "right_age_s": overview.right_age_s,
-        "service": part(overview.service),
+        "service": part("service"),
         "database": {"target": overview.target, **database},
-        "spool": part(overview.spool),
+        "spool": part("spool"),
     }

@@ -36,11 +36,11 @@ HEADER = (
 async def run_tail(
     settings: Settings, *, lines: int, follow: bool, events: bool, as_json: bool
 ) -> None:
-    """Show the last ones, then what comes, until cancelled.
+    """Show the last rows and events, then new ones, until cancelled.
 
     Raises:
-        ConfigError: there is no database to look into.
-        StoreError: it can't be read now, and was not to be followed.
+        ConfigError: there is no database to read.
+        StoreError: it can't be read now, and `follow` is off.
     """
     landing = Landing(await present_database(settings))
     screen = Screen(events=events, as_json=as_json)

@@ -46,7 +46,7 @@ class LinesReturned(Event):
 
 
 class LinesTooFew(Event):
-    """Some options become older than the limit before it is their turn again."""
+    """Some options' Greeks become older than the limit before their next turn."""
 
     kind = "data.lines_too_few"
     severity = WARNING

@@ -97,7 +97,7 @@ class GatewayNotice(Event):
 
 
 class GatewayRemark(Event):
-    """What it says about a request that goes on. `contract`: its name; empty when about none."""
+    """A remark about a request that goes on. `contract`: its name, or empty."""
 
     kind = "gateway.remark"
     code: int
@@ -111,14 +111,14 @@ class GatewayRemark(Event):
 
 
 class GatewayWarning(GatewayRemark):
-    """What it says against a request that is not one for market data."""
+    """An objection to a request that is not for market data."""
 
     kind = "gateway.warning"
     severity = WARNING
 
 
 class RateLimited(Event):
-    """Should not happen: the bridge keeps to the gateway's pace."""
+    """Should not happen: the bridge keeps to the gateway's limits."""
 
     kind = "gateway.rate_limited"
     severity = WARNING

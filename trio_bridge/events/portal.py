@@ -88,7 +88,7 @@ class AnswersUsable(Event):
 
 
 class StreamLost(Event):
-    """Greeks come by polling meanwhile, a little later."""
+    """Until it is back Greeks come by polling, a little later."""
 
     kind = "portal.stream_lost"
     severity = WARNING

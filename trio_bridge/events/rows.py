@@ -119,7 +119,7 @@ class RowsSafe(Event):
 
 
 class RowsDropped(Event):
-    """The one loss that can be: the stretch that memory had no room for."""
+    """The only possible loss: memory had no room for these rows."""
 
     kind = "rows.dropped"
     severity = ERROR

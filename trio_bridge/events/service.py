@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ServiceStarted(Event):
-    """After a kill or a power cut nothing else says that there was no service until now."""
+    """After a kill or a power cut only this shows that there was no service until now."""
 
     kind = "service.started"
     says = "trio_bridge {version} has started: {mode} mode, a row every {interval_s:g} s"
@@ -33,7 +33,7 @@ class ServiceStopped(Event):
 
 
 class ConnectionStuck(Event):
-    """A bug, ours or a library's: it could not be ended in time, and everything else could."""
+    """A bug, ours or a library's: everything else ended in time."""
 
     kind = "service.connection_stuck"
     severity = ERROR
@@ -42,7 +42,7 @@ class ConnectionStuck(Event):
 
 
 class ServiceDied(Event):
-    """For alerts only: when this is known, nothing takes rows any more."""
+    """For alerts only: by then nothing can store an event any more."""
 
     kind = "service.died"
     severity = ERROR
@@ -75,7 +75,7 @@ class EmbeddedCreated(Event):
 
 
 class EmbeddedEnded(Event):
-    """It is started again by itself."""
+    """It restarts by itself."""
 
     kind = "embedded.ended"
     severity = WARNING
@@ -84,7 +84,7 @@ class EmbeddedEnded(Event):
 
 
 class EmbeddedFailed(Event):
-    """It could not be started again; that is tried again."""
+    """The restart failed, and will be tried again."""
 
     kind = "embedded.failed"
     severity = ERROR

@@ -1,4 +1,4 @@
-"""What delivery needs from a database, so that a fake can stand in for it."""
+"""What delivery needs from a database; the fake has the same methods."""
 
 from __future__ import annotations
 

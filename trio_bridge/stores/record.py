@@ -101,7 +101,7 @@ def _earlier_system(line: bytes, offset: int) -> Record:
     if "event_id" in row:
         raise DamagedLineError("checksum is missing")
     if not isinstance(row.get("timestamp"), str):
-        # The time of a row is part of its truth: it is not invented.
+        # Without its time a row is not true: the time is not made up.
         raise DamagedLineError("the row has no timestamp")
     digest = sha256(b"%d:" % offset + line).digest()
     event_id = UUID(bytes=digest[:16], version=5)

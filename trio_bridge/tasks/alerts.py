@@ -1,9 +1,9 @@
-"""Calls a person: warnings, errors, and rows that stay away, posted to BRIDGE_ALERT_URL.
+"""Alerts a person: posts warnings, errors and missing rows to BRIDGE_ALERT_URL.
 
-`notice` is told of every event on its way to the database and returns at once, whatever the
-receiver does; everything else happens in a task of its own. What the receiver does not take now is
-tried again for ever, while what happens meanwhile is gathered in bounded memory. Trouble with the
-receiver goes to the log only: as an event it would be an alert itself.
+`notice` gets every event on its way to the database and returns at once, whatever the receiver
+does; everything else happens in a task of its own. An alert that the receiver does not take is
+tried again forever, while later events gather in bounded memory. Trouble with the receiver goes to
+the log only: as an event it would be an alert itself.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 RETRY_DELAYS_S = (5.0, 10.0, 30.0, 60.0, 300.0)
 LOOK_EVERY_S = 1.0
 LAST_WORD_S = 3.0
-"""For what was noted last when the service ends."""
+"""For the last alert when the service ends."""
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ class Alerts:
         interval_s: float,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`after_s` without a right row are told, but not before three intervals."""
+        """Alert after `after_s` without a valid row, or three intervals if that is longer."""
         self._webhook = Webhook(url)
         self._after_s = max(after_s, INTERVALS_ALLOWED * interval_s)
         self._now = now
@@ -71,7 +71,7 @@ class Alerts:
             self._add(item.timestamp, item.kind or "", item.status, item.message)
 
     def say(self, event: Event) -> None:
-        """Alert of something that does not go into `api_logs`."""
+        """Alert about an event that does not go into `api_logs`."""
         self._add(self._now(), event.kind, event.severity, event.message)
 
     async def run(
@@ -82,10 +82,10 @@ class Alerts:
         emit: EventSink,
         ended: Callable[[], bool],
     ) -> None:
-        """Post alerts until cancelled; then a last one, when there is something to tell.
+        """Post alerts until cancelled; then a last one if there is something to report.
 
-        `emit` is told of bugs in here; `ended` is asked at the end: whether the service ended
-        although nobody wanted that.
+        `emit` gets the bugs of this task. `ended` says, at the end, whether the service ended
+        without being asked to.
         """
         try:
             await keep_going("alerting", partial(self._work, ticker, connection), emit)

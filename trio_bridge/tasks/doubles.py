@@ -1,10 +1,10 @@
-"""Looks, now and then, whether another service records our accounts into the same database."""
+"""Checks, now and then, whether another service records our accounts into the same database."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,27 +14,20 @@ from trio_bridge.model import utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.tasks.ticker import TickerStatus
 
+    Rows = Sequence[tuple[datetime, str | None]]
+    RecentRows = Callable[[datetime, datetime], Awaitable[Rows]]
+    """Reads the time and the accounts of the rows between two instants, in order. Raises
+    StoreError."""
+
 FIRST_LOOK_S = 60.0
 LOOK_EVERY_S = 600.0
 LOOK_TIMEOUT_S = 10.0
-
-
-class RecentRows(Protocol):
-    """Reads the time and the accounts of the rows between two instants, in their order.
-
-    Raises:
-        StoreError: not now.
-    """
-
-    async def __call__(
-        self, since: datetime, until: datetime
-    ) -> Sequence[tuple[datetime, str | None]]: ...
 
 
 async def watch_for_doubles(
@@ -45,27 +38,25 @@ async def watch_for_doubles(
     emit: EventSink,
     now: Callable[[], datetime] = utc_now,
 ) -> None:
-    """Tell when it begins and when it has ended, until cancelled. `interval_s` is the ticker's.
+    """Report when it begins and when it has ended, until cancelled. `interval_s` is the ticker's.
 
-    A database that does not answer is asked again the next time: others tell of that.
+    A database that does not answer is asked again the next time: delivery reports that.
     """
-    told = False
+    reported = False
     await trio.sleep(FIRST_LOOK_S)
     while True:
         if ticker.last is not None and (rows := await _last_rows(read, now(), interval_s)):
             ours = ticker.last.account.split(",")
             doubled = doubled_slots(rows, interval_s, ours=ours)
-            if doubled is not None and not told:
+            if doubled is not None and not reported:
                 emit(SlotsDoubled(doubled.slots, tuple(doubled.accounts)))
-            elif doubled is None and told:
+            elif doubled is None and reported:
                 emit(SlotsSingle())
-            told = doubled is not None
+            reported = doubled is not None
         await trio.sleep(LOOK_EVERY_S)
 
 
-async def _last_rows(
-    read: RecentRows, at: datetime, interval_s: float
-) -> Sequence[tuple[datetime, str | None]]:
+async def _last_rows(read: RecentRows, at: datetime, interval_s: float) -> Rows:
     """None of them when the database does not answer."""
     back = timedelta(seconds=look_back_s(interval_s))
     with trio.move_on_after(LOOK_TIMEOUT_S), suppress(StoreError):

@@ -1,4 +1,4 @@
-"""What runs beside the recording is its guest: its bugs are told and end in here."""
+"""Contains the bugs of what runs beside the recording: they are reported and end here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 async def keep_going(name: str, run: Callable[[], Awaitable[object]], emit: EventSink) -> NoReturn:
-    """Run a guest until cancelled, again whenever it has broken down."""
+    """Run it until cancelled, and again whenever it fails."""
     backoff = Backoff(RESTART_DELAYS_S)
     while True:
         began_s = trio.current_time()
@@ -29,7 +29,7 @@ async def keep_going(name: str, run: Callable[[], Awaitable[object]], emit: Even
             await run()
         except* Exception as group:
             backoff = backoff.lost(up_s=trio.current_time() - began_s)
-            log.error(f"{name} broke down", exc_info=group)
+            log.error(f"{name} failed", exc_info=group)
             emit(PartBroke(name, backoff.delay_s))
         await trio.sleep(backoff.delay_s)
         backoff = backoff.attempted()

@@ -1,6 +1,6 @@
-"""Tells the service manager how we are: sd_notify(3), without a library.
+"""Reports the service's state to the service manager: sd_notify(3), without a library.
 
-systemd passes the address of a datagram socket in NOTIFY_SOCKET ("@" stands for a leading NUL, the
+systemd passes the address of a datagram socket in NOTIFY_SOCKET ("@" means a leading NUL, the
 abstract namespace) and, with WatchdogSec=, how often it wants to hear from us in WATCHDOG_USEC.
 https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
 """
@@ -36,7 +36,7 @@ class Notifier:
 
     def __init__(self, address: str = "", watchdog_s: float | None = None) -> None:
         self.watchdog_s = watchdog_s
-        """How long it waits for a sign of life; None: it doesn't."""
+        """How long it waits for a sign of life; None: it doesn't wait for one."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
         if address:
@@ -59,7 +59,7 @@ class Notifier:
         return self._socket is not None
 
     def tell(self, **variables: object) -> None:
-        """Send an assignment of each; never waits and never raises: nobody may hear us."""
+        """Send an assignment of each; never waits and never raises, whether or not it arrives."""
         if self._socket is None:
             return
         lines = (f"{name}={' '.join(str(value).split())}" for name, value in variables.items())
@@ -80,7 +80,7 @@ async def keep_informed(
     describe: Callable[[], str],
     stopping: trio.Event,
 ) -> None:
-    """READY=1 now, WATCHDOG=1 while the ticker lives, STOPPING=1 when the service begins to end.
+    """READY=1 now, WATCHDOG=1 while the ticker runs, STOPPING=1 when the service begins to end.
 
     `interval_s` is the ticker's; `describe` gives the line for `systemctl status`.
     """
@@ -93,12 +93,12 @@ async def keep_informed(
     complained = False
     while not stopping.is_set():
         last_s = began_s if ticker.last_slot_s is None else ticker.last_slot_s
-        # A slot that comes once an hour is no reason to doubt in between.
+        # With one slot an hour, the time between two slots is not a standstill.
         if trio.current_time() - last_s <= max(INTERVALS_ALLOWED * interval_s, pause_s):
             notifier.tell(STATUS=describe(), WATCHDOG=1)
         elif not complained:
             complained = True
-            log.error("the ticker stands still: no more signs of life for the service manager")
+            log.error("the ticker has stopped: no more signs of life for the service manager")
         with trio.move_on_after(pause_s):
             await stopping.wait()
-    notifier.tell(STOPPING=1, STATUS="bringing the last rows to safety")
+    notifier.tell(STOPPING=1, STATUS="making the last rows safe")

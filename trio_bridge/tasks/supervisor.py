@@ -2,10 +2,10 @@
 HOLDING or BACKING_OFF → CONNECTING.
 
 Inside a reset window it holds until the window's end and then connects at once. Otherwise it waits
-5, 10, 20, 20, … s before each attempt; a connection that stood for a minute starts that sequence
-anew. While connected it probes: after the first unanswered probe no row is written, after the
-second in a row the connection is given up, because a dead peer may leave a socket that looks well.
-It is given up, too, when the machine has slept: nothing it brought is current then.
+5, 10, 20, 20, … s before each attempt; a connection that lasted a minute starts that sequence
+again. While connected it probes: after the first unanswered probe no row is written, after the
+second in a row the connection is closed, because a dead peer may leave a socket that looks healthy.
+It is also closed when the machine has slept: what it has received is no longer current.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ConnectionStatus:
 class Supervisor:
     """One loop around one bridge. `run` ends only by cancellation or by a setting that can't work.
 
-    Every transition is one event. The clock `now` is the wall's; waits use Trio's.
+    Every transition is one event. `now` is the wall clock; waits use Trio's.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Supervisor:
                 self._bridge.readiness.block(Reason.PROBE_MISSED)
                 if misses > MISSES_ALLOWED:
                     return f"{misses} probes in a row went unanswered ({error})"
-                # Not if the connection has just ended: that is about to be told.
+                # Not if the connection has just ended: that is about to be reported.
                 if self._bridge.is_connected():
                     self._emit(GatewaySilent(str(error)))
             else:
@@ -181,7 +181,7 @@ class Supervisor:
             self._backoff = self._backoff.attempted()
 
     async def _hold(self, reason: str) -> bool:
-        """Sit out a reset window if we are in one; whether we were."""
+        """Wait for the end of a reset window if we are in one; return whether we were."""
         began = self._now()
         end = hold_until(began, self._windows)
         if end is None:
@@ -190,7 +190,7 @@ class Supervisor:
         self._emit(HoldBegun(eastern_text(end, seen_from=began), reason))
         now = began
         while (end := hold_until(now, self._windows)) is not None:
-            # From the reading that gave the end: before another one the window may be over.
+            # From the same reading of the clock: at a later one the window may be over.
             await trio.sleep(min((end - now).total_seconds(), LONGEST_NAP_S))
             now = self._now()
         self._backoff = self._backoff.restarted()

@@ -1,4 +1,4 @@
-"""Takes one row per slot of the grid, or none when none would be true."""
+"""Takes one row per slot of the grid, or none when it would not be true."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.readiness import Blocked
 
 CATCH_UP_S = 1.0
-"""After such a stop, the time for reading what the gateway has sent and for probing it. With a long
-interval the slot may still be served after that."""
+"""After the process was stopped: the time to read what the gateway has sent and to probe it. With a
+long interval the slot may still be served after that."""
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class TickerStatus:
     last: Snapshot | None = None
     last_lateness_s: float = 0.0
     silent_because: Blocked | None = None
-    """Why there are no rows just now; None while there are."""
+    """Why there are no rows now; None while there are."""
     silent_slots: int = 0
     last_slot_s: float | None = None
     """When a slot was last served, with a row or without (monotonic clock)."""
@@ -111,7 +111,7 @@ class Ticker:
 
     def _stay_silent(self, reason: Blocked) -> None:
         status = self.status
-        # Before the first row the supervisor's own events say it all.
+        # Before the first row the supervisor's events are enough.
         if status.silent_because is None and status.rows:
             self._emit(RowsMissed(str(reason)))
         status.silent_because = reason

@@ -1,7 +1,7 @@
 """Posts alerts as JSON to a webhook: Slack, Discord, Google Chat, ntfy, or whatever takes JSON.
 
-The URL is a secret (whoever knows it can post): it stands in no message of this module, only its
-host does.
+The URL is a secret (whoever knows it can post): no message of this module contains it, only its
+host.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Webhook:
         payload = payload_for(self.host, bulletin, sender=socket.gethostname())
         try:
             with trio.fail_after(POST_TIMEOUT_S):
-                # What else it says is not waited for: a wrong address may have no end of it.
+                # The body is not waited for: at a wrong address it may have no end.
                 async with self._client.stream(
                     "POST", self._url.get_secret_value(), json=payload
                 ) as answer:
@@ -86,7 +86,7 @@ class Webhook:
         except (httpx.HTTPError, OSError) as error:
             raise NotNowError(str(error) or type(error).__name__) from error
         except (httpx.InvalidURL, UnicodeError) as error:
-            # A name that nobody can look up; the error may quote it, and no more of the address.
+            # The name cannot be looked up; the error may quote it, but no more of the URL.
             raise RefusedError(str(error)) from error
         if answer.is_success:
             return
@@ -98,7 +98,7 @@ class Webhook:
 
 def payload_for(host: str, bulletin: Bulletin, *, sender: str) -> dict[str, Any]:
     """The JSON for a receiver. Some refuse fields that they do not know, so they get their own;
-    everybody else gets all there is, with the same text as `text` and `content`."""
+    all others get everything, with the same text as `text` and `content`."""
     title, text = _title(bulletin, sender), _text(bulletin)
     both = f"{title}\n{text}"
     match host.lower():
@@ -110,7 +110,7 @@ def payload_for(host: str, bulletin: Bulletin, *, sender: str) -> dict[str, Any]
         case "chat.googleapis.com":
             return {"text": both}
         case "discord.com" | "discordapp.com":
-            # Nobody is to be called by an "@everyone" in a gateway's text.
+            # An "@everyone" in a gateway's text must not notify anyone.
             return {"content": both, "allowed_mentions": {"parse": []}}
     return {
         "title": title,

@@ -1,5 +1,5 @@
 """The status endpoint: health, metrics, the status as JSON, and a live page. Off by default.
 
-It lives beside the recording and is its guest: it only reads, everything it holds is bounded, and
-whatever happens in here ends in here (`endpoint.py` says how).
+It runs beside the recording: it only reads, everything it holds is bounded, and none of its
+failures reaches the recording (`endpoint.py` says how).
 """

@@ -1,10 +1,10 @@
-"""Who may ask: decided from the head of a request alone.
+"""Decides from the head of a request alone whether to answer it.
 
 Two ways lead from a foreign web page to a port on this machine. A page may send requests to
 `http://localhost:8650`; the browser marks them as cross-site and does not show the page the answer.
 Or it may have its own name resolve to 127.0.0.1 (DNS rebinding): then the browser takes us for that
 page's server, but still sends its name in the Host header. The first is refused by the mark, the
-second by the name, except where a token is asked for, which neither way can bring along.
+second by the name. Where a token is required, neither way has it, so any name will do.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Access:
         return self._token is not None
 
     def host_is_ours(self, headers: Mapping[str, str]) -> bool:
-        """Whether the Host header names this machine; any name will do where a token is asked for.
+        """Whether the Host header names this machine; any name will do where a token is required.
 
-        (Names and ports of a machine that others reach are its network's business.)
+        (Other machines may reach this one by names that only its network knows.)
         """
         host = headers.get("host", "")
         return self.needs_token or is_loopback(_without_port(host))
 
     def is_foreign(self, headers: Mapping[str, str]) -> bool:
-        """Whether another site's page sends this. A click on a link to us is no such case.
+        """Whether another site's page sends this. A click on a link to us does not count.
 
         https://developer.mozilla.org/docs/Web/HTTP/Headers/Sec-Fetch-Site
         """
@@ -62,12 +62,12 @@ class Access:
         return hmac.compare_digest(self._cookie(headers).encode(), self.cookie_value.encode())
 
     def is_token(self, text: str) -> bool:
-        """Compared in a time that does not depend on where they differ."""
+        """Compares in a time that does not depend on where they differ."""
         return self._token is not None and hmac.compare_digest(text.encode(), self._token)
 
     @property
     def cookie_value(self) -> str:
-        """Stands for the token without telling it: whoever steals the cookie has no more."""
+        """Proves the token without containing it: a stolen cookie does not reveal it."""
         return hmac.new(self._token or b"", COOKIE_LABEL, "sha256").hexdigest()
 
     @property

@@ -1,4 +1,4 @@
-"""What is answered: one method for each path."""
+"""The answers: one method for each path."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class Site:
         return Response(content, headers=headers, media_type="application/json")
 
     async def events(self, request: Request) -> Response:
-        """The latest events; a little earlier than the database has them: a page that asks now is
-        told live of what comes from now on, and must not miss what is on its way."""
+        """The latest events, with those that are still on their way into the database: a page gets
+        later ones from its stream, and must not miss any in between."""
         limit = events_wanted(request.query_params)
         try:
             stored = await self.history.events(limit)
@@ -124,8 +124,8 @@ class Site:
     async def status_json(self) -> dict[str, Any]:
         """The service's status and, beside it, what only this endpoint knows."""
         status = self.observer.status()
-        told = {one.name: getattr(status, one.name) for one in dataclasses.fields(status)}
-        return told | {
+        fields = {one.name: getattr(status, one.name) for one in dataclasses.fields(status)}
+        return fields | {
             "not_ready_because": self.observer.not_ready_because(),
             "spool_rows": await self._spool_rows(),
         }
@@ -136,7 +136,7 @@ class Site:
     # The page
 
     async def home(self, request: Request) -> Response:
-        """The page; with `?token=` the cookie first, so that the token leaves the address."""
+        """The page; with `?token=` a redirect with the cookie: the token leaves the address."""
         if "token" in request.query_params:
             return self._let_in()
         return self._file(HOME, request)
@@ -175,7 +175,7 @@ class Site:
         return Response(file.content, headers=headers, media_type=file.media_type)
 
     async def turn_away(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The answer to those without the token; who brings it in the address is let in."""
+        """Answer a request without the token; one with the token in its address is let in."""
         answer: Response
         if scope["path"] == "/" and scope["method"] in {"GET", "HEAD"}:
             query = parse_qs(scope["query_string"].decode("latin-1"))
@@ -188,7 +188,7 @@ class Site:
 
 
 class Stream:
-    """`/events`, an ASGI application: the status and the latest rows at once, then what happens.
+    """`/events`, an ASGI application: the status and the latest rows at once, then news.
 
     A page asks for its history and for its stream at the same time, and either may come first: rows
     that become safe in between would be in neither.

@@ -1,5 +1,5 @@
-"""A chart's data as the page gets it: columns of numbers, times as seconds since 1970; and the
-facts that the page shares with the server."""
+"""A chart's data for the page: columns of numbers, times as seconds since 1970; and the facts that
+the page shares with the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGE_PATIENCE_S = 20.0
 
 
 def page_facts(interval_s: float) -> dict[str, Any]:
-    """What the page's scripts must know as the server does."""
+    """What the server and the page's scripts must agree on."""
     columns = PORTFOLIO_GREEKS.columns
     return {
         "series": [
@@ -83,21 +83,16 @@ def _gap(gap: Gap, window: Window) -> dict[str, Any]:
         "to": seconds(gap.end),
         "open": gap.is_open,
         "slots": gap.slots_within(window),
-        "usual_s": gap.usual_s,
         "reasons": [event_json(event) for event in gap.reasons],
     }
 
 
 def _coverage(chart: Chart) -> dict[str, Any]:
-    """How many slots of the window, since the first row ever, have a row with known Greeks.
-
-    `slowest_s`: rows that came this far apart, but regularly, cover their time completely.
-    """
+    """How many slots of the window, since the first row ever, have a row with known Greeks."""
     taken = sum(bucket.rows for bucket in chart.buckets)
     missing = sum(gap.slots_within(chart.window) for gap in chart.gaps)
     return {
         "since": None if chart.since is None else seconds(chart.since),
         "rows": sum(bucket.right_rows for bucket in chart.buckets),
         "slots": taken + missing,
-        "slowest_s": chart.slowest_s,
     }

@@ -1,4 +1,4 @@
-"""HTTP connections: hypercorn's protocol and Trio worker behind doors that bound everything.
+"""HTTP connections: hypercorn's protocol and Trio worker, with every wait and number bounded.
 
 hypercorn sends to a client within a shield and without a limit, so a client that does not read
 would hold up the end of the whole process; and it takes as many connections as come, so a flood of
@@ -29,17 +29,17 @@ MOST_CONNECTIONS = 160
 """64 live streams and some more; far below the 1024 descriptors that a process usually has."""
 
 SEND_TIMEOUT_S = 10.0
-"""For one piece of an answer: a client that takes nothing for so long is gone."""
+"""For one piece of an answer: a client that takes nothing for this long is gone."""
 
 IDLE_TIMEOUT_S = 10.0
 """For the head of a request, and for the pause between two of them."""
 
 QUIET_TIMEOUT_S = 60.0
-"""For connections that no other limit reaches, HTTP/2 without a request for one. A live stream is
-never so quiet."""
+"""For connections that no other limit covers, such as HTTP/2 without a request. A live stream is
+never this quiet."""
 
 LOOK_EVERY = 0.25
-"""Quiet connections are looked for so often, as a part of that time."""
+"""How often to check for quiet connections, as a part of that time."""
 
 SEND_BUFFER_BYTES = 128 * 1024
 """The kernel's buffer of a connection: more would only hide that a client does not read."""
@@ -52,7 +52,7 @@ log = structlog.get_logger()
 
 
 class PatientStream(trio.abc.HalfCloseableStream):
-    """A connection whose peer must read, and that can be closed while somebody sends on it."""
+    """A connection whose peer must read, and that can be closed during a send."""
 
     def __init__(
         self, stream: trio.SocketStream, on_close: Callable[[PatientStream], None]
@@ -91,7 +91,7 @@ class PatientStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
-        """At once; whoever waits for the peer gets trio.ClosedResourceError."""
+        """At once; a task that waits for the peer gets trio.ClosedResourceError."""
         self.socket.close()
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
@@ -99,7 +99,7 @@ class PatientStream(trio.abc.HalfCloseableStream):
 
 
 class Door(trio.abc.Listener[PatientStream]):
-    """A listener that accepts so many connections at a time; the next ones wait outside."""
+    """A listener with room for a limited number of connections; further ones wait."""
 
     def __init__(self, listener: trio.SocketListener, room: trio.Semaphore) -> None:
         self._listener = listener
@@ -153,10 +153,10 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
         try:
             await connection
         except Exception as error:
-            # One connection's trouble is not the others', and nobody is to fill the log with it.
+            # It must not affect the other connections, nor fill the log.
             if trio.current_time() - complained_s >= COMPLAIN_EVERY_S:
                 complained_s = trio.current_time()
-                log.error("status endpoint: a connection broke down", exc_info=error)
+                log.error("status endpoint: a connection failed", exc_info=error)
         finally:
             stream.close()
 

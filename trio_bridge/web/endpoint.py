@@ -1,11 +1,11 @@
 """The endpoint's life beside the recording, which it must never take down, hold up or delay.
 
-- The port is taken before anything else is started: one that is in use ends the program with one
-  line, not with a service that nobody can look at.
-- It runs in a task of its own that no failure leaves: whatever breaks is logged and started again.
+- The port is taken before anything else starts: one that is in use ends the program with one
+  line, not with a service that cannot be watched.
+- It runs in a task of its own that contains every failure: it is logged, and the task restarts.
 - It reads the service's memory and, with connections of its own, the database; it never writes.
 - Connections, streams, bodies, answers and questions to the database are bounded in number, size
-  and time. A client that does not read or does not send is let go (see `connections`, `guard`).
+  and time. A client that does not read or send is disconnected (see `connections`, `guard`).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.service import Service
 
-TELL_EVERY_S = 1.0
-TELL_AT_LEAST_EVERY_S = 5.0
+SEND_EVERY_S = 1.0
+SEND_AT_LEAST_EVERY_S = 5.0
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ class Endpoint:
     async def run(self, service: Service) -> None:
         """Answer requests until cancelled. Raises nothing."""
         metrics, hub = Metrics(), Hub()
-        observer = Observer(service, metrics.lateness, metrics.time_to_safe, hub)
+        observer = Observer(service, metrics.lateness.observe, metrics.time_to_safe.observe, hub)
         metrics.watch(observer, hub)
         history = History(service.conninfo)
         site = Site(
@@ -80,16 +80,16 @@ class Endpoint:
 
     async def _serve(self, site: Site) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell_status, site)
+            nursery.start_soon(_send_status, site)
             nursery.start_soon(serve, build_app(site), self._listeners)
 
 
-async def _tell_status(site: Site) -> None:
-    """Keep the live streams informed: when something changed, and every now and then."""
+async def _send_status(site: Site) -> None:
+    """Send the status to the live streams when something has changed, and every now and then."""
     before: object = None
-    told_s = trio.current_time()
+    sent_s = trio.current_time()
     while True:
-        await trio.sleep(TELL_EVERY_S)
+        await trio.sleep(SEND_EVERY_S)
         if not site.hub.listeners:
             continue
         status = await site.status_json()
@@ -101,9 +101,9 @@ async def _tell_status(site: Site) -> None:
             (storage.spool_bytes > 0, status["ticker"].skipped),
         )
         now = trio.current_time()
-        if essence != before or now - told_s >= TELL_AT_LEAST_EVERY_S:
-            before, told_s = essence, now
-            site.hub.tell("status", orjson.dumps(status))
+        if essence != before or now - sent_s >= SEND_AT_LEAST_EVERY_S:
+            before, sent_s = essence, now
+            site.hub.send("status", orjson.dumps(status))
 
 
 def url_of(settings: Settings) -> str:
@@ -117,7 +117,7 @@ async def open_endpoint(settings: Settings) -> AsyncIterator[Endpoint]:
     """Take the port that the settings name.
 
     Raises:
-        ConfigError: the port or the address can't be had.
+        ConfigError: the port or the address are not available.
     """
     assert settings.status_port is not None
     listeners = await _listen(settings.status_host, settings.status_port)
@@ -132,7 +132,7 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except OSError as error:
-        # An address comes with its network; a port stays another program's.
+        # An address may come with its network; the port's owner is unlikely to leave.
         lasting = error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
         raise (ConfigError if lasting else StartError)(_explain(error, host, port)) from error
     for listener in listeners:
@@ -150,6 +150,5 @@ def _explain(error: OSError, host: str, port: int) -> str:
         case errno.EACCES | errno.EPERM:
             return f"BRIDGE_STATUS_PORT={port}: this user may not use it; choose one from 1024 on"
         case _:
-            return (
-                f"BRIDGE_STATUS_HOST={host}: no address of this machine ({error.strerror or error})"
-            )
+            reason = error.strerror or error
+            return f"BRIDGE_STATUS_HOST={host}: not an address of this machine ({reason})"

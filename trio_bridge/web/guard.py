@@ -1,9 +1,8 @@
 """What every request passes before it reaches the application, and every answer after it.
 
-Requests from elsewhere and without the token are turned away; a body is taken off the client's
-hands and forgotten (but for its first bytes), because hypercorn waits for somebody to take it; what
-the client no longer waits for is cancelled; and every answer carries the headers that keep a
-browser from doing anything else with it.
+Requests from elsewhere or without the token are refused. A body is read and all but its first bytes
+discarded, because hypercorn waits until it has been read. When the client leaves, its request is
+cancelled. Every answer has the headers that keep a browser from using it in any other way.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from trio_bridge.web.access import Access
 
 ANSWER_TIMEOUT_S = 30.0
-"""Until an answer begins. What comes then is bounded piece by piece."""
+"""Until an answer begins. From then on each piece has its own limit."""
 
 LARGEST_BODY = 4_096
 COMPLAIN_EVERY_S = 60.0
@@ -44,7 +43,7 @@ SECURITY_HEADERS = {
 
 OPEN_PATHS = frozenset({"/healthz", "/login"})
 OPEN_PREFIX = "/static/"
-"""They tell nothing: that somebody is alive, and what the page is made of."""
+"""They give nothing away but that a bridge is running and what the page is made of."""
 
 log = structlog.get_logger()
 
@@ -64,7 +63,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] != "http":
-            raise RuntimeError(f"nobody here speaks {scope['type']}")
+            raise RuntimeError(f"unknown protocol {scope['type']}")
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -75,7 +74,7 @@ class Guard:
         if not self._access.host_is_ours(headers):
             return refusal(421, "this name is not this machine's: use localhost")
         if self._access.is_foreign(headers):
-            return refusal(403, "another site's page has no business here")
+            return refusal(403, "requests from another site's page are refused")
         is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
         if not is_open and not self._access.knows_token(headers):
             if "authorization" in headers:
@@ -86,7 +85,7 @@ class Guard:
     def _complain(self) -> None:
         if trio.current_time() - self._complained_s >= COMPLAIN_EVERY_S:
             self._complained_s = trio.current_time()
-            log.warning("status endpoint: somebody uses a wrong token")
+            log.warning("status endpoint: a request with a wrong token")
 
 
 def refusal(status: int, reason: str, headers: Mapping[str, str] | None = None) -> ASGIApp:
@@ -103,7 +102,7 @@ class _Exchange:
         self._body = bytearray()
         self._body_ended = trio.Event()
         self._gone = trio.Event()
-        self._body_told = False
+        self._body_given = False
         self._begun = False
         self._ending = False
         self._scope = trio.CancelScope()
@@ -133,13 +132,13 @@ class _Exchange:
                 self._body_ended.set()
         self._gone.set()
         self._body_ended.set()
-        # After the last piece of an answer hypercorn says so as well, while it still tidies up.
+        # hypercorn sends this after the last piece of an answer, too, while it still cleans up.
         if not self._ending:
             self._scope.cancel()
 
     async def _receive_for_app(self) -> Message:
-        if not self._body_told:
-            self._body_told = True
+        if not self._body_given:
+            self._body_given = True
             await self._body_ended.wait()
             return {"type": "http.request", "body": bytes(self._body), "more_body": False}
         await self._gone.wait()

@@ -2,7 +2,7 @@
 
 Names and units follow https://prometheus.io/docs/practices/naming/. The number of time series is
 fixed: no label takes a value from outside. A figure that is not known now is left out: an old Greek
-must not look like a current one.
+must not look current.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ class Exposition(NamedTuple):
     content_type: str
 
 
-class Metrics:
+class Metrics(Collector):
     """`lateness` and `time_to_safe` are fed by an observer; everything else is read when asked."""
+
+    _observer: Observer
+    _hub: Hub
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -62,36 +65,25 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def watch(self, observer: Observer, hub: Hub) -> None:
-        """Register the collector; call this once."""
-        self.registry.register(ServiceCollector(self, observer, hub))
-
-    @property
-    def spool_rows(self) -> int | None:
-        return self._spool_rows
+        """Call this once."""
+        self._observer, self._hub = observer, hub
+        self.registry.register(self)
 
     def expose(self, accept: str, *, spool_rows: int | None) -> Exposition:
         """`accept` is the request's header; `spool_rows` a figure that takes time to get."""
         self._spool_rows = spool_rows
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # it asks for a version that is none
+        except (TypeError, ValueError):  # it asks for an unknown version
             encode, content_type = choose_encoder("")
         return Exposition(encode(self.registry), content_type)
 
-
-class ServiceCollector(Collector):
-    """Reads a service's counters at the moment of the scrape."""
-
-    def __init__(self, metrics: Metrics, observer: Observer, hub: Hub) -> None:
-        self._metrics = metrics
-        self._observer = observer
-        self._hub = hub
-
     def describe(self) -> list[Metric]:
-        """Nothing to compare with: there is one collector in this registry."""
+        """No names to check: there is one collector in this registry."""
         return []
 
     def collect(self) -> Iterator[Metric]:
+        """Read the service's counters at the moment of the scrape."""
         status = self._observer.status()
         yield InfoMetricFamily(
             "trio_bridge",
@@ -152,11 +144,9 @@ class ServiceCollector(Collector):
         )
         yield _gauge("rows_waiting", "Rows and events that are not safe yet", storage.waiting)
         yield _gauge("spool_bytes", "Bytes in the spool, to be replayed", storage.spool_bytes)
-        if self._metrics.spool_rows is not None:
+        if self._spool_rows is not None:
             yield _gauge(
-                "spool_rows",
-                "Rows and events in the spool, to be replayed",
-                self._metrics.spool_rows,
+                "spool_rows", "Rows and events in the spool, to be replayed", self._spool_rows
             )
 
     def _gateway(self, status: BridgeStatus) -> Iterator[Metric]:

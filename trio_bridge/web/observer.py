@@ -1,7 +1,7 @@
-"""Watches one service: what only becomes visible while it happens is counted here.
+"""Watches one service and counts what happens in it.
 
-The service tells of every row and event when it is on its way, and again when it is safe: committed
-in the database or fsynced in the spool. What counts for "is it well?" is the second.
+The service reports every row and event when it is on its way, and again when it is safe: committed
+in the database or fsynced in the spool. Only safe rows count for "is it well?".
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import orjson
 import trio
@@ -23,29 +23,19 @@ from trio_bridge.tasks.supervisor import State
 from trio_bridge.text import count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_bridge.model import Snapshot
     from trio_bridge.service import Service
     from trio_bridge.status import BridgeStatus
     from trio_bridge.stores.record import Record
+    from trio_bridge.web.streams import Hub
 
 RECENT_ROWS = 2_000
-"""Held in memory: what a chart needs while the database has not got the rows yet. Almost three
-hours of them."""
+"""Held in memory for charts while the database does not have the rows yet: almost three hours."""
 
 STALLED_S = 10.0
-"""A ticker that has served no slot for so long (or three intervals) stands still."""
-
-
-class Gauge(Protocol):
-    """Takes a measurement; prometheus_client's Histogram is one."""
-
-    def observe(self, amount: float) -> None: ...
-
-
-class Audience(Protocol):
-    """Is told what has become safe."""
-
-    def tell(self, kind: str, data: bytes) -> None: ...
+"""A ticker that has served no slot for this long (or three intervals) has stopped."""
 
 
 @dataclass
@@ -53,15 +43,15 @@ class Observer:
     """Call `watch` once. Everything is read from memory, on Trio's thread.
 
     Attributes:
-        lateness, time_to_safe: where each row's seconds go.
-        audience: who is told of each safe row and event, as the JSON that was stored.
+        lateness, time_to_safe: each takes the seconds of one row.
+        hub: gets each safe row and event, as the JSON that was stored.
         events: how many events there have been, by status.
     """
 
     service: Service
-    lateness: Gauge
-    time_to_safe: Gauge
-    audience: Audience
+    lateness: Callable[[float], None]
+    time_to_safe: Callable[[float], None]
+    hub: Hub
     events: dict[Severity, int] = field(default_factory=lambda: dict.fromkeys(Severity, 0))
     recent: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_ROWS))
     """The last safe rows, as the JSON that was stored."""
@@ -82,21 +72,21 @@ class Observer:
         if isinstance(item, ApiEvent):
             self.events[item.status] += 1
         else:
-            self.lateness.observe(self.service.ticker.status.last_lateness_s)
+            self.lateness(self.service.ticker.status.last_lateness_s)
 
     def _safe(self, record: Record, waited_s: float) -> None:
         if record.table == PORTFOLIO_GREEKS.name:
             self.safe_rows += 1
             self.recent.append(record.row)
-            self.time_to_safe.observe(waited_s)
+            self.time_to_safe(waited_s)
             if orjson.loads(record.row)["delta"] is not None:
                 self.right_safe_s = trio.current_time()
-            self.audience.tell("row", record.row)
+            self.hub.send("row", record.row)
         else:
-            self.audience.tell("event", record.row)
+            self.hub.send("event", record.row)
 
     def recent_json(self, seconds: float = math.inf) -> bytes:
-        """Rows that became safe of late, as a JSON list: as many as fit into so many seconds."""
+        """The rows of about the last `seconds` that became safe, as a JSON list."""
         rows = min(len(self.recent), seconds // self.interval_s + 1)
         return b"[%s]" % b",".join(islice(self.recent, len(self.recent) - int(rows), None))
 
@@ -108,11 +98,11 @@ class Observer:
         return self.service.settings.poll_interval_s
 
     def is_recording(self) -> bool:
-        """Whether a right row became safe within the last three intervals."""
+        """Whether a valid row became safe within the last three intervals."""
         return trio.current_time() - self.right_safe_s <= INTERVALS_ALLOWED * self.interval_s
 
     def not_ready_because(self) -> str | None:
-        """Why it can't be said that all is well; None when it can. The cause comes first."""
+        """Why the service is not ready; None when it is. The cause comes first."""
         if self.is_recording():
             return None
         gateway, ticker = self.service.supervisor.status, self.service.ticker.status
@@ -128,10 +118,10 @@ class Observer:
             return "rows without Greeks: not one option is priced"
         if ticker.rows == 0:
             return "no row yet: just started"
-        return f"no right row within {INTERVALS_ALLOWED} intervals of {self.interval_s:g} s"
+        return f"no valid row within {INTERVALS_ALLOWED} intervals of {self.interval_s:g} s"
 
     def stalled_because(self) -> str | None:
-        """Why the process should be taken for dead although it answers; None when it should not."""
+        """Why the process counts as dead although it answers; None when it does not."""
         last_s = self.service.ticker.status.last_slot_s
         silent_s = trio.current_time() - (self.began_s if last_s is None else last_s)
         if silent_s <= max(STALLED_S, INTERVALS_ALLOWED * self.interval_s):

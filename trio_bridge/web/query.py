@@ -1,4 +1,4 @@
-"""What may be asked in a URL, and what it means: checked before anything is done with it."""
+"""Checks and reads the parameters of a URL before anything is done with them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class BadQueryError(ValueError):
 def window_of(query: Mapping[str, str], *, now: datetime, interval_s: float) -> Window:
     """`from`, `to` and `points`; by default the last 15 minutes.
 
-    Buckets are whole multiples of the interval, so that a bucket of a gapless time always holds the
-    same number of rows; and no narrower than it, so that few rows come one by one.
+    Buckets are whole multiples of the interval, so that a bucket without gaps always holds the same
+    number of rows; and no narrower than it, so that a few rows come one by one.
 
     Raises:
         BadQueryError: see there.
@@ -48,9 +48,9 @@ def window_of(query: Mapping[str, str], *, now: datetime, interval_s: float) -> 
         raise BadQueryError("from must be before to")
     if end - start > LONGEST_SPAN:
         raise BadQueryError(f"from and to must be at most {LONGEST_SPAN.days} days apart")
-    points = _count("points", query, default=DEFAULT_POINTS, least=1, most=MOST_POINTS)
+    points = _count("points", query, default=DEFAULT_POINTS, most=MOST_POINTS)
     slots = (end - start).total_seconds() / interval_s
-    # The buckets are laid over the clock, not over the window, which may so touch one more.
+    # Buckets begin at multiples of their width, so the window may touch one more.
     per_bucket = max(1, math.ceil(slots / max(1, points - 1)))
     return Window(start, end, per_bucket * interval_s, interval_s, now)
 
@@ -62,13 +62,13 @@ def events_wanted(query: Mapping[str, str]) -> int:
         BadQueryError: see there.
     """
     _refuse_unknown(query, {"limit"})
-    return _count("limit", query, default=DEFAULT_EVENTS, least=1, most=MOST_EVENTS)
+    return _count("limit", query, default=DEFAULT_EVENTS, most=MOST_EVENTS)
 
 
 def _refuse_unknown(query: Mapping[str, str], known: set[str]) -> None:
-    """A misspelt parameter must not pass for its default."""
+    """A misspelt parameter must not be ignored."""
     if unknown := sorted(query.keys() - known):
-        raise BadQueryError(f"no such parameter: {unknown[0][:40]!r}")
+        raise BadQueryError(f"unknown parameter: {unknown[0][:40]!r}")
 
 
 def _time(name: str, text: str) -> datetime:
@@ -86,10 +86,10 @@ def _time(name: str, text: str) -> datetime:
     return at
 
 
-def _count(name: str, query: Mapping[str, str], *, default: int, least: int, most: int) -> int:
+def _count(name: str, query: Mapping[str, str], *, default: int, most: int) -> int:
     text = query.get(name)
     if text is None:
         return default
-    if not _COUNT.fullmatch(text) or not least <= int(text) <= most:
-        raise BadQueryError(f"{name} must be a whole number from {least} to {most}")
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= most:
+        raise BadQueryError(f"{name} must be a whole number from 1 to {most}")
     return int(text)

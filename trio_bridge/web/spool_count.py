@@ -1,4 +1,4 @@
-"""How many rows wait in the spool: counted in its file, from time to time."""
+"""How many rows wait in the spool, counted in its file from time to time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ COUNT_EVERY_S = 15.0
 """At least. A backlog of a month is 150 MB to read."""
 
 MOST_OF_THE_TIME = 0.02
-"""So much of it may be spent with counting: a short spool is counted whenever it is asked for."""
+"""The part of the time that counting may take: a short spool is counted at every request."""
 
 DISK_TIMEOUT_S = 2.0
 
 
 class SpoolCount:
-    """Only a spool that holds something is looked at."""
+    """Reads the spool only when it holds something."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,7 +32,7 @@ class SpoolCount:
         self._thread = trio.CapacityLimiter(1)
 
     async def rows(self, backlog_bytes: int) -> int | None:
-        """At most COUNT_EVERY_S old; None when the disk does not tell, or not yet."""
+        """At most COUNT_EVERY_S old; None when the disk does not answer, or not yet."""
         if backlog_bytes == 0:
             self._rows, self._count_from_s = None, -math.inf
             return 0

@@ -1,7 +1,7 @@
-"""Live streams: every listener gets what is told, or is let go; nobody is waited for.
+"""Live streams: every listener gets every message or is disconnected; none is waited for.
 
-Each stream has a short queue of its own. A listener who does not keep up finds his stream ended;
-a browser then connects again by itself and asks for what it has missed.
+Each stream has a short queue. The stream of a listener that does not keep up is ended; a browser
+then reconnects by itself and asks for what it has missed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ QUEUE_SIZE = 64
 """Messages that may wait for one listener: some minutes of rows, or one burst of events."""
 
 KEEP_ALIVE_S = 15.0
-"""Something is sent at least so often: it finds out listeners that have silently gone."""
+"""Something is sent at least this often: that finds listeners that have silently gone."""
 
 RETRY_MS = 2_000
 """How long a browser waits before it connects again."""
@@ -30,18 +30,16 @@ class TooManyStreamsError(Exception):
 
 
 class Hub:
-    """Passes messages on to all streams. `tell` never waits and never raises."""
+    """Passes messages on to all streams. `send` never waits and never raises."""
 
     def __init__(self) -> None:
         self._senders: set[trio.MemorySendChannel[bytes]] = set()
-        self.dropped = 0
-        """Listeners let go because they did not keep up."""
 
     @property
     def listeners(self) -> int:
         return len(self._senders)
 
-    def tell(self, kind: str, data: bytes) -> None:
+    def send(self, kind: str, data: bytes) -> None:
         """`kind` is the event's type, `data` one line of text."""
         if not self._senders:
             return
@@ -49,10 +47,7 @@ class Hub:
         for sender in tuple(self._senders):
             try:
                 sender.send_nowait(message)
-            except trio.WouldBlock:
-                self.dropped += 1
-                self._remove(sender)
-            except trio.BrokenResourceError:
+            except (trio.WouldBlock, trio.BrokenResourceError):
                 self._remove(sender)
 
     @contextmanager

@@ -15,6 +15,8 @@ import trio
 from tests.support.database import store
 from tests.support.rows import event, snapshot
 from trio_bridge.errors import OutageError, StoreError
+from trio_bridge.events.service import ServiceStarted
+from trio_bridge.model import ApiMode
 from trio_bridge.stores.reading import gaps as gaps_module
 from trio_bridge.stores.reading import history as history_module
 from trio_bridge.stores.reading.buckets import Window
@@ -112,35 +114,53 @@ async def test_late_rows_are_no_gap(fresh_database: str) -> None:
     assert (await chart(fresh_database, end=40, slots_per_bucket=9)).gaps == []
 
 
-@pytest.mark.parametrize("slots_per_bucket", [1, 3, 60])
-async def test_rows_that_once_came_more_seldom_are_no_gaps_but_missing_ones_are(
+def started(slot: float, interval_s: float) -> ApiEvent:
+    return ServiceStarted("1.0", ApiMode.SOCKET, interval_s).as_row(at(slot), ApiMode.SOCKET)
+
+
+@pytest.mark.parametrize("slots_per_bucket", [1, 3, 60, 480])
+async def test_rows_at_a_longer_interval_of_the_past_are_no_gaps_but_missing_ones_are(
     slots_per_bucket: int, fresh_database: str
 ) -> None:
-    """Every minute until slot 240, but for three of them; then every 5 s."""
+    """Every minute until slot 240, but for three of them; then every 5 s, but for one."""
     slow = [n for n in range(0, 240, 12) if n not in (120, 132, 144)]
-    await store(fresh_database, [snapshot(n, at(n)) for n in (*slow, *range(240, 480))])
+    fast = [n for n in range(240, 480) if n != 300]
+    await store(fresh_database, [snapshot(n, at(n)) for n in (*slow, *fast)])
+    await store(fresh_database, [started(-1, 60), started(239.5, 5)])
 
-    told = await chart(fresh_database, end=480, slots_per_bucket=slots_per_bucket)
+    gaps = (await chart(fresh_database, end=480, slots_per_bucket=slots_per_bucket)).gaps
 
-    long = [(gap.start, gap.end) for gap in told.gaps if gap.end - gap.start > at(13) - at(0)]
-    assert long == [(at(108), at(156))]
-    assert len(told.gaps) <= 3  # where the pace changes it can't be told
-    assert told.slowest_s == 60
+    assert [(gap.start, gap.end, gap.interval_s) for gap in gaps] == [
+        (at(108), at(156), 60),
+        (at(299), at(301), 5),
+    ]
 
 
-@pytest.mark.parametrize("slots_per_bucket", [1, 30, 720])
-async def test_rows_that_come_now_and_then_are_no_slow_pace(
-    slots_per_bucket: int, fresh_database: str
+@pytest.mark.parametrize("slots_per_bucket", [1, 720])
+@pytest.mark.parametrize(("before_s", "after_s"), [(60, 5), (5, 60)])
+async def test_a_change_of_the_interval_is_no_gap(
+    slots_per_bucket: int, before_s: int, after_s: int, fresh_database: str
 ) -> None:
-    """An unsteady connection: every missing row shows."""
-    steps = [5, 12, 3, 18, 6, 9, 2, 14, 4]
-    numbers = [sum((steps * 4)[:count]) for count in range(36)]
+    """The first row comes when the next slot of the new grid is due."""
+    numbers = [*range(0, 60, before_s // 5), *range(60, 121, after_s // 5)]
     await store(fresh_database, [snapshot(n, at(n)) for n in numbers])
+    await store(fresh_database, [started(-1, before_s), started(59.5, after_s)])
 
-    told = await chart(fresh_database, end=numbers[-1] + 1, slots_per_bucket=slots_per_bucket)
+    assert (await chart(fresh_database, end=121, slots_per_bucket=slots_per_bucket)).gaps == []
 
-    assert len(told.gaps) == 35
-    assert told.slowest_s == 5
+
+async def test_the_start_before_the_window_counts_and_the_last_row_before_it(
+    fresh_database: str,
+) -> None:
+    """At the edge the interval at the row before the window: not today's, which is longer."""
+    await store(fresh_database, [snapshot(n, at(n)) for n in (*range(5), *range(12, 20))])
+    await store(fresh_database, [started(-9, 3600), started(-1, 5), started(6, 5)])
+    reader = History(fresh_database)
+
+    gaps = (await reader.chart(Window(at(8), at(20), 60, 60))).gaps
+
+    assert [(gap.start, gap.end) for gap in gaps] == [(at(4), at(12))]
+    reader.close()
 
 
 @pytest.mark.parametrize("slots_per_bucket", [1, 720])
@@ -148,6 +168,7 @@ async def test_the_edges_of_a_slow_time_are_no_gaps(
     slots_per_bucket: int, fresh_database: str
 ) -> None:
     await store(fresh_database, [snapshot(n, at(n)) for n in range(0, 240, 12)])
+    await store(fresh_database, [started(-1, 60)])
 
     told = await chart(fresh_database, 100, 200, slots_per_bucket)
 
@@ -156,14 +177,38 @@ async def test_the_edges_of_a_slow_time_are_no_gaps(
     assert [(gap.start, gap.end, gap.is_open) for gap in beyond.gaps] == [(at(228), at(300), True)]
 
 
-async def test_the_end_of_the_window_is_judged_by_the_pace_there(fresh_database: str) -> None:
-    """Every minute, then every 5 s: with those half a minute is a gap."""
-    numbers = [*range(0, 240, 12), *range(240, 290)]
-    await store(fresh_database, [snapshot(n, at(n)) for n in numbers])
+async def test_gaps_before_and_after_the_first_recorded_start(fresh_database: str) -> None:
+    rows = [n for n in range(24) if n not in (5, 17)]
+    await store(fresh_database, [*(snapshot(n, at(n)) for n in rows), started(11.5, 5)])
+    reader = History(fresh_database)
 
-    told = await chart(fresh_database, 100, 296)
+    gaps = (await reader.chart(Window(at(0), at(24), 60, 5))).gaps
 
-    assert [(gap.start, gap.is_open) for gap in told.gaps if gap.is_open] == [(at(289), True)]
+    assert [(gap.start, gap.end) for gap in gaps] == [(at(4), at(6)), (at(16), at(18))]
+    reader.close()
+
+
+async def test_a_service_that_has_just_started_has_no_gap_yet(fresh_database: str) -> None:
+    """Its start is later than what is certain: rows may take four seconds until they are safe."""
+    await store(fresh_database, [snapshot(0, at(0)), started(-0.1, 5)])
+    reader = History(fresh_database)
+
+    assert (await reader.chart(Window(at(-9), at(0.4), 5, 5, now=at(0.4)))).gaps == []
+    reader.close()
+
+
+@pytest.mark.parametrize("slots_per_bucket", [1, 720])
+async def test_without_a_recorded_start_todays_interval_judges(
+    slots_per_bucket: int, fresh_database: str
+) -> None:
+    """Tables of an earlier system, whose events have no numbers."""
+    await store(fresh_database, [snapshot(n, at(n)) for n in range(0, 240, 12)])
+    await store(fresh_database, [event("has started: a row every 60 s", at(-1), "service.started")])
+
+    gaps = (await chart(fresh_database, end=229, slots_per_bucket=slots_per_bucket)).gaps
+
+    assert [gap.end - gap.start for gap in gaps] == [at(12) - at(0)] * 19
+    assert {gap.interval_s for gap in gaps} == {5}
 
 
 async def test_a_row_that_may_still_be_on_its_way_makes_no_gap(fresh_database: str) -> None:

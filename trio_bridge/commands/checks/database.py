@@ -1,5 +1,5 @@
-"""Can rows get into the database: is it there, are the tables, may this user write, and is there
-one service for each account?"""
+"""Can rows get into the database: are it and its tables there, may this user write, and does only
+one service record each account?"""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.embedded.binaries import installations
 from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.reading.inspection import Inspection
+from trio_bridge.stores.reading.summary import recent_rows
 from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ CLOCK_TOLERANCE_S = 2.0
 NAMES = ("database", "schema", "rights", "rows")
 
 NETWORK_REMEDY = (
-    "start PostgreSQL there, or correct DATABASE_URL (or DB_HOST, DB_PORT); meanwhile rows wait in "
-    "the spool"
+    "start PostgreSQL there, or correct DATABASE_URL (or DB_HOST, DB_PORT); until then rows wait "
+    "in the spool"
 )
 
 
@@ -54,8 +55,8 @@ async def check_database(settings: Settings, report: Report) -> None:
     if conninfo is None:
         report(await trio.to_thread.run_sync(_embedded, settings))
         report(skipped("schema", "the service makes it when it starts that PostgreSQL"))
-        report(skipped("rights", "not looked at"))
-        report(skipped("rows", "not looked at"))
+        report(skipped("rights", "not checked"))
+        report(skipped("rows", "not checked"))
         return
     inspection = Inspection(conninfo)
     try:
@@ -63,13 +64,13 @@ async def check_database(settings: Settings, report: Report) -> None:
     except StoreError as error:
         report_with_rest(_unreachable(conninfo, error), NAMES, report)
     else:
-        await _inspect(inspection, settings, report)
+        await _inspect(inspection, conninfo, settings, report)
     finally:
         inspection.close()
 
 
 def _embedded(settings: Settings) -> Finding:
-    """No server is named and none of our own runs: could one be started?"""
+    """No server is set and ours does not run: can it be started?"""
     directory = settings.embedded_dir or default_directory()
     found = next(iter(installations()), None)
     if found is None:
@@ -96,7 +97,9 @@ def _unreachable(conninfo: str, error: StoreError) -> Finding:
     return failed("database", f"{safe_target(conninfo)}: {error.text}", remedy)
 
 
-async def _inspect(inspection: Inspection, settings: Settings, report: Report) -> None:
+async def _inspect(
+    inspection: Inspection, conninfo: str, settings: Settings, report: Report
+) -> None:
     done = 0
     try:
         with trio.fail_after(LOOK_TIMEOUT_S):
@@ -113,7 +116,8 @@ async def _inspect(inspection: Inspection, settings: Settings, report: Report) -
                 await inspection.try_to_write(name, utc_now())
             report(_judge_rights(server, complete))
             done = 3
-            report(await _judge_rows(inspection, settings, look=PORTFOLIO_GREEKS.name in complete))
+            readable = PORTFOLIO_GREEKS.name in complete
+            report(await _judge_rows(conninfo if readable else None, settings))
             return
     except StoreError as error:
         found = failed(NAMES[done], error.text, error.remedy)
@@ -161,20 +165,20 @@ def _judge_schema(server: ServerFacts, tables: list[TableState]) -> Finding:
         return ok("schema", f"{' and '.join(missing)} will be made with the first row")
     if incomplete:
         names = " and ".join(table.name for table in incomplete)
-        return ok("schema", f"{names} will be completed with the first row; nothing is taken away")
+        return ok("schema", f"{names} will be completed with the first row; nothing is removed")
     return ok("schema", f"{' and '.join(table.name for table in tables)} are complete")
 
 
 def _judge_rights(server: ServerFacts, tried: list[str]) -> Finding:
     if not tried:
         return skipped("rights", "nothing to try before the tables are made")
-    return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, taken back)")
+    return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, rolled back)")
 
 
-async def _judge_rows(inspection: Inspection, settings: Settings, *, look: bool) -> Finding:
+async def _judge_rows(conninfo: str | None, settings: Settings) -> Finding:
     interval_s = settings.poll_interval_s
     at, back = utc_now(), timedelta(seconds=look_back_s(interval_s))
-    rows = await inspection.recent_rows(at - back, at + back) if look else ()
+    rows = () if conninfo is None else await recent_rows(conninfo, at - back, at + back)
     if not rows:
         return skipped("rows", f"none in the last {duration(back.total_seconds())}")
     doubled = doubled_slots(rows, interval_s, ours=settings.ib_account or None)
@@ -182,7 +186,7 @@ async def _judge_rows(inspection: Inspection, settings: Settings, *, look: bool)
         return warning(
             "rows",
             f"{doubled.slots} of the last slots hold two rows of {', '.join(doubled.accounts)}",
-            "two services record into this database: end one of the two",
+            "two services record into this database: stop one of the two",
         )
     last = duration(back.total_seconds())
     return ok("rows", f"{count(len(rows), 'row')} in the last {last}, no slot has two")

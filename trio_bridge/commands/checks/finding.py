@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 class Verdict(StrEnum):
-    """SKIPPED: it could not be looked at, because of what failed before it."""
+    """SKIPPED: not checked, mostly because something before it failed."""
 
     OK = "ok"
     WARNING = "warn"
@@ -30,7 +30,7 @@ NAME_WIDTH = 11
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`text` says what is; `remedy` what a person can do about it."""
+    """`text` says what was found; `remedy` what the user can do about it."""
 
     name: str
     verdict: Verdict
@@ -78,7 +78,7 @@ def skipped(name: str, text: str) -> Finding:
 
 
 def report_with_rest(finding: Finding, names: Sequence[str], report: Report) -> None:
-    """Report a finding, and that those of the names behind its own could not be had."""
+    """Report a finding, and that those of the names behind its own could not be checked."""
     report(finding)
     for name in names[names.index(finding.name) + 1 :]:
-        report(skipped(name, "not looked at"))
+        report(skipped(name, "not checked"))

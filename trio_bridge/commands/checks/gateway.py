@@ -81,7 +81,7 @@ def is_at_the_gateway(status: BridgeStatus, settings: Settings) -> bool:
 
 
 def check_by_status(status: BridgeStatus, report: Report) -> None:
-    """The same findings, as the running service tells them."""
+    """The same findings, from the status of the running service."""
     gateway, ticker = status.gateway, status.ticker
     where = f"{gateway.endpoint}: the service (process {status.pid}) is {gateway.state}"
     last = ticker.last
@@ -130,7 +130,7 @@ def _cause(events: Sequence[Event]) -> Event | None:
 
 
 async def _first_row(bridge: IBridgeBase, events: Sequence[Event]) -> tuple[Snapshot | None, str]:
-    """The first row that can be had, else why there is none."""
+    """The first row, else why there is none."""
     reason = ""
     began_s = trio.current_time()
     while (waited_s := trio.current_time() - began_s) < READY_TIMEOUT_S:
@@ -139,7 +139,7 @@ async def _first_row(bridge: IBridgeBase, events: Sequence[Event]) -> tuple[Snap
         except NotReadyError as error:
             reason = str(error)
         if waited_s > TROUBLE_TIMEOUT_S and _cause(events) is not None:
-            break  # it waits for a person, who waits for this
+            break  # a person has to act, and waits for this
         await trio.sleep(READY_POLL_S)
     return None, reason
 
@@ -171,10 +171,10 @@ def _judge_prices(
 
 def _refusal(bridge: IBridgeBase, error: GatewayError | ConfigError, report: Report) -> Finding:
     """Why it could not be connected."""
-    if error.setting == "IB_ACCOUNT":  # all but that went well
+    if error.setting == "IB_ACCOUNT":  # everything else went well
         report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
         return failed(NAMES[1], error.text, error.remedy)
     known = error.setting or error.remedy
-    # Not the place twice.
+    # Name the place only once.
     text = error.text if bridge.endpoint in error.text else f"{bridge.endpoint}: {error.text}"
     return failed(NAMES[0], text, error.remedy if known else REMEDIES[bridge.mode])

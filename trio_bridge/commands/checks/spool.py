@@ -1,4 +1,4 @@
-"""Is there a place where rows are safe while the database is away?"""
+"""Is there a place where rows are safe while the database is down?"""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def _judge(look: SpoolLook) -> Finding:
         return warning(
             "spool",
             f"{look.path}: only {size(look.free_bytes)} are free on its disk",
-            "rows need about 6 MB a day while the database is away: make room, or name another "
+            "rows need about 6 MB a day while the database is down: make room, or name another "
             "place in BRIDGE_BUFFER_PATH",
         )
     if look.quarantined:
         return warning(
             "spool",
             f"{count(look.quarantined, 'line')} could not be stored: {look.quarantine_path}",
-            'each says why in "reason"; move the file away when you have seen to it',
+            'each says why in "reason"; move the file away when you have dealt with them',
         )
     if look.backlog_bytes:
         remedy = (

@@ -3,8 +3,8 @@
 psycopg's I/O is generators that say which socket event they wait for next; only its `wait` method
 knows asyncio. Waiting for the same events with Trio needs no thread and no second event loop, costs
 less than half the CPU of either, and, what matters most here, can be cancelled at once, whatever
-the server does: a frozen server would hold a thread for as long as it stays frozen, and psycopg's
-own reaction to a cancellation is to ask the server to cancel and then wait for its answer.
+the server does. A frozen server would hold a thread for as long as it stays frozen, and psycopg
+reacts to a cancellation by asking the server to cancel and waiting for its answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLIENT_OPTIONS = {
     "keepalives_interval": "10",
     "keepalives_count": "3",
 }
-"""libpq options of ours; the conninfo may say otherwise."""
+"""Our defaults for libpq options; the conninfo overrides them."""
 
 SEND_BUFFER_BYTES = 1024 * 1024
 """A large batch and more, where the system allows it."""
@@ -67,8 +67,8 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
 
     Error handling: a statement that fails raises psycopg's own errors and leaves the connection
     usable. Whatever interrupts a wait, a cancellation above all, closes the connection on the spot
-    without a word to the server: nobody knows what the server made of the statement, it may still
-    commit, and a connection in that state is of no use.
+    without a message to the server: the outcome of the statement is unknown, it may still commit,
+    and a connection in that state is of no use.
 
     Resource handling: `close` and `drop` never wait.
     """
@@ -80,7 +80,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         self.lock = trio.Lock()
 
     @classmethod
-    async def connect(  # type: ignore[override]  # without the options that nobody here uses
+    async def connect(  # type: ignore[override]  # without the options that we do not use
         cls, conninfo: str = "", *, autocommit: bool = False
     ) -> Self:
         """Connect to the first host that takes us and is what target_session_attrs asks for.
@@ -90,7 +90,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         one's.
 
         Raises:
-            psycopg.OperationalError: nobody took us; the text has each attempt's reason.
+            psycopg.OperationalError: no host took us; the text has the reason of each attempt.
             ConfigError: the conninfo is malformed.
         """
         parameters = {**CLIENT_OPTIONS, **parse_conninfo(conninfo), "client_encoding": "UTF8"}
@@ -176,14 +176,14 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         self.pgconn.finish()
 
     async def close(self) -> None:
-        """As `drop`: nothing of ours needs the server's goodbye."""
+        """As `drop`: we do not need the server's goodbye."""
         self.drop()
 
     def looks_usable(self) -> bool:
-        """Whether an idle connection still stands, as far as can be told without asking.
+        """Whether an idle connection still works, as far as is known without asking.
 
-        A server speaks unasked only to say goodbye (a shutdown, an idle timeout, a lost peer) or
-        to tell of a changed setting: then a new connection is cheaper than finding out which.
+        A server sends something unasked only to say goodbye (a shutdown, an idle timeout, a lost
+        peer) or to report a changed setting: a new connection is cheaper than finding out which.
         """
         if self.closed:
             return False
@@ -235,7 +235,7 @@ async def _wait_socket(fileno: int, wanted: Wait) -> Ready:
     if wanted == Wait.W:
         await trio.lowlevel.wait_writable(fileno)
         return Ready.W
-    # Sending more than the socket takes at once: the server may want to be heard meanwhile.
+    # Sending more than the socket takes at once: the server may send something first.
     ready = Ready.NONE
     async with trio.open_nursery() as nursery:
 

@@ -124,7 +124,7 @@ def safe_target(conninfo: str) -> str:
 
 
 def _one_line(target: str) -> str:
-    """Fit for a line of a log, whatever somebody has percent-encoded."""
+    """Fit for one line of a log, whatever was percent-encoded in it."""
     return target if target.isprintable() else ascii(target)[1:-1]
 
 
@@ -167,7 +167,7 @@ def host_attempts(parameters: dict[str, str]) -> list[dict[str, str]]:
     if known.get("load_balance_hosts") == "random":
         random.shuffle(attempts)
     if known.get("target_session_attrs") == "prefer-standby":
-        # libpq tries all hosts twice for it; one host alone can't be told to.
+        # libpq tries all hosts twice for this, which it can't do with one host at a time.
         standbys = [{**attempt, "target_session_attrs": "standby"} for attempt in attempts]
         anyone = [{**attempt, "target_session_attrs": "any"} for attempt in attempts]
         return standbys + anyone

@@ -76,7 +76,7 @@ def _plain_insert(table: str) -> str:
     columns = TABLES[table].columns
     definitions = ", ".join(f'"{name}" {column.type}' for name, column in columns.items())
     values = ", ".join(
-        # A row without a time is refused, not given one: the time is part of its truth.
+        # A row without a time is refused, not given one: it would not be true.
         f'coalesce("{name}", {column.default})'
         if column.default and name not in EVENT_KEY
         else f'"{name}"'

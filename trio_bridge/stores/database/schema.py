@@ -109,7 +109,7 @@ async def _plan_for(connection: AsyncConnection[Any], table: str) -> Plan:
 
 
 def plan(table: str, facts: TableFacts | None) -> Plan:
-    """What completes a table that looks like `facts`; None: there is none.
+    """What completes a table with these `facts`; None: the table is missing.
 
     Raises:
         OutageError: what is there cannot be completed; the text says what the owner can do.

@@ -7,13 +7,11 @@ bucket are kept, so that a spike of one row is still seen.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trio_bridge.rows import PORTFOLIO_GREEKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trio_bridge.stores.database.connection import TrioConnection
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,14 +39,6 @@ _BUCKETS = f"""
     ) AS final
     ORDER BY bucket.last
 """
-ROWS_IN_PAIRS = f"""
-    CROSS JOIN LATERAL (
-        SELECT lag("timestamp") OVER (ORDER BY "timestamp") AS before, "timestamp" AS after
-        FROM portfolio_greeks
-        WHERE {PORTFOLIO_GREEKS.ours} AND "timestamp" >= start AND "timestamp" <= "end"
-    ) AS pair
-"""
-"""Each row of a stretch from `start` to `end` with the one before it; see `stretches`."""
 
 
 class Window(NamedTuple):
@@ -75,10 +65,10 @@ class Bucket(NamedTuple):
     highest: tuple[float | None, ...]
     final: tuple[float | None, ...]
 
-    def is_short(self, usual_s: float) -> bool:
-        """Whether it holds fewer rows than its time allows when they are `usual_s` apart."""
+    def is_short(self, interval_s: float) -> bool:
+        """Whether it holds fewer rows than its time allows when they are due `interval_s` apart."""
         span_s = (self.last - self.first).total_seconds()
-        return self.rows > 1 and span_s / usual_s > self.rows - 0.5
+        return self.rows > 1 and span_s / interval_s > self.rows - 0.5
 
 
 async def read_buckets(connection: TrioConnection, window: Window) -> list[Bucket]:
@@ -98,11 +88,3 @@ def _bucket(
 ) -> Bucket:
     n = len(CHARTED)
     return Bucket(rows, right_rows, first, last, values[:n], values[n : 2 * n], values[2 * n :])
-
-
-def stretches(buckets: Sequence[Bucket]) -> dict[str, list[Any]]:
-    """Where the buckets begin and end, as parameters of a query."""
-    return {
-        "starts": [bucket.first for bucket in buckets],
-        "ends": [bucket.last for bucket in buckets],
-    }

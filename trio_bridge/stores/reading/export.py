@@ -1,4 +1,4 @@
-"""Rows and events of a time range, streamed: as CSV from PostgreSQL's own COPY, or as values in
+"""Streams rows and events of a time range: as CSV from PostgreSQL's own COPY, or as values in
 batches. Memory does not grow with the range.
 
 In the CSV times are UTC in ISO 8601 with microseconds; a missing number is an empty field.

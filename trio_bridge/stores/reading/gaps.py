@@ -1,7 +1,7 @@
 """Finds where rows are missing, exactly, and what `api_logs` says about it.
 
-A gap is a time between two rows in which a row would have been due, at the pace that was usual
-there: the interval may have been another one once (`cadence.py`).
+A gap is a time between two rows in which another row was due, by the interval that was set then
+(`intervals.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from trio_bridge.events.gateway import Connected
 from trio_bridge.events.rows import CircuitChanged, CircuitOpened
-from trio_bridge.stores.reading.buckets import ROWS_IN_PAIRS, stretches
+from trio_bridge.rows import PORTFOLIO_GREEKS
+from trio_bridge.stores.reading.intervals import read_intervals
 from trio_bridge.stores.reading.landing import EVENT_COLUMNS, LandedEvent
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
     from trio_bridge.stores.database.connection import TrioConnection
     from trio_bridge.stores.reading.buckets import Bucket, Window
-    from trio_bridge.stores.reading.cadence import Paces
+    from trio_bridge.stores.reading.intervals import Intervals
 
 MISSING = 1.75
 """Two rows further apart than this many intervals have at least one slot between them without a
 row. (A row may be half an interval late, so two neighbours are at most 1.5 apart.)"""
 
 IN_THE_DARK_S = 4.0
-"""A row may take three seconds until it is safe: this long a missing one proves nothing."""
+"""A row may take three seconds to become safe: for this long a missing row proves nothing."""
 
 MOST_GAPS = 300
 """The longest ones."""
@@ -37,15 +38,19 @@ MOST_GAPS = 300
 REASONS_PER_GAP = 3
 
 NO_REASONS = tuple(event.kind for event in (Connected, CircuitChanged, CircuitOpened))
-"""Events that explain no gap: while the database is down, rows are taken all the same and come
-later; and a connection that was made is not why rows were missing before."""
+"""Events that explain no gap: while the database is down, rows are still taken and arrive later;
+and a new connection is not why rows were missing before it."""
 
 _HOLES = f"""
-    SELECT before, after, usual
-    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[], %(usual)s::float8[])
-        AS stretch(start, "end", usual)
-    {ROWS_IN_PAIRS}
-    WHERE extract(epoch FROM after - before) > usual * {MISSING}
+    SELECT before, after
+    FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[], %(intervals)s::float8[])
+        AS stretch(start, "end", interval_s)
+    CROSS JOIN LATERAL (
+        SELECT lag("timestamp") OVER (ORDER BY "timestamp") AS before, "timestamp" AS after
+        FROM portfolio_greeks
+        WHERE {PORTFOLIO_GREEKS.ours} AND "timestamp" >= start AND "timestamp" <= "end"
+    ) AS pair
+    WHERE extract(epoch FROM after - before) > interval_s * {MISSING}
     ORDER BY after - before DESC LIMIT {MOST_GAPS}
 """
 # Events of an older version have no kind.
@@ -67,13 +72,13 @@ class Gap:
     """No row after `start` and before `end`; `reasons` are the first events in between.
 
     `start` is a row's time and may lie before the window. `is_open`: `end` is the window's end.
-    `usual_s`: how far apart the rows around it are, seconds.
+    `interval_s`: how far apart rows were due, seconds.
     """
 
     start: datetime
     end: datetime
     is_open: bool
-    usual_s: float
+    interval_s: float
     reasons: tuple[LandedEvent, ...] = ()
 
     def slots_within(self, window: Window) -> int:
@@ -82,75 +87,63 @@ class Gap:
         """
         start, end = max(self.start, window.start), self.end
         if self.is_open:
-            still_come_s = IN_THE_DARK_S + (MISSING - 1) * self.usual_s
+            still_come_s = IN_THE_DARK_S + (MISSING - 1) * self.interval_s
             end = min(end, window.now - timedelta(seconds=still_come_s))
-        intervals = (end - start).total_seconds() / self.usual_s
+        intervals = (end - start).total_seconds() / self.interval_s
         between_rows = self.start >= window.start and not self.is_open
         return round(intervals) - 1 if between_rows else max(0, int(intervals))
 
 
 async def find_gaps(
-    connection: TrioConnection,
-    window: Window,
-    buckets: Sequence[Bucket],
-    paces: Paces,
-    before: datetime | None,
+    connection: TrioConnection, window: Window, buckets: Sequence[Bucket], before: datetime | None
 ) -> list[Gap]:
     """The longest gaps, in order.
 
     `before` is the last row ahead of the window. Raises psycopg's errors.
     """
-    found = _gaps_between(buckets, paces.between)
-    found += _gaps_at_edges(window, buckets, paces, before)
-    found += await _gaps_within(connection, buckets, paces.within, window.interval_s)
+    intervals = await read_intervals(
+        connection, before or window.start, window.end, today_s=window.interval_s
+    )
+    pairs = [(one.last, other.first) for one, other in pairwise(buckets)]
+    if buckets and before is not None:
+        pairs.append((before, buckets[0].first))
+    pairs += await _far_apart(connection, buckets, intervals)
+    found = [
+        Gap(start, end, False, interval_s)
+        for start, end in pairs
+        if _is_gap(start, end, interval_s := intervals.longer(start, end))
+    ]
+    last = buckets[-1].last if buckets else before
+    certain = min(window.end, window.now - timedelta(seconds=IN_THE_DARK_S))
+    if last is not None and _is_gap(last, certain, interval_s := intervals.longer(last, certain)):
+        found.append(Gap(last, window.end, True, interval_s))
     longest = sorted(found, key=lambda gap: gap.end - gap.start)[-MOST_GAPS:]
     return await _explain(connection, sorted(longest, key=lambda gap: gap.start))
 
 
-def _gaps_between(buckets: Sequence[Bucket], between: Sequence[float]) -> list[Gap]:
-    """Gaps from a bucket to the next one."""
-    return [
-        Gap(one.last, other.first, False, usual_s)
-        for (one, other), usual_s in zip(pairwise(buckets), between, strict=True)
-        if _is_gap(one.last, other.first, usual_s)
+async def _far_apart(
+    connection: TrioConnection, buckets: Sequence[Bucket], intervals: Intervals
+) -> list[tuple[datetime, datetime]]:
+    """Neighbours in the same bucket that may have a gap between them. Only those buckets are
+    searched that hold fewer rows than their time allows."""
+    short = [
+        (bucket, shortest_s)
+        for bucket in buckets
+        if bucket.is_short(shortest_s := intervals.shortest(bucket.first, bucket.last))
     ]
-
-
-def _gaps_at_edges(
-    window: Window, buckets: Sequence[Bucket], paces: Paces, before: datetime | None
-) -> list[Gap]:
-    """From the row `before` the window to its first one, and from its last one to its end."""
-    around = [*paces.within[:1], *paces.between, *paces.within[-1:]]
-    known = [pace for pace in around if pace is not None] or [window.interval_s]
-    found = []
-    if buckets and before is not None and _is_gap(before, buckets[0].first, known[0]):
-        found.append(Gap(before, buckets[0].first, False, known[0]))
-    last = buckets[-1].last if buckets else before
-    certain = min(window.end, window.now - timedelta(seconds=IN_THE_DARK_S))
-    if last is not None and _is_gap(last, certain, known[-1]):
-        found.append(Gap(last, window.end, True, known[-1]))
-    return found
-
-
-async def _gaps_within(
-    connection: TrioConnection,
-    buckets: Sequence[Bucket],
-    within: Sequence[float | None],
-    interval_s: float,
-) -> list[Gap]:
-    """Only those buckets are searched that hold fewer rows than their time allows."""
-    known = [(bucket, pace or interval_s) for bucket, pace in zip(buckets, within, strict=True)]
-    short = [(bucket, pace) for bucket, pace in known if bucket.is_short(pace)]
     if not short:
         return []
-    parameters = stretches([bucket for bucket, _ in short])
-    parameters["usual"] = [pace for _, pace in short]
+    parameters = {
+        "starts": [bucket.first for bucket, _ in short],
+        "ends": [bucket.last for bucket, _ in short],
+        "intervals": [shortest_s for _, shortest_s in short],
+    }
     cursor = await connection.execute(_HOLES, parameters)
-    return [Gap(start, end, False, usual_s) for start, end, usual_s in await cursor.fetchall()]
+    return [(before, after) for before, after in await cursor.fetchall()]
 
 
-def _is_gap(start: datetime, end: datetime, usual_s: float) -> bool:
-    return (end - start).total_seconds() > MISSING * usual_s
+def _is_gap(start: datetime, end: datetime, interval_s: float) -> bool:
+    return (end - start).total_seconds() > MISSING * interval_s
 
 
 async def _explain(connection: TrioConnection, gaps: Sequence[Gap]) -> list[Gap]:

@@ -13,7 +13,6 @@ from trio_bridge.errors import OutageError, SchemaMissingError
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.reading.buckets import read_buckets
-from trio_bridge.stores.reading.cadence import guess_paces
 from trio_bridge.stores.reading.gaps import find_gaps
 from trio_bridge.stores.reading.summary import last_events
 
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
     from trio_bridge.stores.reading.landing import LandedEvent
 
 CONNECTIONS = 2
-"""Readers at a time: what they use of the machine is not there for the rows."""
+"""Readers at a time: the machine's time is for the rows first."""
 
 MOST_WAITING = 32
 ANSWER_TIMEOUT_S = 15.0
 STATEMENT_TIMEOUT_S = 10
-"""The server's own: a reader that has gone away must not leave its query running."""
+"""In the server: a reader that has gone must not leave its query running."""
 
 # Read only within the transaction: a setting of the session could outlive us on a pooler's
 # connection. Compiling these queries would take longer than running them.
@@ -51,20 +50,18 @@ _AROUND = f"""
 @dataclass(frozen=True, slots=True)
 class Chart:
     """A window's rows, and what is missing in it. `since` is where the window or, if that is later,
-    the whole recording begins; None when there is no row at all. `slowest_s`: how far apart rows
-    were, at most, that came regularly, so that the time between them is not a gap."""
+    the whole recording begins; None when there is no row at all."""
 
     window: Window
     buckets: Sequence[Bucket]
     gaps: Sequence[Gap]
     since: datetime | None
-    slowest_s: float
 
 
 class History:
     """Answers from a few connections of its own, made when they are needed. `close` it at the end.
 
-    Every method raises StoreError: the database does not answer (in time), or too many ask.
+    Every method raises StoreError: the database does not answer in time, or too many readers wait.
     """
 
     def __init__(self, conninfo: str) -> None:
@@ -77,7 +74,7 @@ class History:
             async with self._transaction() as connection:
                 return await _read_chart(connection, window)
         except SchemaMissingError:
-            return Chart(window, (), (), None, window.interval_s)
+            return Chart(window, (), (), None)
 
     async def events(self, limit: int) -> list[LandedEvent]:
         """The latest events, oldest first."""
@@ -93,7 +90,7 @@ class History:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[TrioConnection]:
         if self._turns.statistics().tasks_waiting >= MOST_WAITING:
-            raise OutageError("too many questions at once: ask again in some seconds")
+            raise OutageError("too many questions at once: try again in a few seconds")
         with trio.move_on_after(ANSWER_TIMEOUT_S):
             async with self._turns, self._reader.connection() as connection:
                 await connection.execute(_BEGIN)
@@ -108,7 +105,6 @@ async def _read_chart(connection: TrioConnection, window: Window) -> Chart:
     assert around is not None
     first, before = around
     buckets = await read_buckets(connection, window)
-    paces = await guess_paces(connection, window, buckets)
-    gaps = await find_gaps(connection, window, buckets, paces, before)
+    gaps = await find_gaps(connection, window, buckets, before)
     since = None if first is None else max(first, window.start)
-    return Chart(window, buckets, gaps, since, paces.slowest_s)
+    return Chart(window, buckets, gaps, since)

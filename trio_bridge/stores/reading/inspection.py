@@ -1,4 +1,4 @@
-"""Inspects a database before the bridge records into it: can it be reached, and what may be done?
+"""Inspects a database before the bridge records into it: can it be reached, and what is allowed?
 
 Nothing is left behind: tables are judged from the catalog, and the rows that prove the rights are
 rolled back.
@@ -19,7 +19,6 @@ from trio_bridge.stores.database.postgres import insert_statement
 from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.database.schema import OWN_COLUMNS, plan
 from trio_bridge.stores.database.sqlstate import store_errors
-from trio_bridge.stores.reading.summary import read_recent
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class TableState:
 
 
 class Inspection:
-    """One connection to look through; close it with `close`. Bound every wait from outside.
+    """Reads over one connection; close it with `close`. Bound every wait from outside.
 
     Every method raises StoreError: the database does not answer; the text says what to do.
     """
@@ -83,7 +82,7 @@ class Inspection:
         self._reader.close()
 
     async def server(self, now: Callable[[], datetime]) -> ServerFacts:
-        """Who answers there."""
+        """Facts about the server that answers."""
         async with self._reader.connection() as connection:
             began, began_s = now(), trio.current_time()
             row = await (await connection.execute(_ABOUT)).fetchone()
@@ -110,13 +109,6 @@ class Inspection:
                 owned = facts is not None and facts.owned
                 found[name] = TableState(name, facts is None, owned, len(needed))
         return found
-
-    async def recent_rows(
-        self, since: datetime, until: datetime
-    ) -> list[tuple[datetime, str | None]]:
-        """Time and accounts of each row between two instants."""
-        async with self._reader.connection() as connection:
-            return await read_recent(connection, since, until)
 
     async def try_to_write(self, table: str, now: datetime) -> None:
         """Insert a row as the bridge would, and roll it back.

@@ -46,7 +46,7 @@ class Landing:
         self._event_id = 0
 
     async def skip_to_end(self, *, but: int = 0) -> None:
-        """Skip what is there now, except for the last `but` rows of each table.
+        """Skip the rows that are there now, except for the last `but` of each table.
 
         Raises:
             StoreError: the database or a table is not there (yet).

@@ -1,5 +1,5 @@
-"""What the database says about the recent past: the last row, how much of the time is covered, what
-happened, and who recorded it."""
+"""What the database knows about the recent past: the last row, the coverage, the latest events, and
+whose rows there are."""
 
 from __future__ import annotations
 
@@ -102,12 +102,5 @@ async def recent_rows(
         StoreError: the database or the table is not there (yet).
     """
     async with reading(conninfo) as connection:
-        return await read_recent(connection, since, until)
-
-
-async def read_recent(
-    connection: TrioConnection, since: datetime, until: datetime
-) -> list[tuple[datetime, str | None]]:
-    """As `recent_rows`. Raises psycopg's errors."""
-    cursor = await connection.execute(_RECENT, [since, until])
-    return [(at, accounts) for at, accounts in await cursor.fetchall()]
+        cursor = await connection.execute(_RECENT, [since, until])
+        return [(at, accounts) for at, accounts in await cursor.fetchall()]

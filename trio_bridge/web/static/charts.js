@@ -15,8 +15,8 @@ const TIME_MARKS = [
 
 export class Charts {
   /**
-   * `time`: the first and the last second to show, until there are rows. `onPoint` is told where
-   * the cursor is ({at: seconds, left: pixels}), or null when it has left.
+   * `time`: the first and the last second to show, until there are rows. `onPoint` gets the
+   * position of the cursor ({at: seconds, left: pixels}), or null when it has left.
    */
   constructor(room, time, onPoint) {
     this.onPoint = onPoint;

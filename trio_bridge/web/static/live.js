@@ -1,4 +1,4 @@
-// What comes from the bridge: history on request, everything else by itself.
+// What comes from the bridge: history on request, everything else as a stream.
 
 import { facts } from "./facts.js";
 
@@ -23,15 +23,15 @@ export async function fetchEvents() {
 async function fetchJson(url) {
   const answer = await fetch(url, { signal: AbortSignal.timeout(facts.patience_s * 1000) });
   if (answer.status === 401) location.reload(); // the token has changed: the server asks for it
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error ?? `HTTP ${answer.status}`);
-  return told;
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(found.error ?? `HTTP ${answer.status}`);
+  return found;
 }
 
 /**
- * The live stream. `on` has status, recent, row and event, each called with what was told,
+ * The live stream. `on` has status, recent, row and event, each called with its message,
  * opened(again) when a stream begins, and lost() when it ends. A browser holds six connections to one server, for
- * all its tabs and for the pages that "back" leads to: who does not look must not hold one.
+ * all its tabs and for the pages that "back" leads to: a hidden page must not hold one.
  */
 export class Live {
   constructor(on) {
@@ -56,7 +56,7 @@ export class Live {
     }
     this.source.onerror = () => {
       this.on.lost();
-      // The browser tries again by itself, except after an answer that was no stream.
+      // The browser tries again by itself, except after an answer that is not a stream.
       if (this.source?.readyState !== EventSource.CLOSED) return;
       this.close();
       this.timer = setTimeout(() => this.open(), this.pause);

@@ -1,4 +1,4 @@
-// Puts the page together: which time is shown, and who is told when something comes.
+// Puts the page together: which time is shown, and what is redrawn when something comes.
 
 import { Charts } from "./charts.js";
 import { facts } from "./facts.js";
@@ -28,14 +28,14 @@ const page = {
   range: RANGES[location.hash.slice(1)] ? location.hash.slice(1) : "quarter",
   rows: null,
   gaps: [],
-  recent: [], // rows told since the question that `rows` answers: it may not know of them
+  recent: [], // rows streamed since the question that `rows` answers: it may lack them
   events: [],
-  told: [], // events told since the latest ones were asked for
+  streamed: [], // events that came since the latest ones were asked for
   status: null,
   trouble: "", // why there is no history
   fetchAt: 0,
   asked: 0, // the number of the latest question: a late answer to an earlier one is not wanted
-  heard: null, // when the bridge last said something
+  heard: null, // when the last message came
   lostAt: null,
   safeAt: null, // when the last row became safe
   pointed: null,
@@ -62,26 +62,26 @@ function ask() {
   const points = Math.max(200, Math.min(900, Math.round(innerWidth * 0.7)));
   page.recent = [];
   const answer = fetchRows(end - RANGES[page.range].span, end, points);
-  answer.catch(() => {}); // whoever awaits it deals with its failure
+  answer.catch(() => {}); // the code that awaits it handles its failure
   return answer;
 }
 
 async function load(answer = ask()) {
   const asked = ++page.asked;
   page.fetchAt = now() + RANGES[page.range].again;
-  let told = null;
+  let found = null;
   let trouble = "";
   try {
-    told = await answer;
+    found = await answer;
   } catch (error) {
     trouble = `The history can't be read now: ${error.message}`;
     page.fetchAt = now() + RETRY_S;
   }
-  const waiting = trouble || told.spooled ? await recentOrNone() : [];
-  if (told === null && page.rows === null) told = nothing(page.status?.interval_s ?? facts.interval_s, now() - RANGES[page.range].span);
+  const waiting = trouble || found.spooled ? await recentOrNone() : [];
+  if (found === null && page.rows === null) found = nothing(page.status?.interval_s ?? facts.interval_s, now() - RANGES[page.range].span);
   if (asked !== page.asked) return;
   page.trouble = trouble;
-  if (told !== null) page.rows = new Rows(told, page.events);
+  if (found !== null) page.rows = new Rows(found, page.events);
   for (const row of [...waiting, ...page.recent]) page.rows?.add(row);
   if (page.rows?.last) page.safeAt ??= page.rows.last;
   page.dirty = true;
@@ -111,12 +111,12 @@ function render() {
   scrub.max = Math.max(0, page.rows.t.length - 1);
   if (document.activeElement !== scrub) scrub.value = scrub.max;
   scrub.disabled = page.rows.t.length === 0;
-  showCoverage(page.rows.coverageUntil(end), page.rows.interval, name, end - span, page.gaps.map(explain));
+  showCoverage(page.rows.coverageUntil(end), name, end - span, page.gaps.map(explain));
   if (page.pointed) showPoint();
   else restReadout();
 }
 
-/** Whether the last row speaks of now: nothing in between has been missed, and we are in touch. */
+/** Whether the last row is current: none has been missed since, and the bridge answers. */
 function isLive() {
   const current = now() - (page.rows.last ?? 0) <= facts.intervals_allowed * page.rows.interval + CONTACT_LOST_S;
   return current && !isSilent() && page.status?.not_ready_because === null;
@@ -246,14 +246,14 @@ const live = new Live({
   },
   event(event) {
     page.heard = now();
-    page.told.push(event);
+    page.streamed.push(event);
     remember([event]);
     addEvent(event);
   },
   opened(again) {
     page.heard = now();
     page.lostAt = null;
-    if (again) load(); // what was said meanwhile is in the history
+    if (again) load(); // the history has what we missed
     showLatest();
   },
   lost() {
@@ -277,20 +277,20 @@ function remember(events) {
 }
 
 async function showLatest() {
-  page.told = [];
+  page.streamed = [];
   try {
     const { events } = await fetchEvents();
     const known = new Set(events.map((event) => event.timestamp + event.message));
-    events.push(...page.told.filter((event) => !known.has(event.timestamp + event.message)));
+    events.push(...page.streamed.filter((event) => !known.has(event.timestamp + event.message)));
     page.events.length = 0;
     remember(events);
     showEvents(events);
   } catch {
-    // The next stream asks again; what happens meanwhile is told live.
+    // The next stream asks again; until then events come live.
   }
 }
 
-/** Listen while somebody looks, and a little longer. */
+/** Listen while the page is visible, and a little longer. */
 let inattention = 0;
 function attend() {
   clearTimeout(inattention);

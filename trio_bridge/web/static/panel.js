@@ -33,8 +33,8 @@ export function showState(status) {
 }
 
 /** Of `span` (in words), which begins at `start`. `gaps`: each in words, oldest first. */
-export function showCoverage(coverage, interval, span, start, gaps) {
-  put($("coverage"), words.coverage(coverage, span, start, interval));
+export function showCoverage(coverage, span, start, gaps) {
+  put($("coverage"), words.coverage(coverage, span, start));
   $("gaps").hidden = gaps.length === 0;
   const more = gaps.length > MOST_GAPS ? `, the last ${count(MOST_GAPS)}` : "";
   put($("gaps-summary"), `${many(gaps.length, "gap")}${more}`);
@@ -75,7 +75,7 @@ export function showReadout(text) {
   put($("readout"), text);
 }
 
-/** The box at the cursor; `told` is null to hide it. */
+/** The box at the cursor; `text` (a heading and lines) is null to hide it. */
 export class Tip {
   constructor(room) {
     this.room = room;
@@ -85,12 +85,12 @@ export class Tip {
     room.append(this.box);
   }
 
-  show(told, left) {
-    this.box.hidden = told === null;
-    if (told === null) return;
+  show(text, left) {
+    this.box.hidden = text === null;
+    if (text === null) return;
     const heading = document.createElement("strong");
-    heading.textContent = told.heading;
-    this.box.replaceChildren(heading, ...told.lines.map((text) => line("", text, "div")));
+    heading.textContent = text.heading;
+    this.box.replaceChildren(heading, ...text.lines.map((one) => line("", one, "div")));
     // On the side of the cursor with more room, so that it hides the least.
     const width = this.box.offsetWidth;
     const place = left > this.room.clientWidth / 2 ? left - width - 14 : left + 14;

@@ -1,33 +1,33 @@
 // The rows on the page: what /api/rows gave, and what has come since, in the same buckets.
 
-import { facts } from "./facts.js"; // What the server knows, and means by it: web/chart.py.
+import { facts } from "./facts.js"; // What the server and this page must agree on: web/chart.py.
 
 export const SERIES = facts.series.map((one) => one.name);
 
 /** What /api/rows would say of a time without rows. */
 export function nothing(interval, start) {
   const series = Object.fromEntries(SERIES.map((name) => [name, { last: [] }]));
-  const coverage = { since: null, rows: 0, slots: 0, slowest_s: interval };
+  const coverage = { since: null, rows: 0, slots: 0 };
   return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage };
 }
 
 export class Rows {
-  /** `told`: the answer of /api/rows. `events`: what is known of api_logs, oldest first. */
-  constructor(told, events) {
+  /** `found`: the answer of /api/rows. `events`: what is known of api_logs, oldest first. */
+  constructor(found, events) {
     this.events = events;
-    this.interval = told.interval_s;
-    this.bucket = told.bucket_s;
-    this.t = told.t;
-    this.series = told.series;
+    this.interval = found.interval_s;
+    this.bucket = found.bucket_s;
+    this.t = found.t;
+    this.series = found.series;
     for (const name of SERIES) {
       this.series[name].min ??= [...this.series[name].last];
       this.series[name].max ??= [...this.series[name].last];
     }
-    this.gaps = told.gaps.filter((gap) => !gap.open);
-    this.openGap = told.gaps.find((gap) => gap.open) ?? null;
-    this.start = told.from;
+    this.gaps = found.gaps.filter((gap) => !gap.open);
+    this.openGap = found.gaps.find((gap) => gap.open) ?? null;
+    this.start = found.from;
     // Without the open gap: it grows, see coverageUntil.
-    this.coverage = { ...told.coverage, slots: told.coverage.slots - (this.openGap?.slots ?? 0) };
+    this.coverage = { ...found.coverage, slots: found.coverage.slots - (this.openGap?.slots ?? 0) };
     this.storedTo = this.openGap?.from ?? this.last; // the database's last row
   }
 
@@ -39,8 +39,8 @@ export class Rows {
   add(row) {
     const at = Date.parse(row.timestamp) / 1000;
     const last = this.last ?? this.openGap?.from ?? null;
-    if (last !== null && at <= last) return; // told already
-    if (last !== null && at - last > facts.missing * this.#usual(last)) this.#close(last, at);
+    if (last !== null && at <= last) return; // known already
+    if (last !== null && at - last > facts.missing * this.interval) this.#close(last, at);
     this.openGap = null;
     this.coverage.since ??= at;
     this.coverage.slots += 1;
@@ -66,11 +66,11 @@ export class Rows {
 
   /** Every gap until `now`, the one that lasts included. */
   gapsUntil(now) {
-    for (const gap of this.gaps) { // its event may be told after the row that ended it
+    for (const gap of this.gaps) { // its event may come after the row that ended it
       if (gap.watched && !gap.reasons.length) gap.reasons = this.#reasons(gap.from, gap.to);
     }
     const from = this.last ?? this.openGap?.from ?? null;
-    if (from === null || now - from <= facts.missing * this.#usual(from) + facts.in_the_dark_s) return this.gaps;
+    if (from === null || now - from <= facts.missing * this.interval + facts.in_the_dark_s) return this.gaps;
     return [...this.gaps, { from, to: now, open: true, reasons: this.#reasons(from, now) }];
   }
 
@@ -81,9 +81,8 @@ export class Rows {
   coverageUntil(now) {
     const gap = this.gapsUntil(now).find((one) => one.open);
     if (!gap) return this.coverage;
-    const usual = this.#usual(gap.from);
-    const known = now - facts.in_the_dark_s - (facts.missing - 1) * usual;
-    const missing = Math.max(0, Math.floor((known - Math.max(gap.from, this.start)) / usual));
+    const known = now - facts.in_the_dark_s - (facts.missing - 1) * this.interval;
+    const missing = Math.max(0, Math.floor((known - Math.max(gap.from, this.start)) / this.interval));
     return { ...this.coverage, slots: this.coverage.slots + missing };
   }
 
@@ -92,7 +91,7 @@ export class Rows {
     const { last, min, max } = this.series[name];
     const columns = [[], [], [], []];
     const widest = facts.missing * Math.max(this.bucket, this.interval);
-    let gap = 0; // rows may also have come more seldom once: only a gap breaks a line
+    let gap = 0; // the interval may have been longer: only a gap breaks a line
     for (let i = 0; i < this.t.length; i += 1) {
       while (gap < this.gaps.length && this.gaps[gap].to <= this.t[i - 1]) gap += 1;
       const inGap = gap < this.gaps.length && this.gaps[gap].from < this.t[i];
@@ -126,15 +125,9 @@ export class Rows {
 
   #close(from, to) {
     this.gaps.push({ from, to, open: false, watched: true, reasons: this.#reasons(from, to) });
-    const usual = this.#usual(from);
     const missing = from >= this.start
-      ? Math.round((to - from) / usual) - 1 : Math.floor((to - this.start) / usual);
+      ? Math.round((to - from) / this.interval) - 1 : Math.floor((to - this.start) / this.interval);
     this.coverage.slots += missing;
-  }
-
-  /** How far apart rows were before `from`, the last one. */
-  #usual(from) {
-    return this.openGap?.from === from ? this.openGap.usual_s : this.interval;
   }
 
   #reasons(from, to) {

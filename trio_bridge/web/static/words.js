@@ -2,7 +2,6 @@
 
 import { bytes, count, duration, many, percent, time } from "./format.js";
 
-const MUCH_SLOWER = 1.5; // Than today's interval: worth a word.
 const FIRST_ROW_S = 30; // A window that begins so near to the first row ever begins with it.
 
 const seconds = (text) => Date.parse(text) / 1000;
@@ -15,7 +14,7 @@ export function verdict(status, sinceRow) {
     const age = sinceRow === null ? "" : `, the last one ${duration(sinceRow)} ago`;
     const every = `A row every ${status.interval_s} s${age}.`;
     if (status.storage.breaker !== "CLOSED") {
-      return { mood: "warn", word: "Recording into the spool", line: `${every} The database is away.` };
+      return { mood: "warn", word: "Recording into the spool", line: `${every} The database is down.` };
     }
     return { mood: "good", word: "Recording", line: every };
   }
@@ -29,13 +28,13 @@ export function silence(since_s, now) {
   return {
     mood: "unknown",
     word: "No contact with the bridge",
-    line: since_s === null ? "It has not answered yet." : `Nothing heard for ${duration(now - since_s)}.`,
+    line: since_s === null ? "It has not answered yet." : `No message for ${duration(now - since_s)}.`,
   };
 }
 
 export function gateway(status) {
   const { state, reason, endpoint, heartbeat_s: beat, reconnects } = status.gateway;
-  const lost = reconnects ? ` Lost and found again ${reconnects === 1 ? "once" : `${count(reconnects)} times`}.` : "";
+  const lost = reconnects ? ` Lost and restored ${reconnects === 1 ? "once" : `${count(reconnects)} times`}.` : "";
   const because = reason ? ` ${sentence(reason)}` : "";
   switch (state) {
     case "connected": {
@@ -66,7 +65,7 @@ export function database(status) {
     default:
       return {
         mood: "bad",
-        word: "Away",
+        word: "Down",
         detail: `${place}. Circuit open: rows wait in the spool` + (waiting > 1 ? `, ${count(waiting)} in memory.` : "."),
       };
   }
@@ -106,18 +105,13 @@ export function rows(status) {
   };
 }
 
-/**
- * Of `span` (in words), which begins at `start`, or of the time since the very first row.
- * `interval`: seconds between two rows now.
- */
-export function coverage(told, span, start, interval) {
-  if (!told.slots) return `Nothing recorded in ${span}.`;
-  const share = percent(told.rows, told.slots);
-  const slots = `${count(told.rows)} of ${many(told.slots, "slot")}`;
-  const slower = told.slowest_s > MUCH_SLOWER * interval
-    ? ` In part of it a row came every ${duration(told.slowest_s)} only.` : "";
-  if (told.since === null || told.since < start + FIRST_ROW_S) return `${share} of ${span}: ${slots}.${slower}`;
-  return `${share} since the first row ${at(told.since)}: ${slots}.${slower}`;
+/** Of `span` (in words), which begins at `start`, or of the time since the very first row. */
+export function coverage(found, span, start) {
+  if (!found.slots) return `Nothing recorded in ${span}.`;
+  const share = percent(found.rows, found.slots);
+  const slots = `${count(found.rows)} of ${many(found.slots, "slot")}`;
+  if (found.since === null || found.since < start + FIRST_ROW_S) return `${share} of ${span}: ${slots}.`;
+  return `${share} since the first row ${at(found.since)}: ${slots}.`;
 }
 
 function at(when) {
@@ -131,12 +125,12 @@ export function gap(one, now, silentBecause, spooled) {
   const heading = one.open
     ? `No rows since ${time(one.from, now)} (${length})`
     : `No rows from ${time(one.from, now)} to ${time(one.to, now)} (${length})`;
-  const told = one.reasons.map((event) => `${time(seconds(event.timestamp), now)} ${event.message}`);
+  const lines = one.reasons.map((event) => `${time(seconds(event.timestamp), now)} ${event.message}`);
   const known = one.reasons.some((event) => event.message === silentBecause);
-  if (one.open && silentBecause && !known) told.push(sentence(silentBecause));
-  if (spooled) told.push("Rows of this time may be waiting in the spool.");
-  if (!told.length) told.push("No event tells why: the service was not running, or the machine was busy.");
-  return { heading, lines: told };
+  if (one.open && silentBecause && !known) lines.push(sentence(silentBecause));
+  if (spooled) lines.push("Rows of this time may be waiting in the spool.");
+  if (!lines.length) lines.push("No event gives a reason: the service was not running, or the machine was busy.");
+  return { heading, lines };
 }
 
 function sentence(text) {
