@@ -135,7 +135,7 @@ async def test_the_payload_has_its_keys() -> None:
 
 async def first_payload(bridge: trio_bridge.IBridgeBase) -> Snapshot:
     with trio.fail_after(60):
-        while bridge.not_ready_reason():
+        while bridge.readiness.why(trio.current_time()):
             await trio.sleep(0.05)
     return bridge.get_portfolio_greeks()
 

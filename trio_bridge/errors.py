@@ -19,6 +19,13 @@ class BridgeError(Exception):
         self.remedy = remedy
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in a group and in its groups; an error that is not a group is its only leaf."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for one in error.exceptions for leaf in leaves(one)]
+
+
 class ConfigError(BridgeError, ValueError):
     """A setting or file cannot be used: the text names it and its value."""
 

@@ -48,7 +48,7 @@ async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> No
         session = bridge._connection
         assert session is not None
         session.client.ib.client.MaxRequests = 0
-        while bridge.usage().lines_used != options or bridge.not_ready_reason():
+        while bridge.usage().lines_used != options or bridge.readiness.why(trio.current_time()):
             await trio.sleep(0.02)
         await trio.sleep(QUIET_S / 2)
         watch.start()

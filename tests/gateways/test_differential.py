@@ -84,7 +84,7 @@ class Pair:
 
     def state(self) -> str:
         """For whoever must find out why the rows do not agree."""
-        reasons = [bridge.not_ready_reason() for bridge in self.bridges]
+        reasons = [bridge.readiness.why(trio.current_time()) for bridge in self.bridges]
         return f"{reasons}, {self.rows()}, {self.book.net_greeks()}, {self.events[-20:]}"
 
     def differences(self, socket: Snapshot, portal: Snapshot) -> list[str]:

@@ -1,5 +1,5 @@
-"""Which accounts count: those of IB_ACCOUNT, or all that the login manages, whenever it comes to
-manage them. A row that leaves out an account would look whole and be a part. Pure."""
+"""Which accounts count: those of IB_ACCOUNT, or all that the login manages, including ones added
+later. A row that misses an account would look complete and be partial. Pure."""
 
 from __future__ import annotations
 
@@ -19,33 +19,30 @@ class Accounts:
 
     Args:
         wanted: those that the settings name; none for all.
-        emit: told of each account that appears or goes while the connection lasts.
+        emit: takes an event for each account that appears or goes during the connection.
     """
 
     def __init__(self, wanted: tuple[str, ...], emit: EventSink) -> None:
         self.chosen: tuple[str, ...] = ()
+        self.are_named = bool(wanted)
+        """Whether the settings name them, so that no other account can ever count."""
         self._wanted = wanted
         self._emit = emit
         self._missing: frozenset[str] = frozenset()
 
     @property
-    def are_named(self) -> bool:
-        """Whether the settings name them, so that no other can come to count."""
-        return bool(self._wanted)
-
-    @property
     def are_in_doubt(self) -> bool:
-        """Whether one that counts was not named the last time."""
+        """Whether the last list lacked an account that counts."""
         return bool(self._missing)
 
     def managed(self, accounts: Collection[str]) -> None:
-        """The gateway has named the accounts that the login manages.
+        """Take the gateway's list of the accounts that the login manages.
 
-        One that it no longer names is gone only when it is missing twice in a row: a gateway that
-        is just logging in may not know all of them yet.
+        An account is gone only when two lists in a row lack it: right after a login the gateway may
+        not know all of them yet.
 
         Raises:
-            ConfigError: one of those that the settings name is not among them.
+            ConfigError: the list lacks an account that the settings name.
         """
         if unknown := [account for account in self._wanted if account not in accounts]:
             raise ConfigError(
@@ -66,10 +63,10 @@ class Accounts:
             self._emit(AccountGone(account))
 
     def counts(self, account: str) -> bool:
-        """Whether the positions of this account count; one that is new among all is told."""
+        """Whether the positions of this account count; where all do, a new one is added."""
         if account in self.chosen:
             return True
-        if self._wanted:
+        if self.are_named:
             return False
         self.chosen = tuple(sorted((*self.chosen, account)))
         self._emit(AccountAppeared(account))

@@ -1,4 +1,4 @@
-"""The whole contract between the bridge and a gateway, whichever of the two modes it speaks."""
+"""The contract between the bridge and a gateway, in either mode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 import trio
 
 from trio_bridge.gateways.leftovers import Leftovers
-from trio_bridge.gateways.readiness import NotReadyError, Readiness
+from trio_bridge.gateways.readiness import NotReadyError, Readiness, Reason
 from trio_bridge.gateways.remarks import Remarks
 from trio_bridge.gateways.sleep import SleepWatch
 from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, utc_now
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.events.event import Event
-    from trio_bridge.gateways.readiness import Blocked
-
-
-NEVER_CONNECTED = "never connected"
-"""What `wait_lost` has to say before the first connection."""
 
 
 class EventSink(Protocol):
@@ -36,7 +31,7 @@ class EventSink(Protocol):
 
 
 class RiskInputs(NamedTuple):
-    """What a gateway holds in memory at one instant."""
+    """What is held in memory at one instant."""
 
     accounts: Sequence[str]
     positions: tuple[Position, ...]
@@ -44,10 +39,10 @@ class RiskInputs(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What the bridge has made of the gateway: messages since the start, market-data lines now.
+    """How much of the gateway the bridge has used: messages since the start, market-data lines now.
 
     A message is one of the wire protocol, or a request and its answer. Lines are None where the
-    gateway knows no such limit.
+    gateway has no such limit.
     """
 
     received: int = 0
@@ -57,19 +52,19 @@ class Usage(NamedTuple):
 
 
 def discard_event(event: Event) -> None:
-    """The event sink of a bridge that nobody listens to."""
+    """The default event sink."""
 
 
 class IBridgeBase(ABC):
     """One brokerage account (or several) seen through one gateway.
 
-    Use it as a context manager: what a connection runs in the background belongs to that block.
+    Use it as a context manager: a connection's background tasks belong to that block.
 
         async with build_bridge_from_env() as bridge:
             await bridge.connect()
             print(bridge.get_portfolio_greeks())
 
-    A bridge may be connected again after it was lost or disconnected, any number of times.
+    A bridge may be connected again, any number of times, after it was lost or disconnected.
     """
 
     mode: ClassVar[ApiMode]
@@ -85,7 +80,7 @@ class IBridgeBase(ABC):
         self.emit = emit
         self._now = now
         self.readiness = Readiness()
-        """Of this connection, or attempt; the next one has another."""
+        """Of this connection or attempt; the next one gets a new object."""
         self.sleep = SleepWatch()
         self._leftovers = Leftovers()
         self._remarks = Remarks(emit)
@@ -107,21 +102,21 @@ class IBridgeBase(ABC):
     ) -> bool | None:
         assert self._scope is not None
         assert self._nursery is not None
-        # A session ends itself within its own shielded deadline when it is cancelled.
+        # A cancelled connection ends within its own shielded deadline.
         self._nursery.cancel_scope.cancel()
         self._nursery = None
         return await self._scope.__aexit__(kind, error, traceback)
 
     @property
     def nursery(self) -> trio.Nursery:
-        """Parent of whatever a connection runs in the background."""
+        """Parent of a connection's background tasks."""
         if self._nursery is None:
             raise RuntimeError("use the bridge in `async with bridge:`")
         return self._nursery
 
     def _begin(self) -> Readiness:
-        """To be called by `connect`, when the connection before has ended: return what the new one
-        blocks and clears."""
+        """To be called by `connect` once the previous connection has ended: return the readiness
+        that the new one blocks and clears."""
         self.readiness = Readiness()
         self.sleep.restart(self._now(), trio.current_time())
         return self.readiness
@@ -133,22 +128,23 @@ class IBridgeBase(ABC):
 
     @abstractmethod
     async def connect(self) -> None:
-        """Make one attempt to connect; return when the positions are downloaded.
+        """Make one attempt to connect; return when the positions are downloaded, or (PORTAL) when
+        they have to wait for a login.
 
-        Bounded by a timeout of its own; may be cancelled at any time.
+        Has a timeout of its own; may be cancelled at any time.
 
         Raises:
-            GatewayError: the attempt failed; the text says why, in words for a person.
-            ConfigError: the gateway answered, but a setting doesn't fit it (IB_ACCOUNT).
+            GatewayError: the attempt failed; the text says why.
+            ConfigError: the gateway answered, but a setting does not fit it (IB_ACCOUNT).
         """
 
     @abstractmethod
     async def disconnect(self) -> None:
         """End the connection within 2 seconds. Harmless when there is none."""
 
-    @abstractmethod
     def is_connected(self) -> bool:
-        """Whether the connection to the gateway stands (not: whether a row can be given)."""
+        """Whether there is a connection to the gateway (not: whether a row can be given)."""
+        return not self.readiness.blocks(Reason.NOT_CONNECTED, trio.current_time())
 
     @abstractmethod
     async def wait_lost(self) -> str:
@@ -156,7 +152,7 @@ class IBridgeBase(ABC):
 
     @abstractmethod
     async def probe(self) -> None:
-        """Ask the gateway for a sign of life and wait for it, with a timeout of its own.
+        """Ask the gateway for a sign of life and wait for it; has a timeout of its own.
 
         Raises:
             GatewayError: none came.
@@ -170,11 +166,6 @@ class IBridgeBase(ABC):
         """Messages and market-data lines, for the metrics. Never awaits."""
         return Usage()
 
-    def not_ready_reason(self) -> Blocked | None:
-        """Why no true row can be given now, or None, as far as is known without looking whether the
-        machine has slept. Changes nothing."""
-        return self.readiness.why(trio.current_time())
-
     def get_portfolio_greeks(self) -> Snapshot:
         """The portfolio's net Greeks now, from memory alone.
 
@@ -185,8 +176,7 @@ class IBridgeBase(ABC):
         asleep = self.sleep.look(now, instant)
         if asleep is not None:
             self.readiness.block(*asleep)
-        blocked = self.not_ready_reason()
-        if blocked is not None:
+        if (blocked := self.readiness.why(instant)) is not None:
             raise NotReadyError(blocked)
         book = self.inputs()
         if book.positions is not self._positions:

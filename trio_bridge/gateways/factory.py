@@ -19,7 +19,7 @@ def build_bridge(
     emit: EventSink = discard_event,
     now: Callable[[], datetime] = utc_now,
 ) -> IBridgeBase:
-    """The bridge for `settings.ib_api_mode`. Only that mode's libraries are imported."""
+    """The bridge for `settings.ib_api_mode`; imports that mode's libraries only."""
     if settings.ib_api_mode is ApiMode.PORTAL:
         from trio_bridge.gateways.portal.bridge import PortalBridge
 

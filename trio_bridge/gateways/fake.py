@@ -1,4 +1,4 @@
-"""A gateway of plain memory, for driving the tasks through thousands of states in virtual time."""
+"""A gateway in memory, for driving the tasks through thousands of states in virtual time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class FakeBridge(IBridgeBase):
-    """Connects while `refusal` is None; everything else is set by the test, reasons in `readiness`.
+    """Connects while `refusal` is None; the test sets everything else, reasons in `readiness`.
 
     Attributes:
         refusal: why attempts to connect fail, or None.
@@ -73,9 +73,6 @@ class FakeBridge(IBridgeBase):
     async def disconnect(self) -> None:
         self.disconnects += 1
         self.readiness.block(Reason.NOT_CONNECTED)
-
-    def is_connected(self) -> bool:
-        return not self.readiness.blocks(Reason.NOT_CONNECTED, trio.current_time())
 
     async def wait_lost(self) -> str:
         await self._lost.wait()

@@ -1,4 +1,4 @@
-"""Names that both modes must spell alike: that their rows agree rests on them. Pure."""
+"""Names that both modes must spell alike, or their rows would disagree. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def underlying_key(symbol: str, currency: str) -> str:
 
 
 def contract_key(con_id: int) -> str:
-    """The underlying of an option on a future, and of the future itself: each expiry is another,
-    under one symbol."""
+    """The underlying of an option on a future, and of the future itself: the expiries share one
+    symbol."""
     return f"conid:{con_id}"

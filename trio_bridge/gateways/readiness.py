@@ -1,40 +1,45 @@
 """Why no row may be given now: everything that can stand in the way of one, in one place. Pure.
 
-A row that is not true is worse than none, so each part that knows of something missing blocks
-here, and takes it back here; the ticker, the supervisor, `check` and `/readyz` ask here.
+A row that is not true is worse than none, so each part that finds something missing blocks here,
+and clears it here; the ticker, the supervisor, `check` and `/readyz` ask here.
 
-==================  ============================================  ===============================
+==================  ============================================  ================================
 reason              it blocks                                     until
-==================  ============================================  ===============================
-NOT_CONNECTED       from the start; when a connection is lost     a connection is made
-ASLEEP              when the wall clock has gone on alone         the next connection: never before
+==================  ============================================  ================================
+NOT_CONNECTED       from the start; when the connection has       a connection is made
+                    ended, for whatever reason
+ASLEEP              when only the wall clock has moved on         the next connection: never before
 NO_ANSWER           PORTAL: two requests in a row unanswered      any answer, even a refusal
-LOGGED_OUT          PORTAL: nobody is logged in                   the login is well
-NO_BROKERAGE        PORTAL: no brokerage session                  the login is well
-COMPETING           PORTAL: the owner's other session has the     the login is well
+LOGGED_OUT          PORTAL: the gateway has no login              the session is in another state
+NO_BROKERAGE        PORTAL: no brokerage session                  the session is in another state
+COMPETING           PORTAL: the owner's other session has the     the session is in another state
                     market data (SOCKET: its Greeks age instead)
-UPSTREAM_LOST       the gateway says it is cut off                it says that it is connected
-SESSION_UNKNOWN     PORTAL: before the first status               a status
-SESSION_STALE       PORTAL: by itself, when no status has said    a status that says so
-                    "well" for too long
-DOWNLOADING         from the start; when the gateway has          a complete download that no
-                    forgotten us or may have sent only a part     outage has cut in two
-POSITIONS_STALE     PORTAL: by itself, when the last complete     a complete download
-                    download is too old
-SETTLING            with each first download (`Settling`)         every option has answered; by
-                                                                  itself after 10 s
+UPSTREAM_LOST       the gateway says that it is cut off           SOCKET: it says that it is not;
+                                                                  PORTAL: as above
+SESSION_UNKNOWN     PORTAL: from the start                        a status, or a tickle in its
+                                                                  place, names a state
+SESSION_STALE       PORTAL: by itself, 60 s after the last        a status or tickle that says so
+                    status or tickle that called it well
+DOWNLOADING         from the start; SOCKET: when the gateway      SOCKET: a complete download with
+                    has forgotten us, or we held none when its    no outage in it (an empty one
+                    link came back; PORTAL: when the session is   twice); PORTAL: two in a row that
+                    no longer well                                name the same positions
+POSITIONS_STALE     PORTAL: by itself, 60 s (of many accounts:    an accepted download (see
+                    two rounds) after the last accepted download  `Holdings.offer`)
+SETTLING            from the start; with each download that       every option has answered; by
+                    DOWNLOADING waits for (`Settling`)            itself after 10 s
 PROBE_MISSED        a probe is overdue or went unanswered         the next one that is answered
-==================  ============================================  ===============================
+==================  ============================================  ================================
 
-The order is that of what rests on what; of several reasons the first is given, because the others
-follow from it or cannot be judged while it lasts. Without a connection nothing else is known. After
-a sleep all that memory holds is as old as the sleep was long, and does not know it, whatever else
-has been said since. A gateway that answers nothing leaves its login in doubt; without a login, or
-cut off, it may call an empty book complete; positions come before the Greeks of their options. A
-missed probe comes last: it is a suspicion, and whatever stands above it is known.
+The order is by dependency; of several reasons the first is given, because the others follow from it
+or cannot be judged while it lasts. Without a connection nothing else is known. After a sleep,
+everything in memory is as old as the sleep was long, but looks fresh. If a gateway answers nothing,
+its login is in doubt; without a login, or cut off, it may call an empty book complete; positions
+come before the Greeks of their options. A missed probe comes last: it is only a suspicion.
 
-A reason that nobody has taken back goes on: forgetting to clear costs rows, never their truth. Each
-connection begins with a `Readiness` of its own, so that the one before, ending late, has no say.
+A reason that nothing clears goes on: forgetting to clear one costs rows, never their truth. Each
+connection begins with a `Readiness` of its own, which an earlier connection, ending late, cannot
+change.
 """
 
 from __future__ import annotations
@@ -50,7 +55,7 @@ SETTLE_S = 10.0
 
 
 class Reason(Enum):
-    """Why no row may be given, the most fundamental first; the value is the text for a person."""
+    """Why no row may be given, the most fundamental first; the value is the user's text."""
 
     NOT_CONNECTED = "not connected to the gateway"
     ASLEEP = "the machine was asleep for {detail}"
@@ -68,7 +73,7 @@ class Reason(Enum):
 
 
 class Blocked(NamedTuple):
-    """One reason, with what is particular about it now; `str()` is the text for a person."""
+    """One reason with its current detail; `str()` is the user's text."""
 
     reason: Reason
     detail: str = ""
@@ -106,16 +111,16 @@ class Readiness:
         self._spans[reason] = _Span(-math.inf, until, detail)
 
     def clear(self, reason: Reason) -> None:
-        """This reason is gone; harmless when it was not there."""
+        """This reason is gone; harmless if it was not there."""
         self._spans.pop(reason, None)
 
     def vouch(self, reason: Reason, *, at: float, until: float) -> None:
-        """This reason is gone, as was seen at the instant `at`; seen no more before `until`, it is
-        back by itself, and says how long ago that was."""
+        """This reason was seen to be gone at the instant `at`. It is back by itself at `until`, and
+        then says how long ago `at` was."""
         self._spans[reason] = _Span(until, math.inf, vouched_at=at)
 
     def blocks(self, reason: Reason, now: float) -> bool:
-        """Whether this reason stands in the way, be it the first or not."""
+        """Whether this reason blocks, be it the first or not."""
         span = self._spans.get(reason)
         return span is not None and span.since <= now < span.until
 
@@ -130,9 +135,9 @@ class Readiness:
 
 
 class Settling:
-    """The wait for the first Greeks: over when every option has answered, or when `wait_s` have
-    passed since the download; an outage of the gateway's upstream stops that clock, and it starts
-    again from zero. What has settled stays so until the positions are downloaded from scratch.
+    """The wait for the first Greeks: over when every option has answered, or `wait_s` after the
+    download. An outage of the gateway's upstream stops that clock; it then starts from zero. Once
+    over, the wait stays over until the positions are downloaded from scratch.
     """
 
     def __init__(self, readiness: Readiness, wait_s: float) -> None:
@@ -141,11 +146,11 @@ class Settling:
         self.forget()
 
     def forget(self) -> None:
-        """What was downloaded is void: the next download begins the wait."""
+        """The download no longer counts: the next one begins the wait."""
         self._wait_until(math.inf)
 
     def start(self, now: float) -> None:
-        """A download is complete, or the outage over: the clock starts, unless it runs already."""
+        """A download is complete, or the outage over: the clock starts unless it runs already."""
         if self._until == math.inf:
             self._wait_until(now + self._wait_s)
 
@@ -155,7 +160,7 @@ class Settling:
             self._wait_until(math.inf)
 
     def answered(self) -> None:
-        """Every option has answered; that counts after a download, and not during an outage."""
+        """Every option has answered; counts only after a download, and not during an outage."""
         if self._until < math.inf:
             self._wait_until(-math.inf)
 

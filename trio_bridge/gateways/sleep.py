@@ -1,7 +1,7 @@
-"""Whether the machine has slept: then the wall clock has gone on alone.
+"""Whether the machine has slept: then the wall clock has moved and the monotonic clock has not.
 
-The monotonic clock of Linux and macOS does not count the time that a machine is suspended (nor does
-a paused virtual machine's), so no timer runs out meanwhile and nothing in memory seems to age.
+The monotonic clock of Linux and macOS stands still while a machine is suspended (so does that of a
+paused virtual machine): no timer expires, and nothing in memory seems to age.
 https://docs.python.org/3/library/time.html#time.monotonic
 """
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 SHORTEST_SLEEP_S = 10.0
-"""What is less is taken for a correction of the wall clock. A larger correction is taken for a
+"""A shorter step counts as a correction of the wall clock. A larger correction is mistaken for a
 sleep, which costs a reconnect and nothing else."""
 
 
 class SleepWatch:
-    """Compares the two clocks at each `look`, from the connection's beginning (`restart`) on."""
+    """Compares the two clocks at each `look`, from the start of the connection (`restart`)."""
 
     def __init__(self) -> None:
         self._ahead_s: float | None = None
@@ -30,7 +30,7 @@ class SleepWatch:
         self._asleep = Blocked(Reason.ASLEEP)
 
     def restart(self, wall: datetime, monotonic_s: float) -> None:
-        """A new connection begins: it has nothing to do with what was."""
+        """A new connection begins: earlier sleeps do not concern it."""
         self._ahead_s = wall.timestamp() - monotonic_s
         self._found = trio.Event()
 
@@ -44,7 +44,6 @@ class SleepWatch:
         return self._asleep
 
     async def wait_woken(self) -> str:
-        """Wait until a sleep is found; return the reason to connect anew: what is in memory is as
-        old as the sleep was long, and does not know it."""
+        """Wait until a sleep is found; return it as the reason to reconnect."""
         await self._found.wait()
         return str(self._asleep)

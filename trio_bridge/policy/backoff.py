@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The position in the sequence of waits. Immutable: each step returns the next state.
+    """A position in the sequence of waits. Immutable: each step returns the next state.
 
-    Short-lived connections do not restart the sequence, so a gateway that accepts and drops at once
-    is not hammered; a connection that lasted `healthy_after_s` seconds does.
+    A connection that lasted `healthy_after_s` seconds restarts the sequence; a shorter one does
+    not, so that a gateway which accepts and drops connections is not hammered.
 
     Raises:
         ValueError: there are no delays, or one of them is negative or not finite.

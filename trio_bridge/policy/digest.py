@@ -1,9 +1,9 @@
 """What an alert says, and when: soon if something is new, rarely if it only continues.
 
-A night without a gateway brings hundreds of warnings that differ only in a number. So events of one
-kind become one line, the latest one's, with a count: a kind not seen for an hour is reported within
-seconds, one that continues after 1, 2, 4, … 60 minutes. Memory is bounded, however long the alerts
-cannot be delivered.
+A night without a gateway brings hundreds of warnings that differ only in a number. So the events of
+one kind become one line, the latest one's, with a count. A kind not seen for an hour is reported
+within seconds; one that continues, after 1, 2, 4, … 60 minutes. Memory is bounded, however long the
+alerts cannot be delivered.
 
 Pure: times are passed in (monotonic seconds).
 """
@@ -51,14 +51,13 @@ class Bulletin(NamedTuple):
     left_out: int = 0
 
     def followed_by(self, later: Bulletin) -> Bulletin:
-        """Both alerts as one."""
         return Bulletin(self.lines + later.lines, self.left_out + later.left_out)
 
 
 @dataclass(slots=True)
 class _Heard:
     heard_s: float
-    told_s: float = -math.inf
+    reported_s: float = -math.inf
     wait_s: float = FIRST_REPEAT_S
     """The least time from the last report of this kind to the next."""
 
@@ -70,11 +69,11 @@ class Digest:
         self._kinds: dict[str, _Heard] = {}
         self._lines: dict[str, DigestLine] = {}
         self._left_out = 0
-        self._due_s = math.inf
         self._taken_s = -math.inf
+        self.due_at = math.inf
+        """When the next alert is due; infinity while there is nothing to report."""
 
     def add(self, at: datetime, kind: str, status: Severity, message: str, *, now: float) -> None:
-        """Add an event."""
         self._forget(now)
         heard = self._kinds.get(kind)
         if heard is None:
@@ -86,32 +85,27 @@ class Digest:
         known = self._lines.get(kind)
         times = 1 if known is None else known.times + 1
         self._lines[kind] = DigestLine(at, kind, status, message, times)
-        due_s = max(now + GATHER_S, heard.told_s + heard.wait_s, self._taken_s + CLOSEST_S)
-        self._due_s = min(self._due_s, due_s)
-
-    @property
-    def due_at(self) -> float:
-        """When the next alert is due; infinity while there is nothing to report."""
-        return self._due_s
+        due_s = max(now + GATHER_S, heard.reported_s + heard.wait_s, self._taken_s + CLOSEST_S)
+        self.due_at = min(self.due_at, due_s)
 
     def take(self, now: float) -> Bulletin:
         """Return and clear everything added since the last call."""
         bulletin = Bulletin(tuple(self._lines.values()), self._left_out)
         for key in self._lines:
             kind = self._kinds[key]
-            if kind.told_s > -math.inf:
+            if kind.reported_s > -math.inf:
                 kind.wait_s = min(2 * kind.wait_s, LONGEST_REPEAT_S)
-            kind.told_s = now
+            kind.reported_s = now
         self._lines = {}
         self._left_out = 0
-        self._due_s = math.inf
+        self.due_at = math.inf
         self._taken_s = now
         return bulletin
 
     def _make_room(self) -> bool:
         """Forget the reported kind that has been silent longest; False: none is reported yet."""
-        told = (key for key in self._kinds if key not in self._lines)
-        silent = min(told, key=lambda key: self._kinds[key].heard_s, default=None)
+        reported = (key for key in self._kinds if key not in self._lines)
+        silent = min(reported, key=lambda key: self._kinds[key].heard_s, default=None)
         if silent is None:
             return False
         del self._kinds[silent]
@@ -141,7 +135,7 @@ class SilenceWatch:
     def __init__(self, after_s: float, *, now: float) -> None:
         self._after_s = after_s
         self._since_s = now
-        self._told = False
+        self._reported = False
 
     def look(self, *, now: float, right_s: float | None, excused: bool) -> RowSilence | None:
         """What to report now, if anything.
@@ -151,14 +145,14 @@ class SilenceWatch:
         """
         if right_s is not None and right_s > self._since_s:
             lasted_s, self._since_s = right_s - self._since_s, right_s
-            if self._told:
-                self._told = False
+            if self._reported:
+                self._reported = False
                 return RowSilence(lasted_s, over=True)
-        if self._told:
+        if self._reported:
             return None
         if excused:
             self._since_s = now
         if now - self._since_s < self._after_s:
             return None
-        self._told = True
+        self._reported = True
         return RowSilence(now - self._since_s, over=False)

@@ -1,4 +1,4 @@
-"""Whether two services record the same account into one database: its slots then have two rows.
+"""Whether two services record the same account into one database, so that slots have two rows.
 
 This is detected by its effect, not prevented by a lock: connections of a pooler share their locks,
 and a frozen service would keep its replacement from recording.
@@ -23,16 +23,16 @@ FEWEST_SLOTS = 4
 LONGEST_LOOK_BACK_S = 7 * 86_400.0
 
 FEWEST_DOUBLED = 2
-"""A single doubled slot is left behind whenever one service takes over from another."""
+"""One service taking over from another leaves a single doubled slot."""
 
 SMALLEST_PART = 1 / 8
-"""The least share of an account's rows: on a busy machine two rows may now and then come a little
-too close."""
+"""The least share of an account's rows: on a busy machine two rows may sometimes come a little too
+close."""
 
 SHORTER = 0.51
 """Two services that record every 5 s have spacings like 1, 4, 1, 4 s: every other one is at least
-half the interval. So if even the 75th percentile of the spacings is below 0.51 intervals, the rows
-were recorded at a shorter interval, and that percentile takes its place."""
+half the interval. So if even their 75th percentile is below 0.51 intervals, the rows were recorded
+at a shorter interval, and that percentile is taken as the interval."""
 
 
 class Doubled(NamedTuple):
@@ -56,7 +56,7 @@ def doubled_slots(
     """Judge rows in order of time; None: each slot has one row per account.
 
     Two rows of one service are at least half an interval apart (`policy/schedule.py`). With two
-    services, every other row is closer than that to the row before, wherever their grids lie.
+    services, every other row is closer than that to the previous one, wherever their grids lie.
 
     Args:
         rows: each row's time and its accounts, joined by commas; None where they are unknown.
@@ -77,7 +77,7 @@ def doubled_slots(
 
 
 def _close(times: Sequence[datetime], interval_s: float) -> int:
-    """How many rows come too soon after the row before."""
+    """How many rows come too soon after the previous one."""
     spacings = sorted((after - before).total_seconds() for before, after in pairwise(times))
     if not spacings:
         return 0

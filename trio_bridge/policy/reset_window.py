@@ -1,10 +1,10 @@
 """When the gateway's nightly reset makes connecting pointless: hold windows in New York time.
 
-IBKR publishes its reset times in Eastern Time, so a window is two readings of New York's wall
-clock, whatever zone this machine is in. On the two nights a year when that clock changes:
+IBKR publishes its reset times in Eastern Time, so a window is two times of New York's clock,
+whatever this machine's zone is. On the two nights a year when that clock changes:
 
-- a reading that the spring change skips counts as an hour later (02:30 becomes 03:30 EDT);
-- a reading that the autumn change repeats means the first of the two;
+- a time that the spring change skips counts as an hour later (02:30 becomes 03:30 EDT);
+- a time that the autumn change repeats means the first of the two;
 - a window that would end before it starts, because of the skipped hour, keeps its length instead.
 
 So a window never vanishes, and lasts at most an hour longer than written.
@@ -43,14 +43,13 @@ _WINDOW = re.compile(
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ResetWindow:
-    """A span of New York's wall clock in which the bridge does not connect.
+    """A span of New York's clock in which the bridge does not connect.
 
-    `start` is the clock's reading at its beginning (inclusive), `length` the distance to the
-    reading at its end (exclusive), `weekday` the day on which it begins (Monday is 0) or None for
-    every day.
+    `start` is the time of its beginning (inclusive), `length` the distance to its end (exclusive),
+    `weekday` the day on which it begins (Monday is 0) or None for every day.
 
     Raises:
-        ValueError: it is empty, or as long as its period (a day, or a week).
+        ValueError: it is empty, or as long as its period (a day or a week).
     """
 
     start: time
@@ -82,7 +81,7 @@ class ResetWindow:
             if self.weekday is not None and day.weekday() != self.weekday:
                 continue
             local_start = datetime.combine(day, self.start)
-            # zoneinfo reads skipped and repeated times as the module's docstring says (fold=0).
+            # zoneinfo treats skipped and repeated times as the module's docstring says (fold=0).
             start = local_start.replace(tzinfo=EASTERN).astimezone(UTC)
             end = (local_start + self.length).replace(tzinfo=EASTERN).astimezone(UTC)
             if end <= start:
@@ -126,7 +125,7 @@ def parse_reset_windows(text: str) -> tuple[ResetWindow, ...]:
     """Parse a comma-separated list of windows; "none" or an empty text means no windows.
 
     Raises:
-        ValueError: one line that says which part is wrong and what is accepted.
+        ValueError: a part is wrong; the text, one line, says which and what is accepted.
     """
     if text.strip().lower() in ("", "none"):
         return ()
@@ -143,14 +142,12 @@ def _parse_window(part: str) -> ResetWindow:
     try:
         start, end = _clock(match["start"]), _clock(match["end"])
         from_day, to_day = _weekday(match["from_day"]), _weekday(match["to_day"])
-        if from_day is None and to_day is not None:
+        length = _since_midnight(end) - _since_midnight(start)
+        if to_day is None:
+            return ResetWindow(start, length % _DAY, from_day)
+        if from_day is None:
             raise ValueError("its first day is missing")
-        length = _minutes(end) - _minutes(start)
-        if from_day is not None and to_day is not None:
-            length = (length + (to_day - from_day) * _DAY) % _WEEK
-        else:
-            length %= _DAY
-        return ResetWindow(start, length, from_day)
+        return ResetWindow(start, (length + (to_day - from_day) * _DAY) % _WEEK, from_day)
     except ValueError as error:
         raise ValueError(
             f"{part!r} is not a reset window: {error}; accepted are {ACCEPTED_FORMS}"
@@ -174,7 +171,7 @@ def _weekday(text: str | None) -> int | None:
         raise ValueError(f"{text} is not one of {', '.join(WEEKDAYS)}") from None
 
 
-def _minutes(clock: time) -> timedelta:
+def _since_midnight(clock: time) -> timedelta:
     return timedelta(hours=clock.hour, minutes=clock.minute)
 
 
@@ -184,6 +181,6 @@ def _leaves_time(windows: Sequence[ResetWindow]) -> bool:
     covered: set[int] = set()
     for window in windows:
         for weekday in range(7) if window.weekday is None else (window.weekday,):
-            first = (weekday * _DAY + _minutes(window.start)) // _MINUTE
+            first = (weekday * _DAY + _since_midnight(window.start)) // _MINUTE
             covered.update((first + i) % week for i in range(window.length // _MINUTE))
     return len(covered) < week

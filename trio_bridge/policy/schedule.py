@@ -1,10 +1,10 @@
 """The grid of instants at which rows are taken: `t0 + k·interval` on the monotonic clock.
 
-A slot's instant is always computed from its number, never from the slot before it, so neither
-errors nor lateness accumulate. One rule decides about a slot that could not be served on time: it
-may still be served until half an interval after its instant. Until then it is the nearest slot;
-later its row would crowd the next one, so the slot is skipped. Two rows are therefore never closer
-than half an interval, and a slot is served once or not at all.
+A slot's instant is always computed from its number, never from the previous slot, so neither errors
+nor lateness accumulate. A slot that could not be served on time may still be served until half an
+interval after its instant: until then it is the nearest slot. Later its row would crowd the next
+one, so the slot is skipped. Two rows are therefore never closer than half an interval, and a slot
+is served once or not at all.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ TOLERANCE = 0.5
 """How late a slot may still be served, as a fraction of the interval."""
 
 INTERVALS_ALLOWED = 3
-"""When no slot is served, or no row with Greeks is there, for more than this many intervals,
-something is wrong: said by the endpoint, `status`, the alerts, and to the service manager."""
+"""More than this many intervals without a served slot, or without a row with Greeks, is reported by
+the endpoint, `status` and the alerts, and to the service manager."""
 
 STOOD_STILL_S = 5.0
-"""What happens this much later than it was due shows that the process was stopped: what the gateway
-has sent in the meantime is still to be read."""
+"""A task that runs this much later than it was due shows that the process was stopped: what the
+gateway has sent since is still to be read."""
 
 
 class NextSlot(NamedTuple):
@@ -54,9 +54,9 @@ class Grid:
     def aligned(cls, interval_s: float, *, now: float, wall: datetime) -> Grid:
         """A grid whose slots fall on the wall clock's multiples of the interval.
 
-        With 5 seconds: :00, :05, :10, …, also after a restart. `now` and `wall` (with a time zone)
-        are the same instant on both clocks; slot 0 is the first at or after it. From then on only
-        the monotonic clock counts: a correction of the wall clock neither bunches nor delays rows.
+        For 5 seconds: :00, :05, :10, …, also after a restart. `now` and `wall` (with a time zone)
+        are one instant on both clocks; slot 0 is the first at or after it. From then on only the
+        monotonic clock counts: a correction of the wall clock neither bunches nor delays rows.
         """
         grid = cls(now, interval_s)
         passed = wall.timestamp() % interval_s
@@ -71,10 +71,9 @@ class Grid:
         return now <= self.at(slot) + TOLERANCE * self.interval_s
 
     def next_slot(self, after: int, now: float) -> NextSlot:
-        """The first slot after `after` that can still be served at `now`.
+        """The first slot after `after` (-1 before the first one) that can still be served at `now`.
 
-        Work that ends exactly at the next slot's instant, or up to half an interval later, loses no
-        slot. Before the first slot, `after` is -1.
+        Work that ends up to half an interval after the next slot's instant loses no slot.
         """
         # The division rounds, so start one slot early; `in_time` decides.
         estimate = math.ceil((now - self.t0_s) / self.interval_s - TOLERANCE) - 1

@@ -89,7 +89,8 @@ class Rig:
             condition,
             every_s=POLL_S,
             complaint=lambda: (
-                f"{what}: {self.bridge.not_ready_reason()}, {self.row()}, {self.events}"
+                f"{what}: {self.bridge.readiness.why(trio.current_time())}, "
+                f"{self.row()}, {self.events}"
             ),
         )
 
@@ -128,7 +129,7 @@ class RowsSeen(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         try:
             bridge = self._bridge
-            readiness = bridge.not_ready_reason()
+            readiness = bridge.readiness.why(trio.current_time())
             state = (readiness, self._changes.count, trio.current_time())
             if state == self._seen:
                 return

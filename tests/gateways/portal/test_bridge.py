@@ -70,7 +70,7 @@ async def test_no_row_before_every_option_has_answered(
 ) -> None:
     async with portal_rig(book, connect=False) as rig:
         rig.sim.quirks.field_delay_s = 0.5
-        assert rig.bridge.not_ready_reason() == Blocked(Reason.NOT_CONNECTED)
+        assert rig.bridge.readiness.why(trio.current_time()) == Blocked(Reason.NOT_CONNECTED)
         await rig.bridge.connect()
         await rig.until_right()
         # Each row there was is whole: none with some Greeks, none with no positions.
@@ -92,7 +92,7 @@ async def test_an_option_without_greeks_is_unpriced_and_holds_up_the_first_rows_
     book.market.silence_greeks(first_option(book))
     async with portal_rig(book, timing=QUICK._replace(settle_s=3.0)) as rig:
         began = trio.current_time()
-        assert rig.bridge.not_ready_reason() == Blocked(Reason.SETTLING)
+        assert rig.bridge.readiness.why(trio.current_time()) == Blocked(Reason.SETTLING)
         row = await rig.until_right()
         assert trio.current_time() - began > 2
         assert (row.positions, row.priced) == (33, 32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from trio_bridge.events.portal import (
     AnswersUnusable,
@@ -12,22 +14,27 @@ from trio_bridge.events.portal import (
     RequestsPaused,
     RequestsResumed,
 )
+from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.portal.health import (
     AnswerError,
     Answers,
+    Health,
     NoAnswerError,
     PausedError,
-    Silence,
 )
+from trio_bridge.gateways.portal.pacing import STATUS
+from trio_bridge.gateways.readiness import Readiness, Reason
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from trio_bridge.errors import GatewayError
     from trio_bridge.events.event import Event
 
 
 class Bench:
-    """The three judges on one clock that stands still unless moved."""
+    """Judges the answers on a clock that stands still unless moved."""
 
     def __init__(self) -> None:
         self.time = 100.0
@@ -35,7 +42,6 @@ class Bench:
         self.events: list[Event] = []
         self.troubles = Ongoing(self.events.append, lambda: self.time)
         self.answers = Answers(self.troubles, lambda: self.time, is_paused=lambda: self.paused)
-        self.silence = Silence(lambda: self.time)
 
     def answer(self, endpoint: str, error: GatewayError | None = None, *, after: float = 1) -> None:
         self.time += after
@@ -111,29 +117,65 @@ def test_a_pause_is_one_event_and_ends_with_an_answer_after_it(bench: Bench) -> 
     assert bench.events == [RequestsPaused("HTTP 429"), RequestsResumed(3.0)]
 
 
-def test_silence_needs_several_failures_and_some_seconds(bench: Bench) -> None:
-    for _ in range(10):
-        bench.silence.note(NONE)
-    at_once = (bench.silence.is_suspect, bench.silence.is_lost)
-    bench.time += 5
-    bench.silence.note(NONE)
-    assert at_once == (True, False)
-    assert bench.silence.is_lost
-    assert bench.silence.last_error == "no answer within 5 s"
+class Silence:
+    """The health of a gateway that does not answer, in virtual time."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self.clock = clock
+        self.readiness = Readiness()
+        self.health = Health(
+            Answers(Ongoing(discard_event, clock.current_time), clock.current_time, is_paused=bool),
+            self.readiness,
+            60.0,
+        )
+
+    def end(self, *errors: GatewayError | None) -> None:
+        for error in errors:
+            self.health.note(STATUS, error)
+
+    def is_suspect(self) -> bool:
+        return self.readiness.blocks(Reason.NO_ANSWER, self.clock.current_time())
+
+    async def lost(self) -> NoAnswerError | None:
+        found: list[NoAnswerError] = []
+
+        async def wait() -> None:
+            found.append(await self.health.wait_silent())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        return found[0] if found else None
 
 
-def test_any_answer_ends_the_silence(bench: Bench) -> None:
+async def test_silence_needs_several_failures_and_some_seconds(mock_clock: MockClock) -> None:
+    silence = Silence(mock_clock)
+    silence.end(NONE)
+    assert not silence.is_suspect()
+    silence.end(*[NONE] * 9)
+    assert silence.is_suspect()
+    assert await silence.lost() is None
+    mock_clock.jump(5)
+    assert await silence.lost() is None
+    silence.end(NONE)
+    assert await silence.lost() is NONE
+
+
+async def test_any_answer_ends_the_silence(mock_clock: MockClock) -> None:
+    silence = Silence(mock_clock)
     for answer in (None, BAD, PausedError("x")):
-        for _ in range(3):
-            bench.silence.note(NONE)
-        bench.silence.note(answer)
-        assert not bench.silence.is_suspect
-        bench.time += 60
-        assert not bench.silence.is_lost
+        silence.end(NONE, NONE, NONE, answer)
+        assert not silence.is_suspect()
+        mock_clock.jump(60)
+        silence.end(NONE)
+        assert not silence.is_suspect()
+        assert await silence.lost() is None
 
 
-def test_a_single_failure_long_ago_does_not_count_twice(bench: Bench) -> None:
-    bench.silence.note(NONE)
-    bench.time += 600
-    bench.silence.note(NONE)
-    assert not bench.silence.is_lost
+async def test_a_single_failure_long_ago_does_not_count_twice(mock_clock: MockClock) -> None:
+    silence = Silence(mock_clock)
+    silence.end(NONE)
+    mock_clock.jump(600)
+    silence.end(NONE)
+    assert await silence.lost() is None

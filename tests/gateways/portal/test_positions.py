@@ -147,10 +147,7 @@ def test_a_position_named_with_quantity_zero_is_gone_at_once(book: Holdings) -> 
 @pytest.mark.parametrize("numbers", [(), (1, 2)])
 def test_the_first_download_must_be_confirmed(book: Holdings, numbers: tuple[int]) -> None:
     entries = list(map(entry, numbers))
-    assert [(offer(book, held(*entries)), book.is_loaded) for _ in range(2)] == [
-        (False, False),
-        (True, True),
-    ]
+    assert [offer(book, held(*entries)) for _ in range(2)] == [False, True]
     assert len(book.positions()) == len(numbers)
 
 
@@ -241,7 +238,7 @@ def test_futures_options_are_told_apart_by_their_future(book: Holdings) -> None:
 def test_a_new_session_starts_with_nothing(book: Holdings) -> None:
     assert load(book, held(entry(1)))
     book.forget()
-    assert not book.is_loaded
+    assert not book.positions()
     assert load(book, held(entry(2)))
     assert quantities(book) == {2: 2.0}
 

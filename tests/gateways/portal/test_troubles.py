@@ -159,7 +159,7 @@ async def test_positions_out_of_a_cache_that_cannot_be_renewed_become_no_row(
         with rig.sim.faults(Fault("/positions/invalidate", status=status)):
             book.set_position(option.account, option.contract.con_id, 99)
             await rig.until(lambda: rig.row() is None)
-            assert "could not be read again" in str(rig.bridge.not_ready_reason())
+            assert "could not be read again" in str(rig.bridge.readiness.why(trio.current_time()))
             await trio.sleep(10)
             assert rig.row() is None
         await rig.until_right()
@@ -183,7 +183,7 @@ async def test_positions_that_cannot_be_read_for_long_are_no_row(
         await rig.until_right()
         with rig.sim.faults(Fault(POSITIONS, status=500)):
             await rig.until(lambda: rig.row() is None)
-            assert "could not be read again" in str(rig.bridge.not_ready_reason())
+            assert "could not be read again" in str(rig.bridge.readiness.why(trio.current_time()))
         await rig.until_right()
 
 
@@ -212,7 +212,7 @@ async def test_nobody_logged_in_is_one_event_with_the_url_and_no_row(
             await rig.bridge.probe()
         await trio.sleep(10)
         assert rig.row() is None
-        assert rig.bridge.not_ready_reason() == Blocked(Reason.LOGGED_OUT)
+        assert rig.bridge.readiness.why(trio.current_time()) == Blocked(Reason.LOGGED_OUT)
         assert len(rig.told(LoggedOut, login_url=rig.sim.url)) == 1
         rig.sim.rules.person_logs_in()
         await rig.until_right()
@@ -278,7 +278,7 @@ async def test_no_row_while_the_last_requests_got_no_answer(
             reasons = []
 
             def silent() -> bool:
-                reasons.append(str(rig.bridge.not_ready_reason()))
+                reasons.append(str(rig.bridge.readiness.why(trio.current_time())))
                 return "does not answer" in reasons[-1]
 
             await rig.until(silent)

@@ -80,7 +80,7 @@ async def test_a_session_that_nobody_has_called_well_for_long_is_not_taken_for_i
             assert rig.row() is not None, "the tickles tell it, too"
             with rig.sim.faults(Fault("/tickle", status=500)):
                 await rig.until(lambda: rig.row() is None)
-                assert "could not be asked" in str(rig.bridge.not_ready_reason())
+                assert "could not be asked" in str(rig.bridge.readiness.why(trio.current_time()))
         await rig.until_right()
 
 
@@ -130,7 +130,7 @@ async def test_rows_of_fifty_accounts_have_no_holes(fast_clock: PatientClock) ->
         reasons = set()
         for _ in range(200):
             await trio.sleep(1)
-            reasons.add(rig.bridge.not_ready_reason())
+            reasons.add(rig.bridge.readiness.why(trio.current_time()))
         assert reasons == {None}
 
 

@@ -1,9 +1,9 @@
 """What the portal has said about each contract, merged field by field, each with its age. Pure.
 
-The portal answers piecemeal: the first question only starts a contract's stream, computed fields
+The portal answers piecemeal: the first request only starts a contract's stream, computed fields
 come later and one by one, the WebSocket sends only what changed. So every field keeps the instant
-of the last answer that held it, and a Greek is as old as the oldest of the four. It keeps its kind,
-too: that it is live by now says nothing of a delayed value that came before.
+of the last answer that held it, and the Greeks are as old as the oldest of the four. It keeps its
+kind, too: a delayed value stays delayed although the data are live by now.
 """
 
 from __future__ import annotations
@@ -38,18 +38,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 THETA_OF_MINUS_2: Final = math.nextafter(NOT_COMPUTED, 0.0)
-"""What a theta written `-2.000` is taken for: the number beside the one that says "not computed".
+"""A theta written `-2.000` is read as this, the number next to the one that says "not computed".
 
 The portal rounds Greeks to few decimals, so every theta from -2.0005 to -1.9995 a day is written
-so. Options on large indices have such ones, and must not drop out of a row on the way. Should the
-portal write -2 for "not computed", as the TWS API does, the other three tell: none of them can be
--2, and an option counts with all four or not at all.
+so. Options on large indices have such thetas, and must not drop out of a row. Should the portal
+write -2 for "not computed", as the TWS API does, the other three show it: none of them can be -2,
+and an option counts with all four or not at all.
 """
 
-
 PRICE_BEHIND_S: Final = 30.0
-"""An underlying's price may be so much older than the Greeks beside it: several polls have had
-their turn meanwhile."""
+"""How much older an underlying's price may be than the Greeks: several polls."""
 
 
 class _Said(NamedTuple):
@@ -58,7 +56,7 @@ class _Said(NamedTuple):
     value: float | None
     at: float
     kind: DataType | None
-    """As it was known then, at best: None when it was said to be none."""
+    """As it was known then, at best; None when the portal named none that we know."""
 
 
 @dataclass(slots=True)
@@ -86,11 +84,11 @@ class _Quote:
             return  # a streamed value has overtaken this answer
         reading = read_number(raw)
         if reading is None or (reading.percent and name in GREEK_FIELDS):
-            # A Greek in percent has no unit that we know: better none.
+            # A Greek in percent has no known unit.
             self.fields[name] = _Said(None, at, kind)
             return
         if reading.prior_close and kind is not None:
-            # The previous day's value is at best the day's last of a closed market.
+            # The previous day's value is at best the last of a closed market.
             kind = max(kind, DataType.FROZEN)
         self.fields[name] = _Said(reading.value, at, kind)
 
@@ -99,10 +97,10 @@ class _Quote:
         return None if found is None or found.value is None else found
 
     def kind_of(self, values: Iterable[_Said], *, since: float = -math.inf) -> DataType | None:
-        """The worst kind of these and the one that there is now; None when it is not known.
+        """The worst kind of these and the current one; None when it is not known.
 
-        Now, too: whether the word that the data are of another kind comes before them is documented
-        nowhere.
+        The current one, too: it is documented nowhere whether a change of kind is announced before
+        the first data of the new kind.
         """
         worst = self.kind if self.kind_at >= since else None
         for said in values:
@@ -136,8 +134,8 @@ class QuoteBoard:
         Args:
             con_id: the contract.
             answer: field id → value, as the portal wrote it; other keys are ignored.
-            at: for an answer the instant it was asked for, so that it never looks younger than it
-                is, nor replaces what was streamed meanwhile; for the stream the instant of arrival.
+            at: for an answer the instant of its request, so that it never looks younger than it is,
+                nor replaces what was streamed since; for the stream the instant of arrival.
         """
         self._quotes.setdefault(con_id, _Quote()).merge(answer, at)
 
@@ -150,7 +148,7 @@ class QuoteBoard:
         self._quotes.clear()
 
     def has_greeks(self, con_id: int) -> bool:
-        """Whether the contract has answered in full: four valid Greeks of a kind that is known."""
+        """Whether the contract has answered in full: four valid Greeks of a known kind."""
         quote = self._quotes.get(con_id)
         return (
             quote is not None
@@ -159,7 +157,7 @@ class QuoteBoard:
         )
 
     def greeks_at(self, con_id: int) -> float:
-        """When the oldest of the contract's four Greeks was told; long ago if one never was."""
+        """When the oldest of the contract's four Greeks came; -inf if one is missing."""
         quote = self._quotes.get(con_id)
         if quote is None or not self.has_greeks(con_id):
             return -math.inf
@@ -178,10 +176,10 @@ class QuoteBoard:
         since: float,
         until: float = math.inf,
     ) -> Greeks | None:
-        """The contract's model Greeks; None when it has none, or of a kind that may not count.
+        """The contract's model Greeks; None if it has none, or of a kind that may not count.
 
-        A kind and an underlying's price that were last told before `since` are no longer known; and
-        what was told after `until` may be no younger than that.
+        A kind and an underlying's price from before `since` are no longer known; nothing counts as
+        younger than `until`.
         """
         quote = self._quotes.get(con_id)
         if quote is None:
@@ -203,8 +201,7 @@ class QuoteBoard:
         )
 
     def _price(self, con_id: int | None, since: float) -> float | None:
-        """A contract's price: its mark, its last, or the middle of bid and ask, of a kind that may
-        count."""
+        """A contract's mark, last, or middle of bid and ask, of a kind that may count."""
         quote = self._quotes.get(con_id) if con_id is not None else None
         if quote is None:
             return None

@@ -1,7 +1,7 @@
 """PORTAL mode: the Client Portal Gateway through httpx.
 
-Read-only by construction: the client sends nothing but what `pacing` lists, and that list
-knows no order, no logout and no competing session.
+Read-only by construction: the client sends only what `pacing` lists, which has no order, no logout
+and no competing session.
 """
 
 from __future__ import annotations
@@ -13,13 +13,7 @@ import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.portal import CertificateUnchecked
-from trio_bridge.gateways.base import (
-    EventSink,
-    IBridgeBase,
-    RiskInputs,
-    Usage,
-    discard_event,
-)
+from trio_bridge.gateways.base import EventSink, IBridgeBase, RiskInputs, Usage, discard_event
 from trio_bridge.gateways.portal.client import Shared, tls_context
 from trio_bridge.gateways.portal.connection import Connection
 from trio_bridge.gateways.portal.pacing import USUAL_TIMING, Timing
@@ -38,8 +32,8 @@ DISCONNECT_TIMEOUT_S: Final = 2.0
 class PortalBridge(IBridgeBase):
     """The account seen through the Client Portal; see `IBridgeBase` for what each method promises.
 
-    Nobody logged in, the owner's competing session and a missing brokerage session are states of a
-    connection, not its end: the bridge says so once, waits, and gives no row meanwhile.
+    A missing login, a missing brokerage session and the owner's competing session are states of a
+    connection, not its end: the bridge reports each once, waits, and gives no row until then.
 
     Args:
         timing: how often each thing is asked for.
@@ -56,9 +50,8 @@ class PortalBridge(IBridgeBase):
         timing: Timing = USUAL_TIMING,
     ) -> None:
         super().__init__(settings, emit=emit, now=now)
-        self._shared = Shared.begin(settings, emit, now, timing)
+        self._shared = Shared(settings, emit, now, timing)
         self._connection: Connection | None = None
-        self._told_unverified = False
 
     @property
     def endpoint(self) -> str:
@@ -71,12 +64,10 @@ class PortalBridge(IBridgeBase):
         self._leftovers.clear_away()
         readiness = self._begin()
         context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
-        connection = Connection(self._shared, context, readiness)
-        await self.nursery.start(connection.run)
-        self._connection = connection
-        if not connection.is_lost:
-            readiness.clear(Reason.NOT_CONNECTED)
-        self._tell_unverified(context)
+        self._connection = Connection(self._shared, context, readiness)
+        await self.nursery.start(self._connection.run)
+        if self.endpoint.startswith("https:") and context.verify_mode is ssl.CERT_NONE:
+            self._shared.troubles.once("certificate", CertificateUnchecked(self.endpoint))
 
     async def disconnect(self) -> None:
         if self._connection is None:
@@ -85,16 +76,13 @@ class PortalBridge(IBridgeBase):
         with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
             await self._connection.done.wait()
 
-    def is_connected(self) -> bool:
-        return self._connection is not None and not self._connection.is_lost
-
     async def wait_lost(self) -> str:
         if self._connection is None:
-            return "never connected"
+            return Reason.NOT_CONNECTED.value
         return await self._connection.wait_lost()
 
     async def probe(self) -> None:
-        if self._connection is None:
+        if self._connection is None or not self.is_connected():
             raise GatewayError(Reason.NOT_CONNECTED.value)
         await self._connection.probe()
 
@@ -105,9 +93,3 @@ class PortalBridge(IBridgeBase):
     def inputs(self) -> RiskInputs:
         assert self._connection is not None
         return self._connection.inputs()
-
-    def _tell_unverified(self, context: ssl.SSLContext) -> None:
-        unverified = self.endpoint.startswith("https:") and context.verify_mode is ssl.CERT_NONE
-        if unverified and not self._told_unverified:
-            self._told_unverified = True
-            self.emit(CertificateUnchecked(self.endpoint))

@@ -1,10 +1,9 @@
-"""The one place that sends requests to the Client Portal Gateway: paced, timed out, understood."""
+"""The only place that sends requests to the Client Portal Gateway: paced, timed out, understood."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ import orjson
 import trio
 
 from trio_bridge.config import is_loopback
-from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.errors import ConfigError, GatewayError, leaves
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.portal.health import (
     AnswerError,
@@ -28,7 +27,7 @@ from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -49,65 +48,58 @@ LARGEST_ANSWER: Final = 16 * 2**20
 HTTP_OK: Final = 200
 HTTP_TOO_MANY: Final = 429
 LOGGED_OUT_CODES: Final = frozenset({401, 302, 303, 307})
-"""Unauthorized, or on the way to the login page. Not 403: that gateway refuses our host."""
+"""Unauthorized, or redirected to the login page. Not 403: that gateway refuses our host."""
 
 TEXT_SHOWN: Final = 80
 UNTRUSTED_REMEDY: Final = "set IBKR_CA_FILE to the PEM file of its issuer"
 
 LIMITS: Final = httpx.Limits(max_connections=10, keepalive_expiry=4.0)
-"""Idle connections are closed before the server does it, commonly after five seconds."""
+"""Idle connections are closed before the server closes them, commonly after five seconds."""
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
 class Shared:
     """What the parts of a connection need and its successors take over: a reconnect must neither
-    ask too soon nor tell things twice."""
+    ask too soon nor report things twice. `now` is the wall clock."""
 
-    settings: Settings
-    emit: EventSink
-    now: Callable[[], datetime]
-    """The wall clock."""
-    timing: Timing
-    pacing: Pacing
-    troubles: Ongoing
-    answers: Answers
-
-    @classmethod
-    def begin(
-        cls, settings: Settings, emit: EventSink, now: Callable[[], datetime], timing: Timing
-    ) -> Self:
-        """Nothing was asked yet, and nothing is wrong."""
-        pacing = Pacing()
-        troubles = Ongoing(emit, trio.current_time)
-        answers = Answers(troubles, trio.current_time, is_paused=lambda: pacing.pause_s > 0)
-        return cls(settings, emit, now, timing, pacing, troubles, answers)
+    def __init__(
+        self, settings: Settings, emit: EventSink, now: Callable[[], datetime], timing: Timing
+    ) -> None:
+        self.settings = settings
+        self.emit = emit
+        self.now = now
+        self.timing = timing
+        self.pacing = Pacing()
+        self.troubles = Ongoing(emit, trio.current_time)
+        self.answers = Answers(
+            self.troubles, trio.current_time, is_paused=lambda: self.pacing.pause_s > 0
+        )
 
 
 class Answer(NamedTuple, Generic[T]):
-    """What the gateway said, and the instant (monotonic clock) at which it was asked."""
+    """What the gateway said, and when (monotonic clock) it was asked."""
 
     value: T
     asked_at: float
 
 
-def as_is(payload: Any) -> Any:
-    """Any JSON is welcome."""
+def as_is(payload: object) -> Any:
+    """Any JSON will do."""
     return payload
 
 
 def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
     """How the gateway's certificate is checked.
 
-    The gateway ships with a self-signed certificate, so on a loopback host any is accepted unless
-    a CA file is given. Everywhere else it must be valid for the host.
+    The gateway ships with a self-signed certificate, so on a loopback host any certificate is
+    accepted unless a CA file is given. Everywhere else it must be valid for the host.
 
     Raises:
         ConfigError: IBKR_CA_FILE cannot be used.
     """
     if ca_file is None and is_loopback(urlsplit(url).hostname or ""):
-        # Without the system's certificates: to read them takes 20 ms, in which no row is written.
+        # Without the system's certificates: reading them blocks all rows for 20 ms.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -123,13 +115,8 @@ def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
 class PortalClient:
     """Requests over one HTTP connection pool; close it with `aclose`.
 
-    An answer may take as long as `Timing` says from the first byte sent to the last one received;
-    waiting for a turn comes on top.
-
-    Args:
-        shared: of the bridge.
-        context: from `tls_context`.
-        health: takes note of every request's end.
+    `Timing` limits the time from a request's first byte to the last byte of its answer; waiting for
+    a turn comes on top. `health` takes note of how each request ends.
     """
 
     def __init__(self, shared: Shared, context: ssl.SSLContext, health: Health) -> None:
@@ -144,7 +131,7 @@ class PortalClient:
             base_url=url.rstrip("/") + API_PATH,
             verify=context,
             limits=LIMITS,
-            # Neither a proxy nor ~/.netrc has a say in where a brokerage session goes.
+            # Neither a proxy nor ~/.netrc may redirect a brokerage session.
             trust_env=False,
             follow_redirects=False,
             timeout=None,  # every request has a deadline over all of it
@@ -158,38 +145,36 @@ class PortalClient:
         self,
         endpoint: EndpointLimit,
         *,
-        read: Callable[[Any], T] = as_is,
+        read: Callable[[object], T] = as_is,
         query: Mapping[str, str] | None = None,
         slow: bool = False,
         **path: object,
     ) -> Answer[T]:
-        """Make one request, when it is its turn, and return what `read` makes of the JSON.
+        """Make one request, when its turn comes, and return what `read` makes of the JSON.
 
         Args:
             endpoint: what to ask.
-            read: turns the decoded JSON into what is wanted, or raises ShapeError.
+            read: turns the decoded JSON into a value, or raises ShapeError.
             query: the URL's parameters.
-            slow: whether it is one of those that may take long (`Timing.slow_answer_s`).
-            path: what stands for the braces in the endpoint's path.
+            slow: whether the answer may take `Timing.slow_answer_s`.
+            path: replaces the braces in the endpoint's path.
 
         Raises:
             NoAnswerError: no answer came in time.
-            LoggedOutError: nobody is logged in.
-            PausedError: the gateway asked, now or before, for a pause; nothing is sent meanwhile.
-            AnswerError: any other answer that is not the document expected, with status 200.
+            LoggedOutError: the gateway has no login.
+            PausedError: the gateway wants a pause; until it ends nothing is sent.
+            AnswerError: any other answer than the expected document with status 200.
         """
         async with self.pacing.turn(endpoint):
             if self.pacing.pause_s > 0:
                 raise PausedError(f"the gateway wants no requests for {self.pacing.pause_s:.0f} s")
             asked_at = trio.current_time()
-            where = f"{endpoint.method} {endpoint.path.format(**path)}"
+            url = endpoint.path.format(**path)
+            where = f"{endpoint.method} {url}"
             timeout_s = self._timing.slow_answer_s if slow else self._timing.answer_s
             self.pacing.requests += 1
             try:
-                payload = await self._send(
-                    endpoint, endpoint.path.format(**path), query, timeout_s, where
-                )
-                answer = read(payload)
+                answer = read(await self._send(endpoint, url, query, timeout_s, where))
             except GatewayError as error:
                 self.health.note(endpoint, error)
                 raise
@@ -201,7 +186,7 @@ class PortalClient:
             return Answer(answer, asked_at)
 
     async def knock(self) -> None:
-        """See whether the gateway's port is open, without a request.
+        """Check, without a request, that the gateway's port is open.
 
         Raises:
             NoAnswerError: it is not.
@@ -221,7 +206,7 @@ class PortalClient:
         query: Mapping[str, str] | None,
         timeout_s: float,
         where: str,
-    ) -> Any:
+    ) -> object:
         body = orjson.dumps(endpoint.body) if endpoint.method == "POST" else b""
         headers = {"Content-Type": "application/json"} if body else None
         opened = _Opened()
@@ -256,7 +241,7 @@ class PortalClient:
         self.pacing.answers += 1
         return self._understand(where, response, content)
 
-    def _understand(self, where: str, response: httpx.Response, content: bytes) -> Any:
+    def _understand(self, where: str, response: httpx.Response, content: bytes) -> object:
         status = response.status_code
         if status == HTTP_TOO_MANY:
             pause_s = self._retry_after_s(response.headers.get("Retry-After"))
@@ -286,8 +271,8 @@ class PortalClient:
 
 
 class _Body(httpx.AsyncByteStream):
-    """A request's body. httpx's own is an async generator, which a request that is given up would
-    leave to the garbage collector."""
+    """A request's body. httpx's own is an async generator, which an abandoned request would leave
+    to the garbage collector."""
 
     def __init__(self, content: bytes) -> None:
         self._parts = [content] if content else []
@@ -302,9 +287,9 @@ class _Body(httpx.AsyncByteStream):
 
 
 class _Opened:
-    """The TCP connection that a request has opened, if it did not find one.
+    """The TCP connection that a request has opened, if it did not reuse one.
 
-    httpcore (1.0) forgets it when the request is given up during the TLS handshake: it closes after
+    httpcore (1.0) leaks it when the request is cancelled during the TLS handshake: it closes after
     an `Exception`, which trio.Cancelled is not. Left to the garbage collector, a gateway that hangs
     there costs about 90 descriptors (measured), and their warnings appear anywhere.
     https://www.encode.io/httpcore/extensions/#trace
@@ -325,7 +310,7 @@ class _Opened:
 
 async def _read_all(response: httpx.Response, where: str) -> bytes:
     content = bytearray()
-    # To its end in any case: what httpx has begun to iterate must not be left to the collector.
+    # Always to its end: an unfinished iterator of httpx would be left to the garbage collector.
     async for chunk in response.aiter_bytes():
         if len(content) <= LARGEST_ANSWER:
             content += chunk
@@ -334,27 +319,17 @@ async def _read_all(response: httpx.Response, where: str) -> bytes:
     return bytes(content)
 
 
-def members_of(error: BaseException) -> Iterator[BaseException]:
-    """The errors of a group and of the groups in it; an error that is no group is its own."""
-    if isinstance(error, BaseExceptionGroup):
-        for one in error.exceptions:
-            yield from members_of(one)
-    else:
-        yield error
-
-
 def reason_of(error: BaseException) -> str:
-    """A connection's failure in words for a person: its innermost cause that says something; of
-    several addresses' failures each one."""
+    """Why a connection failed: the innermost cause with a text, for each address that failed."""
     cause: BaseException | None = error
     innermost = error
     while cause is not None:
         if isinstance(cause, BaseExceptionGroup):
-            return "; ".join(dict.fromkeys(map(reason_of, members_of(cause))))
+            return "; ".join(dict.fromkeys(map(reason_of, leaves(cause))))
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the gateway's certificate is not trusted ({cause.verify_message})"
         if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
-            # Host names that nobody knows have numbers and texts of their own.
+            # Unknown host names have numbers and texts of their own.
             return (os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)).lower()
         innermost = cause if str(cause) else innermost
         cause = cause.__cause__ or cause.__context__
@@ -362,15 +337,15 @@ def reason_of(error: BaseException) -> str:
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    """Whether the certificate was refused, perhaps at one of several addresses."""
+    """Whether the certificate was refused, be it at one of several addresses."""
     if isinstance(error, BaseExceptionGroup):
-        return any(map(_is_untrusted, members_of(error)))
+        return any(map(_is_untrusted, error.exceptions))
     cause = error.__cause__ or error.__context__
     here = isinstance(error, ssl.SSLCertVerificationError)
     return here or (cause is not None and _is_untrusted(cause))
 
 
 def _shown(content: bytes) -> str:
-    """The beginning of an answer that was of no use, on one line."""
+    """The beginning of an unusable answer, on one line."""
     text = " ".join(content[: 4 * TEXT_SHOWN].decode("utf-8", "replace").split())
     return f": {text[:TEXT_SHOWN]}" if text else ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_bridge.errors import ConfigError
+from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.gateways.base import RiskInputs
 from trio_bridge.gateways.portal.client import PortalClient
 from trio_bridge.gateways.portal.definitions import DefinitionLoop
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 40.0
 LOAD_TIMEOUT_S: Final = 20.0
-"""How long `connect` waits for the first positions; after that they just come later."""
+"""How long `connect` waits for the first positions; it returns without them after that."""
 
 PROBE_TIMEOUT_S: Final = 20.0
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -46,8 +46,7 @@ class Connection:
         self.scope = trio.CancelScope()
         self.done = trio.Event()
         self._lost = trio.Event()
-        self._lost_error: BridgeError = NoAnswerError("never connected")
-        self._connected = False
+        self._lost_error: BridgeError | None = None
         self._shared = shared
         self._readiness = readiness
         self._health = Health(shared.answers, readiness, shared.timing.status_stale_s)
@@ -55,10 +54,6 @@ class Connection:
         self._login = Login(self._client, shared)
         self._memory = Memory(shared.settings, readiness, shared.timing.settle_s)
         self._positions = PositionLoop(self._client, shared, self._memory, self._login)
-
-    @property
-    def is_lost(self) -> bool:
-        return self._lost.is_set() or self.done.is_set()
 
     async def wait_lost(self) -> str:
         await self._lost.wait()
@@ -83,12 +78,13 @@ class Connection:
         raise NoAnswerError(f"no answer within {PROBE_TIMEOUT_S:.0f} s")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Connect, tell the parent, and keep going.
+        """Connect, report started, and keep going.
 
         Raises:
-            GatewayError: before the parent was told: the gateway gave no usable answer.
-            ConfigError: before the parent was told: it does not know an account of IB_ACCOUNT.
+            GatewayError: before it has started: the gateway gave no usable answer.
+            ConfigError: before it has started: the gateway does not know an account of IB_ACCOUNT.
         """
+        started = False
         with self.scope:
             try:
                 await self._open()
@@ -98,15 +94,17 @@ class Connection:
                     nursery.start_soon(self._login.watch)
                     nursery.start_soon(self._serve)
                     await self._first_load()
-                    self._connected = True
+                    started = True
+                    if self._lost_error is None:
+                        self._readiness.clear(Reason.NOT_CONNECTED)
                     task_status.started()
             finally:
                 self.done.set()
                 self._readiness.block(Reason.NOT_CONNECTED)
                 with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
                     await self._client.aclose()
-        if self._lost.is_set() and not self._connected:
-            raise self._lost_error
+        if not started:
+            raise self._lost_error or GatewayError("disconnected")
 
     async def _open(self) -> None:
         with trio.move_on_after(CONNECT_TIMEOUT_S):
@@ -114,8 +112,8 @@ class Connection:
                 if await self._login.check() is SessionState.HEALTHY:
                     await self._load_accounts()
             except PausedError:
-                # The gateway wants peace, which is a state like "not logged in": see that it is
-                # there, without a request, and wait.
+                # A pause is a state like "not logged in": check, without a request, that the
+                # gateway is there, and wait.
                 await self._client.knock()
             return
         raise NoAnswerError(f"the gateway did not get ready within {CONNECT_TIMEOUT_S:.0f} s")
@@ -124,12 +122,12 @@ class Connection:
         try:
             await self._positions.load_accounts()
         except ConfigError:
-            # It ends the service, and a gateway that is just logging in may not know all of them
-            # yet: only what it says again, five seconds later, is its word.
+            # It ends the service, and right after a login the gateway may not know all accounts
+            # yet: only the same answer again, five seconds later, counts.
             await self._positions.load_accounts()
 
     async def _first_load(self) -> None:
-        """Wait for the first positions, as long as there is hope for them."""
+        """Wait for the first positions, for as long as the session is well."""
         with trio.move_on_after(LOAD_TIMEOUT_S):
             async with trio.open_nursery() as nursery:
 
@@ -156,7 +154,7 @@ class Connection:
                     await self._health.wait_session(well=False)
                     nursery.cancel_scope.cancel()
             finally:
-                # Now, while there is no session: with the next one, nothing old may show.
+                # Before the next session begins: nothing old may show in it.
                 memory.forget()
                 self._positions.forget_accounts()
 
@@ -176,7 +174,7 @@ class Connection:
         self._end(await self._health.wait_silent())
 
     def _end(self, error: BridgeError) -> None:
-        if not self._lost.is_set():
+        if self._lost_error is None:
             self._lost_error = error
             self._lost.set()
             self._readiness.block(Reason.NOT_CONNECTED)

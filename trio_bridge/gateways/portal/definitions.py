@@ -1,5 +1,5 @@
-"""Keeps the contracts' definitions in memory: asked for before the first quote of a derivative, and
-for multipliers that the positions lack."""
+"""Keeps the contracts' definitions in memory: requested before a derivative's first quote, and for
+multipliers that the positions lack."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ from trio_bridge.events.data import MultipliersKnown, MultipliersUnknown
 from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, PausedError
 from trio_bridge.gateways.portal.holdings import Definition
 from trio_bridge.gateways.portal.pacing import CONTRACT_INFO, DEFINITION_CON_IDS, DEFINITIONS
-from trio_bridge.gateways.portal.values import (
-    ShapeError,
-    read_con_id,
-    read_objects,
-    read_positive,
-    read_text,
-)
+from trio_bridge.gateways.portal.values import ShapeError, read_con_id, read_objects
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -30,8 +24,8 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.portal.holdings import Memory
 
 RESTART_S: Final = 3.0
-"""So long a contract is not asked for when its market data are to start anew: the stream looks once
-a second for what it should end."""
+"""How long a contract is left alone before its market data start again: the stream checks once a
+second what it should end."""
 
 
 class DefinitionLoop:
@@ -47,7 +41,7 @@ class DefinitionLoop:
         self._defined_at: dict[int, float] = {}
 
     async def run(self) -> NoReturn:
-        """Define what is held until cancelled: after each download, and now and then."""
+        """Define what is held, after each download and now and then, until cancelled."""
         backoff = Backoff(self._timing.backoff_s)
         seen = self._memory.downloads
         while True:
@@ -60,10 +54,10 @@ class DefinitionLoop:
             defined = await self._define(self._holdings.undefined())
             self._memory.definitions_first = defined
             if defined or backoff.attempts:
-                # Definitions that do not come must not keep multipliers from being asked for.
+                # Missing definitions must not keep multipliers from being requested.
                 with suppress(GatewayError):
                     await self._look_up(self._holdings.lacking())
-            self._tell_unknown_multipliers()
+            self._report_unknown_multipliers()
             if defined:
                 backoff = backoff.restarted()
             else:
@@ -71,7 +65,7 @@ class DefinitionLoop:
                 backoff = backoff.attempted()
 
     async def _define(self, con_ids: Sequence[int]) -> bool:
-        """Ask for these definitions; whether every answer came."""
+        """Request these definitions; whether every answer came."""
         for start in range(0, len(con_ids), DEFINITION_CON_IDS):
             batch = con_ids[start : start + DEFINITION_CON_IDS]
             query = {"conids": ",".join(map(str, batch))}
@@ -84,10 +78,10 @@ class DefinitionLoop:
         return True
 
     def _silent(self) -> list[int]:
-        """Options that have told no Greeks for long, although they were defined.
+        """Options without Greeks for a long time, although they were defined.
 
-        The gateway computes some only if their definition was asked for before their market data,
-        and its session may have been renewed unnoticed since: both are asked for once more.
+        The gateway computes some only if their definition was requested before their market data,
+        and its session may have been renewed unnoticed since: both are requested once more.
         """
         since = trio.current_time() - self._timing.silent_s
         return [
@@ -98,7 +92,7 @@ class DefinitionLoop:
         ]
 
     async def _look_up(self, con_ids: Sequence[int]) -> None:
-        """Ask for contracts one by one whose definition did not tell the multiplier."""
+        """Look up, one by one, contracts whose definition lacked the multiplier."""
         now = trio.current_time()
         for con_id in con_ids:
             if self._retry_lookup_at.get(con_id, -math.inf) > now:
@@ -109,13 +103,13 @@ class DefinitionLoop:
                     CONTRACT_INFO, read=read_contract_info, con_id=con_id
                 )
             except (PausedError, LoggedOutError):
-                del self._retry_lookup_at[con_id]  # it had no say
+                del self._retry_lookup_at[con_id]  # not an answer about the contract
                 return
             except AnswerError:
-                continue  # some contracts have no info: that must not keep the others waiting
+                continue  # some contracts have no info; the others must not wait for them
             self._holdings.learn({con_id: answer.value})
 
-    def _tell_unknown_multipliers(self) -> None:
+    def _report_unknown_multipliers(self) -> None:
         lacking = [con_id for con_id in self._holdings.lacking() if con_id in self._retry_lookup_at]
         if lacking:
             self._troubles.begin("multiplier", MultipliersUnknown(tuple(lacking)))
@@ -134,13 +128,7 @@ def read_definitions(payload: object) -> dict[int, Definition]:
     found = {}
     for entry in read_objects(payload.get("secdef"), "secdef"):
         if (con_id := read_con_id(entry.get("conid"))) is not None:
-            found[con_id] = Definition(
-                sec_type=read_text(entry, "assetClass"),
-                symbol=read_text(entry, "ticker"),
-                currency=read_text(entry, "currency"),
-                multiplier=read_positive(entry.get("multiplier")),
-                underlying_con_id=read_con_id(entry.get("undConid")),
-            )
+            found[con_id] = Definition.read(entry, ["assetClass"], ["ticker"], "undConid")
     return found
 
 
@@ -152,10 +140,4 @@ def read_contract_info(payload: object) -> Definition:
     """
     if not isinstance(payload, dict):
         raise ShapeError("a contract's info is not an object")
-    return Definition(
-        sec_type=read_text(payload, "instrument_type"),
-        symbol=read_text(payload, "symbol"),
-        currency=read_text(payload, "currency"),
-        multiplier=read_positive(payload.get("multiplier")),
-        underlying_con_id=read_con_id(payload.get("underlying_con_id")),
-    )
+    return Definition.read(payload, ["instrument_type"], ["symbol"], "underlying_con_id")

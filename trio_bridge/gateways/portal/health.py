@@ -1,8 +1,8 @@
 """What is wrong with the gateway now.
 
-Three questions, kept apart: does the gateway answer at all (`Silence`: the supervisor's business),
-are its answers of use (`Answers`), and is the brokerage session well (`SessionState`). The client
-notes how requests end, the login how the session is; whoever needs to know asks `Health`.
+Three questions: does the gateway answer at all (`Health`; if not, the connection is lost), are its
+answers of use (`Answers`), and is the brokerage session well (`SessionState`)? The client notes how
+requests end, the login how the session is.
 """
 
 from __future__ import annotations
@@ -21,12 +21,7 @@ from trio_bridge.events.portal import (
     RequestsPaused,
     RequestsResumed,
 )
-from trio_bridge.gateways.portal.pacing import (
-    CONTRACT_INFO,
-    DEFINITIONS,
-    OPEN_SESSION,
-    STATUS,
-)
+from trio_bridge.gateways.portal.pacing import CONTRACT_INFO, DEFINITIONS, OPEN_SESSION, STATUS
 from trio_bridge.gateways.readiness import Reason
 
 if TYPE_CHECKING:
@@ -43,10 +38,10 @@ SUSPECT_AFTER_FAILURES: Final = 2
 TROUBLE_AFTER_FAILURES: Final = 2
 TROUBLE_AFTER_S: Final = 2.0
 FORGET_S: Final = 120.0
-"""An endpoint that has not failed for so long is no longer asked: there is nothing to ask it."""
+"""An endpoint whose last failure is older than this no longer counts: it is not asked any more."""
 
-UNTOLD: Final = (DEFINITIONS, CONTRACT_INFO, OPEN_SESSION)
-"""Endpoints whose failures are told by what they lead to: no multiplier, no brokerage session."""
+REPORTED_OTHERWISE: Final = (DEFINITIONS, CONTRACT_INFO, OPEN_SESSION)
+"""Endpoints whose failures are reported by what they cause: no multiplier, no brokerage session."""
 
 SESSION_HINTS: Final = frozenset({400, 401})
 """What other endpoints answer when the session is gone ("no bridge", "not authenticated")."""
@@ -68,7 +63,7 @@ class AnswerError(GatewayError):
 
 
 class LoggedOutError(AnswerError):
-    """Nobody is logged in (HTTP 401, or a redirect to the login page)."""
+    """The gateway has no login (HTTP 401, or a redirect to the login page)."""
 
 
 class PausedError(AnswerError):
@@ -76,51 +71,14 @@ class PausedError(AnswerError):
 
 
 class SessionState(Enum):
-    """Whether rows can be had, and if not, what for."""
+    """How the brokerage session is; the value is the reason it gives for there being no row."""
 
-    UNKNOWN = "the session's state is not known yet"
-    HEALTHY = "the session is well"
-    LOGGED_OUT = "nobody is logged in at the gateway"
-    NO_BROKERAGE = "the gateway has no brokerage session"
-    COMPETING = "the owner's session elsewhere has the market data"
-    UPSTREAM_LOST = "the gateway has lost its connection to Interactive Brokers"
-
-
-class Silence:
-    """Whether the gateway still answers requests, told from how they end."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._failures = 0
-        self._since = 0.0
-        self.last_error = ""
-
-    def note(self, error: GatewayError | None) -> None:
-        if not isinstance(error, NoAnswerError):
-            self._failures = 0
-            return
-        if self._failures == 0:
-            self._since = self._clock()
-        self._failures += 1
-        self.last_error = str(error)
-
-    @property
-    def is_suspect(self) -> bool:
-        """The last requests got no answer: what we know may be about to be old."""
-        return self._failures >= SUSPECT_AFTER_FAILURES
-
-    @property
-    def is_lost(self) -> bool:
-        return self._failures >= LOST_AFTER_FAILURES and self._clock() - self._since >= LOST_AFTER_S
-
-
-NOT_WELL: Final = {
-    SessionState.UNKNOWN: Reason.SESSION_UNKNOWN,
-    SessionState.LOGGED_OUT: Reason.LOGGED_OUT,
-    SessionState.NO_BROKERAGE: Reason.NO_BROKERAGE,
-    SessionState.COMPETING: Reason.COMPETING,
-    SessionState.UPSTREAM_LOST: Reason.UPSTREAM_LOST,
-}
+    HEALTHY = None
+    UNKNOWN = Reason.SESSION_UNKNOWN
+    LOGGED_OUT = Reason.LOGGED_OUT
+    NO_BROKERAGE = Reason.NO_BROKERAGE
+    COMPETING = Reason.COMPETING
+    UPSTREAM_LOST = Reason.UPSTREAM_LOST
 
 
 @dataclass(slots=True)
@@ -133,7 +91,7 @@ class _Failing:
 class Answers:
     """Whether the answers are of use, endpoint by endpoint: 5xx, HTML, one that hangs.
 
-    A gateway that answers nothing at all is not told here: it is lost.
+    A gateway that answers nothing at all is not reported here: the connection to it is lost.
     """
 
     def __init__(
@@ -147,7 +105,7 @@ class Answers:
         self._clock = clock
         self._is_paused = is_paused
         self._failing: dict[str, _Failing] = {}
-        self._last_answer = float("-inf")
+        self._last_answer = -math.inf
 
     def note(self, endpoint: str, error: GatewayError | None) -> None:
         """A request to this endpoint has ended."""
@@ -157,23 +115,23 @@ class Answers:
             return
         if not isinstance(error, NoAnswerError):
             self._last_answer = now
-        if error is None:
-            self._failing.pop(endpoint, None)
-            for other in [name for name, one in self._failing.items() if one.last < now - FORGET_S]:
-                del self._failing[other]
-            if not self._is_paused():
-                self._troubles.end("pause", RequestsResumed)
-            if not self._failing:
-                self._troubles.end("answers", AnswersUsable)
-        else:
+        if error is not None:
             self._fail(endpoint, error, now)
+            return
+        self._failing.pop(endpoint, None)
+        for other in [name for name, one in self._failing.items() if one.last < now - FORGET_S]:
+            del self._failing[other]
+        if not self._is_paused():
+            self._troubles.end("pause", RequestsResumed)
+        if not self._failing:
+            self._troubles.end("answers", AnswersUsable)
 
     def _fail(self, endpoint: str, error: GatewayError, now: float) -> None:
         failing = self._failing.setdefault(endpoint, _Failing(0, now, now))
         failing.count += 1
         failing.last = now
         lasting = failing.count >= TROUBLE_AFTER_FAILURES and now - failing.since >= TROUBLE_AFTER_S
-        # While nothing else is answered either, it is the connection that is in trouble.
+        # While no other endpoint answers either, it is the connection that is in trouble.
         if lasting and self._last_answer >= failing.since:
             self._troubles.begin("answers", AnswersUnusable(str(error)))
 
@@ -183,7 +141,7 @@ class Health:
 
     Args:
         answers: takes note of each answer, beyond this connection.
-        readiness: no row while the gateway is silent, or the session not well.
+        readiness: blocked while the gateway is silent or the session not well.
         stale_s: how long the session counts as well after an answer that said so.
     """
 
@@ -192,33 +150,44 @@ class Health:
         self.well_at = -math.inf
         """When the session was last called well."""
         self._readiness = readiness
-        self._readiness.block(NOT_WELL[self.session])
+        self._readiness.block(Reason.SESSION_UNKNOWN)
         self._stale_s = stale_s
-        self._silence = Silence(trio.current_time)
         self._answers = answers
+        self._unanswered = 0
+        """How many requests in a row, and since when."""
+        self._unanswered_since = math.inf
         self._silent = trio.Event()
         self._silent_error = NoAnswerError("")
         self._session_changed = trio.Event()
         self._session_doubted = trio.Event()
 
     def note(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
-        """A request has ended, with an answer of use or with this error."""
-        self._silence.note(error)
-        if self._silence.is_suspect:
-            self._readiness.block(Reason.NO_ANSWER, self._silence.last_error)
+        """A request has ended, with a usable answer or with this error."""
+        if isinstance(error, NoAnswerError):
+            self._count_silence(error)
         else:
+            self._unanswered = 0
             self._readiness.clear(Reason.NO_ANSWER)
-        if isinstance(error, NoAnswerError) and self._silence.is_lost and not self._silent.is_set():
-            self._silent_error = error
-            self._silent.set()
         if isinstance(error, AnswerError) and error.status in SESSION_HINTS:
             if not self.is_well:
                 return  # that is what "not well" means
             if endpoint is not STATUS:
                 self.doubt_session()
-        # A pause is one for all, whichever request has met it.
-        if endpoint not in UNTOLD or isinstance(error, PausedError):
+        # A pause concerns every request, whichever has met it.
+        if endpoint not in REPORTED_OTHERWISE or isinstance(error, PausedError):
             self._answers.note(endpoint.path, error)
+
+    def _count_silence(self, error: NoAnswerError) -> None:
+        now = trio.current_time()
+        if self._unanswered == 0:
+            self._unanswered_since = now
+        self._unanswered += 1
+        if self._unanswered >= SUSPECT_AFTER_FAILURES:
+            self._readiness.block(Reason.NO_ANSWER, str(error))
+        lasting = now - self._unanswered_since >= LOST_AFTER_S
+        if self._unanswered >= LOST_AFTER_FAILURES and lasting and not self._silent.is_set():
+            self._silent_error = error
+            self._silent.set()
 
     async def wait_silent(self) -> NoAnswerError:
         """Wait until the gateway no longer answers; return what came of the last request."""
@@ -227,19 +196,20 @@ class Health:
 
     @property
     def is_well(self) -> bool:
-        """Whether the session was well when it was last looked at."""
+        """Whether the session was well when it was last checked."""
         return self.session is SessionState.HEALTHY
 
     def note_session(self, state: SessionState) -> None:
         """The session has been found in this state."""
-        if state is not self.session:
-            for reason in NOT_WELL.values():
-                self._readiness.clear(reason)
-            if state is not SessionState.HEALTHY:
-                self._readiness.block(NOT_WELL[state])
-            self.session = state
-            self._session_changed.set()
-            self._session_changed = trio.Event()
+        if state is self.session:
+            return
+        if self.session.value is not None:
+            self._readiness.clear(self.session.value)
+        if state.value is not None:
+            self._readiness.block(state.value)
+        self.session = state
+        self._session_changed.set()
+        self._session_changed = trio.Event()
 
     def note_word(self, state: SessionState, asked_at: float) -> None:
         """An answer has named this state; it was asked for at this instant."""
@@ -255,7 +225,7 @@ class Health:
             await self._session_changed.wait()
 
     def doubt_session(self) -> None:
-        """Something hints that the session has changed: it is looked at without waiting."""
+        """Something hints that the session has changed: have it checked at once."""
         self._session_doubted.set()
 
     async def wait_doubted(self) -> None:

@@ -1,19 +1,20 @@
 """What one connection holds in memory: positions, their contracts and quotes.
 
-A download counts only when it is whole, what it no longer names is gone only when a second
-download in a row says so, and the first one counts only when a second names the same: the gateway
-loads its cache page by page, and half a book, or an empty one, must never look like risk.
+A download counts only when it is complete; the first one only when a second names the same
+positions; and a position is gone only when two downloads in a row lack it. The gateway loads its
+cache page by page, and half a book, or an empty one, must never look like risk.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import trio
 
 from trio_bridge.gateways.keys import FUTURES_OPTION, contract_key, underlying_key
 from trio_bridge.gateways.portal.board import QuoteBoard
+from trio_bridge.gateways.portal.values import read_con_id, read_positive, read_text
 from trio_bridge.gateways.readiness import Reason, Settling
 from trio_bridge.model import Position
 from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 
 DERIVATIVES: Final = OPTION_TYPES | FUTURE_TYPES
 UNKNOWN_KIND: Final = "OPT"
-"""A holding whose kind nobody has told yet counts as an option without a multiplier: unpriced."""
+"""A holding of a kind still unknown counts as an option without a multiplier: unpriced."""
 
 
 class HeldKey(NamedTuple):
-    """What makes a holding the same one on two pages or in two downloads."""
+    """Identifies a holding across pages and downloads."""
 
     account: str
     con_id: int
@@ -39,27 +40,31 @@ class HeldKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """One entry of a positions page; what the entry lacks is empty or None."""
-
-    key: HeldKey
-    quantity: float
-    sec_type: str
-    symbol: str
-    currency: str
-    multiplier: float | None
-    underlying_con_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Definition:
-    """What `/trsrv/secdef` or `/iserver/contract/{conid}/info` tells of a contract."""
+    """A contract, as an answer describes it; what the answer lacks is empty or None."""
 
     sec_type: str = ""
     symbol: str = ""
     currency: str = ""
     multiplier: float | None = None
     underlying_con_id: int | None = None
+
+    @classmethod
+    def read(
+        cls,
+        entry: Mapping[str, object],
+        kind: Iterable[str],
+        symbol: Iterable[str],
+        underlying: str,
+    ) -> Self:
+        """Read it from an entry whose members have these names, which differ between endpoints."""
+        return cls(
+            sec_type=read_text(entry, *kind),
+            symbol=read_text(entry, *symbol),
+            currency=read_text(entry, "currency"),
+            multiplier=read_positive(entry.get("multiplier")),
+            underlying_con_id=read_con_id(entry.get(underlying)),
+        )
 
     def completed_by(self, other: Definition) -> Definition:
         return Definition(
@@ -71,46 +76,49 @@ class Definition:
         )
 
 
+class Held(NamedTuple):
+    """One entry of a positions page."""
+
+    key: HeldKey
+    quantity: float
+    definition: Definition
+
+
 class Holdings:
     """The last complete positions and what is known of their contracts."""
 
     def __init__(self) -> None:
-        self._held: dict[HeldKey, Held] | None = None
+        self._held: dict[HeldKey, Held] = {}
         self._accounts: frozenset[str] = frozenset()
-        """Those of the last download that was accepted."""
+        """Those of the last accepted download."""
         self._first: tuple[frozenset[str], frozenset[HeldKey]] | None = None
-        """What the last download named of accounts that none was accepted of yet."""
+        """The accounts without an accepted download, and what the last download named of them."""
         self._missing: frozenset[HeldKey] = frozenset()
         self._definitions: dict[int, Definition] = {}
         self._defined: set[int] = set()
-        """Contracts whose definition was asked for, and answered."""
+        """Contracts whose definition was requested and answered."""
         self._by_con_id: dict[int, Held] = {}
         self._positions: tuple[Position, ...] | None = None
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether a complete download has been accepted."""
-        return self._held is not None
-
     def is_doubtful(self, download: Iterable[Held], accounts: Iterable[str]) -> bool:
-        """Whether it may be for want of something that it looks as it does: an account's first
-        download, and one that doesn't name positions of before."""
+        """Whether the download might be incomplete: it is an account's first, or lacks positions
+        that we hold."""
         return not (
             self._accounts.issuperset(accounts)
-            and (self._held or {}).keys() <= {item.key for item in download}
+            and self._held.keys() <= {item.key for item in download}
         )
 
     def offer(self, download: Iterable[Held], accounts: Iterable[str]) -> bool:
-        """Take a complete download of all selected accounts; False: ask once more to be sure.
+        """Take a complete download of all selected accounts; False: repeat it to be sure.
 
-        An account's first one is accepted when the download before it named the same positions. A
-        later one that doesn't name positions of before is accepted only when the download before it
-        lacked them, too; one that names a position with quantity 0 says plainly that it was closed.
+        An account's first one is accepted when the previous download named the same positions. A
+        later one that lacks positions is accepted only when the previous one lacked them, too; a
+        position of quantity 0 is not lacking but closed.
         """
         named = {item.key: item for item in download}
         new = frozenset(accounts) - self._accounts
         first = (new, frozenset(key for key in named if key.account in new))
-        missing = frozenset((self._held or {}).keys() - named.keys())
+        missing = frozenset(self._held.keys() - named.keys())
         doubtful = bool(new and first != self._first) or not missing <= self._missing
         self._first = first
         self._missing = missing if doubtful else frozenset()
@@ -123,110 +131,103 @@ class Holdings:
         return True
 
     def forget(self) -> None:
-        """The session has ended: the next download starts anew. What definitions told stays, but
-        the next session may want them to be asked for anew before it computes Greeks."""
+        """The session has ended: the next download starts from nothing. Definitions stay, but the
+        next session may want a request for them before it computes Greeks."""
         self._defined.clear()
-        self._held = self._first = self._positions = None
+        self._held = {}
+        self._first = self._positions = None
         self._accounts = frozenset()
         self._missing = frozenset()
         self._by_con_id = {}
 
-    def define(self, con_ids: Iterable[int], told: dict[int, Definition]) -> None:
-        """Take the definitions of these contracts; what is not told is known to be unknown."""
+    def define(self, con_ids: Iterable[int], definitions: dict[int, Definition]) -> None:
+        """Take the answer to a request for these contracts; it may lack some of them."""
         self._defined.update(con_ids)
-        self.learn(told)
+        self.learn(definitions)
 
     def define_again(self, con_ids: Iterable[int]) -> None:
-        """Have these looked up anew; what is known of them stays."""
+        """Have these requested again; what is known of them stays."""
         self._defined.difference_update(con_ids)
 
     def learn(self, definitions: dict[int, Definition]) -> None:
-        """Add what a look-up told; earlier knowledge stays where the new one is silent."""
+        """Add what an answer says; where it is silent, what was known stays."""
         for con_id, definition in definitions.items():
             known = self._definitions.get(con_id)
             self._definitions[con_id] = definition.completed_by(known) if known else definition
         self._positions = None
 
     def undefined(self) -> list[int]:
-        """Contracts that should be looked up: every derivative, and what has no kind.
+        """Contracts whose definition should be requested: derivatives, and what has no kind.
 
         Derivatives even when their entry is complete: the gateway computes some of them only after
-        their definition was asked for.
+        a request for their definition.
         """
         return [
             con_id
             for con_id, held in self._by_con_id.items()
-            if con_id not in self._defined and (not held.sec_type or held.sec_type in DERIVATIVES)
+            if con_id not in self._defined
+            and (not (kind := held.definition.sec_type) or kind in DERIVATIVES)
         ]
 
     def lacking(self) -> list[int]:
-        """Contracts that cannot be priced for want of a kind or a multiplier."""
-        return list(
-            dict.fromkeys(
-                position.con_id
-                for position in self.positions()
-                if position.sec_type in DERIVATIVES and position.multiplier is None
-            )
+        """Contracts that cannot be priced for lack of a kind or a multiplier."""
+        lack = (
+            one.con_id
+            for one in self.positions()
+            if one.sec_type in DERIVATIVES and one.multiplier is None
         )
+        return list(dict.fromkeys(lack))
 
     def options(self) -> list[int]:
         """Contracts whose Greeks a row needs."""
-        return list(
-            dict.fromkeys(
-                position.con_id
-                for position in self.positions()
-                if position.sec_type in OPTION_TYPES
-            )
-        )
+        options = (one.con_id for one in self.positions() if one.sec_type in OPTION_TYPES)
+        return list(dict.fromkeys(options))
 
     def underlying_of(self, con_id: int) -> int | None:
-        """The contract id of an option's underlying, if positions or definitions tell it."""
+        """The contract id of an option's underlying, if positions or definitions name it."""
         held = self._by_con_id.get(con_id)
         definition = self._definitions.get(con_id, Definition())
-        return (held.underlying_con_id if held else None) or definition.underlying_con_id
+        return (held.definition if held else definition).completed_by(definition).underlying_con_id
 
     def positions(self) -> tuple[Position, ...]:
-        """All holdings, as values that a row is made of: the same object until one changes."""
+        """All holdings, as a row needs them: the same object until something changes."""
         if self._positions is None:
-            self._positions = tuple(map(self._position, (self._held or {}).values()))
+            self._positions = tuple(map(self._position, self._held.values()))
         return self._positions
 
     def _position(self, held: Held) -> Position:
-        definition = self._definitions.get(held.key.con_id, Definition())
-        sec_type = held.sec_type or definition.sec_type
-        symbol = held.symbol or definition.symbol
-        currency = held.currency or definition.currency
-        name = definition.symbol or held.symbol
-        underlying = underlying_key(name, currency) if sec_type and name else ""
-        if sec_type == FUTURES_OPTION:
-            # Options on one future share its symbol with those on the next one.
-            under_con_id = held.underlying_con_id or definition.underlying_con_id
+        looked_up = self._definitions.get(held.key.con_id, Definition())
+        known = held.definition.completed_by(looked_up)
+        name = looked_up.symbol or known.symbol
+        underlying = underlying_key(name, known.currency) if known.sec_type and name else ""
+        if known.sec_type == FUTURES_OPTION:
+            # Options on different futures may share a symbol.
+            under_con_id = known.underlying_con_id
             underlying = "" if under_con_id is None else contract_key(under_con_id)
         return Position(
             account=held.key.account,
             con_id=held.key.con_id,
-            sec_type=sec_type or UNKNOWN_KIND,
-            symbol=symbol,
+            sec_type=known.sec_type or UNKNOWN_KIND,
+            symbol=known.symbol,
             quantity=held.quantity,
-            # Without a kind even a multiplier says nothing.
-            multiplier=(held.multiplier or definition.multiplier) if sec_type else None,
+            # Without a kind, a multiplier means nothing.
+            multiplier=known.multiplier if known.sec_type else None,
             underlying=underlying,
-            currency=currency,
+            currency=known.currency,
         )
 
 
 class Memory:
-    """What one connection knows of the portfolio: filled by its loops and its stream, which know
-    nothing of each other, and read for each row."""
+    """What one connection knows of the portfolio: filled by its loops and its stream, which do not
+    know each other, and read for each row."""
 
     def __init__(self, settings: Settings, readiness: Readiness, settle_s: float) -> None:
         self.holdings = Holdings()
         self.quotes = QuoteBoard(settings.ib_market_data_type)
         self.accounts: tuple[str, ...] = ()
-        """Those that the positions are of: one that has just appeared isn't named without its
-        positions."""
+        """Those whose positions are here: an account that has just appeared waits for its own."""
         self.definitions_first = True
-        """Whether quotes wait for their contract's definition; not while none can be had."""
+        """Whether quotes wait for their contract's definition; not while there are none to get."""
         self.downloads = 0
         """Accepted since the connection began."""
         self._greeks_max_age_s = settings.greeks_max_age_s
@@ -243,13 +244,13 @@ class Memory:
         asked_at: float,
         stale_at: float,
     ) -> bool:
-        """Take a complete download; False: ask once more to be sure (see `Holdings.offer`).
+        """Take a complete download; False: repeat it to be sure (see `Holdings.offer`).
 
         Args:
-            download: all positions.
-            accounts: those that they are of.
-            asked_at: when the gateway was asked for the first of them.
-            stale_at: when they are no longer called the book.
+            download: all positions of these accounts.
+            accounts: the accounts.
+            asked_at: when the first position was requested.
+            stale_at: from when on they no longer count.
         """
         if not self.holdings.offer(download, accounts):
             return False
@@ -266,7 +267,7 @@ class Memory:
         return True
 
     async def wait_download(self, seen: int = 0) -> int:
-        """Wait until more than `seen` downloads were accepted; return how many there were."""
+        """Wait until more than `seen` downloads have been accepted; return how many have."""
         while self.downloads <= seen:
             await self._accepted.wait()
         return self.downloads
@@ -280,13 +281,13 @@ class Memory:
         self._settling.forget()
 
     def take_quotes(self, answers: Iterable[tuple[int, Mapping[str, object]]], at: float) -> None:
-        """Take what was said of these contracts (see `QuoteBoard.merge`)."""
+        """Take what was said about these contracts (see `QuoteBoard.merge`)."""
         for con_id, answer in answers:
             self.quotes.merge(con_id, answer, at)
         self._settle()
 
     def take_definitions(self, con_ids: Iterable[int], definitions: dict[int, Definition]) -> None:
-        """Take the answer to a question for these contracts."""
+        """Take the answer to a request for these contracts."""
         self.holdings.define(con_ids, definitions)
         self._settle()
 
@@ -299,7 +300,6 @@ class Memory:
         """Contracts whose market data a row needs: the options and their underlyings."""
         options = self.holdings.options()
         if self.definitions_first:
-            # The gateway computes some derivatives only after their definition was asked for.
             undefined = set(self.holdings.undefined())
             options = [con_id for con_id in options if con_id not in undefined]
         underlyings = (
@@ -309,8 +309,8 @@ class Memory:
         return list(dict.fromkeys([*options, *(con_id for con_id in underlyings if con_id)]))
 
     def greeks(self, *, well_at: float) -> dict[int, Greeks]:
-        """The last model Greeks by contract id, no younger than the last word that the session is
-        well: a gateway that is cut off may go on to tell what it knew."""
+        """The last model Greeks by contract id, no younger than the last word that the session was
+        well: a gateway that is cut off may keep sending what it knew."""
         since = trio.current_time() - self._greeks_max_age_s
         found = {}
         for con_id in self.holdings.options():
@@ -321,7 +321,6 @@ class Memory:
         return found
 
     def _settle(self) -> None:
-        """See whether every option has answered."""
         if (
             not self.is_settled
             and not self.holdings.undefined()
@@ -331,11 +330,11 @@ class Memory:
 
     def _learn_underlyings(self) -> None:
         """Where neither positions nor definitions name an option's underlying, its data may."""
-        told = {
+        named = {
             con_id: Definition(underlying_con_id=underlying)
             for con_id in self.holdings.options()
             if self.holdings.underlying_of(con_id) is None
             and (underlying := self.quotes.underlying_of(con_id)) is not None
         }
-        if told:
-            self.holdings.learn(told)
+        if named:
+            self.holdings.learn(named)

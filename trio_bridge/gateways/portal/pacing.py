@@ -1,8 +1,9 @@
 """How often the Client Portal Gateway may be asked: every endpoint we use, and its limit.
 
-Limits: 10 requests a second over all, `/portfolio/accounts` 1 in 5 s, `/tickle` 1 a second,
+Limits: 10 requests a second overall, `/portfolio/accounts` 1 in 5 s, `/tickle` 1 a second,
 snapshots 10 a second (https://www.interactivebrokers.com/campus/ibkr-api-page/cpapi-v1/#pacing).
-Over them come HTTP 429 and ten minutes in a penalty box; repeat offenders are blocked for good.
+Exceeding them brings HTTP 429 and ten minutes in a penalty box; repeat offenders are blocked for
+good.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -19,43 +20,43 @@ if TYPE_CHECKING:
 
 
 class Timing(NamedTuple):
-    """How often each thing is asked for, and how long things may take, in seconds."""
+    """How often things are asked for, and how long they may take, in seconds."""
 
     tickle_s: float = 60.0
     """The session ends after some minutes without one."""
     tickle_retry_s: float = 15.0
     status_s: float = 5.0
-    """Greeks count as no younger than the last look."""
+    """Greeks count as no younger than the last status."""
     status_stale_s: float = 60.0
-    """A session that nobody has called well for so long (12 looks) is no longer taken for it."""
+    """After this long (12 checks) without a healthy status the session counts as unhealthy."""
     login_retry_s: float = 30.0
     """While the session is not well: a person may need hours to log in."""
     positions_s: float = 5.0
     """With the gateway's cache invalidated each time: it would hide trades for minutes."""
     accounts_s: float = 60.0
-    """So soon an account that the login has come to manage counts."""
+    """How often to look for newly managed accounts."""
     quotes_s: float = 2.5
     streamed_quotes_s: float = 10.0
-    """While the WebSocket brings the changes: only to see that it does."""
+    """While the WebSocket brings the changes: only to check that it does."""
     first_quotes_s: float = 1.0
-    """Until every option has answered: computed fields come one by one, each to a new question."""
+    """Until every option has answered: computed fields come one by one, one per request."""
     definitions_retry_s: float = 60.0
     silent_s: float = 120.0
-    """An option that told no Greeks for so long is asked for from its definition on."""
+    """After this long without Greeks an option is asked for again, starting with its definition."""
     stream_tic_s: float = 30.0
     stream_silent_s: float = 60.0
-    """A WebSocket on which nothing was heard for so long is given up; it has a heartbeat."""
+    """A WebSocket that has been silent for this long is dropped; it has a heartbeat."""
     resubscribe_s: float = 480.0
     """A subscription ends by itself after ten minutes."""
     backoff_s: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 30.0)
-    """The pauses after answers of no use."""
+    """The pauses after unusable answers."""
     answer_s: float = 5.0
     slow_answer_s: float = 15.0
     """For what the gateway itself has to ask Interactive Brokers for: positions, the session."""
     settle_s: float = 10.0
-    """So long the first rows wait for options that have not answered yet."""
+    """How long the first rows wait for options that have not answered yet."""
     positions_stale_s: float = 60.0
-    """Positions not read again for so long (12 polls) are no longer called the book."""
+    """Positions that could not be read again for this long (12 polls) no longer count."""
 
 
 USUAL_TIMING: Final = Timing()
@@ -69,16 +70,16 @@ class Rate(NamedTuple):
 
 
 class EndpointLimit(NamedTuple):
-    """One thing that may be asked of the gateway.
+    """One request that may be made.
 
-    The client sends nothing else: no order, no logout, and `compete` is false here for good.
+    The client sends nothing else: no order, no logout, and `compete` is always false.
     """
 
     method: str
     path: str
     rate: Rate | None = None
-    body: Mapping[str, Any] = {}
-    """A POST always has a JSON body: without one the gateway may answer 411."""
+    body: Mapping[str, bool] = {}
+    """A POST always sends a JSON body: without one the gateway may answer 411."""
 
 
 TICKLE: Final = EndpointLimit("POST", "/tickle", Rate(1, 1.0))
@@ -96,10 +97,10 @@ CONTRACT_INFO: Final = EndpointLimit("GET", "/iserver/contract/{con_id}/info")
 STREAM: Final = EndpointLimit("GET", "/ws")
 
 OVERALL: Final = Rate(8, 1.0)
-"""Two of the gateway's ten a second stay free for the owner's own use of it."""
+"""Two of the gateway's ten a second are left to the owner."""
 
 MARGIN_S: Final = 0.01
-"""On top of each period: the gateway's clock may run a little slower, and sums of floats round."""
+"""Added to each period: the gateway's clock may run a little slower, and sums of floats round."""
 
 SNAPSHOT_CON_IDS: Final = 100
 DEFINITION_CON_IDS: Final = 100
@@ -108,9 +109,9 @@ DEFINITION_CON_IDS: Final = 100
 class Pace:
     """Keeps a rate as the gateway sees it, first come, first served.
 
-    A request counts from before it is sent until a period (and a little) after its answer. Whenever
-    it really arrived, it was in between: so however the network delays and bunches requests, the
-    gateway never sees more than allowed within any period.
+    A request counts from before it is sent until a period (and a little) after its answer. It has
+    arrived at some time in between; so however the network delays and bunches requests, the gateway
+    never sees more than allowed in any period.
     """
 
     def __init__(self, rate: Rate) -> None:
@@ -122,7 +123,7 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
-        """Wait for a turn and hold it for the time of one request."""
+        """Wait for a turn and hold it during one request."""
         async with self._queue:
             while not self._has_room():
                 with trio.move_on_at(self._expiries[0] if self._expiries else math.inf):
@@ -158,7 +159,7 @@ class Pacing:
 
     @property
     def pause_s(self) -> float:
-        """Seconds until the gateway wants to hear from us again; 0 when it does now."""
+        """Seconds until requests may be sent again; 0 if they may be sent now."""
         return max(0.0, self.paused_until - trio.current_time())
 
     def pause(self, seconds: float) -> None:
@@ -166,7 +167,7 @@ class Pacing:
 
     @asynccontextmanager
     async def turn(self, endpoint: EndpointLimit) -> AsyncGenerator[None]:
-        """Wait until the endpoint may be asked, and hold the turn for the time of one request."""
+        """Wait until the endpoint may be asked, and hold the turn during one request."""
         if endpoint.rate is None:
             async with self._overall.turn():
                 yield

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.portal.health import AnswerError
-from trio_bridge.gateways.portal.holdings import Held, HeldKey
+from trio_bridge.gateways.portal.holdings import Definition, Held, HeldKey
 from trio_bridge.gateways.portal.pacing import ACCOUNTS, INVALIDATE, POSITIONS
 from trio_bridge.gateways.portal.values import (
     ShapeError,
@@ -25,33 +25,33 @@ from trio_bridge.gateways.portal.values import (
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Set
+    from collections.abc import Mapping, Sequence, Set
 
     from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
     from trio_bridge.gateways.portal.login import Login
 
 CONFIRM_S: Final = 1.0
-"""Until a download that lacked positions is repeated."""
+"""How long before a doubtful download is repeated."""
 
 POSITIONS_SHARE_S: Final = 0.5
-"""Positions take no more than one request in so many seconds, on average."""
+"""Positions take at most one request per this many seconds, on average."""
 
 MOST_PAGES: Final = 1_000
 
 SMALLEST_PAGE: Final = 30
-"""What counts when entries don't tell their page's size. Pages were of 30 in the API's first
-specification and are of 100 in today's, where each entry says so."""
+"""For entries that do not name their page's size. Pages were of 30 in the API's first specification
+and are of 100 in today's, where each entry says so."""
 
 NO_SUCH_ENDPOINT: Final = frozenset({404, 405, 501})
 
 ASK_AGAIN_AFTER: Final = 2
-"""After so many failures the accounts are asked for again, which the gateway wants to come first:
-its session may have been renewed unnoticed."""
+"""After this many failures the accounts are requested again, which the gateway expects first: its
+session may have been renewed unnoticed."""
 
 
 class PositionLoop:
-    """Asks for accounts and positions; `run` it while the session is well, from an empty memory."""
+    """Polls accounts and positions; `run` it while the session is well, from an empty memory."""
 
     def __init__(self, client: PortalClient, shared: Shared, memory: Memory, login: Login) -> None:
         self._client = client
@@ -64,10 +64,10 @@ class PositionLoop:
         """Made by the last download."""
 
     async def load_accounts(self) -> None:
-        """Ask for the accounts and select those that the settings name.
+        """Request the accounts and select those that the settings name.
 
         Raises:
-            ConfigError: IB_ACCOUNT names one that the gateway does not know.
+            ConfigError: the gateway does not know an account of IB_ACCOUNT.
             GatewayError: no usable answer.
         """
         answer = await self._client.ask(ACCOUNTS, read=read_accounts)
@@ -75,7 +75,7 @@ class PositionLoop:
         self._accounts_asked_at = answer.asked_at
 
     async def know_accounts(self) -> None:
-        """Load the accounts, unless this login has told them: it may be another person's.
+        """Load the accounts unless this login has named them: it may be another person's.
 
         Raises:
             ConfigError: as `load_accounts`.
@@ -87,7 +87,7 @@ class PositionLoop:
                 await trio.sleep(self._timing.positions_s)
 
     def forget_accounts(self) -> None:
-        """The login has ended: the next one wants to be asked for accounts before positions."""
+        """The login has ended: ask the next one for its accounts before its positions."""
         self._accounts_asked_at = -math.inf
 
     async def run(self) -> NoReturn:
@@ -107,7 +107,7 @@ class PositionLoop:
                 download = await self._download(accounts)
                 doubtful = self._memory.holdings.is_doubtful(download, accounts)
                 if doubtful and not await self._login.is_well():
-                    # A gateway that is cut off may know of no positions: that is no book.
+                    # A gateway that is cut off may know of no positions.
                     raise AnswerError("the session is not well")
             except GatewayError:
                 await trio.sleep(backoff.delay_s)
@@ -117,7 +117,7 @@ class PositionLoop:
             # A large book must not crowd out its quotes.
             pause_s = max(self._timing.positions_s, self._requests * POSITIONS_SHARE_S)
             round_s = max(pause_s, trio.current_time() + CONFIRM_S - began)
-            # A book of many accounts takes its time: one round may fail, as ever.
+            # A book of many accounts takes long: here, too, one round may fail.
             stale_at = began + max(self._timing.positions_stale_s, 2 * round_s)
             if self._memory.accept(download, accounts, asked_at=began, stale_at=stale_at):
                 await trio.sleep_until(began + round_s)
@@ -125,10 +125,9 @@ class PositionLoop:
                 await trio.sleep(CONFIRM_S)
 
     async def _look_for_accounts(self) -> None:
-        """See now and then whether the login has come to manage another account."""
+        """Look now and then for newly managed accounts."""
         due = self._accounts_asked_at + self._timing.accounts_s
         if not self._accounts.are_named and trio.current_time() >= due:
-            # The positions of those that are known count meanwhile.
             with suppress(GatewayError):
                 await self.load_accounts()
 
@@ -138,17 +137,16 @@ class PositionLoop:
         self._requests = 0
         for account in accounts:
             await self._invalidate(account)
-            others = frozenset(accounts) - {account}
-            held += await self._download_account(account, others)
+            held += await self._download_account(account, frozenset(accounts) - {account})
         return held
 
     async def _invalidate(self, account: str) -> None:
-        """Have the gateway read the account's positions anew, where it can be told to."""
+        """Have the gateway reload the account's positions, where it supports that."""
         self._requests += 1
         try:
             await self._client.ask(INVALIDATE, slow=True, account=account)
         except AnswerError as error:
-            # Pages out of a cache that stays are as old as the cache, whatever they look like.
+            # Pages from a cache that was not cleared are as old as the cache.
             if error.status not in NO_SUCH_ENDPOINT:
                 raise
 
@@ -177,12 +175,11 @@ def read_page(payload: object, account: str, others: Set[str] = frozenset()) -> 
 
     Args:
         payload: the JSON.
-        account: which it was asked for.
-        others: which are asked for beside it, so that their positions must not be in it.
+        account: the one that was asked about.
+        others: accounts asked about separately, whose positions must not be in it.
 
     Raises:
-        ShapeError: any entry cannot be read: a position left out would be a false row, and so would
-            one that counts twice.
+        ShapeError: an entry cannot be read, or would count twice: either makes a false row.
     """
     entries = read_objects(payload, "positions")
     if strangers := others & {read_text(entry, "acctId") for entry in entries}:
@@ -192,13 +189,14 @@ def read_page(payload: object, account: str, others: Set[str] = frozenset()) -> 
     return [_read_held(entry, account) for entry in entries]
 
 
-def is_last_page(payload: Sequence[dict[str, Any]]) -> bool:
-    """Whether a page that could be read is shorter than full, so that none follows."""
-    told = [read_positive(entry.get("pageSize")) or SMALLEST_PAGE for entry in payload]
-    return len(payload) < min(told, default=SMALLEST_PAGE)
+def is_last_page(payload: object) -> bool:
+    """Whether the page is not full, so that none follows."""
+    entries = read_objects(payload, "positions")
+    sizes = [read_positive(entry.get("pageSize")) or SMALLEST_PAGE for entry in entries]
+    return len(entries) < min(sizes, default=SMALLEST_PAGE)
 
 
-def _read_held(entry: dict[str, Any], account: str) -> Held:
+def _read_held(entry: Mapping[str, object], account: str) -> Held:
     con_id = read_con_id(entry.get("conid"))
     quantity = read_exact(entry.get("position"))
     if con_id is None or quantity is None:
@@ -206,15 +204,9 @@ def _read_held(entry: dict[str, Any], account: str) -> Held:
             f"a position of account {account} has conid {entry.get('conid')!r} "
             f"and quantity {entry.get('position')!r}"
         )
-    return Held(
-        key=HeldKey(account, con_id, read_text(entry, "model")),
-        quantity=quantity,
-        sec_type=read_text(entry, "assetClass", "secType"),
-        symbol=read_text(entry, "ticker", "contractDesc"),
-        currency=read_text(entry, "currency"),
-        multiplier=read_positive(entry.get("multiplier")),
-        underlying_con_id=read_con_id(entry.get("undConid")),
-    )
+    key = HeldKey(account, con_id, read_text(entry, "model"))
+    kind, symbol = ("assetClass", "secType"), ("ticker", "contractDesc")
+    return Held(key, quantity, Definition.read(entry, kind, symbol, "undConid"))
 
 
 def read_accounts(payload: object) -> tuple[str, ...]:

@@ -1,16 +1,16 @@
-"""Asks for the quotes of what is held, over and over: often until every option has answered, rarely
-while the stream brings the changes."""
+"""Polls the quotes of what is held: often until every option has answered, rarely while the stream
+brings the changes."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.portal.pacing import BROKERAGE_ACCOUNTS, SNAPSHOT, SNAPSHOT_CON_IDS
-from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, ShapeError, read_con_id
+from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id, read_objects
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.portal.stream import QuoteStream
 
 INTRODUCE_AFTER: Final = 2
-"""After so many failures the brokerage accounts are asked for again, which the gateway wants to
-come first: its session may have been renewed unnoticed."""
+"""After this many failures the brokerage accounts are requested again, which the gateway expects
+first: its session may have been renewed unnoticed."""
 
 
 class QuoteLoop:
@@ -37,7 +37,7 @@ class QuoteLoop:
         self._timing = shared.timing
 
     async def run(self) -> NoReturn:
-        """Ask until cancelled."""
+        """Poll until cancelled."""
         backoff = Backoff(self._timing.backoff_s)
         introduced = False
         while True:
@@ -56,25 +56,22 @@ class QuoteLoop:
             await trio.sleep_until(began + pause_s)
 
     async def _ask_all(self, con_ids: Sequence[int]) -> bool:
-        """Ask for all quotes once; whether every answer came."""
-        outcomes: list[bool] = []
+        """Request all quotes once; whether every answer came."""
+        failures: list[GatewayError] = []
 
         async def ask(batch: Sequence[int]) -> None:
-            outcomes.append(await self._ask(batch))
+            query = {"conids": ",".join(map(str, batch)), "fields": ",".join(REQUESTED_FIELDS)}
+            try:
+                answer = await self._client.ask(SNAPSHOT, read=read_snapshot, query=query)
+            except GatewayError as error:
+                failures.append(error)
+            else:
+                self._memory.take_quotes(answer.value, answer.asked_at)
 
         async with trio.open_nursery() as nursery:
             for start in range(0, len(con_ids), SNAPSHOT_CON_IDS):
                 nursery.start_soon(ask, con_ids[start : start + SNAPSHOT_CON_IDS])
-        return all(outcomes)
-
-    async def _ask(self, con_ids: Sequence[int]) -> bool:
-        query = {"conids": ",".join(map(str, con_ids)), "fields": ",".join(REQUESTED_FIELDS)}
-        try:
-            answer = await self._client.ask(SNAPSHOT, read=read_snapshot, query=query)
-        except GatewayError:
-            return False
-        self._memory.take_quotes(answer.value, answer.asked_at)
-        return True
+        return not failures
 
     def _pause_s(self) -> float:
         if not self._memory.is_settled:
@@ -84,16 +81,14 @@ class QuoteLoop:
         return self._timing.quotes_s
 
 
-def read_snapshot(payload: Any) -> list[tuple[int, dict[str, Any]]]:
+def read_snapshot(payload: object) -> list[tuple[int, dict[str, object]]]:
     """The answer of `/iserver/marketdata/snapshot`: each contract's fields.
 
     Raises:
         ShapeError: it is something else.
     """
-    if not isinstance(payload, list) or not all(isinstance(entry, dict) for entry in payload):
-        raise ShapeError("the snapshot is not a list of objects")
     return [
         (con_id, entry)
-        for entry in payload
+        for entry in read_objects(payload, "quotes")
         if (con_id := read_con_id(entry.get("conid", entry.get("conidEx")))) is not None
     ]

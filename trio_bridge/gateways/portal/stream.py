@@ -1,7 +1,7 @@
 """The Client Portal's WebSocket: what changes, as it changes. Polling stays underneath.
 
-The stream only makes rows fresher: every quote is asked for now and then even while it streams, so
-a subscription that ended unnoticed costs seconds, not truth.
+The stream only makes rows fresher: every quote is still polled now and then, so a subscription that
+ended unnoticed costs seconds, not truth.
 
 Topics: https://interactivebrokers.github.io/cpwebapi/RealtimeSubscription.html; since April 2026 a
 subscription ends by itself after ten minutes.
@@ -23,9 +23,9 @@ from trio_websocket import (
     wrap_client_stream,
 )
 
-from trio_bridge.errors import GatewayError
+from trio_bridge.errors import GatewayError, leaves
 from trio_bridge.events.portal import StreamBack, StreamLost
-from trio_bridge.gateways.portal.client import API_PATH, members_of
+from trio_bridge.gateways.portal.client import API_PATH
 from trio_bridge.gateways.portal.pacing import STREAM
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
 from trio_bridge.policy.backoff import Backoff
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 OPEN_TIMEOUT_S: Final = 10.0
 MESSAGES_A_SECOND: Final = 20
 WELCOME_S: Final = 5.0
-"""So long the gateway may take to say that we are known, before we subscribe regardless."""
+"""How long to wait for the gateway to accept our session before we subscribe anyway."""
 
 ROUND_S: Final = 1.0
-"""Between two looks at what should be subscribed."""
+"""Between two checks of what should be subscribed."""
 
 TROUBLE_AFTER_ATTEMPTS: Final = 3
-"""So many attempts in vain are told; a stream that comes back sooner is nobody's concern."""
+"""Report the trouble after this many failed attempts."""
 
 QUOTES_TOPIC: Final = "smd+"
 FIELDS: Final = orjson.dumps({"fields": list(REQUESTED_FIELDS)}).decode()
@@ -62,12 +62,12 @@ STREAM_ERRORS: Final = (
 
 
 class QuoteStream:
-    """Keeps one WebSocket open while it runs, and everything subscribed that a row needs."""
+    """Keeps one WebSocket open, and everything subscribed that a row needs."""
 
     def __init__(self, client: PortalClient, shared: Shared, memory: Memory, login: Login) -> None:
         parts = urlsplit(shared.settings.ibkr_gateway_url)
         self.is_streaming = False
-        """Whether it brings the changes now: then polling only looks after it."""
+        """Whether it brings the changes now: polling then only checks it."""
         self._context = client.context if parts.scheme == "https" else None
         self._host = parts.hostname or ""
         self._port = parts.port or (80 if self._context is None else 443)
@@ -81,7 +81,7 @@ class QuoteStream:
         self._subscribed_at: dict[int, float] = {}
 
     async def run(self) -> NoReturn:
-        """Stream until cancelled; when it breaks, try again, ever more patiently."""
+        """Stream until cancelled; when it breaks, try again after ever longer pauses."""
         backoff = Backoff(self._timing.backoff_s)
         await self._memory.wait_download()
         while True:
@@ -100,18 +100,18 @@ class QuoteStream:
         reason = "ended"
         stream = None
         try:
-            await self._login.tickle()  # it tells the token that the WebSocket asks for
+            await self._login.tickle()  # brings the token that the WebSocket asks for
             async with self._pacing.turn(STREAM):
                 stream = await self._open_stream()
             async with trio.open_nursery() as nursery:
                 reason = await self._follow(await self._shake_hands(nursery, stream))
                 nursery.cancel_scope.cancel()
         except* STREAM_ERRORS as group:
-            said = (str(one) or type(one).__name__ for one in members_of(group))
+            said = (str(one) or type(one).__name__ for one in leaves(group))
             reason = "; ".join(dict.fromkeys(said))
         finally:
             if stream is not None:
-                # Not left to the library, which forgets it when the handshake is refused.
+                # The library leaks it when the handshake is refused.
                 await trio.aclose_forcefully(stream)
         return reason
 
@@ -155,31 +155,31 @@ class QuoteStream:
                 except ConnectionClosed as error:
                     return f"closed: {error}"
             if waiting.cancelled_caught:
-                return f"nothing was heard for {self._timing.stream_silent_s:.0f} s"
+                return f"silent for {self._timing.stream_silent_s:.0f} s"
             await self._take(message, socket)
 
     async def _take(self, message: str | bytes, socket: WebSocketConnection) -> None:
         try:
-            told = orjson.loads(message)
+            content = orjson.loads(message)
         except orjson.JSONDecodeError:
             return
-        if not isinstance(told, dict):
+        if not isinstance(content, dict):
             return
-        topic = told.get("topic")
+        topic = content.get("topic")
         if not isinstance(topic, str):
-            if told.get("message") == "waiting for session":
+            if content.get("message") == "waiting for session":
                 await _send(socket, self._token().decode())
         elif topic.startswith(QUOTES_TOPIC):
-            con_id = read_con_id(told.get("conid", topic.removeprefix(QUOTES_TOPIC)))
+            con_id = read_con_id(content.get("conid", topic.removeprefix(QUOTES_TOPIC)))
             if con_id in self._subscribed_at:
-                self._memory.take_quotes([(con_id, told)], trio.current_time())
-        elif topic == "sts" and isinstance(told.get("args"), dict):
-            if told["args"].get("authenticated") is True:
+                self._memory.take_quotes([(con_id, content)], trio.current_time())
+        elif topic == "sts" and isinstance(content.get("args"), dict):
+            if content["args"].get("authenticated") is True:
                 self._welcome.set()
-            self._login.take_hint(told["args"])
+            self._login.take_hint(content["args"])
 
     async def _keep_subscribed(self, socket: WebSocketConnection) -> None:
-        """Subscribe what a row needs, again before it ends by itself, and end what is not."""
+        """Subscribe to what a row needs, again before it ends by itself; end everything else."""
         with trio.move_on_after(WELCOME_S):
             await self._welcome.wait()
         while True:
@@ -209,6 +209,6 @@ class QuoteStream:
 
 
 async def _send(socket: WebSocketConnection, message: str) -> None:
-    """Send; that the connection is gone, its receiver notices."""
+    """Send; a closed connection is noticed by the receiver and ignored here."""
     with suppress(ConnectionClosed):
         await socket.send_message(message)

@@ -1,18 +1,21 @@
-"""The Client Portal's values: field ids, the strings that numbers come in, what a kind means, and
-how the entries of an answer are read. Pure.
+"""The Client Portal's values: field ids, numbers as text, kinds of market data, and how the entries
+of an answer are read. Pure.
 
 Field ids: https://www.interactivebrokers.com/docs/web-api/v1/endpoints/market-data (an older
-description of this bridge had theta and vega exchanged: a test pins them).
+description of this bridge had theta and vega swapped: a test pins them).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trio_bridge.model import DataType
 from trio_bridge.risk.greeks import LARGEST_CREDIBLE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LAST: Final = "31"
 BID: Final = "84"
@@ -29,7 +32,7 @@ GREEK_FIELDS: Final = (DELTA, GAMMA, VEGA, THETA)
 PRICE_FIELDS: Final = (MARK, LAST, BID, ASK)
 NUMBER_FIELDS: Final = (*GREEK_FIELDS, *PRICE_FIELDS)
 REQUESTED_FIELDS: Final = (*NUMBER_FIELDS, UNDERLYING_CON_ID, AVAILABILITY)
-"""What every snapshot and every subscription asks for; the portal allows 50."""
+"""Requested by every snapshot and every subscription; the portal allows 50."""
 
 _NUMBER = re.compile(
     r"""(?P<prefix>[CH])?\s*
@@ -42,10 +45,10 @@ _LONGEST = 40
 
 
 class ShapeError(ValueError):
-    """The gateway's answer is not what its documentation promises; the text says where."""
+    """The gateway's answer does not have the documented shape; the text says where."""
 
 
-def read_objects(payload: object, what: str) -> list[dict[str, Any]]:
+def read_objects(payload: object, what: str) -> list[dict[str, object]]:
     """A list of objects; `what` names it.
 
     Raises:
@@ -58,8 +61,8 @@ def read_objects(payload: object, what: str) -> list[dict[str, Any]]:
     return payload
 
 
-def read_text(entry: dict[str, Any], *names: str) -> str:
-    """The first of these members that holds a text; empty when none does."""
+def read_text(entry: Mapping[str, object], *names: str) -> str:
+    """The first of these members that holds a text; empty if none does."""
     for name in names:
         value = entry.get(name)
         if isinstance(value, str) and value.strip():
@@ -72,18 +75,18 @@ class Reading(NamedTuple):
 
     value: float
     prior_close: bool = False
-    """Marked `C`: it is of the previous trading day."""
+    """Marked `C`: of the previous trading day."""
     percent: bool = False
     """Written with a percent sign; the value is in percent."""
     exact: bool = True
-    """Without any mark: neither shortened (`10.2K`) nor of another day or unit."""
+    """Without a mark: neither shortened (`10.2K`) nor of another day or unit."""
 
 
 def read_number(raw: object) -> Reading | None:
-    """Read one value of the portal; None for everything that is not plainly a finite number.
+    """Read one value of the portal; None for anything that is not plainly a finite number.
 
-    Taken: numbers, and text such as `0.271`, `1,300`, `10.2K`, `0.54%`, `C193.18` (prior close) and
-    `H12.5` (trading halted). Not `0,271`: that comma could only be a decimal one.
+    Accepted: numbers, and text such as `0.271`, `1,300`, `10.2K`, `0.54%`, `C193.18` (prior close)
+    and `H12.5` (trading halted). Not `0,271`: that could only be a decimal comma.
     """
     if isinstance(raw, bool):
         return None
@@ -109,7 +112,7 @@ def read_number(raw: object) -> Reading | None:
 
 
 def read_exact(raw: object) -> float | None:
-    """A quantity or the like: a finite number without any mark, else None."""
+    """A quantity or the like: a finite number without a mark, else None."""
     reading = read_number(raw)
     return reading.value if reading is not None and reading.exact else None
 
@@ -139,10 +142,10 @@ _KINDS: Final = {
 
 
 def read_availability(raw: object) -> DataType | None:
-    """The kind of market data (field 6509, whose first letter tells), or None.
+    """The kind of market data: the first letter of field 6509.
 
-    None stands for N (not subscribed), for letters we don't know and for no answer yet: such data
-    is of no known kind, and never live.
+    None for N (not subscribed), for unknown letters and while there is no answer: the kind of such
+    data is unknown, and never live.
     """
     return _KINDS.get(raw[:1].upper()) if isinstance(raw, str) else None
 
@@ -158,8 +161,8 @@ _ALLOWED: Final = {
 def is_allowed(kind: DataType | None, setting: DataType) -> bool:
     """Whether data of this kind may count under IB_MARKET_DATA_TYPE, as in SOCKET mode.
 
-    The portal gives what it has and can't be asked for a kind, so what the TWS API would not have
-    sent is left out here.
+    The portal sends what it has and cannot be asked for a kind, so whatever the TWS API would not
+    have sent is left out here.
     """
     return kind in _ALLOWED[setting]
 

@@ -1,7 +1,7 @@
 """SOCKET mode: TWS or IB Gateway through ib_async.
 
-Read-only by construction: it asks for positions, contract details, market data and the time, and
-for nothing that knows of orders.
+Read-only by construction: it requests positions, contract details, market data and the time, and
+nothing that involves orders.
 """
 
 from __future__ import annotations
@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.base import (
-    NEVER_CONNECTED,
-    IBridgeBase,
-    RiskInputs,
-    Usage,
-    discard_event,
-)
+from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage, discard_event
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.connection import Connection
 from trio_bridge.gateways.socket.lines import MarketLines
@@ -48,11 +42,9 @@ class SocketBridge(IBridgeBase):
     ) -> None:
         super().__init__(settings, emit=emit, now=now)
         self._connection: Connection | None = None
-        # Messages of the sessions before this one.
+        # Of the connections before this one:
         self._received = self._sent = 0
-        # What a contract is does not change between two connections.
         self._details: dict[int, Details] = {}
-        # What was learned about the market-data budget outlives a connection.
         self._lines = MarketLines(self.settings.ib_market_data_lines)
 
     @property
@@ -63,7 +55,7 @@ class SocketBridge(IBridgeBase):
         if self._connection is not None and not self._connection.done.is_set():
             if not self._connection.ending:
                 raise RuntimeError("already connected: disconnect first")
-            # A process that stood still gave up waiting for this end before it was there.
+            # A process that stood still has given up waiting for the end before it came.
             with trio.move_on_after(DISCONNECT_TIMEOUT_S):
                 await self._connection.done.wait()
             if not self._connection.done.is_set():
@@ -87,16 +79,13 @@ class SocketBridge(IBridgeBase):
             with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
                 await self._connection.done.wait()
 
-    def is_connected(self) -> bool:
-        return self._connection is not None and self._connection.connected
-
     async def wait_lost(self) -> str:
         if self._connection is None:
-            return NEVER_CONNECTED
+            return Reason.NOT_CONNECTED.value
         return await self._connection.wait_lost()
 
     async def probe(self) -> None:
-        if self._connection is None or not self._connection.connected:
+        if self._connection is None or not self.is_connected():
             raise GatewayError(Reason.NOT_CONNECTED.value)
         await self._connection.heartbeat.probe()
 

@@ -1,15 +1,15 @@
-"""ib_async on a short lead: what an observer needs of it, and nothing that it does unnoticed.
+"""ib_async, restricted to what an observer needs.
 
-Eight of its habits are broken here:
+What it does otherwise, and not here:
 
-- it asks for account figures by itself (after a 1102);
-- it logs what it cannot read and goes on: a position that is missing makes every row a lie;
-- it keeps the computation before one that it cannot read, and that looks current for ever;
-- it tells which kind of data there is now, not of which kind those are that have come;
-- it gives the answer to every question for the time to whoever asked last;
-- it takes any answer that carries a request's number for the answer to that request;
-- it keeps the error of the last connection that ended, and with it all that waited for an answer;
-- through eventkit it swallows what our handlers raise: `bug` keeps that loud.
+- it requests account figures by itself (after a 1102);
+- it logs a message that it cannot read and goes on: a missing position makes every row false;
+- it keeps the computation before one that it cannot read, which then looks current for ever;
+- it knows the current kind of market data, but not the kind of the data that have come;
+- it gives every answer about the time to the latest request;
+- it treats any message with a request's number as the answer to that request;
+- it keeps the error of the last connection that ended, and everything that waited for an answer;
+- through eventkit it swallows what our handlers raise (see `Listener.bug`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from ib_async import IB
@@ -37,8 +37,8 @@ CLOSE_TIMEOUT_S = 1.0
 READ_BYTES = 256 * 1024
 
 GATHER_S = 0.1
-"""Between two reads: a wake-up costs more than what a packet brings, and the gateway itself lets
-ticks gather for longer than this."""
+"""Between two reads: a wake-up costs more than a packet, and the gateway itself gathers ticks for
+longer than this."""
 
 POSITION_MESSAGE = 61
 CURRENT_TIME_MESSAGE = 49
@@ -49,30 +49,30 @@ READ_MESSAGES = frozenset(
     {4, 9, 10, 15, 18, COMPUTATION_MESSAGE, 52, DATA_TYPE_MESSAGE, POSITION_MESSAGE, 62}
 )
 """Errors, next request id, contract details (of bonds too), accounts, option computations, end of
-details, market data type, positions, end of positions: what an observer's questions lead to."""
+details, market data type, positions, end of positions: the answers to an observer's requests."""
 
 
 class Listener(Protocol):
-    """What is done about the gateway's messages: at once, and without waiting for anything."""
+    """Handles the gateway's messages, at once and without waiting."""
 
     def error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None: ...
     def position(self, position: Position) -> None: ...
     def current_time(self) -> None: ...
     def data_type_changes(self, request_id: int) -> None:
-        """What comes for this request is of another kind from now on."""
+        """What comes for this request from now on is of another kind."""
 
     def closed(self, reason: str) -> None:
-        """The connection has ended; `reason` is empty when that was in good order."""
+        """The connection has ended; `reason` is empty if it ended properly."""
 
     def unreadable(self, error: Exception) -> None:
-        """The gateway sent what cannot be understood."""
+        """The gateway sent a message that cannot be read."""
 
     def bug(self, error: Exception) -> None:
         """One of these methods raised this."""
 
 
 class GatewayClient:
-    """One IB object and its socket. `ib` is for requests; what comes back goes to the listener."""
+    """One IB object and its socket: requests go to `ib`, answers come to the listener."""
 
     def __init__(self, listener: Listener) -> None:
         self.ib = IB()
@@ -94,30 +94,30 @@ class GatewayClient:
             handlers[kind] = _ignore
         handlers[POSITION_MESSAGE] = self._loudly(handlers[POSITION_MESSAGE])
         handlers[COMPUTATION_MESSAGE] = self._in_full(handlers[COMPUTATION_MESSAGE])
-        handlers[DATA_TYPE_MESSAGE] = self._told_before(handlers[DATA_TYPE_MESSAGE])
+        handlers[DATA_TYPE_MESSAGE] = self._after_notice(handlers[DATA_TYPE_MESSAGE])
         handlers[CURRENT_TIME_MESSAGE] = lambda fields: listener.current_time()
 
     def count(self) -> None:
-        """Take note of how many messages there were."""
+        """Note how many messages there were."""
         client = self.ib.client
         self.received = max(self.received, client._numMsgRecv + self._ticks.dropped)
         self.sent = max(self.sent, client.conn.numMsgSent)
 
     async def read(self) -> None:
-        """Read the socket until it ends, for half of what asyncio takes for it."""
+        """Read the socket until it ends, at half of asyncio's cost."""
         transport = self.ib.client.conn.transport
         if transport is None:
-            return  # closed in the meantime, and known to be
+            return  # closed already, and known to be
         try:
             await read_beside(transport, self._receive)
         except OSError as error:
             self._on_disconnected(str(error))
 
     async def close(self) -> None:
-        """Say goodbye, but wait for nobody: a peer that takes no more bytes is cut off."""
+        """Close the socket; a peer that takes no more bytes is cut off."""
         self.count()
         client = self.ib.client
-        with suppress(OSError):  # the peer may have closed already, and we not have heard of it
+        with suppress(OSError):  # the peer may have closed it already
             client.disconnect()
         with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
             if client.conn.isConnected():
@@ -126,7 +126,7 @@ class GatewayClient:
             client.conn.transport.abort()
 
     def expect_another(self) -> None:
-        """The peer was none; the next one begins afresh."""
+        """That peer was not a gateway: reset for the next address."""
         self._ticks = TickFilter()
         self._ended = trio.Event()
 
@@ -154,59 +154,59 @@ class GatewayClient:
 
         @functools.wraps(read)
         def read_in_full(fields: list[str]) -> None:
+            ticker = wrapper.reqId2Ticker.get(int(fields[1]))
             try:
                 read(fields)
             except Exception:
-                if (ticker := wrapper.reqId2Ticker.get(int(fields[1]))) is not None:
+                if ticker is not None:
                     ticker.modelGreeks = None
                 raise
-            if fields[2] == DELAYED_MODEL_TICK:
-                # Whether the word that data are delayed comes first is documented nowhere.
-                ticker = wrapper.reqId2Ticker.get(int(fields[1]))
-                if ticker is not None and ticker.marketDataType < DataType.DELAYED:
-                    ticker.marketDataType = int(DataType.DELAYED)
+            delayed = fields[2] == DELAYED_MODEL_TICK
+            # It is documented nowhere whether the type is announced before the first delayed data.
+            if delayed and ticker is not None and ticker.marketDataType < DataType.DELAYED:
+                ticker.marketDataType = int(DataType.DELAYED)
 
         return read_in_full
 
-    def _told_before(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    def _after_notice(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
         @functools.wraps(read)
-        def read_told(fields: list[str]) -> None:
+        def read_after_notice(fields: list[str]) -> None:
             self._listener.data_type_changes(int(fields[2]))
             read(fields)
 
-        return read_told
+        return read_after_notice
 
     def _on_disconnected(self, reason: str) -> None:
-        globalErrorEvent.emit(None)  # it has told the error, and would remember it
+        globalErrorEvent.emit(None)  # it has reported the error, and would keep it
         self._ended.set()
         self._listener.closed(reason)
 
-    def _on_unreadable(self, _event: Any, error: Exception) -> None:
+    def _on_unreadable(self, _event: object, error: Exception) -> None:
         self._listener.unreadable(error)
 
-    def _on_bug(self, _event: Any, error: Exception) -> None:
+    def _on_bug(self, _event: object, error: Exception) -> None:
         self._listener.bug(error)
 
 
 def _ignore(fields: list[str]) -> None:
-    """Nobody has asked for it."""
+    """We have not asked for it."""
 
 
 async def read_beside(transport: Transport, take: Callable[[bytes], None]) -> None:
     """Hand what arrives to `take` until the peer has closed; the transport then notices the end.
 
-    asyncio's transport goes on writing to the socket. Read through trio-asyncio, a packet wakes a
-    task that waits for the socket, which wakes the loop's task, which calls the transport: twice
-    the cost of plain asyncio, for every few ticks. A Trio task reads for less; and since nothing
-    depends on a tick's arrival to the millisecond, it lets some gather.
+    asyncio's transport only writes to the socket. If it read, through trio-asyncio, each packet
+    would wake a task that waits for the socket, which wakes the loop's task, which calls the
+    transport: twice the cost of plain asyncio, for every few ticks. A Trio task reads for less, and
+    lets ticks gather, since no row depends on a millisecond.
 
-    When this is cancelled the transport reads no more: close it.
+    After a cancellation the transport reads no more: close it.
 
     Raises:
         OSError: the connection broke.
     """
     transport.pause_reading()
-    # A file descriptor of our own: the transport may close its one at any time.
+    # A file descriptor of our own: the transport may close its own at any time.
     owned = socket.socket(fileno=socket.dup(transport.get_extra_info("socket").fileno()))
     with trio.socket.from_stdlib_socket(owned) as ours:
         while data := await ours.recv(READ_BYTES):

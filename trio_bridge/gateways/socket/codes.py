@@ -1,4 +1,4 @@
-"""What each TWS API message code asks of us: one table, no I/O.
+"""What to do about each TWS API message code: one table, no I/O.
 
 Codes and meanings: Interactive Brokers' "TWS API message codes". Three things that can be lost are
 kept apart: the socket, the gateway's upstream link (1100–1102, 2110), and single market-data farms
@@ -15,43 +15,43 @@ class Reaction(Enum):
     """What the bridge does about a code."""
 
     IGNORE = auto()
-    """Good news or nothing to do with us."""
+    """Good news, or no concern of ours."""
     UPSTREAM_LOST = auto()
-    """The gateway lost Interactive Brokers: no rows from now; the socket stays."""
+    """The gateway lost Interactive Brokers: no rows from now on; keep the socket."""
     UPSTREAM_BACK = auto()
     """It is back and kept our subscriptions: carry on."""
     UPSTREAM_BACK_EMPTY = auto()
-    """It is back without our subscriptions: subscribe everything again, reload positions."""
+    """It is back without our subscriptions: subscribe to everything again, reload positions."""
     RECONNECT = auto()
-    """This connection is of no more use."""
+    """This connection can no longer be used."""
     CLIENT_ID_TAKEN = auto()
-    """Another client has our id: end the attempt at once and say how to help it."""
+    """Another client has our id: end the attempt and say what to do."""
     FARM_BROKEN = auto()
-    """A market-data farm is away: its Greeks age; nothing is torn down."""
+    """A market-data farm is down: its Greeks age; tear nothing down."""
     FARM_WELL = auto()
-    """A market-data farm is back: Greeks that stay silent are asked for again."""
+    """A market-data farm is back: renew subscriptions that stay silent."""
     DEFINITIONS_WELL = auto()
-    """The gateway can look contracts up again: those that it did not know get another chance."""
+    """The gateway can look contracts up again: try the unknown ones again."""
     NOTE = auto()
-    """A farm that Greeks do not come from is away: worth a line."""
+    """A farm that brings no Greeks is down: report it."""
     PACE = auto()
-    """Too many messages: a fault of ours, worth a line."""
+    """Too many messages: our fault; report it."""
     TOO_MANY_LINES = auto()
-    """Fewer market-data lines than we thought: take back a few."""
+    """Fewer market-data lines than we thought: shrink the budget."""
     UNKNOWN_CONTRACT = auto()
-    """Give this contract up, for a good while."""
+    """Give this contract up for a long while."""
     NOT_SUBSCRIBED = auto()
     """No live data for this contract: delayed if the settings allow, else unpriced."""
     DATA_GOES_ON = auto()
     """A remark about data that keeps coming: never cancel."""
     COMPETING_SESSION = auto()
-    """The owner uses the market data elsewhere: wait, and come back when that ends."""
+    """The owner uses the market data elsewhere: wait until that ends."""
     INVALID_REQUEST = auto()
-    """The gateway did not accept a request: log it with its contract."""
+    """The gateway refused a request: report it with its contract."""
     SUB_ACCOUNTS = auto()
     """No positions for a login with more than 50 sub-accounts: end the attempt, say what to do."""
     REMARK = auto()
-    """A warning that is not in the table: worth a line, nothing else."""
+    """A warning that is not in the table: report it."""
 
 
 Refusal: TypeAlias = Literal[
@@ -62,7 +62,6 @@ Refusal: TypeAlias = Literal[
     Reaction.INVALID_REQUEST,
 ]
 """What may end one contract's subscription."""
-
 
 REACTIONS: dict[int, Reaction] = {
     100: Reaction.PACE,
@@ -97,23 +96,22 @@ REACTIONS: dict[int, Reaction] = {
     10197: Reaction.COMPETING_SESSION,
 }
 
-
 WARNINGS = range(2100, 2200)
 
 SUB_ACCOUNTS_HINT = "subaccount"
-"""Part of the text that refuses reqPositions to masters of more than 50 sub-accounts: it has no
-code of its own."""
+"""Part of the text that refuses reqPositions to a master of more than 50 sub-accounts: the refusal
+has no code of its own."""
 
 NOTHING_TO_CANCEL = frozenset({101, 200, 354, 10089, 10168, 10186})
-"""After these the gateway holds no subscription for certain. After others it may: what is not
-cancelled then would use up one of the market-data lines for good."""
+"""After these codes the gateway certainly holds no subscription. After others it may, and without a
+cancel it would keep one of the market-data lines for good."""
 
 
 def reaction_to(code: int, text: str = "") -> Reaction:
     """The reaction to a message; a code that is not in the table counts as a refused request."""
     default = Reaction.REMARK if code in WARNINGS else Reaction.INVALID_REQUEST
     reaction = REACTIONS.get(code, default)
-    may_be_it = reaction in (Reaction.REMARK, Reaction.INVALID_REQUEST)
-    if may_be_it and SUB_ACCOUNTS_HINT in text.lower().replace("-", ""):
+    hinted = SUB_ACCOUNTS_HINT in text.lower().replace("-", "")
+    if hinted and reaction in (Reaction.REMARK, Reaction.INVALID_REQUEST):
         return Reaction.SUB_ACCOUNTS
     return reaction

@@ -1,10 +1,10 @@
 """One connection to TWS or IB Gateway, from its first packet to its last.
 
-ib_async is an asyncio library; trio-asyncio runs its loop inside one Trio task. Every session has a
-loop of its own, so that whatever breaks in there takes this one connection with it and no more.
+ib_async is an asyncio library; trio-asyncio runs its loop inside one Trio task. Every connection
+has a loop of its own, so whatever breaks in there ends this connection and nothing else.
 
-The gateway's messages are handled synchronously, so what they change in memory holds for the very
-next row.
+The gateway's messages are handled synchronously: what they change in memory holds for the very next
+row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import trio
 from ib_async import Contract
 
 from trio_bridge.asyncio_compat import trio_asyncio
-from trio_bridge.errors import BridgeError, GatewayError
+from trio_bridge.errors import BridgeError, GatewayError, leaves
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.readiness import SETTLE_S, Reason, Settling
@@ -47,29 +47,29 @@ if TYPE_CHECKING:
 
 HANDSHAKE_TIMEOUT_S = 10.0
 POSITIONS_TIMEOUT_S = 30.0
-"""From one position to the next, or to the end of them."""
+"""From one position to the next, or to the last one's end message."""
 
 CONFIRM_EMPTY_S = 1.0
 """A gateway that has just logged in may know of no positions yet, and a false row of zeros is the
-worst there is: none counts only when it was told twice, so far apart."""
+worst error: an empty book counts only when reported twice, this far apart."""
 
 IDLE_POLL_S = 1.0
-"""How often the subscriptions are looked after when all options have answered."""
+"""How often to check the subscriptions when all options have answered."""
 
 log = structlog.get_logger()
 
 
 class Phase(Enum):
-    """Where a connection is in its life; that it is lost may happen in any of them."""
+    """Where a connection is in its life; it may be lost in any phase."""
 
     TRYING = auto()
-    """Shaking hands with an address that is not the last one: if it hangs up, that is no loss."""
+    """Shaking hands with an address that is not the last one: if it hangs up, nothing is lost."""
     OPENING = auto()
     """Shaking hands with the last address, or not yet with any."""
     DOWNLOADING = auto()
     """The positions are on their way."""
     TO_DOWNLOAD = auto()
-    """They have to be asked for once more, as soon as the gateway's link stands."""
+    """They have to be requested again as soon as the gateway's link is up."""
     SERVING = auto()
     """The positions are complete, and kept up to date."""
     CLOSING = auto()
@@ -127,17 +127,12 @@ class Connection:
     # What the bridge asks
 
     @property
-    def connected(self) -> bool:
-        """Whether the connection stands; that it has ended is known at the instant it does."""
-        return not self._readiness.blocks(Reason.NOT_CONNECTED, trio.current_time())
-
-    @property
     def ending(self) -> bool:
         """Whether it has ended, or is about to."""
         return self._loss.has_come
 
     def end(self) -> None:
-        """End the connection, or the attempt to make one; `done` tells when that has happened."""
+        """End the connection, or the attempt to make one; then `done` is set."""
         self._lose("disconnected")
         self._scope.cancel()
 
@@ -151,7 +146,7 @@ class Connection:
         """Connect, download, report started; then serve until the connection is lost.
 
         Raises:
-            GatewayError, ConfigError: before it was started.
+            GatewayError, ConfigError: before it has started.
         """
         started = False
         refusal: BridgeError | None = None
@@ -191,9 +186,9 @@ class Connection:
             raise refusal or self._loss.error
 
     def _broke_down(self, error: Exception) -> None:
-        """An exception in the asyncio loop ends this connection, and is never hidden."""
+        """An exception in the asyncio loop ends this connection and is logged."""
         log.error("the connection's event loop broke down", exc_info=error)
-        self._lose(f"the connection broke down: {'; '.join(map(repr, _leaves(error)))}")
+        self._lose(f"the connection broke down: {'; '.join(map(repr, leaves(error)))}")
 
     def _lose(self, reason: str) -> None:
         self._lose_by(GatewayError(reason))
@@ -241,8 +236,8 @@ class Connection:
     async def _download(self) -> None:
         """Get the positions; rows then wait for the Greeks of their options.
 
-        What a gateway tells that is cut off from Interactive Brokers may be a part, or nothing at
-        all: it does not count, and is asked for again when the link stands.
+        A gateway that is cut off from Interactive Brokers may send only a part, or nothing at all:
+        that does not count, and is requested again when the link is up.
         """
         self._phase = Phase.DOWNLOADING
         self._readiness.block(Reason.DOWNLOADING)
@@ -269,8 +264,6 @@ class Connection:
             self.client.ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
         )
 
-    # Serving
-
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.client.read)
@@ -290,7 +283,7 @@ class Connection:
             await self._step()
 
     async def _step(self) -> None:
-        """Bring the subscriptions in line with what we hold; wait for something to happen."""
+        """Adjust the subscriptions to what we hold; wait for something to happen."""
         self.client.count()
         now = trio.current_time()
         again_at = now + IDLE_POLL_S
@@ -310,18 +303,18 @@ class Connection:
             self.client.ib.client.reqCurrentTime()
 
     async def _learn(self, con_id: int) -> None:
-        """Ask for the details of one contract, beside everything else."""
+        """Request the details of one contract, beside everything else."""
         self.subscriptions.sent(1)
         request = functools.partial(self.client.ib.reqContractDetailsAsync, Contract(conId=con_id))
         with trio.move_on_after(AGAIN_S), suppress(OSError):  # OSError: the socket fell
             answers = await answer_to(request)
-            # ib_async takes an option computation for an answer, too.
+            # ib_async treats an option computation as an answer, too.
             for answer in answers if isinstance(answers, list) else ():
                 if answer.contract and answer.contract.conId == con_id:
                     self.holdings.learn(con_id, details_from(answer))
                     self._wake.set()
 
-    # What the gateway says (`socket_client.Listener`)
+    # What the gateway says (`client.Listener`)
 
     def error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
         self._notices.on_error(request_id, code, text, contract)
@@ -362,7 +355,7 @@ class Connection:
         if self.holdings.view.positions:
             self._settling.start(trio.current_time())
         else:
-            # It may have known of none because it had no link, and have said so too late.
+            # It may have reported none for lack of a link, and the loss of the link too late.
             self._start_over()
 
     def _start_over(self) -> None:
@@ -371,16 +364,10 @@ class Connection:
                 self._phase = Phase.TO_DOWNLOAD
                 self._readiness.block(Reason.DOWNLOADING)
             case Phase.DOWNLOADING:
-                # Two downloads at once could not be told apart: the end of the first would pass for
-                # the end of the second.
+                # Two downloads at once could not be told apart: the end of the first would be
+                # mistaken for the end of the second.
                 self._lose("the gateway lost our subscriptions in the middle of the download")
             case Phase.TRYING | Phase.OPENING | Phase.TO_DOWNLOAD | Phase.CLOSING:
-                pass  # what there is to download is still to come, or comes no more
+                pass  # the download is still to come, or no longer needed
             case _:
                 assert_never(self._phase)
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for one in error.exceptions for leaf in _leaves(one)]

@@ -1,9 +1,9 @@
-"""Market data of the options we hold: who is subscribed, and how old each option's Greeks are.
+"""Market data of the options we hold: which are subscribed, and how old their Greeks are.
 
-A Greek is current while its subscription lives, however rarely it ticks. Its age counts from the
-moment that ended: rotated out, refused, its farm broken, the gateway's upstream lost. It is current
-again only when a new model tick has arrived; ib_async replaces `ticker.modelGreeks` at every model
-tick, so a new object is the sign, and no handler runs for the many ticks in between.
+Greeks are current while their subscription lives, however rarely it ticks. Their age counts from
+the moment it ended: rotated out, refused, its farm broken, the gateway's upstream lost. They are
+current again only when a new model tick has arrived: ib_async then puts a new object into
+`ticker.modelGreeks`, so no handler has to run for the many ticks in between.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ if TYPE_CHECKING:
 OPTION_GREEKS_TICKS = ""
 """No generic ticks: model Greeks (tick 13, delayed 83) come with an empty list."""
 
-
 DATA_TYPES = {data_type.value: data_type for data_type in DataType}
-"""By the gateway's number; one that is not here counts as the worst."""
+"""By the gateway's number; any other number counts as the worst."""
 
 
 @dataclass(slots=True, eq=False)
 class MarketLine:
-    """One option's market data: its subscription, if it has one, and the Greeks it brought."""
+    """One option's market data: its subscription, if any, and the Greeks it brought."""
 
     contract: Contract
     request_id: int | None = None
     ticker: Ticker | None = None
     current_until: float | None = 0.0
-    """As `Greeks.current_until`; an option that never had Greeks has simply none to be old."""
+    """As `Greeks.current_until`."""
     seen: OptionComputation | None = None
     """The model computation that was there when the line was last subscribed or went stale."""
     cached: Greeks | None = None
@@ -43,7 +42,7 @@ class MarketLine:
     cached_kind: int = 0
     """The model computation and the market data type that `cached` was made of.
 
-    A better type is told before its first computation comes: the one at hand stays what it was.
+    A better type is announced before its first computation comes: the old one keeps its type.
     """
 
     @property
@@ -51,7 +50,7 @@ class MarketLine:
         return None if self.ticker is None else self.ticker.modelGreeks
 
     def refresh(self) -> bool:
-        """Notice a model tick that has come since the line went stale; whether it is current."""
+        """Notice a model tick that came since the line went stale; whether it is current now."""
         if self.current_until is not None and self.request_id is not None:
             model = self.model
             if model is not self.seen and is_complete(model):
@@ -59,7 +58,7 @@ class MarketLine:
         return self.current_until is None
 
     def mark_stale(self, since: float) -> None:
-        """The Greeks have been ageing from `since` on, and do until a new model tick arrives."""
+        """The Greeks age from `since` on, until a new model tick arrives."""
         self.refresh()
         until = self.current_until
         self.current_until = since if until is None else min(until, since)
@@ -100,10 +99,8 @@ def is_complete(model: OptionComputation | None) -> bool:
 
 
 class MarketDataFeed:
-    """Subscribes and unsubscribes on one connection. Its calls send at once and never wait.
-
-    They must be made where asyncio's loop is current (inside the session).
-    """
+    """Subscribes and unsubscribes on one connection. Its calls send at once and never wait; make
+    them where asyncio's loop is current."""
 
     def __init__(self, ib: IB, clock: Callable[[], float]) -> None:
         self._ib = ib
@@ -111,7 +108,7 @@ class MarketDataFeed:
         self.lines: dict[int, MarketLine] = {}
 
     def follow(self, contracts: Mapping[int, Contract]) -> None:
-        """Know these options; forget others once they are unsubscribed."""
+        """Keep a line for each of these options; drop the others once they are unsubscribed."""
         for con_id in self.lines.keys() - contracts.keys():
             if self.lines[con_id].request_id is None:
                 gone = self.lines.pop(con_id)
@@ -120,13 +117,13 @@ class MarketDataFeed:
             self.lines[con_id] = MarketLine(contracts[con_id])
 
     def subscribe(self, contract: Contract) -> None:
-        """Of an option that is known; it may be described in other words than before."""
+        """Subscribe to an option that is followed; its description may have changed."""
         line = self.lines[contract.conId]
         if line.request_id is not None:
             return
         line.contract = contract
-        # ib.reqMktData would do, but ib.cancelMktData leaves an entry behind for every request:
-        # with rotating subscriptions that is a leak of a million entries a day.
+        # Not ib.reqMktData: ib.cancelMktData leaves an entry behind for every request, a million
+        # a day when subscriptions rotate.
         wrapper, client = self._ib.wrapper, self._ib.client
         line.request_id = client.getReqId()
         line.ticker = wrapper.startTicker(line.request_id, line.contract, "mktData")
@@ -134,7 +131,7 @@ class MarketDataFeed:
         client.reqMktData(line.request_id, line.contract, OPTION_GREEKS_TICKS, False, False, [])
 
     def unsubscribe(self, con_id: int, *, tell_gateway: bool = True) -> None:
-        """Give the line back; without telling when the gateway itself has ended it."""
+        """Give the line back; `tell_gateway` is false if the gateway itself has ended it."""
         line = self.lines[con_id]
         if line.request_id is None or line.ticker is None:
             return
@@ -147,21 +144,17 @@ class MarketDataFeed:
         line.request_id = None
 
     def mark_stale(self, since: float) -> None:
-        """The subscriptions stay, but since then nothing has vouched for their data."""
+        """The subscriptions stay, but nothing has vouched for their data since then."""
         for line in self.lines.values():
             line.mark_stale(since)
 
     def note(self, request_id: int) -> None:
-        """What has come for this request stays of the kind that it is, whatever comes next."""
+        """What has come for this request keeps its kind, whatever comes next."""
         ticker = self._ib.wrapper.reqId2Ticker.get(request_id)
         if ticker is not None and ticker.contract is not None:
             self.lines[ticker.contract.conId].greeks()
 
     def greeks(self) -> dict[int, Greeks]:
         """The last model Greeks by contract id."""
-        found = {}
-        for con_id, line in self.lines.items():
-            greeks = line.greeks()
-            if greeks is not None:
-                found[con_id] = greeks
-        return found
+        found = ((con_id, line.greeks()) for con_id, line in self.lines.items())
+        return {con_id: greeks for con_id, greeks in found if greeks is not None}

@@ -1,4 +1,4 @@
-"""Whether the gateway is alive: reqCurrentTime, asked and answered."""
+"""Whether the gateway is alive: does it answer reqCurrentTime?"""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ PROBE_TIMEOUT_S = 5.0
 
 
 class Heartbeat:
-    """`probe` may be called from any task; `run`, inside the session, sends its questions by `ask`.
+    """`probe` may be called from any task; `run`, where asyncio's loop is current, sends its
+    requests by `ask`.
 
-    After a miss, the late answer to an earlier question is as good as a new one: a gateway that
-    catches up may leave the second of two hasty questions unanswered.
+    After a miss, the late answer to an earlier request is as good as a new one: a gateway that is
+    catching up may leave the second of two requests unanswered.
     """
 
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
-        self._questions, self._asked = trio.open_memory_channel[None](1)
+        self._requests, self._requested = trio.open_memory_channel[None](1)
         self._answer = trio.Event()
         self._probing = False
         self._missed = False
 
     def answered(self) -> None:
-        """The gateway told its time."""
+        """The gateway has sent its time."""
         self._answer.set()
 
     async def run(self) -> None:
-        async for _ in self._asked:
+        async for _ in self._requested:
             self._ask()
 
     async def probe(self) -> None:
@@ -51,7 +52,7 @@ class Heartbeat:
         try:
             if not self._answer.is_set():
                 with suppress(trio.WouldBlock):
-                    self._questions.send_nowait(None)
+                    self._requests.send_nowait(None)
             with trio.move_on_after(PROBE_TIMEOUT_S):
                 await self._answer.wait()
                 self._missed = False

@@ -1,5 +1,5 @@
-"""What TWS says we hold, as `Position`s: the selected accounts, completed by contract details where
-positions leave out exchange, multiplier or the future underneath."""
+"""What TWS says the selected accounts hold, as `Position`s. Contract details add what a position
+lacks: exchange, multiplier or the underlying future."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 DEFAULT_EXCHANGE = "SMART"
 
 AGAIN_S = 60.0
-"""How long until a request without an answer, or with one that leaves something out, is made again.
-An answer counts until then, so that a gateway that is slow for long gets through, too."""
+"""A request without an answer, or with an incomplete one, is repeated after this long. An answer
+counts until then, so that even a very slow gateway gets through."""
 
 LOOK_AGAIN_S = 5.0
-"""How often that is looked after while nothing changes."""
+"""How often to check for that while nothing changes."""
 
 GAP_S = 0.05
 UNDERLYINGS_GAP_S = 0.25
-"""Between two requests: what is left of the gateway's message rate is for market data, and most of
-it while details only tell which future an option is on."""
+"""Between two requests: the rest of the gateway's message rate is for market data, and most of it
+while all that details can add is the future that an option is on."""
 
 
 class Details(NamedTuple):
-    """What only a contract-details request tells."""
+    """What only a contract-details request can tell."""
 
     exchange: str
     multiplier: float | None
@@ -54,7 +54,7 @@ def parse_multiplier(text: str) -> float | None:
 
 
 def details_from(answer: ContractDetails) -> Details:
-    """The useful part of an ib_async ContractDetails."""
+    """The useful part of ib_async's ContractDetails."""
     contract = answer.contract
     assert contract is not None
     return Details(
@@ -73,26 +73,26 @@ class Holdings:
         self._held: dict[tuple[str, int | str], HeldPosition] = {}
         self._view: HoldingsView | None = None
         self.changed = trio.Event()
-        """Set at the next change; there is another one then."""
+        """Set at the next change, and replaced."""
 
     def forget(self) -> None:
-        """A new download begins. Every message counts from now on, also those behind its end."""
+        """A new download begins. Every message from now on counts, also after its end."""
         self._held.clear()
-        self._look_anew()
+        self._has_changed()
 
     def update(self, position: HeldPosition) -> None:
         """One `position` message: new, changed, or closed (quantity 0)."""
         contract = position.contract
-        # Two holdings without an id (0) must not pass for one.
+        # Two holdings without an id (0) are not the same one.
         key = (position.account, contract.conId or str(contract))
         if position.position == 0:
             self._held.pop(key, None)
         elif self._accounts.counts(position.account):
             self._held[key] = position
-        self._look_anew()
+        self._has_changed()
 
     def learn(self, con_id: int, details: Details) -> None:
-        """What an answer leaves out stays what it was."""
+        """Take the details of a contract; where they are silent, what was known stays."""
         known = self.details.get(con_id, details)
         details = details._replace(
             multiplier=details.multiplier or known.multiplier,
@@ -100,9 +100,9 @@ class Holdings:
         )
         if self.details.get(con_id) != details:
             self.details[con_id] = details
-            self._look_anew()
+            self._has_changed()
 
-    def _look_anew(self) -> None:
+    def _has_changed(self) -> None:
         self._view = None
         self.changed.set()
         self.changed = trio.Event()
@@ -116,10 +116,8 @@ class Holdings:
 
 
 class HoldingsView:
-    """What is held between two changes; all that follows from it is computed once, when needed.
-
-    It is looked at many times a second, and changes a few times a day.
-    """
+    """What is held between two changes. It is read many times a second and changes a few times a
+    day, so what follows from it is computed once, when needed."""
 
     def __init__(self, held: Iterable[HeldPosition], details: Mapping[int, Details]) -> None:
         self._held = tuple(held)
@@ -131,13 +129,13 @@ class HoldingsView:
 
     @cached_property
     def options(self) -> dict[int, Contract]:
-        """Contracts that need market data and can be asked for it: with an exchange."""
+        """The options whose market data can be requested."""
         found = {}
         for con_id, contract in self._contracts.items():
             if contract.secType not in OPTION_TYPES:
                 continue
             if not contract.exchange:
-                # "Please enter exchange" (error 321) is what a request without one earns.
+                # A request without one is refused: "Please enter exchange" (error 321).
                 details = self._details.get(con_id)
                 if details is None:
                     continue
@@ -147,8 +145,7 @@ class HoldingsView:
 
     @cached_property
     def exposures(self) -> dict[int, float]:
-        """Every option that can be asked about, with its absolute units (quantity × multiplier)
-        over all accounts."""
+        """The absolute units (quantity × multiplier) of each option, added over all accounts."""
         found: dict[int, float] = {}
         for position in self.positions:
             if position.sec_type in OPTION_TYPES and position.con_id:
@@ -159,14 +156,14 @@ class HoldingsView:
 
     @cached_property
     def lacking_details(self) -> list[int]:
-        """Contracts that cannot be priced before a details request has told more of them."""
-        # All that are held, not one for each id: another account's message may tell less.
+        """Contracts that cannot be priced without a details request."""
+        # All holdings, not one per id: another account's message may be less complete.
         held = (held.contract for held in self._held if held.contract.conId)
         return list(dict.fromkeys(contract.conId for contract in held if self._lacks(contract)))
 
     @cached_property
     def lacking_underlyings(self) -> list[int]:
-        """Contracts that only lack the name of their underlying."""
+        """Contracts that lack only the name of their underlying."""
         return [
             con_id
             for con_id, contract in self._contracts.items()
@@ -175,7 +172,7 @@ class HoldingsView:
 
     @cached_property
     def _contracts(self) -> dict[int, Contract]:
-        """Every contract held that can be asked about, by contract id."""
+        """Every held contract with an id, by that id."""
         contracts = (held.contract for held in self._held)
         return {contract.conId: contract for contract in contracts if contract.conId}
 
@@ -188,9 +185,9 @@ class HoldingsView:
         )
 
     def _multiplier(self, contract: Contract) -> float | None:
-        told = parse_multiplier(contract.multiplier)
+        multiplier = parse_multiplier(contract.multiplier)
         details = self._details.get(contract.conId)
-        return details.multiplier if told is None and details is not None else told
+        return details.multiplier if multiplier is None and details is not None else multiplier
 
     def _future_under(self, contract: Contract) -> str:
         details = self._details.get(contract.conId)
@@ -200,7 +197,7 @@ class HoldingsView:
         contract = held.contract
         underlying = underlying_key(contract.symbol, contract.currency)
         if contract.secType == FUTURES_OPTION:
-            # Options on one future differ in symbol no more than those on the next one.
+            # Options on different futures may share a symbol.
             underlying = self._future_under(contract)
         return Position(
             account=held.account,
@@ -215,7 +212,7 @@ class HoldingsView:
 
 
 async def learn_details(holdings: Holdings, ask: Callable[[int], Awaitable[None]]) -> None:
-    """Keep asking for what is still unknown; `ask` must end by itself and never fail."""
+    """Keep requesting what is still unknown; `ask` must end by itself and never fail."""
     asked: dict[int, float] = {}
 
     def due(con_ids: Iterable[int]) -> int | None:

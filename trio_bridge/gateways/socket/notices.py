@@ -1,4 +1,4 @@
-"""What the gateway says, message by message, turned into what is done about it."""
+"""Acts on what the gateway says, message by message."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ log = structlog.get_logger()
 
 
 class Notices:
-    """Reacts to the message codes of one connection (`socket_codes`), at once and without waiting.
+    """Reacts to the message codes of one connection (see `codes`), at once and without waiting.
 
     Args:
         lose: ends the connection for the reason given.
-        start_over: positions and subscriptions are gone on the other side; get them again.
-        carry_on: the link is back, and the gateway has kept what it knew.
+        start_over: the gateway has forgotten positions and subscriptions; get them again.
+        carry_on: the link is back, and the gateway has forgotten nothing.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Notices:
 
     @property
     def upstream_lost(self) -> bool:
-        """Whether the gateway is cut off from Interactive Brokers: nothing it holds is current."""
+        """Whether the gateway is cut off from Interactive Brokers, so that nothing is current."""
         return self._lost_at is not None
 
     def on_error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
@@ -100,8 +100,8 @@ class Notices:
                 self._emit(FarmDown(code, text))
             case Reaction.FARM_WELL:
                 if self._self_restoring:
-                    # Some gateways say no more than this of a link that is back. But farms are
-                    # other machines than the one that knows of positions; a new client is told.
+                    # Some gateways report no more than this when the link is back. But positions
+                    # come from another machine than the farms; only a new client learns the truth.
                     self._lose(
                         GatewayError(
                             f"a market data farm is back ({code}), and perhaps the gateway's link: "
@@ -150,7 +150,7 @@ class Notices:
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
         self._readiness.clear(Reason.UPSTREAM_LOST)
         self._self_restoring = False
-        # What has ticked meanwhile was computed without a link, from what was known before.
+        # Ticks during the outage were computed from what was known before it.
         self._subscriptions.data_stopped(self._lost_at)
         self._subscriptions.ask_unknown_again()
         self._lost_at = None
@@ -185,5 +185,5 @@ def _con_id(contract: Contract | None) -> int:
 
 
 def _name(contract: Contract | None) -> str:
-    told = "" if contract is None else contract.localSymbol
-    return told or f"contract {_con_id(contract)}"
+    symbol = "" if contract is None else contract.localSymbol
+    return symbol or f"contract {_con_id(contract)}"

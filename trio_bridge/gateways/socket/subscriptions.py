@@ -1,5 +1,5 @@
-"""Keeps the options we hold subscribed: `MarketLines` decides, `MarketDataFeed` does, and what the
-gateway refuses is tried again, or not, as its reason deserves."""
+"""Keeps the options we hold subscribed: `MarketLines` decides, `MarketDataFeed` sends, and the
+reason of a refusal decides whether and when to try again."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.socket.lines import MarketLines
 
 POLL_S = 0.05
-"""How often answers are looked for while some are awaited."""
+"""How often to check for answers while some are awaited."""
 
 ASK_SILENT_AGAIN_S = 60.0
-"""A subscription that never brought Greeks is made anew after so long."""
+"""After this long without Greeks a subscription is renewed."""
 
 ASK_AFTER_INCIDENT_S = 2.0
-"""After the upstream or a farm has come back, lines get so long to speak before they are made
-anew: a quiet option may have nothing to say, and old Greeks must not pass for current ones."""
+"""Once the upstream or a farm is back, silent lines are renewed after this long: a quiet option may
+have nothing to send, and old Greeks must not be mistaken for current ones."""
 
-TELL_BUDGET_S = 2.0
-"""Refusals for want of lines come in bursts: what is left is told when the last is so old."""
+REPORT_BUDGET_S = 2.0
+"""Refusals for lack of lines come in bursts: the budget is reported this long after the last."""
 
 COUNT_EVERY_S = 10.0
-"""How often it is looked whether the lines are enough."""
+"""How often to check that the lines are enough."""
 
 ASK_BROKEN_FARM_S = 30.0
 ASK_REFUSED_S = 300.0
 ASK_INVALID_S = 60.0
 
 ASK_UNKNOWN_S = 3600.0
-"""Mostly it has expired; but gateways without an upstream have said 200 of contracts that live.
+"""Usually it has expired; but gateways without an upstream have said 200 about live contracts.
 https://github.com/erdewit/ib_insync/issues/330"""
 
 
@@ -85,20 +85,20 @@ class Subscriptions:
         self._unanswered: set[int] = set()
         self._unknown: set[int] = set()
         self._followed: HoldingsView | None = None
-        self._told_budget = lines.budget
-        self._tell_budget_at = math.inf
-        self._told_too_few = False
+        self._reported_budget = lines.budget
+        self._report_budget_at = math.inf
+        self._too_few = False
         self._count_at = -math.inf
         self.feed = MarketDataFeed(ib, clock)
         self._lines.connection_lost(clock())
 
     def open(self) -> None:
-        """Say which kind of data we want; the gateway keeps it until it forgets everything."""
+        """Say which kind of data we want; it holds until the gateway forgets everything."""
         self._ib.client.reqMarketDataType(int(self._data_type))
         self.sent(1)
 
     def expect(self, con_ids: Iterable[int]) -> None:
-        """After a download: the options whose first answers the rows wait for."""
+        """After a download: the rows wait for the first answers of these options."""
         now = self._clock()
         self._unanswered = {one for one in con_ids if not self._lines.postponed(one, now)}
 
@@ -108,11 +108,11 @@ class Subscriptions:
         return not self._unanswered
 
     def sent(self, messages: int) -> None:
-        """Something else was sent to the gateway, which counts all messages against one limit."""
+        """Something else was sent to the gateway, whose limit covers all messages."""
         self._lines.sent(messages, self._clock())
 
     def step(self, held: HoldingsView) -> float:
-        """Follow what is held now, and send what is due; return when to be called again."""
+        """Follow what is held now, and send what is due; return when to call again."""
         now = self._clock()
         self.feed.follow(held.options)
         if held is not self._followed:
@@ -123,10 +123,10 @@ class Subscriptions:
         self._notice_answers(now)
         if not self._lines.competing:
             self._renew_silent(now)
-        self._tell_budget(now)
+        self._report_budget(now)
         if now >= self._count_at and not self._lines.competing:
             self._count_at = now + COUNT_EVERY_S
-            self._tell_too_few(now)
+            self._report_too_few(now)
         turn = self._lines.decide(now)
         for action in turn.actions:
             if isinstance(action, Subscribe):
@@ -152,30 +152,29 @@ class Subscriptions:
         if was_competing and not self._lines.competing:
             self._emit(CompetingSessionEnded())
 
-    def _tell_budget(self, now: float) -> None:
+    def _report_budget(self, now: float) -> None:
         budget = self._lines.budget
-        if budget == self._lines.ceiling > self._told_budget:
-            self._told_budget = budget
+        if budget == self._lines.ceiling > self._reported_budget:
+            self._reported_budget = budget
             self._emit(LinesReturned(budget))
-        elif now >= self._tell_budget_at and budget < self._told_budget:
-            self._told_budget = budget
+        elif now >= self._report_budget_at and budget < self._reported_budget:
+            self._reported_budget = budget
             self._emit(LinesTaken(budget))
 
-    def _tell_too_few(self, now: float) -> None:
+    def _report_too_few(self, now: float) -> None:
         """More options than the lines can refresh before their Greeks are too old."""
         options, budget = self._lines.wanted(now), self._lines.budget
         oldest_s = self._lines.oldest_s(now)
         too_few = oldest_s > self._max_age_s
-        if too_few == self._told_too_few:
+        if too_few == self._too_few:
             return
-        self._told_too_few = too_few
+        self._too_few = too_few
         if too_few:
             self._emit(LinesTooFew(options, budget, oldest_s, self._max_age_s))
         else:
             self._emit(LinesEnough(options, budget))
 
     def _renew_silent(self, now: float) -> None:
-        """Subscriptions that should have spoken by now are made anew."""
         for con_id, due in list(self._ask_again.items()):
             if due <= now:
                 del self._ask_again[con_id]
@@ -184,14 +183,14 @@ class Subscriptions:
     # What the gateway says
 
     def data_stopped(self, since: float | None = None) -> float:
-        """Nothing vouches for the data from now on, or since an instant that has passed: the Greeks
-        age until new ones come. Return that instant."""
+        """Nothing vouches for the data from now on, or since an earlier instant: the Greeks age
+        until new ones come. Return that instant."""
         since = self._clock() if since is None else since
         self.feed.mark_stale(since)
         return since
 
     def ask_silent_again(self, after_s: float = ASK_AFTER_INCIDENT_S) -> None:
-        """Lines that are still silent after so long are made anew."""
+        """Lines that are still silent after this long are renewed."""
         due = self._clock() + after_s
         for con_id in self._lines.held:
             line = self.feed.lines.get(con_id)
@@ -199,7 +198,7 @@ class Subscriptions:
                 self._ask_again[con_id] = due
 
     def ask_unknown_again(self) -> None:
-        """What was unknown may have been so for want of a link, or of a farm."""
+        """What was unknown may have been so for lack of a link or a farm."""
         now = self._clock()
         for con_id in self._unknown:
             if self._lines.postponed(con_id, now):
@@ -231,7 +230,7 @@ class Subscriptions:
             case Reaction.TOO_MANY_LINES:
                 self._give_line_back(con_id, code)
                 self._lines.refused(con_id, now)
-                self._tell_budget_at = now + TELL_BUDGET_S
+                self._report_budget_at = now + REPORT_BUDGET_S
             case Reaction.COMPETING_SESSION:
                 self.owner_is_elsewhere(con_id, code)
             case Reaction.NOT_SUBSCRIBED:
@@ -254,13 +253,13 @@ class Subscriptions:
         self._ask_again.pop(con_id, None)
 
     def owner_is_elsewhere(self, con_id: int, code: int) -> None:
-        """The owner's other session has the market data now; told for a contract or for all."""
+        """The owner's other session has the market data now: of one contract, or of all."""
         self.data_stopped()
         if self._lines.competing_session(con_id, self._clock()):
             self._emit(CompetingSession(code))
 
     def _fall_back(self, con_id: int, name: str, code: int, text: str) -> None:
-        """No live data: ask once more, for delayed data, where the settings allow it."""
+        """No live data: ask once more, for delayed data, if the settings allow it."""
         delayed_allowed = self._data_type >= DataType.DELAYED
         if delayed_allowed and con_id not in self._tried_delayed:
             if not self._tried_delayed:

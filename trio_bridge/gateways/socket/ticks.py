@@ -1,9 +1,9 @@
-"""Drops market data that nobody reads before ib_async decodes it. Pure.
+"""Drops unused market data before ib_async decodes it. Pure.
 
-A row needs the model computation of an option and nothing else, but with it come prices, sizes and
-the computations for bid, ask and last: nine messages of ten. To decode one, ib_async takes many
-times as long as it takes here to see that it is not wanted; and it cuts the stream into messages by
-copying the rest of what has arrived after each of them, so that a burst costs its square.
+A row needs only the model computation of an option, but with it come prices, sizes and the
+computations for bid, ask and last: nine messages of ten. Decoding one takes ib_async many times as
+long as dropping it here; and it cuts the stream into messages by copying the rest of what has
+arrived after each of them, so the cost of a burst grows with its square.
 
 A message is a 4-byte big-endian length and fields, each ended by NUL; the first is its kind.
 Message and tick types: https://interactivebrokers.github.io/tws-api/tick_types.html and the
@@ -16,7 +16,7 @@ import struct
 from typing import Final
 
 UNREAD: Final = frozenset({b"1", b"2", b"45", b"46", b"81"})
-"""Price, size, generic and text ticks, and what opens a subscription: all of them unread."""
+"""Price, size, generic and text ticks, and the parameters sent when a subscription opens."""
 
 COMPUTATION: Final = b"21"
 DELAYED_MODEL_TICK: Final = "83"
@@ -24,24 +24,24 @@ MODEL_TICKS: Final = frozenset({b"13", DELAYED_MODEL_TICK.encode()})
 """The model's computation, live or frozen, and delayed."""
 
 LARGEST_MESSAGE: Final = 0xFFFFFF
-"""What the official client takes; a longer one means that the stream is out of step."""
+"""The official client's limit; a longer one means that the stream is out of step."""
 
 _LENGTH: Final = struct.Struct(">I")
 
 
 class TickFilter:
-    """Takes the bytes of one connection as they arrive."""
+    """Filters the bytes of one connection as they arrive."""
 
     def __init__(self) -> None:
         self._rest = b""
         self.dropped = 0
-        """How many messages were left out."""
+        """How many messages were dropped."""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the complete messages that have arrived, without those that nobody reads.
+        """Return the complete messages that have arrived, without the unused ones.
 
         Raises:
-            ValueError: this is no stream of messages.
+            ValueError: this is not a stream of messages.
         """
         if self._rest:
             data = self._rest + data
@@ -69,7 +69,7 @@ def _is_unread(data: bytes, start: int, end: int) -> bool:
     kind = data[start:kind_end] if kind_end >= 0 else b""
     if kind != COMPUTATION:
         return kind in UNREAD
-    # Kind, request, tick type. What lacks one is not ours to judge.
+    # Kind, request, tick type; a message without one of them is passed on.
     type_start = data.find(b"\0", kind_end + 1, end) + 1
     type_end = data.find(b"\0", type_start, end)
     return type_start > 0 and type_end >= 0 and data[type_start:type_end] not in MODEL_TICKS
