@@ -270,7 +270,9 @@ async def test_ticks_come_at_once_and_then_whenever_the_book_moves(book: Book) -
         assert await client.expect(58) == ["58", "1", "1", "1"]
         assert await client.model(1) == true_model(book, option)
         book.advance(1)
-        assert await client.model(1) == true_model(book, option)
+        # The first round repeats the opening's values; it may be under way at this instant.
+        while await client.model(1) != true_model(book, option):
+            pass
         await trio.sleep(5 * QUICK_S)
         await client.send(8, 1, 1)
         assert (await client.next())[0] == "9", "a book that holds still does not tick"
