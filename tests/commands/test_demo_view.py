@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from tests.support.rows import row_as_read
 from trio_bridge.commands.demo import View
 from trio_bridge.stores.reading.landing import LandedEvent, LandedRow
 
@@ -17,10 +18,25 @@ AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
 @pytest.fixture
 def shown() -> str:
     view = View()
-    row = LandedRow(
-        AT, "U1", -3488.55, 34.89, 12348.9, -12418.68, 5330.64, 30, 30, 111.4, "live", 1
+    row = row_as_read(
+        LandedRow,
+        id=1,
+        timestamp=AT,
+        account="U1",
+        delta=-3488.55,
+        gamma=34.89,
+        vega=12348.9,
+        theta=-12418.68,
+        underlying_price=5330.64,
+        positions=30,
+        priced=30,
+        greeks_age_s=111.4,
+        data_type="live",
     )
-    view.add([row], [LandedEvent(AT, "SOCKET", "info", "connected to 127.0.0.1:4001", None, 1)])
+    event = row_as_read(
+        LandedEvent, id=1, timestamp=AT, status="info", message="connected to 127.0.0.1:4001"
+    )
+    view.add([row], [event])
     console = Console(width=80, file=io.StringIO())
     console.print(view)
     text = console.file.getvalue()  # type: ignore[attr-defined]

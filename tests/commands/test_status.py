@@ -15,7 +15,7 @@ from tests.support.command import run_command, run_process
 from tests.support.database import wait_for_rows
 from tests.support.process import PATIENCE_S, running_service
 from tests.support.receiver import open_receiver
-from tests.support.rows import event, snapshot
+from tests.support.rows import event, row_as_read, snapshot
 from trio_bridge.commands import status as status_module
 from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.model import ApiMode
@@ -47,8 +47,19 @@ if TYPE_CHECKING:
 
 def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None) -> BridgeStatus:
     now = datetime.now(UTC)
-    row = PortfolioRow(
-        now - timedelta(seconds=2), "DU1", 1234.5, 0.5, -3.25, 12.0, 100.25, 3, 2, 0.0, "live"
+    row = row_as_read(
+        PortfolioRow,
+        timestamp=now - timedelta(seconds=2),
+        account="DU1",
+        delta=1234.5,
+        gamma=0.5,
+        vega=-3.25,
+        theta=12.0,
+        underlying_price=100.25,
+        positions=3,
+        priced=2,
+        greeks_age_s=0.0,
+        data_type="live",
     )
     return BridgeStatus(
         version="9.9.9",
@@ -62,7 +73,15 @@ def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None)
         storage=StorageStatus(
             "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
         ),
-        events=(EventRow(now, "SOCKET", "warning", "something happened", None),),
+        events=(
+            row_as_read(
+                EventRow,
+                timestamp=now,
+                api_mode="SOCKET",
+                status="warning",
+                message="something happened",
+            ),
+        ),
     )
 
 
@@ -220,7 +239,10 @@ async def test_a_database_that_is_waited_for_does_not_make_the_last_row_old(
 
 async def test_only_so_many_events_as_asked_for_and_the_latest(tmp_path: Path) -> None:
     status = a_status()
-    events = tuple(EventRow(status.at, "SOCKET", "info", f"number {n}", None) for n in range(4))
+    events = tuple(
+        row_as_read(EventRow, timestamp=status.at, status="info", message=f"number {n}")
+        for n in range(4)
+    )
     async with open_receiver() as receiver:
         receiver.body = orjson.dumps(replace(status, events=events))
         for wanted in (0, 2):

@@ -12,7 +12,7 @@ import trio
 
 from tests.support.command import run_command, run_process
 from tests.support.process import running_service
-from tests.support.rows import event, snapshot
+from tests.support.rows import event, row_as_read, snapshot
 from trio_bridge.commands import tail as tail_module
 from trio_bridge.commands.tail import Screen, run_tail
 from trio_bridge.config import load_settings
@@ -119,7 +119,24 @@ async def test_without_a_database_the_remedy_is_named(tmp_path: Path) -> None:
 
 
 def a_row(at: datetime, positions: int | None = 3) -> LandedRow:
-    return LandedRow(at, "U1", 1.0, 0.5, None, 12.0, 100.25, positions, positions, 0.0, "live", 1)
+    return row_as_read(
+        LandedRow,
+        id=1,
+        timestamp=at,
+        account="U1",
+        delta=1.0,
+        gamma=0.5,
+        theta=12.0,
+        underlying_price=100.25,
+        positions=positions,
+        priced=positions,
+        greeks_age_s=0.0,
+        data_type="live",
+    )
+
+
+def an_event(at: datetime) -> LandedEvent:
+    return row_as_read(LandedEvent, id=1, timestamp=at, status="info", message="x")
 
 
 def test_each_day_is_named_once_with_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +144,16 @@ def test_each_day_is_named_once_with_its_columns(capsys: pytest.CaptureFixture[s
     for days in (0, 0, 1):
         at = AT + timedelta(days=days)
         screen.show(
-            [a_row(at)], [LandedEvent(at + timedelta(seconds=1), None, "info", "x", None, 1)]
+            [a_row(at)],
+            [
+                row_as_read(
+                    LandedEvent,
+                    id=1,
+                    timestamp=at + timedelta(seconds=1),
+                    status="info",
+                    message="x",
+                )
+            ],
         )
     lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import orjson
@@ -12,7 +13,10 @@ from trio_bridge.model import ApiEvent, ApiMode, DataType, Snapshot
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
+    from trio_bridge.rows import EventRow, PortfolioRow
     from trio_bridge.stores.record import Record
+
+Row = TypeVar("Row", bound="PortfolioRow | EventRow")
 
 START = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
 
@@ -46,3 +50,9 @@ def record(number: int) -> Record:
 def number_of(row: Record) -> int:
     """The number that `record` or `snapshot` was made from; -1 for an event."""
     return int(orjson.loads(row.row).get("delta", -1))
+
+
+def row_as_read(row: type[Row], **known: Any) -> Row:
+    """A row as readers get it; columns that are not named are NULL."""
+    columns: dict[str, Any] = dict.fromkeys(field.name for field in fields(row))
+    return row(**columns | known)
