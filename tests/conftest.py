@@ -6,6 +6,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import structlog
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 SLOWEST_FIRST = ("faults", "test_service.py", "commands", "web", "gateways", "stores")
 """Folders and files whose tests wait for real processes, slowest first."""
+
+
+# How fast an example runs says how busy the machine is, and nothing else.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 class TrioMode:
