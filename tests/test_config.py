@@ -421,7 +421,7 @@ def test_a_directory_in_the_place_of_the_file_is_refused(nothing_set: Path) -> N
     st.sampled_from(["", "~", "0", "-", "http://"]),
     st.text(st.characters(codec="utf-8", exclude_characters="\0")),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_text_is_a_setting_or_one_line(name: str, start: str, text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(name, start + text)

@@ -352,7 +352,6 @@ STORIES = st.lists(
 
 @hypothesis.settings(
     max_examples=300,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
@@ -362,9 +361,7 @@ def test_a_bridge_that_lives_through_anything_loses_nothing(turns: list[Turn], s
 
 
 @pytest.mark.long
-@hypothesis.settings(
-    max_examples=20_000, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
-)
+@hypothesis.settings(max_examples=20_000, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(STORIES, st.integers(0, 2**32))
 def test_the_same_many_thousand_times(turns: list[Turn], seed: int) -> None:
     tell(turns, seed)

@@ -84,7 +84,6 @@ def covers(window: ResetWindow, reading: datetime) -> bool:
 
 
 @given(instants | near_a_change, st.lists(certain_windows(), max_size=3))
-@settings(deadline=None)
 def test_a_hold_lasts_as_long_as_new_yorks_clock_reads_a_time_inside(
     now: datetime, windows: list[ResetWindow]
 ) -> None:
@@ -240,7 +239,7 @@ def test_a_window_over_the_repeated_hour_holds_through_both() -> None:
     st.times().map(lambda at: at.replace(second=0, microsecond=0)),
     st.integers(1, 22 * 60),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_no_daily_window_vanishes_or_lasts_a_day_when_the_clock_changes(
     year: int, change: object, start: clock, minutes: int
 ) -> None:

@@ -480,7 +480,7 @@ def exact_terms(position: Position, quote: Greeks | None, name: str) -> Fraction
 
 
 @given(portfolios, quotes)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_the_sums_equal_an_exact_computation(
     positions: list[Position], greeks: dict[int, Greeks]
 ) -> None:
@@ -510,7 +510,6 @@ def test_the_sums_equal_an_exact_computation(
 
 
 @given(portfolios, quotes, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_the_order_of_positions_changes_nothing_at_all(
     positions: list[Position], greeks: dict[int, Greeks], random: Any
 ) -> None:
@@ -523,7 +522,6 @@ def test_the_order_of_positions_changes_nothing_at_all(
 
 
 @given(portfolios, quotes)
-@settings(deadline=None)
 def test_nothing_but_finite_numbers_leaves(
     positions: list[Position], greeks: dict[int, Greeks]
 ) -> None:
@@ -536,7 +534,6 @@ def test_nothing_but_finite_numbers_leaves(
 
 
 @given(portfolios, quotes)
-@settings(deadline=None)
 def test_a_book_and_its_mirror_net_to_nothing(
     positions: list[Position], greeks: dict[int, Greeks]
 ) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from zlib import crc32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot
@@ -157,7 +157,6 @@ def test_a_line_is_json_that_anyone_can_read(record: Record) -> None:
 
 
 @given(records, st.data())
-@settings(deadline=None)
 def test_any_changed_byte_is_noticed(record: Record, data: st.DataObject) -> None:
     line = bytearray(encode_line(record)[:-1])
     place = data.draw(st.integers(0, len(line) - 1))
@@ -168,7 +167,6 @@ def test_any_changed_byte_is_noticed(record: Record, data: st.DataObject) -> Non
 
 
 @given(records, st.data())
-@settings(deadline=None)
 def test_any_torn_line_is_noticed(record: Record, data: st.DataObject) -> None:
     line = encode_line(record)[:-1]
     torn = line[: data.draw(st.integers(1, len(line) - 1))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bridge.gateways.portal import values as portal_values
@@ -79,21 +79,18 @@ def test_what_is_not_plainly_a_number_is_none(raw: object) -> None:
     assert read_number(raw) is None
 
 
-@settings(deadline=None)  # a busy machine is no reason to fail
 @given(st.one_of(st.text(), st.binary(), st.none(), st.booleans(), st.integers(), st.floats()))
 def test_no_input_breaks_the_reader_or_yields_what_no_row_may_hold(raw: object) -> None:
     reading = read_number(raw)
     assert reading is None or (math.isfinite(reading.value) and abs(reading.value) < 1e15)
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="0123456789.,-+CHKMB%eE ", max_size=14))
 def test_text_without_a_digit_is_never_zero(raw: str) -> None:
     if not any(letter.isdigit() for letter in raw):
         assert read_number(raw) is None
 
 
-@settings(deadline=None)
 @given(
     value=st.decimals(min_value=-(10**9), max_value=10**9, places=3),
     prefix=st.sampled_from(["", "C", "H"]),

@@ -783,13 +783,13 @@ def live_through(
 
 
 @worlds
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_lines_and_messages_stay_within_their_limits_whatever_happens(**world: Any) -> None:
     live_through(**world)
 
 
 @pytest.mark.long
 @worlds
-@settings(deadline=None, max_examples=3000)
+@settings(max_examples=3000)
 def test_lines_and_messages_stay_within_their_limits_in_thousands_of_worlds(**world: Any) -> None:
     live_through(**world)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bridge.gateways.socket.lines import Pacer
@@ -24,7 +24,6 @@ def most_in_any_second(sent: list[tuple[float, int]]) -> int:
     st.lists(st.tuples(st.sampled_from([0.0, 0.001, 0.01, 0.1, 2.0]), st.sampled_from([1, 2]))),
     st.floats(0, 1e9),
 )
-@settings(deadline=None)
 def test_no_second_holds_more_than_the_limit_however_the_calls_come(
     per_s: int, catch_up_s: float, calls: list[tuple[float, int]], now: float
 ) -> None:
@@ -40,7 +39,6 @@ def test_no_second_holds_more_than_the_limit_however_the_calls_come(
 
 
 @given(st.integers(10, 60), st.integers(1, 2), st.floats(0, 1e9))
-@settings(deadline=None)
 def test_steps_taken_as_soon_as_allowed_reach_the_sustained_rate(
     per_s: int, step: int, start: float
 ) -> None:
