@@ -1,9 +1,9 @@
-"""Asks, and knows when to stop: a name server for the gateway's addresses, the gateway for whatever
-asyncio code answers; and says why there was no answer.
+"""Requests with a bound: to the name server for the gateway's addresses, to the gateway through
+ib_async's asyncio code. Each ends with an answer or with the reason why there was none.
 
-trio-asyncio passes a cancellation on to the asyncio task and then waits until that has ended,
-without a bound: a task that swallows the cancellation, or that can take no step at all, would hold
-up the connection, and with it the whole service, for ever. Here the wait has one.
+trio-asyncio passes a cancellation on to the asyncio task and then waits for its end without a
+bound: a task that swallows the cancellation, or that can take no step at all, would hold up the
+connection, and with it the whole service, for ever. Here that wait is bounded (`ENDING_S`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ T = TypeVar("T")
 LONGEST_ANSWER_S = 600.0
 
 ENDING_S = 0.5
-"""For a task to end when it is cancelled; one pass of the loop is enough for one that wants to."""
+"""How long a cancelled task may take to end; one pass of the loop is enough for a good one."""
 
 log = structlog.get_logger()
 
 
 class Loss:
-    """That a connection has ended, and why: the first reason counts."""
+    """Whether a connection has ended, and why: the first reason counts."""
 
     def __init__(self) -> None:
         self.event = trio.Event()
@@ -49,7 +49,7 @@ class Loss:
 
 
 class Asking:
-    """The requests of one connection that its life waits for, one at a time.
+    """The requests that a connection waits for, one at a time.
 
     Args:
         loss: ends every request.
@@ -62,11 +62,11 @@ class Asking:
         self._heard_at = -math.inf
 
     def heard(self) -> None:
-        """A part of the answer has come: the patience begins again."""
+        """A part of the answer has come: the time allowed begins again."""
         self._heard_at = trio.current_time()
 
     async def ask(self, request: Callable[[], Awaitable[T]], patience_s: float, failure: str) -> T:
-        """Run asyncio code until it is done, the connection is lost, or patience is at its end.
+        """Run asyncio code until it is done, the connection is lost, or the time is up.
 
         Raises:
             GatewayError: for one of these reasons.
@@ -82,7 +82,7 @@ class Asking:
 
         async def fail_when_late() -> None:
             latest = began + LONGEST_ANSWER_S
-            # Each part of an answer moves the end, and need wake nobody for that.
+            # Each part of an answer moves the end; no task needs to wake up for that.
             while trio.current_time() < (due := min(self._heard_at + patience_s, latest)):  # noqa: ASYNC110
                 await trio.sleep_until(due)
             failures.append(GatewayError(f"{failure} within {patience_s:g} s"))
@@ -96,8 +96,8 @@ class Asking:
             except OSError as error:
                 failures.append(explain(error, self._host, self._port))
             nursery.cancel_scope.cancel()
-        # The first failure is the cause: giving up on a connection also loses it. And an answer of
-        # a connection that ended meanwhile is of no use, because nothing follows it.
+        # The first failure is the cause: giving up on a connection also loses it. An answer from a
+        # connection that has just ended is of no use, because nothing follows it.
         if self._loss.has_come:
             failures.append(self._loss.error)
         if failures:
@@ -108,11 +108,11 @@ class Asking:
 async def resolve(host: str, port: int, *, timeout_s: float) -> list[str]:
     """The addresses behind the host's name, the best one first.
 
-    asyncio would look it up in a thread that nobody can interrupt; Ctrl-C would have to wait for a
+    asyncio would look it up in a thread that cannot be interrupted; Ctrl-C would have to wait for a
     name server that does not answer.
 
     Raises:
-        GatewayError: there is no such host, or nobody says so in time.
+        GatewayError: there is no such host, or the name server does not answer in time.
     """
     try:
         with trio.fail_after(timeout_s):
