@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -61,6 +62,44 @@ class DataType(IntEnum):
     def label(self) -> str:
         """The word stored in `portfolio_greeks.data_type`."""
         return self.name.lower().replace("_", "-")
+
+
+class PositionState(StrEnum):
+    """Whether a position counts in the sums, and if not, why; the value is what users read."""
+
+    PRICED = "priced"
+    WAITING = "waiting"
+    """Requested, and not answered yet."""
+    NO_DATA = "no data"
+    """Requested; no computation has come, and nothing says why."""
+    REFUSED = "refused"
+    """The gateway has said why there is no computation."""
+    STALE = "stale"
+    """The last computation is too old to count."""
+    EXPIRED = "expired"
+    """Past its last trading instant, whatever the gateway still sends."""
+    NO_MULTIPLIER = "no multiplier"
+    """What one contract stands for is not known (yet)."""
+    UNKNOWN_TYPE = "unknown type"
+    """Of a security type that adds nothing."""
+
+
+class Trouble(NamedTuple):
+    """Why a contract has no current Greeks, as far as its gateway tells: WAITING, NO_DATA or
+    REFUSED, and the reason with its remedy in words."""
+
+    state: PositionState
+    reason: str = ""
+
+
+class ExchangeRates(NamedTuple):
+    """What one unit of each currency is worth in the base currency, by the gateway's ledger.
+
+    A rate that is not known, or no longer, is missing; `base` is then empty if that is unknown.
+    """
+
+    base: str = ""
+    to_base: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

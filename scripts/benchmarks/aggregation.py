@@ -17,7 +17,7 @@ from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.gateways.socket.connection import Connection
-from trio_bridge.gateways.socket.lines import MarketLines
+from trio_bridge.gateways.socket.market_data.lines import MarketLines
 from trio_bridge.model import utc_now
 from trio_bridge.risk.greeks import Portfolio, aggregate
 

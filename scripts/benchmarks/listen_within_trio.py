@@ -21,7 +21,7 @@ from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.config import Settings
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.gateways.socket.holdings import Details
-from trio_bridge.gateways.socket.lines import MarketLines
+from trio_bridge.gateways.socket.market_data.lines import MarketLines
 from trio_bridge.gateways.socket.ticks import TickFilter
 from trio_bridge.simulator.book import make_book
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 import trio
@@ -11,7 +12,15 @@ from trio_bridge.gateways.leftovers import Leftovers
 from trio_bridge.gateways.readiness import NotReadyError, Readiness, Reason
 from trio_bridge.gateways.remarks import Remarks
 from trio_bridge.gateways.sleep import SleepWatch
-from trio_bridge.model import ApiMode, Greeks, Position, Snapshot, utc_now
+from trio_bridge.model import (
+    ApiMode,
+    ExchangeRates,
+    Greeks,
+    Position,
+    Snapshot,
+    Trouble,
+    utc_now,
+)
 from trio_bridge.risk.greeks import Portfolio, aggregate
 
 if TYPE_CHECKING:
@@ -31,11 +40,13 @@ class EventSink(Protocol):
 
 
 class RiskInputs(NamedTuple):
-    """What is held in memory at one instant."""
+    """What is held in memory at one instant. Greeks and troubles are by contract id."""
 
     accounts: Sequence[str]
     positions: tuple[Position, ...]
     greeks: Mapping[int, Greeks]
+    troubles: Mapping[int, Trouble] = MappingProxyType({})
+    rates: ExchangeRates = ExchangeRates()
 
 
 class Usage(NamedTuple):

@@ -14,9 +14,9 @@ import trio
 from tests.support.heard import AnEvent, of
 from tests.support.patient_clock import until
 from trio_bridge.config import Settings
-from trio_bridge.gateways.portal.board import QuoteBoard
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.portal.holdings import Holdings
+from trio_bridge.gateways.portal.market_data.board import QuoteBoard
 from trio_bridge.gateways.portal.pacing import Timing
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import ApiMode, Snapshot

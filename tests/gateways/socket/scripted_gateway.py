@@ -13,7 +13,7 @@ from trio_bridge.errors import BridgeError
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.gateways.socket.connection import Connection
-from trio_bridge.gateways.socket.lines import MarketLines
+from trio_bridge.gateways.socket.market_data.lines import MarketLines
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import wire
 

@@ -34,7 +34,7 @@ from trio_bridge.events.gateway import (
 from trio_bridge.events.service import ServiceStopped
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket import notices as socket_notices
-from trio_bridge.gateways.socket.subscriptions import ASK_AFTER_INCIDENT_S
+from trio_bridge.gateways.socket.market_data.subscriptions import ASK_AFTER_INCIDENT_S
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock

@@ -19,9 +19,9 @@ from trio_bridge.gateways.portal.health import (
 )
 from trio_bridge.gateways.portal.holdings import Memory
 from trio_bridge.gateways.portal.login import Login
+from trio_bridge.gateways.portal.market_data.quotes import QuoteLoop
+from trio_bridge.gateways.portal.market_data.stream import QuoteStream
 from trio_bridge.gateways.portal.positions import PositionLoop
-from trio_bridge.gateways.portal.quotes import QuoteLoop
-from trio_bridge.gateways.portal.stream import QuoteStream
 from trio_bridge.gateways.readiness import Reason
 
 if TYPE_CHECKING:

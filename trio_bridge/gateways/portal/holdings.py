@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import trio
 
 from trio_bridge.gateways.keys import FUTURES_OPTION, contract_key, underlying_key
-from trio_bridge.gateways.portal.board import QuoteBoard
+from trio_bridge.gateways.portal.market_data.board import QuoteBoard
 from trio_bridge.gateways.portal.values import read_con_id, read_positive, read_text
 from trio_bridge.gateways.readiness import Reason, Settling
 from trio_bridge.model import Position

@@ -14,7 +14,7 @@ from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.base import IBridgeBase, RiskInputs, Usage, discard_event
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.connection import Connection
-from trio_bridge.gateways.socket.lines import MarketLines
+from trio_bridge.gateways.socket.market_data.lines import MarketLines
 from trio_bridge.model import ApiMode, utc_now
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ from trio_bridge.gateways.socket.asking import (
 from trio_bridge.gateways.socket.client import GatewayClient
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
 from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
+from trio_bridge.gateways.socket.market_data.subscriptions import POLL_S, Subscriptions
 from trio_bridge.gateways.socket.notices import Notices
-from trio_bridge.gateways.socket.subscriptions import POLL_S, Subscriptions
 
 if TYPE_CHECKING:
     from ib_async import Position
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.readiness import Readiness
     from trio_bridge.gateways.socket.holdings import Details
-    from trio_bridge.gateways.socket.lines import MarketLines
+    from trio_bridge.gateways.socket.market_data.lines import MarketLines
 
 HANDSHAKE_TIMEOUT_S = 10.0
 POSITIONS_TIMEOUT_S = 30.0

@@ -18,7 +18,7 @@ from trio_bridge.events.gateway import (
 )
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.codes import Reaction, reaction_to
-from trio_bridge.gateways.socket.subscriptions import ASK_BROKEN_FARM_S
+from trio_bridge.gateways.socket.market_data.subscriptions import ASK_BROKEN_FARM_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.readiness import Readiness, Settling
     from trio_bridge.gateways.socket.codes import Refusal
-    from trio_bridge.gateways.socket.subscriptions import Subscriptions
+    from trio_bridge.gateways.socket.market_data.subscriptions import Subscriptions
 
 log = structlog.get_logger()
 

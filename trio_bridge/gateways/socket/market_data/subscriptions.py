@@ -18,8 +18,8 @@ from trio_bridge.events.data import (
     NotSubscribed,
 )
 from trio_bridge.gateways.socket.codes import NOTHING_TO_CANCEL, Reaction
-from trio_bridge.gateways.socket.feed import MarketDataFeed
-from trio_bridge.gateways.socket.lines import Subscribe
+from trio_bridge.gateways.socket.market_data.feed import MarketDataFeed
+from trio_bridge.gateways.socket.market_data.lines import Subscribe
 from trio_bridge.model import DataType
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.holdings import HoldingsView
-    from trio_bridge.gateways.socket.lines import MarketLines
+    from trio_bridge.gateways.socket.market_data.lines import MarketLines
 
 POLL_S = 0.05
 """How often to check for answers while some are awaited."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
-    from trio_bridge.gateways.portal.stream import QuoteStream
+    from trio_bridge.gateways.portal.market_data.stream import QuoteStream
 
 INTRODUCE_AFTER: Final = 2
 """After this many failures the brokerage accounts are requested again, which the gateway expects

@@ -12,12 +12,12 @@ from collections import defaultdict
 from itertools import count
 from typing import TYPE_CHECKING
 
-from trio_bridge.gateways.socket.lines import DWELL_S, Cancel, MarketLines, Subscribe
+from trio_bridge.gateways.socket.market_data.lines import DWELL_S, Cancel, MarketLines, Subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trio_bridge.gateways.socket.lines import Action
+    from trio_bridge.gateways.socket.market_data.lines import Action
 
 RTT_S = 0.001
 """A gateway on the same machine."""

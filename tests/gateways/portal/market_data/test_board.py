@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from trio_bridge.gateways.portal.board import QuoteBoard
+from trio_bridge.gateways.portal.market_data.board import QuoteBoard
 from trio_bridge.model import DataType, Greeks, Position, Snapshot
 from trio_bridge.risk.greeks import Portfolio, aggregate
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.gateways.socket.lines_gateway import LinesGateway, most_in_any_second
-from trio_bridge.gateways.socket.lines import (
+from tests.gateways.socket.market_data.lines_gateway import LinesGateway, most_in_any_second
+from trio_bridge.gateways.socket.market_data.lines import (
     COMPETING_PROBE_S,
     DWELL_S,
     GROWTH_WAIT_S,

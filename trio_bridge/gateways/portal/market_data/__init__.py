@@ -1,0 +1,1 @@
+"""PORTAL mode: the quotes: polled, streamed, and what has been said so far."""
