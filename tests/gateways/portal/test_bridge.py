@@ -191,10 +191,10 @@ async def test_options_in_two_currencies_are_said_once(
     fast_clock: PatientClock, book: Book
 ) -> None:
     book.market.change_contract(first_option(book), currency="EUR")
-    book.money.rates["EUR"] = 1.0  # nothing is converted yet
     async with portal_rig(book) as rig:
-        await rig.until_right()
-        await rig.until_right()
+        await rig.until(rig.row)
+        await trio.sleep(5)
+        assert rig.row()
         assert rig.told(CurrenciesMixed) == [CurrenciesMixed(("EUR", "USD"))]
 
 
