@@ -103,17 +103,21 @@ def aggregate(
     """
     at, oldest, worst = timestamp.timestamp(), 0.0, DataType.LIVE
     contributions: list[Contribution | None] = []
+    errors: list[float] = []
     for option in portfolio.options:
         quote = greeks.get(option.con_id)
         part = contribution_of(option, quote, at, now, max_age_s)
-        if isinstance(part, PositionState) or quote is None:
+        if quote is None or not isinstance(part, tuple):
             contributions.append(None)
             continue
         contributions.append(part)
-        if (age := age_of(quote, now)) > oldest:
-            oldest = age
-        if quote.data_type > worst:
-            worst = quote.data_type
+        _, _, _, _, _, data_type, until, error = quote
+        if until is not None and now - until > oldest:
+            oldest = now - until
+        if data_type > worst:
+            worst = data_type
+        if error:
+            errors.append(error * abs(option.units or 0.0))
 
     priced = list(filter(None, contributions))
     counted = len(priced) + len(portfolio.deltas)
@@ -121,7 +125,7 @@ def aggregate(
     if priced or counted + portfolio.unknown == portfolio.positions:
         deltas, *others = zip(NOTHING, *priced, strict=True)
         sums = tuple(map(math.fsum, (chain(deltas, portfolio.deltas), *others)))
-    delta, gamma, vega, theta, gamma_error = sums
+    delta, gamma, vega, theta = sums
     currency = next(iter(portfolio.currencies), "")
     if len(portfolio.currencies) > 1:
         currency = rates.base
@@ -143,7 +147,7 @@ def aggregate(
         greeks_age_s=oldest if priced else None,
         data_type=worst if priced else None,
         currency=currency or None,
-        gamma_error=gamma_error,
+        gamma_error=None if gamma is None else math.fsum(errors),
     )
 
 
@@ -158,7 +162,7 @@ def _converted(
         rate = _rate(rates, option.currency)
         if rate is None:
             return None, None
-        _, _, vega, theta, _ = part
+        _, _, vega, theta = part
         vegas.append(vega * rate)
         thetas.append(theta * rate)
     return math.fsum(vegas), math.fsum(thetas)
@@ -179,7 +183,7 @@ def _main_underlying(portfolio: Portfolio, contributions: Sequence[Contribution 
 
     def weight(name: str) -> tuple[float, str]:
         parts = filter(None, [contributions[at] for at in portfolio.leaders[name]])
-        return (abs(math.fsum([delta for delta, *_ in parts])), name)
+        return (abs(math.fsum([delta for delta, _, _, _ in parts])), name)
 
     return max(portfolio.leaders, key=weight, default="")
 
