@@ -159,15 +159,20 @@ def _row_lines(overview: Overview) -> list[tuple[str, str]]:
     age = duration(max(0.0, (overview.at - row.timestamp).total_seconds()))
     priced = "" if row.priced is None else f", {row.priced} of {row.positions} priced"
     kind = "" if row.data_type is None else f", {row.data_type}"
-    greeks = (
-        f"delta {number(row.delta)} gamma {uncertain(row.gamma, row.gamma_error)} "
-        f"vega {number(row.vega)} theta {number(row.theta)}"
-    )
-    money = "" if row.currency is None else f" {row.currency}"
     return [
         ("last row", f"{age} ago ({moment(row.timestamp)}){priced}{kind}"),
-        ("", f"{greeks}{money}, underlying {number(row.underlying_price)}"),
+        ("", numbers_of(row)),
     ]
+
+
+def numbers_of(row: PortfolioRow) -> str:
+    """A row's Greeks and the price of its underlying."""
+    currency = "" if row.currency is None else f" {row.currency}"
+    return (
+        f"delta {number(row.delta)} gamma {uncertain(row.gamma, row.gamma_error)} "
+        f"vega {number(row.vega)} theta {number(row.theta)}{currency}, "
+        f"underlying {number(row.underlying_price)}"
+    )
 
 
 def _coverage(summary: Summary, overview: Overview) -> str:
