@@ -108,7 +108,9 @@ class Position:
 
     `quantity` is the signed number of contracts or shares. `multiplier` is None while unknown: it
     is never guessed. `underlying` is any key that equal underlyings share; empty if unknown, as is
-    `currency`.
+    `currency`. `magnifier` says in how many parts of the currency an option's prices are quoted
+    (100: in cents), None while unknown. `last_trade` is the instant at which an option stops
+    trading, None if unknown.
     """
 
     account: str
@@ -119,6 +121,8 @@ class Position:
     multiplier: float | None
     underlying: str = ""
     currency: str = ""
+    magnifier: float | None = 1.0
+    last_trade: datetime | None = None
 
 
 class Greeks(NamedTuple):
@@ -126,7 +130,8 @@ class Greeks(NamedTuple):
 
     None means "not computed". `current_until` is None while the subscription lives and its data
     farm works; otherwise the monotonic instant (seconds, the clock of `trio.current_time`) at which
-    that ended, from which the age counts.
+    that ended, from which the age counts. `gamma_error` is the most by which the gamma may be wrong
+    because its text was rounded.
     """
 
     delta: float | None
@@ -136,6 +141,7 @@ class Greeks(NamedTuple):
     underlying_price: float | None
     data_type: DataType = DataType.LIVE
     current_until: float | None = None
+    gamma_error: float = 0.0
 
 
 def new_event_id(at: datetime) -> UUID:
@@ -162,6 +168,11 @@ class Snapshot:
     portfolio exactly when both are equal. `greeks_age_s` is the age in seconds of the oldest Greek
     that counted (0 = all current), `data_type` the worst data type that counted; both are None if
     no option counted.
+
+    `currency` is that of vega and theta: the options' own, or the base currency where they have
+    several; None without options, or while unknown. Vega and theta are None where a rate that they
+    need is missing. `gamma_error` is the most by which gamma may be wrong because the gateway sends
+    rounded text.
     """
 
     timestamp: datetime
@@ -175,6 +186,8 @@ class Snapshot:
     priced: int
     greeks_age_s: float | None = None
     data_type: DataType | None = None
+    currency: str | None = None
+    gamma_error: float | None = None
     contract: str = PORTFOLIO
     event_id: UUID = NO_ID
 

@@ -111,6 +111,15 @@ class PortfolioRow:
     data_type: Annotated[
         str | None, Column("text", "The least fresh kind of market data that counts")
     ]
+    currency: Annotated[str | None, Column("text", "The currency of vega and theta")]
+    gamma_error: Annotated[
+        float | None,
+        Column(
+            REAL,
+            "The most by which gamma may be wrong because the gateway sends rounded text",
+            metric="portfolio_gamma_error",
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

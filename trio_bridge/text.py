@@ -14,6 +14,8 @@ MINUTE_S = 60
 HOUR_S = 3600
 DAY_S = 86_400
 LEAST_IN_DECIMALS = 0.01
+VISIBLE_ERROR = 0.01
+"""A smaller share of a number is not worth a word."""
 
 
 def count(number: int, noun: str) -> str:
@@ -58,6 +60,14 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.2g}" if 0 < abs(value) < LEAST_IN_DECIMALS else f"{value:,.2f}"
+
+
+def uncertain(value: float | None, error: float | None) -> str:
+    """`number(value)`, and by how much it may be wrong where that is more than 1 % of it:
+    `8.15±1.30`."""
+    if value is None or error is None or error <= VISIBLE_ERROR * abs(value):
+        return number(value)
+    return f"{number(value)}±{number(error)}"
 
 
 def moment(at: datetime) -> str:

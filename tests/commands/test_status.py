@@ -104,6 +104,17 @@ def without_greeks(row: Snapshot) -> Snapshot:
     return replace(row, delta=None, gamma=None, vega=None, theta=None, priced=0, data_type=None)
 
 
+def test_a_gamma_of_coarse_texts_shows_how_coarse() -> None:
+    row = a_status().ticker.last
+    assert row is not None
+    assert status_module.numbers_of(row) == (
+        "delta 1,234.50 gamma 0.50 vega -3.25 theta 12.00, underlying 100.25"
+    )
+    assert status_module.numbers_of(replace(row, gamma_error=0.1, currency="EUR")) == (
+        "delta 1,234.50 gamma 0.50±0.10 vega -3.25 theta 12.00 EUR, underlying 100.25"
+    )
+
+
 def test_the_status_survives_its_json() -> None:
     status = a_status()
     assert from_json(orjson.dumps(status)) == status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -167,6 +168,14 @@ def test_what_is_not_known_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None
     Screen(events=True, as_json=False).show([a_row(AT, positions=None)], [])
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.split()[3:] == ["–", "12.00", "100.25", "–"]
+
+
+def test_a_gamma_of_coarse_texts_shows_how_coarse(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (0.004, 0.1):
+        row = replace(a_row(AT), gamma_error=error)
+        Screen(events=True, as_json=False).show([row], [])
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.split()[2] == ("0.50" if error < 0.005 else "0.50±0.10")
 
 
 async def test_a_frozen_database_is_said_and_waited_out(

@@ -18,7 +18,7 @@ from tests.gateways.socket.support import agrees, options_of, socket_rig, still_
 from tests.support.patient_clock import PatientClock
 from trio_bridge.gateways import sleep
 from trio_bridge.gateways.base import discard_event
-from trio_bridge.gateways.socket import subscriptions as socket_subscriptions
+from trio_bridge.gateways.socket.market_data import subscriptions as socket_subscriptions
 from trio_bridge.simulator.tws import wire
 from trio_bridge.simulator.tws.requests import Requests
 from trio_bridge.tasks.supervisor import Supervisor

@@ -571,6 +571,30 @@ async def test_numbers_are_not_rounded_to_something_else(browser: Browser, calm:
     assert found == [*numbers, "57.00 %", "66.66 %", "99.99 %", "100 %"]
 
 
+async def test_a_coarse_gamma_shows_by_how_much_it_may_be_wrong(
+    browser: Browser, calm: str
+) -> None:
+    """PORTAL mode gets rounded texts; this service does not: its status is changed on the way."""
+    coarse = """
+        const parse = JSON.parse;
+        JSON.parse = (...all) => {
+            const found = parse(...all);
+            const row = found?.ticker?.last;
+            if (row) row.gamma_error = Math.abs(row.gamma) * SHARE;
+            return found;
+        };
+    """
+    value = "return document.querySelector('[data-series=gamma] .value').innerText"
+    for share, shown in ((0.2, "true"), (0.005, "false")):
+        await browser.reset()
+        async with browser.before_each_page(coarse.replace("SHARE", str(share))):
+            await browser.open(calm)
+            await browser.drawn()
+            await browser.until(f"{value} !== '–'")
+            await browser.until(f"{value}.includes('±') === {shown}")
+    assert await browser.complaints() == []
+
+
 async def test_a_gap_counts_once_while_it_lasts_and_when_it_has_ended(
     browser: Browser, calm: str
 ) -> None:

@@ -29,7 +29,7 @@ from trio_bridge.simulator.book import make_book
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.embedded.cluster import default_directory
 from trio_bridge.stores.reading.landing import Landing
-from trio_bridge.text import count, number, size
+from trio_bridge.text import count, number, size, uncertain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -73,7 +73,7 @@ class View:
             table.add_row(
                 f"{row.timestamp:%H:%M:%S}",
                 number(row.delta),
-                number(row.gamma),
+                uncertain(row.gamma, row.gamma_error),
                 number(row.vega),
                 number(row.theta),
                 number(row.underlying_price),

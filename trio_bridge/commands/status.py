@@ -21,7 +21,7 @@ from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.reading.summary import read_summary
 from trio_bridge.stores.spool.look import look_at_spool
-from trio_bridge.text import count, duration, moment, number, percent, size, waiting
+from trio_bridge.text import count, duration, moment, number, percent, size, uncertain, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,13 +159,20 @@ def _row_lines(overview: Overview) -> list[tuple[str, str]]:
     age = duration(max(0.0, (overview.at - row.timestamp).total_seconds()))
     priced = "" if row.priced is None else f", {row.priced} of {row.positions} priced"
     kind = "" if row.data_type is None else f", {row.data_type}"
-    greeks = " ".join(
-        f"{name} {number(getattr(row, name))}" for name in ("delta", "gamma", "vega", "theta")
-    )
     return [
         ("last row", f"{age} ago ({moment(row.timestamp)}){priced}{kind}"),
-        ("", f"{greeks}, underlying {number(row.underlying_price)}"),
+        ("", numbers_of(row)),
     ]
+
+
+def numbers_of(row: PortfolioRow) -> str:
+    """A row's Greeks and the price of its underlying."""
+    currency = "" if row.currency is None else f" {row.currency}"
+    return (
+        f"delta {number(row.delta)} gamma {uncertain(row.gamma, row.gamma_error)} "
+        f"vega {number(row.vega)} theta {number(row.theta)}{currency}, "
+        f"underlying {number(row.underlying_price)}"
+    )
 
 
 def _coverage(summary: Summary, overview: Overview) -> str:

@@ -14,7 +14,7 @@ from trio_bridge.commands.console import STYLES, Console
 from trio_bridge.commands.database import present_database
 from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.stores.reading.landing import LandedRow, Landing
-from trio_bridge.text import number
+from trio_bridge.text import number, uncertain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,8 @@ def row_line(row: LandedRow) -> str:
     """A row in 79 characters."""
     priced = "–" if row.priced is None else f"{row.priced}/{row.positions}"
     return (
-        f"{row.timestamp:%H:%M:%S} {number(row.delta):>12} {number(row.gamma):>10} "
+        f"{row.timestamp:%H:%M:%S} {number(row.delta):>12} "
+        f"{uncertain(row.gamma, row.gamma_error):>10} "
         f"{number(row.vega):>12} {number(row.theta):>12} {number(row.underlying_price):>11} "
         f"{priced:>7}"
     )

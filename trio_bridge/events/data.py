@@ -109,7 +109,7 @@ class DataRefused(Event):
 class TypeUnknown(Event):
     kind = "positions.unknown_type"
     severity = WARNING
-    says = "positions of the unknown type {sec_type!r} are counted but add nothing to the Greeks"
+    says = "positions of the unknown type {sec_type!r} add nothing to the Greeks: unpriced"
     sec_type: str
 
 
@@ -117,8 +117,8 @@ class CurrenciesMixed(Event):
     kind = "positions.mixed_currencies"
     severity = WARNING
     says = (
-        "options in {currencies}: vega and theta add up amounts in different currencies, nothing "
-        "is converted"
+        "options in {currencies}: vega and theta are in the base currency, at the ledger's "
+        "exchange rates, and NULL while one is missing"
     )
     currencies: tuple[str, ...]
 
@@ -131,7 +131,8 @@ class MultipliersUnknown(Event):
     @property
     def text(self) -> str:
         return (
-            f"the gateway does not give the multiplier of {count(len(self.con_ids), 'position')} "
+            "the gateway does not give the multiplier or the price magnifier of "
+            f"{count(len(self.con_ids), 'position')} "
             f"(conid {', '.join(map(str, self.con_ids[:5]))}): unpriced until it does"
         )
 

@@ -21,7 +21,7 @@ from trio_bridge.model import (
     Trouble,
     utc_now,
 )
-from trio_bridge.risk.greeks import Portfolio, aggregate
+from trio_bridge.risk.portfolio import Portfolio, Standing, aggregate, standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -184,6 +184,37 @@ class IBridgeBase(ABC):
             NotReadyError: no true row can be given; the text says why.
         """
         now, instant = self._now(), trio.current_time()
+        book = self._book(now, instant)
+        return aggregate(
+            self._portfolio,
+            book.greeks,
+            timestamp=now,
+            now=instant,
+            max_age_s=self.settings.greeks_max_age_s,
+            account=",".join(book.accounts),
+            rates=book.rates,
+        )
+
+    def states(self) -> list[Standing]:
+        """What each position has to do with the row now, from memory alone: those that are priced
+        are the ones that the row counts as priced.
+
+        Raises:
+            NotReadyError: as `get_portfolio_greeks`.
+        """
+        now, instant = self._now(), trio.current_time()
+        book = self._book(now, instant)
+        return standings(
+            self._portfolio,
+            book.greeks,
+            book.troubles,
+            timestamp=now,
+            now=instant,
+            max_age_s=self.settings.greeks_max_age_s,
+        )
+
+    def _book(self, now: datetime, instant: float) -> RiskInputs:
+        """What is held and what is known of it, with `_portfolio` made of it."""
         asleep = self.sleep.look(now, instant)
         if asleep is not None:
             self.readiness.block(*asleep)
@@ -194,11 +225,4 @@ class IBridgeBase(ABC):
             self._positions = book.positions
             self._portfolio = Portfolio(book.positions)
             self._remarks.on(book.positions)
-        return aggregate(
-            self._portfolio,
-            book.greeks,
-            timestamp=now,
-            now=instant,
-            max_age_s=self.settings.greeks_max_age_s,
-            account=",".join(book.accounts),
-        )
+        return book

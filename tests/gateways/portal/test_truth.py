@@ -37,6 +37,10 @@ async def test_an_empty_list_of_a_gateway_that_is_cut_off_is_no_book(
     """Two lists in a row may come between two looks at its status."""
     async with portal_rig(book, timing=USUAL_TIMING._replace(status_s=60.0)) as rig:
         await rig.until_right()
+        assert rig.bridge._connection is not None
+        memory = rig.bridge._connection._memory
+        seen = memory.downloads
+        await rig.until(lambda: memory.downloads > seen)  # none is under way
         with rig.sim.faults(Fault("/positions/0", text="[]")) as fault:
             rig.sim.login.connected = False
             await rig.until(lambda: fault.hits >= 2 and rig.row() is None)

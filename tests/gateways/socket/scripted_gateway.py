@@ -13,6 +13,7 @@ from trio_bridge.errors import BridgeError
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.gateways.socket.connection import Connection
+from trio_bridge.gateways.socket.details import Details
 from trio_bridge.gateways.socket.market_data.lines import MarketLines
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import wire
@@ -33,6 +34,8 @@ def run_session(
     download: Iterable[bytes],
     serving: Sequence[tuple[float, bytes]],
     judge: Callable[[SocketBridge], None],
+    *,
+    described: bool = False,
 ) -> list[tuple[str, ...]]:
     """Live through one session; return the messages that the bridge sent.
 
@@ -40,12 +43,13 @@ def run_session(
         download: what answers the request for positions.
         serving: what comes then, each with the seconds until the next; `judge` looks at the bridge
             before and after each, and when they have passed.
+        described: whether an earlier session has learned the details of all options.
 
     Raises:
         Exception: what would have ended the service.
     """
     return trio.run(
-        _live, b"".join(download), serving, judge, clock=MockClock(autojump_threshold=0)
+        _live, b"".join(download), serving, judge, described, clock=MockClock(autojump_threshold=0)
     )
 
 
@@ -70,11 +74,16 @@ async def _live(
     download: bytes,
     serving: Sequence[tuple[float, bytes]],
     judge: Callable[[SocketBridge], None],
+    described: bool,
 ) -> list[tuple[str, ...]]:
     settings = make_settings(4001)
     bridge = SocketBridge(settings, emit=discard_event)
+    details = {
+        one.con_id: Details(one.exchange, one.multiplier, "", magnifier=1.0)
+        for one in (BOOK.market.options() if described else ())
+    }
     session = Connection(
-        settings, discard_event, readiness=bridge._begin(), lines=MarketLines(90), details={}
+        settings, discard_event, readiness=bridge._begin(), lines=MarketLines(90), details=details
     )
     bridge._connection = session
     client = session.client.ib.client

@@ -35,7 +35,7 @@ from trio_bridge.stores.database.postgres import (
     log_api_event,
     write_portfolio_snapshot,
 )
-from trio_bridge.stores.record import Record, decode_line, record_of
+from trio_bridge.stores.record import Record, decode_line, encode_line, record_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -157,6 +157,18 @@ async def test_rows_of_the_earlier_system_get_what_they_lack(
     ]
     assert query(fresh_database, "SELECT timestamp, status FROM api_logs") == [
         (datetime(2026, 3, 2, 14, 30, tzinfo=UTC), "info")
+    ]
+
+
+async def test_a_line_of_a_version_without_the_newest_columns_is_stored(
+    store: PostgresStore, fresh_database: str
+) -> None:
+    row = orjson.loads(snapshots(1)[0].row)
+    del row["currency"], row["gamma_error"]
+    line = encode_line(Record("portfolio_greeks", orjson.dumps(row)))
+    assert await store.write([decode_line(line.rstrip(), offset=0)]) == 1
+    assert query(fresh_database, "SELECT delta, currency, gamma_error FROM portfolio_greeks") == [
+        (row["delta"], None, None)
     ]
 
 

@@ -7,22 +7,24 @@ cache page by page, and half a book, or an empty one, must never look like risk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from trio_bridge.gateways.keys import FUTURES_OPTION, contract_key, underlying_key
+from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.market_data.board import QuoteBoard
-from trio_bridge.gateways.portal.values import read_con_id, read_positive, read_text
 from trio_bridge.gateways.readiness import Reason, Settling
 from trio_bridge.model import Position
+from trio_bridge.risk.expiry import last_trade
 from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from trio_bridge.config import Settings
+    from trio_bridge.gateways.keys import Product
     from trio_bridge.gateways.readiness import Readiness
     from trio_bridge.model import Greeks
 
@@ -37,43 +39,6 @@ class HeldKey(NamedTuple):
     account: str
     con_id: int
     model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """A contract, as an answer describes it; what the answer lacks is empty or None."""
-
-    sec_type: str = ""
-    symbol: str = ""
-    currency: str = ""
-    multiplier: float | None = None
-    underlying_con_id: int | None = None
-
-    @classmethod
-    def read(
-        cls,
-        entry: Mapping[str, object],
-        kind: Iterable[str],
-        symbol: Iterable[str],
-        underlying: str,
-    ) -> Self:
-        """Read it from an entry whose members have these names, which differ between endpoints."""
-        return cls(
-            sec_type=read_text(entry, *kind),
-            symbol=read_text(entry, *symbol),
-            currency=read_text(entry, "currency"),
-            multiplier=read_positive(entry.get("multiplier")),
-            underlying_con_id=read_con_id(entry.get(underlying)),
-        )
-
-    def completed_by(self, other: Definition) -> Definition:
-        return Definition(
-            sec_type=self.sec_type or other.sec_type,
-            symbol=self.symbol or other.symbol,
-            currency=self.currency or other.currency,
-            multiplier=self.multiplier or other.multiplier,
-            underlying_con_id=self.underlying_con_id or other.underlying_con_id,
-        )
 
 
 class Held(NamedTuple):
@@ -95,6 +60,8 @@ class Holdings:
         """The accounts without an accepted download, and what the last download named of them."""
         self._missing: frozenset[HeldKey] = frozenset()
         self._definitions: dict[int, Definition] = {}
+        self._magnifiers: dict[Product, float] = {}
+        """What the trading rules of one of its contracts say of each product."""
         self._defined: set[int] = set()
         """Contracts whose definition was requested and answered."""
         self._by_con_id: dict[int, Held] = {}
@@ -156,6 +123,11 @@ class Holdings:
             self._definitions[con_id] = definition.completed_by(known) if known else definition
         self._positions = None
 
+    def learn_magnifier(self, product: Product, magnifier: float) -> None:
+        """Take the price magnifier in the trading rules of one of the product's contracts."""
+        self._magnifiers[product] = magnifier
+        self._positions = None
+
     def undefined(self) -> list[int]:
         """Contracts whose definition should be requested: derivatives, and what has no kind.
 
@@ -178,6 +150,20 @@ class Holdings:
         )
         return list(dict.fromkeys(lack))
 
+    def unmagnified(self) -> dict[Product, list[int]]:
+        """Options that cannot be priced because their prices' unit is not known."""
+        found: dict[Product, list[int]] = {}
+        for held in self._by_con_id.values():
+            known = self._known(held)
+            if known.sec_type in OPTION_TYPES and known.product not in self._magnifiers:
+                found.setdefault(known.product, []).append(held.key.con_id)
+        return found
+
+    def magnification_of(self, con_id: int) -> float | None:
+        """The price magnifier by the contract's display rule; None if that is not known."""
+        held = self._by_con_id.get(con_id)
+        return None if held is None else self._known(held).magnification
+
     def options(self) -> list[int]:
         """Contracts whose Greeks a row needs."""
         options = (one.con_id for one in self.positions() if one.sec_type in OPTION_TYPES)
@@ -195,26 +181,42 @@ class Holdings:
             self._positions = tuple(map(self._position, self._held.values()))
         return self._positions
 
-    def _position(self, held: Held) -> Position:
+    def _known(self, held: Held) -> Definition:
+        """Everything that is known of the contract."""
         looked_up = self._definitions.get(held.key.con_id, Definition())
         known = held.definition.completed_by(looked_up)
-        name = looked_up.symbol or known.symbol
+        return replace(known, symbol=looked_up.symbol or known.symbol)
+
+    def _position(self, held: Held) -> Position:
+        known = self._known(held)
+        name = known.symbol
         underlying = underlying_key(name, known.currency) if known.sec_type and name else ""
         if known.sec_type == FUTURES_OPTION:
             # Options on different futures may share a symbol.
             under_con_id = known.underlying_con_id
             underlying = "" if under_con_id is None else contract_key(under_con_id)
+        is_option = known.sec_type in OPTION_TYPES
         return Position(
             account=held.key.account,
             con_id=held.key.con_id,
             sec_type=known.sec_type or UNKNOWN_KIND,
-            symbol=known.symbol,
+            symbol=held.definition.symbol or name,
             quantity=held.quantity,
             # Without a kind, a multiplier means nothing.
             multiplier=known.multiplier if known.sec_type else None,
             underlying=underlying,
             currency=known.currency,
+            magnifier=self._magnifier(known) if is_option else 1.0,
+            last_trade=last_trade(known.last_day, currency=known.currency) if is_option else None,
         )
+
+    def _magnifier(self, known: Definition) -> float | None:
+        """Which of two places tells it is documented nowhere, so both must be known, and one that
+        says nothing (1) does not contradict the other."""
+        ruled = self._magnifiers.get(known.product)
+        if ruled is None or ruled > 1:
+            return ruled
+        return known.magnification or ruled
 
 
 class Memory:
@@ -291,6 +293,11 @@ class Memory:
         self.holdings.define(con_ids, definitions)
         self._settle()
 
+    def take_magnifier(self, product: Product, magnifier: float) -> None:
+        """Take the price magnifier in the trading rules of one of the product's contracts."""
+        self.holdings.learn_magnifier(product, magnifier)
+        self._settle()
+
     @property
     def is_settled(self) -> bool:
         """Whether every option has answered, or has had its time to."""
@@ -324,6 +331,7 @@ class Memory:
         if (
             not self.is_settled
             and not self.holdings.undefined()
+            and not self.holdings.unmagnified()
             and all(map(self.quotes.has_greeks, self.holdings.options()))
         ):
             self._settling.answered()

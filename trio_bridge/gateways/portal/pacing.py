@@ -94,6 +94,7 @@ POSITIONS: Final = EndpointLimit("GET", "/portfolio/{account}/positions/{page}")
 SNAPSHOT: Final = EndpointLimit("GET", "/iserver/marketdata/snapshot", Rate(10, 1.0))
 DEFINITIONS: Final = EndpointLimit("GET", "/trsrv/secdef")
 CONTRACT_INFO: Final = EndpointLimit("GET", "/iserver/contract/{con_id}/info")
+CONTRACT_RULES: Final = EndpointLimit("GET", "/iserver/contract/{con_id}/info-and-rules")
 STREAM: Final = EndpointLimit("GET", "/ws")
 
 OVERALL: Final = Rate(8, 1.0)

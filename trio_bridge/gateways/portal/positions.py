@@ -11,8 +11,9 @@ import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.accounts import Accounts
+from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.health import AnswerError
-from trio_bridge.gateways.portal.holdings import Definition, Held, HeldKey
+from trio_bridge.gateways.portal.holdings import Held, HeldKey
 from trio_bridge.gateways.portal.pacing import ACCOUNTS, INVALIDATE, POSITIONS
 from trio_bridge.gateways.portal.values import (
     ShapeError,

@@ -7,11 +7,11 @@ description of this bridge had theta and vega swapped: a test pins them).
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trio_bridge.model import DataType
+from trio_bridge.risk.expiry import DAY_LENGTH
 from trio_bridge.risk.greeks import LARGEST_CREDIBLE
 
 if TYPE_CHECKING:
@@ -36,10 +36,13 @@ REQUESTED_FIELDS: Final = (*NUMBER_FIELDS, UNDERLYING_CON_ID, AVAILABILITY)
 
 _NUMBER = re.compile(
     r"""(?P<prefix>[CH])?\s*
-        (?P<number>[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:E[+-]?\d{1,3})?)
+        (?P<number>[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?:\.(?P<decimals>\d*))?
+            (?:E(?P<power>[+-]?\d{1,3}))?)
         (?P<suffix>[KMB%])?""",
     re.VERBOSE | re.ASCII | re.IGNORECASE,
 )
+LARGEST_POWER: Final = 9
+
 _SCALE: Final = {"K": 1e3, "M": 1e6, "B": 1e9}
 _LONGEST = 40
 
@@ -80,6 +83,9 @@ class Reading(NamedTuple):
     """Written with a percent sign; the value is in percent."""
     exact: bool = True
     """Without a mark: neither shortened (`10.2K`) nor of another day or unit."""
+    error: float = 0.0
+    """The most that rounding to this text may have changed: half a unit of its last place, so
+    0.0005 in `0.271`, and 50 in `10.2K`."""
 
 
 def read_number(raw: object) -> Reading | None:
@@ -88,27 +94,31 @@ def read_number(raw: object) -> Reading | None:
     Accepted: numbers, and text such as `0.271`, `1,300`, `10.2K`, `0.54%`, `C193.18` (prior close)
     and `H12.5` (trading halted). Not `0,271`: that could only be a decimal comma.
     """
-    if isinstance(raw, bool):
-        return None
-    if isinstance(raw, int | float):
-        return _credible(raw)
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        raw = repr(raw)  # zeros at its end are lost: its error is rather too large than too small
     if not isinstance(raw, str):
         return None
     text = raw.strip()
     match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         return None
-    try:
-        number = float(match["number"].replace(",", ""))
-    except ValueError:
-        return None
     suffix = (match["suffix"] or "").upper()
-    reading = _credible(number * _SCALE.get(suffix, 1.0))
-    if reading is None:
+    scale = _SCALE.get(suffix, 1.0)
+    try:
+        value = float(match["number"].replace(",", "")) * scale
+        error = 0.5 * scale * 10.0 ** (int(match["power"] or 0) - len(match["decimals"] or ""))
+    except (ValueError, OverflowError):
         return None
-    prior_close = (match["prefix"] or "").upper() == "C"
-    exact = not (match["prefix"] or suffix)
-    return reading._replace(prior_close=prior_close, percent=suffix == "%", exact=exact)
+    if not (abs(value) < LARGEST_CREDIBLE and error < LARGEST_CREDIBLE):
+        return None
+    prefix = (match["prefix"] or "").upper()
+    return Reading(
+        value,
+        prior_close=prefix == "C",
+        percent=suffix == "%",
+        exact=not (prefix or suffix),
+        error=error,
+    )
 
 
 def read_exact(raw: object) -> float | None:
@@ -121,6 +131,27 @@ def read_positive(raw: object) -> float | None:
     """A multiplier or the like: exact and positive, else None (the portal says 0 for unknown)."""
     value = read_exact(raw)
     return value if value is not None and value > 0 else None
+
+
+def read_earliest_day(entry: Mapping[str, object], *names: str) -> str:
+    """The earliest of the days (YYYYMMDD) that these members hold; empty if none does."""
+    texts = [read_text(entry, name) for name in names]
+    return min((text for text in texts if len(text) == DAY_LENGTH and text.isdigit()), default="")
+
+
+def read_magnification(rule: object) -> float | None:
+    """In how many parts of the currency prices are quoted, by a contract's `displayRule`; None if
+    it does not say.
+
+    Recorded of ordinary contracts: 0. Where prices are in cents it may be the factor or its power
+    of ten, which is documented nowhere. No factor is below 10 and no power above 9, so either is
+    understood.
+    """
+    raw = rule.get("magnification") if isinstance(rule, dict) else None
+    value = read_exact(raw)
+    if value is None or value < 0 or not value.is_integer():
+        return None
+    return value if value > LARGEST_POWER else 10.0**value
 
 
 def read_con_id(raw: object) -> int | None:
@@ -165,11 +196,3 @@ def is_allowed(kind: DataType | None, setting: DataType) -> bool:
     have sent is left out here.
     """
     return kind in _ALLOWED[setting]
-
-
-def _credible(number: float) -> Reading | None:
-    try:
-        value = float(number)
-    except OverflowError:
-        return None
-    return Reading(value) if math.isfinite(value) and abs(value) < LARGEST_CREDIBLE else None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.gateways.socket.holdings import Details
+    from trio_bridge.gateways.socket.details import Details
 
 DISCONNECT_TIMEOUT_S = 2.0
 
@@ -70,6 +70,7 @@ class SocketBridge(IBridgeBase):
             readiness=self._begin(),
             lines=self._lines,
             details=self._details,
+            now=self._now,
         )
         await nursery.start(self._connection.run)
 

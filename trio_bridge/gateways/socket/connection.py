@@ -31,18 +31,23 @@ from trio_bridge.gateways.socket.asking import (
     resolve,
 )
 from trio_bridge.gateways.socket.client import GatewayClient
+from trio_bridge.gateways.socket.details import details_from
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
-from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
+from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, learn_details
 from trio_bridge.gateways.socket.market_data.subscriptions import POLL_S, Subscriptions
 from trio_bridge.gateways.socket.notices import Notices
+from trio_bridge.model import utc_now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
     from ib_async import Position
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.readiness import Readiness
-    from trio_bridge.gateways.socket.holdings import Details
+    from trio_bridge.gateways.socket.details import Details
     from trio_bridge.gateways.socket.market_data.lines import MarketLines
 
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -86,8 +91,11 @@ class Connection:
         readiness: Readiness,
         lines: MarketLines,
         details: dict[int, Details],
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
+        """`now` is the wall clock."""
         self._settings = settings
+        self._now = now
         self._readiness = readiness
         self._readiness.block(Reason.DOWNLOADING)
         self._settling = Settling(readiness, SETTLE_S)
@@ -268,7 +276,7 @@ class Connection:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.client.read)
             nursery.start_soon(self.heartbeat.run)
-            nursery.start_soon(learn_details, self.holdings, self._learn)
+            nursery.start_soon(learn_details, self.holdings, self._learn, self._now)
             try:
                 await self._follow()
             except GatewayError as error:
@@ -292,7 +300,7 @@ class Connection:
             again_at = max(now + POLL_S, min(again_at, due))
             if not self._settling.is_over(now):
                 again_at = now + POLL_S
-                if self.subscriptions.all_answered:
+                if self.subscriptions.all_answered and not self.holdings.view.lacking_details:
                     self._settling.answered()
         with trio.move_on_at(again_at):
             await self._wake.wait()

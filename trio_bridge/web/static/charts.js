@@ -1,7 +1,7 @@
 // Charts one above the other that share time, cursor and gaps.
 
 import { facts } from "./facts.js";
-import { mark, number } from "./format.js";
+import { mark, number, uncertain } from "./format.js";
 const AXIS_WIDTH = 76;
 const TIME_AXIS_HEIGHT = 42;
 const NARROWEST_GAP = 2; // CSS pixels: a gap of one row in a month is still seen.
@@ -21,6 +21,7 @@ export class Charts {
   constructor(room, time, onPoint) {
     this.onPoint = onPoint;
     this.gaps = [];
+    this.errors = {}; // by how much the last row's values may be wrong
     this.window = time;
     this.plots = facts.series.map((one, i) => this.#build(room, one, i === facts.series.length - 1));
     this.observer = new ResizeObserver(() => this.#fit());
@@ -49,7 +50,8 @@ export class Charts {
   showValues(i) {
     for (const { name, value, unit, unitPlace } of this.plots) {
       const column = this.rows.series[name].last;
-      const text = number(column[i ?? column.length - 1]);
+      const error = i === null ? this.errors[name] : null;
+      const text = uncertain(column[i ?? column.length - 1], error);
       const stale = i === null && !this.live;
       value.textContent = stale ? "–" : text;
       unitPlace.textContent = stale && text !== "–" ? `last ${text}` : unit;

@@ -19,6 +19,12 @@ export function number(value) {
   return new Intl.NumberFormat("en", digits).format(value).replace("-", "−");
 }
 
+/** The same, with what it may be wrong by where that is more than 1 % of it: "8.15 ± 1.30". */
+export function uncertain(value, error) {
+  const text = number(value);
+  return text !== "–" && error > Math.abs(value) / 100 ? `${text} ± ${number(error)}` : text;
+}
+
 /** The same for an axis whose marks are `step` apart. */
 export function mark(value, step) {
   const decimals = Math.min(8, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));

@@ -228,6 +228,7 @@ const live = new Live({
   status(status) {
     page.heard = now();
     page.status = status;
+    charts.errors = { gamma: status.ticker.last?.gamma_error };
     const skew = Date.parse(status.at) / 1000 - Date.now() / 1000;
     if (Math.abs(skew - page.skew) > CLOCK_ERROR_S) {
       page.skew = skew;

@@ -16,23 +16,20 @@ from trio_bridge.gateways.portal.values import (
     ASK,
     AVAILABILITY,
     BID,
-    DELTA,
     GAMMA,
     GREEK_FIELDS,
     LAST,
     MARK,
     NUMBER_FIELDS,
     PRICE_FIELDS,
-    THETA,
     UNDERLYING_CON_ID,
-    VEGA,
     is_allowed,
     read_availability,
     read_con_id,
     read_number,
 )
 from trio_bridge.model import DataType, Greeks
-from trio_bridge.risk.greeks import NOT_COMPUTED, valid_greek, valid_price
+from trio_bridge.risk.greeks import NOT_COMPUTED, valid_four, valid_price
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -57,6 +54,8 @@ class _Said(NamedTuple):
     at: float
     kind: DataType | None
     """As it was known then, at best; None when the portal named none that we know."""
+    error: float = 0.0
+    """By how much the portal's rounding may have changed the value."""
 
 
 @dataclass(slots=True)
@@ -90,7 +89,7 @@ class _Quote:
         if reading.prior_close and kind is not None:
             # The previous day's value is at best the last of a closed market.
             kind = max(kind, DataType.FROZEN)
-        self.fields[name] = _Said(reading.value, at, kind)
+        self.fields[name] = _Said(reading.value, at, kind, reading.error)
 
     def said(self, name: str) -> _Said | None:
         found = self.fields.get(name)
@@ -112,13 +111,15 @@ class _Quote:
     def greeks_said(self) -> list[_Said]:
         return [found for name in GREEK_FIELDS if (found := self.said(name)) is not None]
 
-    def greek(self, name: str) -> float | None:
-        found = self.said(name)
-        if found is None:
-            return None
-        if name == THETA and found.value == NOT_COMPUTED:
-            return THETA_OF_MINUS_2
-        return found.value if valid_greek(found.value) else None
+    def four(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Delta, gamma, vega and theta as the portal wrote them, whether they can be or not."""
+        delta, gamma, vega, theta = map(self.said, GREEK_FIELDS)
+        return (
+            delta.value if delta else None,
+            gamma.value if gamma else None,
+            vega.value if vega else None,
+            THETA_OF_MINUS_2 if theta and theta.value == NOT_COMPUTED else theta and theta.value,
+        )
 
 
 class QuoteBoard:
@@ -153,7 +154,7 @@ class QuoteBoard:
         return (
             quote is not None
             and quote.kind_of(quote.greeks_said()) is not None
-            and all(quote.greek(name) is not None for name in GREEK_FIELDS)
+            and valid_four(*quote.four()) is not None
         )
 
     def greeks_at(self, con_id: int) -> float:
@@ -190,14 +191,13 @@ class QuoteBoard:
             return None
         oldest = min(found.at for found in said)
         price_since = max(since, oldest - PRICE_BEHIND_S)
+        gamma = quote.said(GAMMA)
         return Greeks(
-            delta=quote.greek(DELTA),
-            gamma=quote.greek(GAMMA),
-            vega=quote.greek(VEGA),
-            theta=quote.greek(THETA),
+            *quote.four(),
             underlying_price=self._price(underlying_con_id or quote.underlying_con_id, price_since),
             data_type=kind,
             current_until=min(oldest, until),
+            gamma_error=0.0 if gamma is None else gamma.error,
         )
 
     def _price(self, con_id: int | None, since: float) -> float | None:

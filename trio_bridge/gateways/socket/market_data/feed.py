@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trio_bridge.model import DataType, Greeks
-from trio_bridge.risk.greeks import valid_greek
+from trio_bridge.risk.greeks import valid_four
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,9 +92,10 @@ class MarketLine:
 
 
 def is_complete(model: OptionComputation | None) -> bool:
-    """Whether all four Greeks of a computation were computed."""
-    return model is not None and all(
-        valid_greek(value) for value in (model.delta, model.gamma, model.vega, model.theta)
+    """Whether all four Greeks of a computation are valid."""
+    return (
+        model is not None
+        and valid_four(model.delta, model.gamma, model.vega, model.theta) is not None
     )
 
 
