@@ -13,6 +13,7 @@ from pkgutil import iter_modules
 import pytest
 
 import trio_bridge.events
+from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import (
     CompetingSession,
     CompetingSessionEnded,
@@ -89,6 +90,7 @@ from trio_bridge.events.service import (
     ServiceStopped,
 )
 from trio_bridge.model import ApiMode, Severity
+from trio_bridge.text import LONGEST_QUOTE
 
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
 URL = "https://localhost:5000"
@@ -220,7 +222,17 @@ def test_the_interval_of_the_rows_can_be_read_without_reading_a_sentence() -> No
 
 
 def test_a_nul_in_somebody_elses_words_does_not_keep_an_event_from_being_stored() -> None:
-    assert RowsMissed("a\0b").message == "no rows: a\\0b"
+    assert RowsMissed("a\0b").message == "no rows: a\\x00b"
+
+
+def test_somebody_elses_words_are_shortened_and_hold_nothing_that_a_terminal_obeys() -> None:
+    nasty = "\x1b[2J\u202eok\u2066\x9b1m\r\n\u2028two\ufeff"
+    shown = r"\x1b[2J\u202eok\u2066\x9b1m two\ufeff"
+    assert GatewayNotice(2105, nasty).message == f"gateway notice (2105: {shown})"
+    assert SlotsDoubled(1, (nasty,)).accounts == (shown,)
+    assert GatewayError(nasty).text == shown
+    long = RowsMissed("<html>" + "x" * 48_000).reason
+    assert (len(long), long[-1]) == (LONGEST_QUOTE, "…")
 
 
 def test_what_stops_the_rows_has_an_end() -> None:
