@@ -20,6 +20,8 @@ from trio_bridge.events.data import (
     ContractUnknown,
     CurrenciesMixed,
     DataRefused,
+    DataUsable,
+    DataWithheld,
     FarmDown,
     LinesEnough,
     LinesReturned,
@@ -62,6 +64,7 @@ from trio_bridge.events.portal import (
     RequestsPaused,
     RequestsResumed,
     StreamBack,
+    StreamBegun,
     StreamLost,
 )
 from trio_bridge.events.rows import (
@@ -150,6 +153,8 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (LinesEnough(24, 4), "data.lines_enough", "info", "there are enough market data lines again: 4 for 24 options"),
     (NotSubscribed("SPX C5000", 354, "Requested market data is not subscribed", delayed_tried=False), "data.not_subscribed", "warning", "no market data for SPX C5000 (354: Requested market data is not subscribed): unpriced; subscribe to it at Interactive Brokers, or set IB_MARKET_DATA_TYPE=3 to take delayed data"),
     (NotSubscribed("SPX C5000", 10186, "Requested market data is not subscribed", delayed_tried=True), "data.not_subscribed", "warning", "no market data for SPX C5000 (10186: Requested market data is not subscribed): unpriced; subscribe to it at Interactive Brokers"),
+    (DataWithheld(7, ("SPX 1", "SPX 2"), "the login has no subscription", "subscribe at Interactive Brokers"), "data.withheld", "warning", "no usable market data for 7 options (SPX 1, SPX 2): the login has no subscription; subscribe at Interactive Brokers"),
+    (DataUsable("the login has no subscription", 42.4), "data.usable", "info", "market data can be used again (for 42 s they could not: the login has no subscription)"),
     (ContractUnknown("SPX C5000", 200), "data.contract_unknown", "warning", "SPX C5000 is unknown to the gateway (200): unpriced"),
     (DataRefused("SPX C5000", 321, "Error validating request"), "data.refused", "error", "the gateway refuses data for SPX C5000 (321: Error validating request): unpriced"),
     (TypeUnknown("ICU"), "positions.unknown_type", "warning", "positions of the unknown type 'ICU' are counted but add nothing to the Greeks"),
@@ -168,6 +173,7 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (AnswersUnusable("HTTP 503"), "portal.answers_unusable", "warning", "the gateway's answers are unusable: HTTP 503"),
     (AnswersUsable(42.4), "portal.answers_usable", "info", "the gateway answers properly again (after 42 s)"),
     (PaceUnshared("/dev/shm/x: permission denied"), "portal.pace_unshared", "info", "other programs of this user keep a pace of their own towards the gateway (/dev/shm/x: permission denied)"),
+    (StreamBegun(), "portal.streaming", "info", "quotes are streaming"),
     (StreamLost("HTTP 403"), "portal.stream_lost", "warning", "no streaming quotes (HTTP 403): polling instead"),
     (StreamBack(42.4), "portal.stream_back", "info", "quotes are streaming again (after 42 s)"),
     (CertificateUnchecked(URL), "portal.certificate_unchecked", "info", "the certificate of https://localhost:5000 is not checked: it is on this machine; IBKR_CA_FILE names a certificate to check it with"),

@@ -95,6 +95,13 @@ class AnswersUsable(Event):
     lasted_s: float
 
 
+class StreamBegun(Event):
+    """For the first time: the WebSocket has brought data of our contracts."""
+
+    kind = "portal.streaming"
+    says = "quotes are streaming"
+
+
 class StreamLost(Event):
     """Until it is back Greeks come by polling, a little later."""
 

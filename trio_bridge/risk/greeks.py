@@ -116,6 +116,7 @@ def aggregate(
     now: float,
     max_age_s: float,
     account: str = "",
+    positions_at: float | None = None,
 ) -> Snapshot:
     """Net the positions' Greeks into one row.
 
@@ -126,8 +127,9 @@ def aggregate(
         now: the same instant on the monotonic clock, in seconds.
         max_age_s: an option whose Greeks are older than this is unpriced.
         account: the value of the row's `account` column.
+        positions_at: from when the age of the positions counts; None: they are current.
     """
-    oldest = 0.0
+    oldest = 0.0 if positions_at is None else max(0.0, now - positions_at)
     worst = DataType.LIVE
     contributions: list[Contribution | None] = []
     for con_id, units in portfolio.options:
@@ -161,7 +163,7 @@ def aggregate(
         underlying_price=_price(on_main, now, max_age_s),
         positions=portfolio.positions,
         priced=counted,
-        greeks_age_s=oldest if priced else None,
+        greeks_age_s=oldest if priced or positions_at is not None else None,
         data_type=worst if priced else None,
     )
 
