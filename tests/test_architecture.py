@@ -15,7 +15,8 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 PACKAGE = "trio_bridge"
 LAYERS = (
-    {"version", "model", "errors", "text", "threads", "asyncio_compat"},
+    {"version", "text"},
+    {"model", "errors", "threads", "asyncio_compat"},
     {"events", "rows"},
     {"policy", "risk", "logs"},
     {"config"},

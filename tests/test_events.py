@@ -13,12 +13,15 @@ from pkgutil import iter_modules
 import pytest
 
 import trio_bridge.events
+from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import (
     CompetingSession,
     CompetingSessionEnded,
     ContractUnknown,
     CurrenciesMixed,
     DataRefused,
+    DataUsable,
+    DataWithheld,
     FarmDown,
     LinesEnough,
     LinesReturned,
@@ -50,15 +53,18 @@ from trio_bridge.events.gateway import (
 from trio_bridge.events.portal import (
     AnswersUnusable,
     AnswersUsable,
+    CertificatePinned,
     CertificateUnchecked,
     CompetingLogin,
     LoggedOut,
     LoginBack,
     LoginCutOff,
     NoBrokerageSession,
+    PaceUnshared,
     RequestsPaused,
     RequestsResumed,
     StreamBack,
+    StreamBegun,
     StreamLost,
 )
 from trio_bridge.events.rows import (
@@ -89,6 +95,7 @@ from trio_bridge.events.service import (
     ServiceStopped,
 )
 from trio_bridge.model import ApiMode, Severity
+from trio_bridge.text import LONGEST_QUOTE
 
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
 URL = "https://localhost:5000"
@@ -146,6 +153,8 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (LinesEnough(24, 4), "data.lines_enough", "info", "there are enough market data lines again: 4 for 24 options"),
     (NotSubscribed("SPX C5000", 354, "Requested market data is not subscribed", delayed_tried=False), "data.not_subscribed", "warning", "no market data for SPX C5000 (354: Requested market data is not subscribed): unpriced; subscribe to it at Interactive Brokers, or set IB_MARKET_DATA_TYPE=3 to take delayed data"),
     (NotSubscribed("SPX C5000", 10186, "Requested market data is not subscribed", delayed_tried=True), "data.not_subscribed", "warning", "no market data for SPX C5000 (10186: Requested market data is not subscribed): unpriced; subscribe to it at Interactive Brokers"),
+    (DataWithheld(7, ("SPX 1", "SPX 2"), "the login has no subscription", "subscribe at Interactive Brokers"), "data.withheld", "warning", "no usable market data for 7 options (SPX 1, SPX 2): the login has no subscription; subscribe at Interactive Brokers"),
+    (DataUsable("the login has no subscription", 42.4), "data.usable", "info", "market data can be used again (for 42 s they could not: the login has no subscription)"),
     (ContractUnknown("SPX C5000", 200), "data.contract_unknown", "warning", "SPX C5000 is unknown to the gateway (200): unpriced"),
     (DataRefused("SPX C5000", 321, "Error validating request"), "data.refused", "error", "the gateway refuses data for SPX C5000 (321: Error validating request): unpriced"),
     (TypeUnknown("ICU"), "positions.unknown_type", "warning", "positions of the unknown type 'ICU' add nothing to the Greeks: unpriced"),
@@ -163,9 +172,12 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (RequestsResumed(42.4), "portal.resumed", "info", "the gateway accepts requests again (after 42 s)"),
     (AnswersUnusable("HTTP 503"), "portal.answers_unusable", "warning", "the gateway's answers are unusable: HTTP 503"),
     (AnswersUsable(42.4), "portal.answers_usable", "info", "the gateway answers properly again (after 42 s)"),
+    (PaceUnshared("/dev/shm/x: permission denied"), "portal.pace_unshared", "info", "other programs of this user keep a pace of their own towards the gateway (/dev/shm/x: permission denied)"),
+    (StreamBegun(), "portal.streaming", "info", "quotes are streaming"),
     (StreamLost("HTTP 403"), "portal.stream_lost", "warning", "no streaming quotes (HTTP 403): polling instead"),
     (StreamBack(42.4), "portal.stream_back", "info", "quotes are streaming again (after 42 s)"),
     (CertificateUnchecked(URL), "portal.certificate_unchecked", "info", "the certificate of https://localhost:5000 is not checked: it is on this machine; IBKR_CA_FILE names a certificate to check it with"),
+    (CertificatePinned(URL, "AB:CD"), "portal.certificate_pinned", "info", "the certificate of https://localhost:5000 is the one in IBKR_CA_FILE: no other is accepted, its name and dates don't matter (SHA-256 AB:CD)"),
     (RowsMissed("not connected to the gateway"), "rows.missed", "warning", "no rows: not connected to the gateway"),
     (RowsResumed(19, "not connected to the gateway"), "rows.resumed", "info", "recording again after 19 missed slots (not connected to the gateway)"),
     (RowsResumed(1, "not connected to the gateway"), "rows.resumed", "info", "recording again after 1 missed slot (not connected to the gateway)"),
@@ -220,7 +232,17 @@ def test_the_interval_of_the_rows_can_be_read_without_reading_a_sentence() -> No
 
 
 def test_a_nul_in_somebody_elses_words_does_not_keep_an_event_from_being_stored() -> None:
-    assert RowsMissed("a\0b").message == "no rows: a\\0b"
+    assert RowsMissed("a\0b").message == "no rows: a\\x00b"
+
+
+def test_somebody_elses_words_are_shortened_and_hold_nothing_that_a_terminal_obeys() -> None:
+    nasty = "\x1b[2J\u202eok\u2066\x9b1m\r\n\u2028two\ufeff"
+    shown = r"\x1b[2J\u202eok\u2066\x9b1m two\ufeff"
+    assert GatewayNotice(2105, nasty).message == f"gateway notice (2105: {shown})"
+    assert SlotsDoubled(1, (nasty,)).accounts == (shown,)
+    assert GatewayError(nasty).text == shown
+    long = RowsMissed("<html>" + "x" * 48_000).reason
+    assert (len(long), long[-1]) == (LONGEST_QUOTE, "…")
 
 
 def test_what_stops_the_rows_has_an_end() -> None:

@@ -165,9 +165,10 @@ class Snapshot:
     `timestamp` is the instant (UTC) at which the Greeks were read. The four sums cover the same
     positions; all four are None if some position is unpriced and no option is priced. `positions`
     counts the holdings, `priced` those whose contribution is known: the row covers the whole
-    portfolio exactly when both are equal. `greeks_age_s` is the age in seconds of the oldest Greek
-    that counted (0 = all current), `data_type` the worst data type that counted; both are None if
-    no option counted.
+    portfolio exactly when both are equal. `greeks_age_s` is the age in seconds of the oldest datum
+    that counted: a Greek, or the positions where they are polled (PORTAL); 0 means that all are
+    current, which only SOCKET mode can say; None if nothing in the row has an age. `data_type` is
+    the worst data type that counted, None if no option counted.
 
     `currency` is that of vega and theta: the options' own, or the base currency where they have
     several; None without options, or while unknown. Vega and theta are None where a rate that they

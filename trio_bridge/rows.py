@@ -103,7 +103,8 @@ class PortfolioRow:
         float | None,
         Column(
             REAL,
-            "Age of the oldest Greek that counts (0 = current)",
+            "Age of the oldest datum that counts: a Greek, or in PORTAL mode the positions (0 = "
+            "all current, in SOCKET mode only: the portal is asked every few seconds)",
             "seconds",
             metric="greeks_age_seconds",
         ),

@@ -1,4 +1,4 @@
-"""Numbers and times in words, for people."""
+"""Numbers and times in words, for people, and other people's words made safe to show."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ DAY_S = 86_400
 LEAST_IN_DECIMALS = 0.01
 VISIBLE_ERROR = 0.01
 """A smaller share of a number is not worth a word."""
+LONGEST_QUOTE = 400
+"""Characters: a sentence or two. Gateways and libraries have put whole web pages into errors."""
+
+
+def clean(words: str, longest: int = LONGEST_QUOTE) -> str:
+    """Somebody's words on one line: no longer than this, and nothing that a terminal, a log or a
+    reader's eye would obey (control characters, ESC, marks that turn the direction of writing, lone
+    surrogates). Those are spelled, `\\x1b`, so that they can be seen."""
+    line = words if words.isprintable() else " ".join(words[: 4 * longest].split())
+    if not line.isprintable():
+        line = "".join(
+            one if one.isprintable() else one.encode("unicode_escape").decode() for one in line
+        )
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def count(number: int, noun: str) -> str:

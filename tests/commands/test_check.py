@@ -17,6 +17,7 @@ from tests.support.rows import snapshot
 from trio_bridge.model import utc_now
 from trio_bridge.rows import TABLES
 from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.portal.certificate import vendor_certificate
 from trio_bridge.simulator.portal.server import open_portal_simulator
 from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.stores.database.connection import TrioConnection
@@ -303,6 +304,21 @@ async def test_a_portal_that_is_well(tmp_path: Path) -> None:
         found = await check(tmp_path, IB_API_MODE="portal", IBKR_GATEWAY_URL=portal.url)
     assert found["gateway"]["verdict"] == "ok"
     assert f"{len(book.positions())} positions" in line(found["accounts"])
+
+
+async def test_a_portal_whose_certificate_is_pinned(tmp_path: Path) -> None:
+    own = tmp_path / "gateway.pem"
+    settings: dict[str, object] = {"IB_API_MODE": "portal", "IBKR_CA_FILE": own}
+    async with open_portal_simulator(make_book(), host="0.0.0.0", vendor_tls=True) as portal:
+        settings["IBKR_GATEWAY_URL"] = portal.url
+        portal.ca_pem.write_to_path(own)
+        found = await check(tmp_path, **settings)
+        assert found["gateway"]["verdict"] == "ok"
+        assert "its certificate is the one in IBKR_CA_FILE" in line(found["gateway"])
+        vendor_certificate().cert_chain_pems[0].write_to_path(own)
+        found = await check(tmp_path, **settings)
+    assert found["gateway"]["verdict"] == "fail"
+    assert line(found["gateway"]).count("SHA-256") == 1
 
 
 async def test_beside_a_running_service_it_asks_as_a_visitor_and_takes_one_line(

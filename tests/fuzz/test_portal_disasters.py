@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, agrees, supervised_rig
+from tests.gateways.portal.test_pacing import most_within
 from tests.support.patient_clock import PatientClock
 from trio_bridge.gateways import sleep
 from trio_bridge.gateways.base import discard_event
@@ -39,6 +40,9 @@ TIMING = QUICK._replace(
 BLIND_S = 12.0 + 8.0
 """How old positions may be when they still make a row: until they are stale, or two rounds."""
 
+SLACK_S = 0.5
+"""Between a row and its judgement: one slot."""
+
 HALF_S = 60.0
 """Between two times that the gateway has half a book."""
 
@@ -49,10 +53,10 @@ PAUSES_S = (0.0, 0.01, 0.1, 1.0, 3.0, 12.0, 30.0)
 PATHS = (
     *("", "/tickle", "/iserver/auth", "/iserver/auth/ssodh/init", "/iserver/accounts"),
     *("/iserver/marketdata/snapshot", "/trsrv/secdef", "/info", "/portfolio/accounts"),
-    *("/portfolio/DU", "/positions/invalidate", "/positions/0"),
+    *("/portfolio/DU", "/positions/invalidate", "/positions/0", "/positions/"),
 )
 KINDS: tuple[dict[str, Any], ...] = (
-    *({"status": status} for status in (400, 401, 403, 500, 503)),
+    *({"status": status} for status in (400, 401, 403, 500, 503, 601)),
     *({"html": True}, {"text": "{}"}, {"text": ""}, {"hang": True}, {"drip": True}),
     *({"late_s": 1.0}, {"late_s": 5.0}),
 )
@@ -73,6 +77,8 @@ class Walk:
         self.past: list[tuple[float, str]] = []
         self.false_rows: list[tuple[float, Snapshot, list[tuple[float, str]]]] = []
         self.rows = 0
+        self.too_old: list[tuple[float, Snapshot, list[tuple[float, str]]]] = []
+        """Rows of positions older than the bound, or that don't say how old those are."""
         self.came_back_at = -math.inf
         self.half_loaded: set[str] = set()
         """Accounts of which the gateway has only half a book the next time it is asked."""
@@ -89,6 +95,13 @@ class Walk:
             self.fits(row, accounts, held) for held in lately(self.books, now)
         ):
             self.false_rows.append((now, row, self.past[-8:]))
+
+    def judge_age(self, row: Snapshot, positions_at: float | None) -> None:
+        """A row is of positions read lately, and says at least their age."""
+        assert positions_at is not None
+        age_s = trio.current_time() - positions_at
+        if age_s > BLIND_S or row.greeks_age_s is None or row.greeks_age_s < age_s - SLACK_S:
+            self.too_old.append((age_s, row, self.past[-8:]))
 
     def fits(self, row: Snapshot, accounts: tuple[str, ...], held: Positions) -> bool:
         """Whether a row says what these positions say; a partial one counts the same."""
@@ -137,6 +150,9 @@ class Walk:
             if self.accounts_told[-1][1] != self.book.accounts:
                 self.accounts_told.append((trio.current_time(), self.book.accounts))
 
+        def refuse_everything() -> None:
+            break_("", **rng.choice(({"status": 403, "html": True}, {"status": 503})))
+
         def turn(thing: object, name: str, *, usual: bool) -> None:
             setattr(thing, name, usual if rng.random() < 0.5 else not usual)
 
@@ -144,6 +160,14 @@ class Walk:
             "trades": trade,
             "trades again": trade,
             "fails": lambda: break_(rng.choice(PATHS), **rng.choice(KINDS)),
+            "refuses everything": refuse_everything,
+            "reads no account": lambda: break_(
+                f"/portfolio/{rng.choice(self.book.accounts)}/", status=500
+            ),
+            "hangs behind": sim.upstream.hang,
+            "hangs behind again": sim.upstream.hang,
+            "reaches nobody": sim.upstream.refuse,
+            "is reached again": sim.upstream.come_back,
             "reads no positions": lambda: break_("/positions/0", status=500),
             "is mended": mend,
             "comes back": come_back,
@@ -166,6 +190,7 @@ class Walk:
 
     def set_right(self, rig: Rig) -> None:
         login, websocket = rig.sim.login, rig.sim.websocket
+        rig.sim.upstream.come_back()
         login.can_open = login.connected = True
         login.competing = False
         websocket.mute = websocket.deaf = websocket.refused = False
@@ -177,7 +202,12 @@ class Walk:
             self.forget_while_cut_off(rig)
             with ExitStack() as broken:
                 faults = self.faults(rig, broken)
-                ticker = Ticker(rig.bridge, self.judge, interval_s=0.5, emit=discard_event)
+
+                def judge(row: Snapshot) -> None:
+                    self.judge(row)
+                    self.judge_age(row, rig.bridge.inputs().positions_at)
+
+                ticker = Ticker(rig.bridge, judge, interval_s=0.5, emit=discard_event)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(ticker.run)
                     for _ in range(self.rng.randint(10, 40)):
@@ -190,6 +220,8 @@ class Walk:
                         await rig.until(lambda: self.is_right(rig), f"after {self.past}")
                     assert self.is_right(rig), (rig.row(), rig.events[-9:], self.past)
                     nursery.cancel_scope.cancel()
+            arrivals = [one.at for one in rig.sim.rules.requests]
+            assert most_within(arrivals, 1.0) <= 10, self.past
             for row in rig.rows.distinct.values():
                 accounts = tuple(row.account.split(","))
                 assert any(self.fits(row, accounts, held) for _, held in self.books), (
@@ -227,6 +259,7 @@ def live_through(seed: int) -> int:
     walk = Walk(seed)
     trio.run(walk.go, clock=PatientClock())
     assert walk.false_rows == [], f"seed {seed}: {walk.false_rows[0]}"
+    assert walk.too_old == [], f"seed {seed}: {walk.too_old[0]}"
     return walk.rows
 
 

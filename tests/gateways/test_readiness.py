@@ -13,6 +13,7 @@ ORDER = (
     Reason.NOT_CONNECTED,
     Reason.ASLEEP,
     Reason.NO_ANSWER,
+    Reason.USELESS_ANSWERS,
     Reason.LOGGED_OUT,
     Reason.NO_BROKERAGE,
     Reason.COMPETING,

@@ -85,6 +85,28 @@ class NotSubscribed(Event):
         return f"subscribe to it at Interactive Brokers{also}"
 
 
+class DataWithheld(Event):
+    """The Client Portal has no data that may count for some options; `contracts` are the first."""
+
+    kind = "data.withheld"
+    severity = WARNING
+    says = "no usable market data for {options:option} ({contracts}): {reason}"
+    advises = "{remedy_in_words}"
+    options: int
+    contracts: tuple[str, ...]
+    reason: str
+    remedy_in_words: str
+
+
+class DataUsable(Event):
+    """The end of the above, for one reason."""
+
+    kind = "data.usable"
+    says = "market data can be used again (for {lasted_s:.0f} s they could not: {reason})"
+    reason: str
+    lasted_s: float
+
+
 class ContractUnknown(Event):
     """Mostly it has expired."""
 

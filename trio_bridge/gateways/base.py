@@ -40,13 +40,18 @@ class EventSink(Protocol):
 
 
 class RiskInputs(NamedTuple):
-    """What is held in memory at one instant. Greeks and troubles are by contract id."""
+    """What is held in memory at one instant. Greeks and troubles are by contract id.
+
+    `positions_at` is the instant (as `Greeks.current_until`) from which the age of the positions
+    counts; None where the gateway reports each change by itself.
+    """
 
     accounts: Sequence[str]
     positions: tuple[Position, ...]
     greeks: Mapping[int, Greeks]
     troubles: Mapping[int, Trouble] = MappingProxyType({})
     rates: ExchangeRates = ExchangeRates()
+    positions_at: float | None = None
 
 
 class Usage(NamedTuple):
@@ -193,6 +198,7 @@ class IBridgeBase(ABC):
             max_age_s=self.settings.greeks_max_age_s,
             account=",".join(book.accounts),
             rates=book.rates,
+            positions_at=book.positions_at,
         )
 
     def states(self) -> list[Standing]:

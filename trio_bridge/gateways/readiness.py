@@ -10,6 +10,8 @@ NOT_CONNECTED       from the start; when the connection has       a connection i
                     ended, for whatever reason
 ASLEEP              when only the wall clock has moved on         the next connection: never before
 NO_ANSWER           PORTAL: two requests in a row unanswered      any answer, even a refusal
+USELESS_ANSWERS     PORTAL: no answer of use to any request,      an answer of use, to any request
+                    three in a row and for 5 s
 LOGGED_OUT          PORTAL: the gateway has no login              the session is in another state
 NO_BROKERAGE        PORTAL: no brokerage session                  the session is in another state
 COMPETING           PORTAL: the owner's other session has the     the session is in another state
@@ -60,6 +62,7 @@ class Reason(Enum):
     NOT_CONNECTED = "not connected to the gateway"
     ASLEEP = "the machine was asleep for {detail}"
     NO_ANSWER = "the gateway does not answer ({detail})"
+    USELESS_ANSWERS = "the gateway's answers are of no use ({detail})"
     LOGGED_OUT = "nobody is logged in at the gateway"
     NO_BROKERAGE = "the gateway has no brokerage session"
     COMPETING = "another session of yours has the market data"

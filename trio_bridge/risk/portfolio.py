@@ -89,6 +89,7 @@ def aggregate(
     max_age_s: float,
     account: str = "",
     rates: ExchangeRates = NO_RATES,
+    positions_at: float | None = None,
 ) -> Snapshot:
     """Net the positions' Greeks into one row.
 
@@ -100,8 +101,10 @@ def aggregate(
         max_age_s: an option whose Greeks are older than this is unpriced.
         account: the value of the row's `account` column.
         rates: the ledger's.
+        positions_at: from when the age of the positions counts; None: they are current.
     """
-    at, oldest, worst = timestamp.timestamp(), 0.0, DataType.LIVE
+    at, worst = timestamp.timestamp(), DataType.LIVE
+    oldest = 0.0 if positions_at is None else max(0.0, now - positions_at)
     contributions: list[Contribution | None] = []
     errors: list[float] = []
     for option in portfolio.options:
@@ -144,7 +147,7 @@ def aggregate(
         underlying_price=_price(on_main, now, max_age_s),
         positions=portfolio.positions,
         priced=counted,
-        greeks_age_s=oldest if priced else None,
+        greeks_age_s=oldest if priced or positions_at is not None else None,
         data_type=worst if priced else None,
         currency=currency or None,
         gamma_error=None if gamma is None else math.fsum(errors),

@@ -13,6 +13,7 @@ import trio
 
 from trio_bridge.commands.checks.finding import failed, ok, report_with_rest, skipped, warning
 from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.events.portal import CertificatePinned
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import ApiMode, Severity
@@ -116,7 +117,9 @@ async def _look(
         found = failed(NAMES[0], text, "" if cause is None else cause.remedy)
         report_with_rest(found, NAMES, report)
         return cause
-    report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
+    pinned = any(isinstance(event, CertificatePinned) for event in events)
+    how = ", its certificate is the one in IBKR_CA_FILE" if pinned else ""
+    report(ok(NAMES[0], f"{bridge.endpoint}: connected{how}"))
     _report_accounts(bridge, report)
     data_type = None if snapshot.data_type is None else snapshot.data_type.label
     _judge_prices(snapshot.positions, snapshot.priced, data_type, snapshot.greeks_age_s, report)

@@ -62,7 +62,13 @@ class Connection:
     def inputs(self) -> RiskInputs:
         memory = self._memory
         greeks = memory.greeks(well_at=self._health.well_at)
-        return RiskInputs(memory.accounts, memory.holdings.positions(), greeks)
+        return RiskInputs(
+            memory.accounts,
+            memory.holdings.positions(),
+            greeks,
+            memory.troubles(greeks),
+            positions_at=memory.positions_at,
+        )
 
     async def probe(self) -> None:
         """See `IBridgeBase.probe`: any answer is a sign of life, even a refusal."""

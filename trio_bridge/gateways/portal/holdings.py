@@ -7,6 +7,7 @@ cache page by page, and half a book, or an empty one, must never look like risk.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.keys import Product
+    from trio_bridge.gateways.portal.values import Lack
     from trio_bridge.gateways.readiness import Readiness
-    from trio_bridge.model import Greeks
+    from trio_bridge.model import Greeks, Trouble
 
 DERIVATIVES: Final = OPTION_TYPES | FUTURE_TYPES
 UNKNOWN_KIND: Final = "OPT"
@@ -232,6 +234,8 @@ class Memory:
         """Whether quotes wait for their contract's definition; not while there are none to get."""
         self.downloads = 0
         """Accepted since the connection began."""
+        self.positions_at = -math.inf
+        """When the first request of the last accepted download was made."""
         self._greeks_max_age_s = settings.greeks_max_age_s
         self._readiness = readiness
         self._readiness.block(Reason.DOWNLOADING)
@@ -257,6 +261,7 @@ class Memory:
         if not self.holdings.offer(download, accounts):
             return False
         self.accounts = accounts
+        self.positions_at = asked_at
         self._readiness.clear(Reason.DOWNLOADING)
         self._readiness.vouch(Reason.POSITIONS_STALE, at=asked_at, until=stale_at)
         self._learn_underlyings()
@@ -325,6 +330,25 @@ class Memory:
             greeks = self.quotes.greeks(con_id, underlying, since=since, until=well_at)
             if greeks is not None:
                 found[con_id] = greeks
+        return found
+
+    def troubles(self, greeks: Mapping[int, Greeks]) -> dict[int, Trouble]:
+        """Why the options without these Greeks have none."""
+        now = trio.current_time()
+        return {
+            con_id: self.quotes.trouble(con_id, now)
+            for con_id in self.holdings.options()
+            if (found := greeks.get(con_id)) is None
+            or None in (found.delta, found.gamma, found.vega, found.theta)
+        }
+
+    def lacks(self) -> dict[Lack, list[str]]:
+        """The options whose market data may not count, by the reason: their symbols and ids."""
+        found: dict[Lack, list[str]] = {}
+        symbols = {one.con_id: one.symbol for one in self.holdings.positions()}
+        for con_id in self.holdings.options():
+            if (lack := self.quotes.lack(con_id)) is not None:
+                found.setdefault(lack, []).append(f"{symbols[con_id]} {con_id}".strip())
         return found
 
     def _settle(self) -> None:

@@ -4,19 +4,25 @@ Limits: 10 requests a second overall, `/portfolio/accounts` 1 in 5 s, `/tickle` 
 snapshots 10 a second (https://www.interactivebrokers.com/campus/ibkr-api-page/cpapi-v1/#pacing).
 Exceeding them brings HTTP 429 and ten minutes in a penalty box; repeat offenders are blocked for
 good.
+
+Behind the gateway are five connections and a queue without end. When what is behind it hangs, the
+requests that we have given up stay in that queue, and all of it is sent at once when it returns. So
+only a few may be unanswered at any time (`Unanswered`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from trio_bridge.gateways.portal.pace_file import PaceFile
 
 
 class Timing(NamedTuple):
@@ -46,6 +52,8 @@ class Timing(NamedTuple):
     stream_tic_s: float = 30.0
     stream_silent_s: float = 60.0
     """A WebSocket that has been silent for this long is dropped; it has a heartbeat."""
+    stream_mute_s: float = 20.0
+    """One that has brought no data for this long after subscribing is dropped."""
     resubscribe_s: float = 480.0
     """A subscription ends by itself after ten minutes."""
     backoff_s: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 30.0)
@@ -103,6 +111,13 @@ OVERALL: Final = Rate(8, 1.0)
 MARGIN_S: Final = 0.01
 """Added to each period: the gateway's clock may run a little slower, and sums of floats round."""
 
+MOST_UNANSWERED: Final = 4
+"""Of the gateway's five connections; the last one is left to the owner."""
+
+TRY_AGAIN_S: Final = (15.0, 15.0, 30.0, 60.0, 60.0, 60.0, 120.0, 300.0, 600.0, 1_200.0, 1_800.0)
+"""How long after each further request that was given up the next one is sent: seven in ten minutes,
+eleven in seventy. With those before, the queue holds no more than may be sent within a second."""
+
 SNAPSHOT_CON_IDS: Final = 100
 DEFINITION_CON_IDS: Final = 100
 
@@ -113,10 +128,15 @@ class Pace:
     A request counts from before it is sent until a period (and a little) after its answer. It has
     arrived at some time in between; so however the network delays and bunches requests, the gateway
     never sees more than allowed in any period.
+
+    Args:
+        rate: the limit.
+        file: the same rate, kept by all processes of this user together.
     """
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: Rate, file: PaceFile | None = None) -> None:
         self._rate = rate
+        self._file = file
         self._queue = trio.Lock()
         self._under_way = 0
         self._expiries: deque[float] = deque()
@@ -131,12 +151,23 @@ class Pace:
                     await self._ended.wait()
             self._under_way += 1
         try:
-            yield
+            async with nullcontext() if self._file is None else self._file.turn():
+                yield
         finally:
             self._under_way -= 1
-            self._expiries.append(trio.current_time() + self._rate.period_s + MARGIN_S)
+            self._count(1)
             self._ended.set()
             self._ended = trio.Event()
+
+    def count(self, requests: int) -> None:
+        """These, beside those that had a turn, may have arrived just now."""
+        self._count(requests)
+        if self._file is not None:
+            self._file.count(requests)
+
+    def _count(self, requests: int) -> None:
+        until = trio.current_time() + self._rate.period_s + MARGIN_S
+        self._expiries.extend([until] * requests)
 
     def _has_room(self) -> bool:
         now = trio.current_time()
@@ -145,15 +176,108 @@ class Pace:
         return self._under_way + len(self._expiries) < self._rate.requests
 
 
+class Progress:
+    """How far one request has come, as its client notes."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.sent_at = math.inf
+        self.is_answered = False
+        self.is_over = False
+        """Whether the gateway owes nothing for it: answered, or the connection has ended."""
+
+    def sent(self) -> None:
+        self.sent_at = trio.current_time()
+
+    def answered(self) -> None:
+        self.is_answered = self.is_over = True
+
+    def closed(self) -> None:
+        """The gateway has closed the connection without an answer."""
+        self.is_over = True
+
+
+class Unanswered:
+    """What the gateway still owes an answer: requests under way, and those that we gave up.
+
+    The gateway goes on with a request whose client has left, so that one counts until a request
+    sent after it has been answered: then it has left the gateway's queue, too. While none is, one
+    more is tried now and then (`TRY_AGAIN_S`): what was given up is never answered.
+    """
+
+    def __init__(self) -> None:
+        self._waited_for = 0
+        self._given_up: list[Progress] = []
+        self._try_at = math.inf
+        self._changed = trio.Event()
+
+    async def wait_room(self, endpoint: EndpointLimit, patience_s: float) -> None:
+        """Wait until one more may be sent to this endpoint, and count it.
+
+        Raises:
+            trio.TooSlowError: there is none after `patience_s`.
+        """
+        with trio.fail_after(patience_s):
+            while not self._has_room(endpoint):
+                due = self._try_at if self._try_at > trio.current_time() else math.inf
+                with trio.move_on_at(due):
+                    await self._changed.wait()
+        self._waited_for += 1
+
+    def end(self, request: Progress) -> list[Progress]:
+        """A request is no longer waited for; return those given up that have left the queue."""
+        self._waited_for -= 1
+        left: list[Progress] = []
+        if request.is_answered:
+            left = [one for one in self._given_up if one.sent_at <= request.sent_at]
+            self._given_up = [one for one in self._given_up if one.sent_at > request.sent_at]
+        elif request.sent_at < math.inf and not request.is_over:
+            self._given_up.append(request)
+            excess = len(self._given_up) - MOST_UNANSWERED
+            if excess >= 0:
+                self._try_at = trio.current_time() + TRY_AGAIN_S[min(excess, len(TRY_AGAIN_S) - 1)]
+        self._notify()
+        return left
+
+    def forget(self) -> None:
+        """The gateway's process has ended, and its queue with it."""
+        self._given_up.clear()
+        self._notify()
+
+    def _has_room(self, endpoint: EndpointLimit) -> bool:
+        given_up = len(self._given_up)
+        if endpoint.rate is not None:
+            of_its_own = sum(one.path == endpoint.path for one in self._given_up)
+            if of_its_own >= endpoint.rate.requests:
+                return False
+        if given_up + self._waited_for < MOST_UNANSWERED:
+            return True
+        return (
+            given_up >= MOST_UNANSWERED
+            and self._waited_for == 0
+            and trio.current_time() >= self._try_at
+        )
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
 class Pacing:
     """The paces of all endpoints, and the pause that the gateway may have asked for.
 
     It outlives a connection: a reconnect must not forget what was sent a second ago.
+
+    Args:
+        files: finds the file in which other processes of this user keep a rate, too, by the path of
+            the endpoint ("" for all of them); None: they don't.
     """
 
-    def __init__(self) -> None:
-        self._overall = Pace(OVERALL)
+    def __init__(self, files: Callable[[str, Rate], PaceFile] | None = None) -> None:
+        self._files = files
+        self._overall = self._new_pace("", OVERALL)
         self._single: dict[str, Pace] = {}
+        self.unanswered = Unanswered()
         self.paused_until = -math.inf
         self.requests = self.answers = 0
         """How many since the start, for the metrics."""
@@ -167,12 +291,35 @@ class Pacing:
         self.paused_until = max(self.paused_until, trio.current_time() + seconds)
 
     @asynccontextmanager
-    async def turn(self, endpoint: EndpointLimit) -> AsyncGenerator[None]:
-        """Wait until the endpoint may be asked, and hold the turn during one request."""
+    async def turn(
+        self, endpoint: EndpointLimit, *, patience_s: float = math.inf
+    ) -> AsyncGenerator[Progress]:
+        """Wait until the endpoint may be asked, and hold the turn during one request.
+
+        Raises:
+            trio.TooSlowError: before the turn: for `patience_s` too many have been unanswered.
+        """
+        await self.unanswered.wait_room(endpoint, patience_s)
+        progress = Progress(endpoint.path)
+        try:
+            async with self._pace(endpoint):
+                yield progress
+        finally:
+            for one in self.unanswered.end(progress):
+                self._overall.count(1)
+                if one.path in self._single:
+                    self._single[one.path].count(1)
+
+    @asynccontextmanager
+    async def _pace(self, endpoint: EndpointLimit) -> AsyncGenerator[None]:
         if endpoint.rate is None:
             async with self._overall.turn():
                 yield
             return
-        pace = self._single.setdefault(endpoint.path, Pace(endpoint.rate))
-        async with pace.turn(), self._overall.turn():
+        if endpoint.path not in self._single:
+            self._single[endpoint.path] = self._new_pace(endpoint.path, endpoint.rate)
+        async with self._single[endpoint.path].turn(), self._overall.turn():
             yield
+
+    def _new_pace(self, path: str, rate: Rate) -> Pace:
+        return Pace(rate, None if self._files is None else self._files(path, rate))

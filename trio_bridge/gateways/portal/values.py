@@ -8,7 +8,8 @@ description of this bridge had theta and vega swapped: a test pins them).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple, assert_never
 
 from trio_bridge.model import DataType
 from trio_bridge.risk.expiry import DAY_LENGTH
@@ -164,12 +165,54 @@ def read_con_id(raw: object) -> int | None:
     return raw if isinstance(raw, int) and raw > 0 else None
 
 
+class Lack(Enum):
+    """Why a contract's market data may not count. Codes of field 6509:
+    https://www.interactivebrokers.com/campus/ibkr-api-page/cpapi-v1/#md-availability
+    """
+
+    NOT_SUBSCRIBED = "the login has no subscription"
+    NOT_ACKNOWLEDGED = "the market data API acknowledgement is not signed"
+    INCOMPLETE = "the gateway calls the subscription or its paperwork incomplete"
+    FROZEN = "the market is closed, and its last data do not count"
+    DELAYED = "only delayed data come"
+    DELAYED_FROZEN = "only the last delayed data of a closed market come"
+    UNKNOWN = "the gateway names no kind of data that the bridge knows"
+
+    @property
+    def remedy(self) -> str:
+        """What the user can do."""
+        match self:
+            case Lack.NOT_SUBSCRIBED:
+                return "subscribe at Interactive Brokers"
+            case Lack.NOT_ACKNOWLEDGED | Lack.INCOMPLETE:
+                return "sign it in the Client Portal: Settings, Market Data Subscriptions"
+            case Lack.FROZEN:
+                return "set IB_MARKET_DATA_TYPE=2 to let them count"
+            case Lack.DELAYED:
+                return "subscribe at Interactive Brokers, or set IB_MARKET_DATA_TYPE=3"
+            case Lack.DELAYED_FROZEN:
+                return "subscribe at Interactive Brokers, or set IB_MARKET_DATA_TYPE=4"
+            case Lack.UNKNOWN:
+                return "see what the Client Portal shows in a browser"
+            case _:
+                assert_never(self)
+
+
 _KINDS: Final = {
     "R": DataType.LIVE,
     "Z": DataType.FROZEN,
     "D": DataType.DELAYED,
     "Y": DataType.DELAYED_FROZEN,
 }
+_LACKS: Final = {
+    "N": Lack.NOT_SUBSCRIBED,
+    "O": Lack.NOT_ACKNOWLEDGED,
+    "i": Lack.INCOMPLETE,
+    "Z": Lack.FROZEN,
+    "D": Lack.DELAYED,
+    "Y": Lack.DELAYED_FROZEN,
+}
+"""Not `v`, exempt from the vendor display rule: it says nothing of the data's age."""
 
 
 def read_availability(raw: object) -> DataType | None:
@@ -179,6 +222,13 @@ def read_availability(raw: object) -> DataType | None:
     data is unknown, and never live.
     """
     return _KINDS.get(raw[:1].upper()) if isinstance(raw, str) else None
+
+
+def read_lack(raw: object, setting: DataType) -> Lack | None:
+    """Why data of this availability may not count under IB_MARKET_DATA_TYPE; None if they may."""
+    if is_allowed(read_availability(raw), setting):
+        return None
+    return _LACKS.get(raw[:1], Lack.UNKNOWN) if isinstance(raw, str) else Lack.UNKNOWN
 
 
 _ALLOWED: Final = {

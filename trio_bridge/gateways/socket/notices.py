@@ -19,6 +19,7 @@ from trio_bridge.events.gateway import (
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.codes import Reaction, reaction_to
 from trio_bridge.gateways.socket.market_data.subscriptions import ASK_BROKEN_FARM_S
+from trio_bridge.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +80,7 @@ class Notices:
         reaction = reaction_to(code, text)
         match reaction:
             case Reaction.IGNORE:
-                log.debug("gateway notice", code=code, text=text)
+                log.debug("gateway notice", code=code, text=clean(text))
             case Reaction.UPSTREAM_LOST:
                 self._upstream_is_lost(code)
             case Reaction.UPSTREAM_BACK | Reaction.UPSTREAM_BACK_EMPTY:

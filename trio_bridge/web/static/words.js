@@ -95,7 +95,7 @@ export function rows(status) {
       detail: `${last.priced} of ${held} ${last.positions === 1 ? "was" : "were"} priced. ${many(taken, "row")} since the start.`,
     };
   }
-  const age = last.greeks_age_s ? ` The oldest Greek is ${duration(last.greeks_age_s)} old.` : "";
+  const age = last.greeks_age_s ? ` The oldest datum is ${duration(last.greeks_age_s)} old.` : "";
   const kind = last.data_type && last.data_type !== "live" ? ` Market data: ${last.data_type}.` : "";
   const missed = skipped ? ` ${many(skipped, "slot")} skipped.` : "";
   return {

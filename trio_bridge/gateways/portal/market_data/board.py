@@ -23,12 +23,15 @@ from trio_bridge.gateways.portal.values import (
     NUMBER_FIELDS,
     PRICE_FIELDS,
     UNDERLYING_CON_ID,
+    Lack,
     is_allowed,
     read_availability,
     read_con_id,
+    read_lack,
     read_number,
 )
-from trio_bridge.model import DataType, Greeks
+from trio_bridge.gateways.readiness import SETTLE_S
+from trio_bridge.model import DataType, Greeks, PositionState, Trouble
 from trio_bridge.risk.greeks import NOT_COMPUTED, valid_four, valid_price
 
 if TYPE_CHECKING:
@@ -63,14 +66,20 @@ class _Quote:
     fields: dict[str, _Said] = field(default_factory=dict)
     kind: DataType | None = None
     kind_at: float = -math.inf
+    lack: Lack | None = None
+    """Why the current kind may not count."""
+    first_at: float = math.inf
+    """When the first answer was asked for."""
     underlying_con_id: int | None = None
 
-    def merge(self, answer: Mapping[str, object], at: float) -> None:
+    def merge(self, answer: Mapping[str, object], at: float, market_data_type: DataType) -> None:
+        self.first_at = min(self.first_at, at)
         kind = self.kind if self.kind_at > -math.inf else DataType.LIVE
         if AVAILABILITY in answer:
             kind = read_availability(answer[AVAILABILITY])
             if at >= self.kind_at:
                 self.kind, self.kind_at = kind, at
+                self.lack = read_lack(answer[AVAILABILITY], market_data_type)
         for name in NUMBER_FIELDS:
             if name in answer:
                 self._say(name, answer[name], at, kind)
@@ -138,7 +147,8 @@ class QuoteBoard:
             at: for an answer the instant of its request, so that it never looks younger than it is,
                 nor replaces what was streamed since; for the stream the instant of arrival.
         """
-        self._quotes.setdefault(con_id, _Quote()).merge(answer, at)
+        quote = self._quotes.setdefault(con_id, _Quote())
+        quote.merge(answer, at, self._market_data_type)
 
     def keep(self, con_ids: Collection[int]) -> None:
         """Forget every other contract."""
@@ -156,6 +166,20 @@ class QuoteBoard:
             and quote.kind_of(quote.greeks_said()) is not None
             and valid_four(*quote.four()) is not None
         )
+
+    def lack(self, con_id: int) -> Lack | None:
+        """Why the contract's market data may not count; None if they may, or nothing is known."""
+        quote = self._quotes.get(con_id)
+        return None if quote is None else quote.lack
+
+    def trouble(self, con_id: int, now: float) -> Trouble:
+        """Why a contract without Greeks has none."""
+        quote = self._quotes.get(con_id)
+        if quote is not None and quote.lack is not None:
+            return Trouble(PositionState.REFUSED, f"{quote.lack.value}; {quote.lack.remedy}")
+        if quote is None or now < quote.first_at + SETTLE_S:
+            return Trouble(PositionState.WAITING)
+        return Trouble(PositionState.NO_DATA, "the gateway computes no Greeks for it")
 
     def greeks_at(self, con_id: int) -> float:
         """When the oldest of the contract's four Greeks came; -inf if one is missing."""
