@@ -33,8 +33,8 @@ from trio_bridge.events.data import (
     NotSubscribed,
 )
 from trio_bridge.events.gateway import ConnectionLost, GatewayRemark, GatewaySilent
-from trio_bridge.gateways.socket import lines as market_lines
-from trio_bridge.gateways.socket import subscriptions as socket_subscriptions
+from trio_bridge.gateways.socket.market_data import lines as market_lines
+from trio_bridge.gateways.socket.market_data import subscriptions as socket_subscriptions
 from trio_bridge.model import DataType, Severity
 
 if TYPE_CHECKING:
