@@ -264,6 +264,23 @@ async def test_only_so_many_events_as_asked_for_and_the_latest(tmp_path: Path) -
             assert shown == ["number 2", "number 3"][2 - wanted :]
 
 
+async def test_a_run_of_attempts_to_connect_is_one_line(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    at = datetime.now(UTC)
+    store = PostgresStore(fresh_database)
+    await store.ensure_schema()
+    tries = [
+        event(f"attempt {n}", at + timedelta(seconds=n), "gateway.reconnecting")
+        for n in range(1, 51)
+    ]
+    await store.write([record_of(one) for one in [event("before", at), *tries]])
+    await store.aclose()
+    done = await run_command(tmp_path, "status", "--events=5", DATABASE_URL=fresh_database)
+    shown = [line.partition("info: ")[2] for line in done.out.splitlines() if "info:" in line]
+    assert shown == ["before", "attempt 50 (50 times)"]
+
+
 async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
         receiver.body = orjson.dumps(a_status(120.0, "the positions are still being downloaded"))

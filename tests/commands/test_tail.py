@@ -163,6 +163,26 @@ def test_each_day_is_named_once_with_its_columns(capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_a_run_of_attempts_to_connect_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = ["gateway.lost", *["gateway.reconnecting"] * 30, "gateway.connected"]
+    events = [
+        row_as_read(
+            LandedEvent,
+            id=n,
+            timestamp=AT + timedelta(seconds=n),
+            status="info",
+            message=f"number {n}",
+            kind=kind,
+        )
+        for n, kind in enumerate(kinds)
+    ]
+    Screen(events=True, as_json=False).show([], events)
+    shown = [line[15:] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert shown == ["number 0", "number 30 (30 times)", "number 31"]
+    Screen(events=True, as_json=True).show([], events)
+    assert len(capsys.readouterr().out.splitlines()) == 32
+
+
 def test_what_is_not_known_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     """A row without vega; and one of an earlier system, which did not count positions."""
     Screen(events=True, as_json=False).show([a_row(AT, positions=None)], [])

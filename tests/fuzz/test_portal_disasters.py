@@ -50,10 +50,18 @@ PATIENCE_S = 600.0
 """Until all is right when no fault is left; on the fast clock."""
 
 PAUSES_S = (0.0, 0.01, 0.1, 1.0, 3.0, 12.0, 30.0)
+HALVES: tuple[tuple[str, ...], ...] = (
+    ("/portfolio/accounts",),
+    ("/portfolio/subaccounts",),
+    ("/iserver/accounts", "/portfolio/accounts"),
+)
+"""Lists of accounts that may lack one while another names it."""
+
 PATHS = (
     *("", "/tickle", "/iserver/auth", "/iserver/auth/ssodh/init", "/iserver/accounts"),
     *("/iserver/marketdata/snapshot", "/trsrv/secdef", "/info", "/portfolio/accounts"),
     *("/portfolio/DU", "/positions/invalidate", "/positions/0", "/positions/"),
+    *("/summary", "/ledger"),
 )
 KINDS: tuple[dict[str, Any], ...] = (
     *({"status": status} for status in (400, 401, 403, 500, 503, 601)),
@@ -80,6 +88,8 @@ class Walk:
         self.too_old: list[tuple[float, Snapshot, list[tuple[float, str]]]] = []
         """Rows of positions older than the bound, or that don't say how old those are."""
         self.came_back_at = -math.inf
+        self.unknown: dict[str, float] = {}
+        """Accounts whose positions the gateway does not know, and until when."""
         self.half_loaded: set[str] = set()
         """Accounts of which the gateway has only half a book the next time it is asked."""
 
@@ -143,10 +153,23 @@ class Walk:
             accounts = self.book.accounts[:1]
             self.accounts_told.append((trio.current_time(), accounts))
             told = orjson.dumps([{"id": account} for account in accounts]).decode()
-            broken.enter_context(sim.faults(Fault("/portfolio/accounts", text=told)))
+            for path in ("/portfolio/accounts", "/portfolio/subaccounts"):
+                broken.enter_context(sim.faults(Fault(path, text=told)))
+            told = orjson.dumps({"accounts": accounts}).decode()
+            broken.enter_context(sim.faults(Fault("/iserver/accounts", text=told)))
+
+        def lack_in_a_list() -> None:
+            sim.account_lists.missing = {
+                path: {rng.choice(self.book.accounts)} for path in rng.choice(HALVES)
+            }
+
+        def know_nothing() -> None:
+            account = rng.choice(self.book.accounts)
+            self.unknown[account] = trio.current_time() + rng.choice((3.0, 12.0, 40.0))
 
         def mend() -> None:
             broken.close()
+            sim.account_lists.missing = {}
             if self.accounts_told[-1][1] != self.book.accounts:
                 self.accounts_told.append((trio.current_time(), self.book.accounts))
 
@@ -174,6 +197,11 @@ class Walk:
             "comes back again": come_back,
             "is cut off in silence": cut_off_in_silence,
             "leaves out an account": leave_out,
+            "lacks an account in a list": lack_in_a_list,
+            "knows of no positions": know_nothing,
+            "is not established or is": lambda: setattr(
+                sim.login, "established", rng.choice((None, True, False))
+            ),
             "logs out": sim.login.log_out,
             "logs in": sim.rules.person_logs_in,
             "loses the brokerage session": lambda: setattr(sim.login, "brokerage", False),
@@ -192,6 +220,7 @@ class Walk:
         login, websocket = rig.sim.login, rig.sim.websocket
         rig.sim.upstream.come_back()
         login.can_open = login.connected = True
+        login.established = None
         login.competing = False
         websocket.mute = websocket.deaf = websocket.refused = False
         if not login.logged_in:
@@ -237,6 +266,8 @@ class Walk:
             if not (login.connected and login.authenticated):
                 return []
             entries = page(account, number)
+            if self.unknown.get(account, -math.inf) > trio.current_time():
+                return []
             if account in self.half_loaded:
                 self.half_loaded.remove(account)
                 return entries[: len(entries) // 2]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bridge.gateways.portal import values
+from trio_bridge.gateways.portal.account import read_accounts
 from trio_bridge.gateways.portal.definitions import (
     read_contract_info,
     read_definitions,
@@ -20,7 +21,7 @@ from trio_bridge.gateways.portal.holdings import Holdings
 from trio_bridge.gateways.portal.login import read_status, read_tickle
 from trio_bridge.gateways.portal.market_data.board import QuoteBoard
 from trio_bridge.gateways.portal.market_data.quotes import read_snapshot
-from trio_bridge.gateways.portal.positions import read_accounts, read_page
+from trio_bridge.gateways.portal.positions import read_page
 from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.model import DataType, PositionState
 from trio_bridge.risk.greeks import LARGEST_CREDIBLE

@@ -79,7 +79,12 @@ class Walk:
             return rng.sample(ids, rng.randint(1, len(ids)))
 
         def trade() -> None:
-            account, option = rng.choice(self.book.accounts), rng.choice(held)
+            # One position of an account whose others are late would be half a book that nothing
+            # gives away.
+            accounts = [one for one in self.book.accounts if one not in sim.quirks.late_positions]
+            if not accounts:
+                return
+            account, option = rng.choice(accounts), rng.choice(held)
             self.book.set_position(account, option.con_id, rng.choice((0, -3, 2, 7)))
             self.truths.append((trio.current_time(), self.book.net_greeks()))
 
@@ -101,12 +106,27 @@ class Walk:
         def set_download() -> None:
             sim.download_delay_s = rng.choice((0.0, 0.1, 1.0))
 
+        def come_late() -> None:
+            """After the next login, too."""
+            late = rng.choice((0.0, 2.0, 9.0))
+            sim.quirks.late_positions = {rng.choice(self.book.accounts): late} if late else {}
+
+        def hide() -> None:
+            sim.hide_account(rng.choice(self.book.accounts), rng.choice((1.0, 20.0)))
+
+        def know_nothing() -> None:
+            sim.quirks.empty_downloads = rng.choice((1, 2, 3, 5))
+
         def set_probes() -> None:
             sim.answers_current_time = rng.random() < 0.5
 
         return {
             "trades": trade,
             "trades again": trade,
+            "tells positions late": come_late,
+            "knows of no positions": know_nothing,
+            "lists fewer accounts": hide,
+            "is back without a word": lambda: sim.restore_upstream(silently=True),
             "drops": lambda: sim.drop_connections(reset=rng.random() < 0.5),
             "breaks the download": sim.break_next_download,
             "hangs": sim.hang,
@@ -143,6 +163,7 @@ class Walk:
         sim.end_competing_session()
         sim.answers_current_time = True
         sim.lines_used_by_owner = 0
+        sim.quirks.late_positions = {}
         self.details_after_s = sim.download_delay_s = 0.0
         if sim.upstream_lost:
             sim.restore_upstream()

@@ -21,6 +21,8 @@ ORDER = (
     Reason.SESSION_UNKNOWN,
     Reason.SESSION_STALE,
     Reason.DOWNLOADING,
+    Reason.POSITIONS_LACKING,
+    Reason.VALUES_AWAITED,
     Reason.POSITIONS_STALE,
     Reason.SETTLING,
     Reason.PROBE_MISSED,

@@ -14,6 +14,7 @@ from tests.support.time import EASTERN, WallClock, eastern
 from trio_bridge.config import load_settings
 from trio_bridge.errors import ConfigError
 from trio_bridge.events.gateway import (
+    AccountsAwaited,
     Connected,
     ConnectionLost,
     GatewaySilent,
@@ -22,10 +23,11 @@ from trio_bridge.events.gateway import (
     Reconnecting,
 )
 from trio_bridge.events.service import ServiceStopped
+from trio_bridge.gateways.accounts import UnmanagedAccountError
 from trio_bridge.gateways.fake import FakeBridge
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
-from trio_bridge.tasks.supervisor import State, Supervisor
+from trio_bridge.tasks.supervisor import ACCOUNTS_PATIENCE_S, State, Supervisor
 from trio_bridge.tasks.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -385,17 +387,36 @@ async def test_a_connection_that_was_being_made_when_the_machine_slept_is_made_a
     assert len(rig.bridge.attempts) == 3
 
 
-async def test_an_unknown_account_ends_the_service_at_first_but_not_later(
+async def test_a_setting_that_cannot_work_ends_the_service_at_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse() -> None:
-        raise ConfigError("IB_ACCOUNT=X: unknown")
+        raise ConfigError("IBKR_CA_FILE=x: no usable PEM certificates")
 
     rig = Rig()
+    monkeypatch.setattr(rig.bridge, "connect", refuse)
+    with pytest.raises(ConfigError):
+        await rig.supervisor.run()
+    assert trio.current_time() < 1.0
+
+
+async def test_an_account_that_is_not_listed_ends_the_service_after_minutes_but_not_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = UnmanagedAccountError(("X",), ("X",), ("U1",))
+
+    async def refuse() -> None:
+        raise error
+
+    rig = Rig()
+    began = trio.current_time()
     with monkeypatch.context() as patch:
         patch.setattr(rig.bridge, "connect", refuse)
-        with pytest.raises(ConfigError):
+        with pytest.raises(UnmanagedAccountError):
             await rig.supervisor.run()
+    assert 0 <= trio.current_time() - began - ACCOUNTS_PATIENCE_S <= 20
+    assert rig.said[0] == AccountsAwaited(("X",), ("U1",), ACCOUNTS_PATIENCE_S)
+    assert rig.said.count(rig.said[0]) == 1
 
     rig = Rig()
     async with trio.open_nursery() as nursery:
@@ -403,9 +424,12 @@ async def test_an_unknown_account_ends_the_service_at_first_but_not_later(
         await trio.sleep(1)
         monkeypatch.setattr(rig.bridge, "connect", refuse)
         rig.bridge.drop()
-        await trio.sleep(60)
+        await trio.sleep(2 * ACCOUNTS_PATIENCE_S)
         nursery.cancel_scope.cancel()
-    assert rig.said[-2] == Reconnecting(5, 20.0, "IB_ACCOUNT=X: unknown")
+    last = rig.said[-2]
+    assert isinstance(last, Reconnecting)
+    assert (last.delay_s, last.reason) == (20.0, str(error))
+    assert not any(isinstance(one, AccountsAwaited) for one in rig.said)
 
 
 @pytest.mark.parametrize("start", [(2026, 3, 1), (2026, 10, 25)], ids=["spring", "autumn"])

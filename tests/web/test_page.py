@@ -646,6 +646,28 @@ async def test_an_event_explains_a_gap_also_when_it_is_told_after_the_row_that_e
     assert found == [0, ["it has started"]]
 
 
+async def test_a_run_of_attempts_to_connect_is_one_line(browser: Browser, calm: str) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    found = await browser.import_and_do(
+        "panel.js",
+        """
+        const timestamp = new Date(164000).toISOString();
+        const one = (kind, message) => ({ timestamp, message, kind, status: "warning" });
+        const attempt = (n) => one("gateway.reconnecting", `reconnect attempt ${n}`);
+        m.showEvents([attempt(1), attempt(2), one("gateway.connected", "connected"), attempt(1)]);
+        for (let n = 2; n <= 1200; n++) m.addEvent(attempt(n));
+        const lines = [...document.querySelectorAll("#events li .text")];
+        return lines.map((one) => one.lastChild.textContent);
+        """,
+    )
+    assert found == [
+        "reconnect attempt 1200 (1,200 times)",
+        "connected",
+        "reconnect attempt 2 (2 times)",
+    ]
+
+
 async def test_the_coverage_is_said_in_percent_and_slots(browser: Browser, calm: str) -> None:
     await browser.reset()
     await browser.open(calm)

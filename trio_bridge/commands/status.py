@@ -16,6 +16,7 @@ from trio_bridge.commands.console import STYLES, Console
 from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.errors import BridgeError
+from trio_bridge.events.folding import folded, with_count
 from trio_bridge.model import utc_now
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.stores.database.conninfo import safe_target
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 DATABASE_TIMEOUT_S = 10.0
 LOOK_BACK = timedelta(hours=24)
 NAME_WIDTH = 9
+FOLDED_EVENTS = 20
+"""How many are read for each line: a run of attempts to connect is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Overview:
 
 async def run_status(settings: Settings, *, events: int, as_json: bool) -> bool:
     """Show everything; whether a valid row came within three intervals."""
-    overview = await _gather(settings, events)
+    overview = await _gather(settings, events if as_json else events * FOLDED_EVENTS)
     if as_json:
         print(orjson.dumps(_as_json(overview), default=str).decode())
         return overview.is_well
@@ -211,8 +214,9 @@ def _print_events(console: Console, overview: Overview, limit: int) -> None:
     known = overview.database or overview.service
     if known is None or not limit:
         return
-    for event in known.events[-limit:]:
-        text = f"{moment(event.timestamp)} {event.status}: {event.message}"
+    for event, times in folded(known.events)[-limit:]:
+        message = with_count(event.message, times)
+        text = f"{moment(event.timestamp)} {event.status}: {message}"
         style = STYLES.get(str(event.status), "")
         console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 

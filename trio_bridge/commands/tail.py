@@ -13,6 +13,7 @@ from rich.text import Text
 from trio_bridge.commands.console import STYLES, Console
 from trio_bridge.commands.database import present_database
 from trio_bridge.errors import OutageError, StoreError
+from trio_bridge.events.folding import folded, with_count
 from trio_bridge.stores.reading.landing import LandedRow, Landing
 from trio_bridge.text import number, uncertain
 
@@ -87,14 +88,16 @@ class Screen:
 
     def show(self, rows: list[LandedRow], events: list[LandedEvent]) -> None:
         landed: list[LandedRow | LandedEvent] = [*rows, *(events if self._events else ())]
-        for one in sorted(landed, key=lambda one: one.timestamp):
-            if self._as_json:
+        landed.sort(key=lambda one: one.timestamp)
+        if self._as_json:
+            for one in landed:
                 print(orjson.dumps(one).decode())
-            else:
-                self._print(one)
+        else:
+            for one, times in folded(landed):
+                self._print(one, times)
         sys.stdout.flush()
 
-    def _print(self, one: LandedRow | LandedEvent) -> None:
+    def _print(self, one: LandedRow | LandedEvent, times: int) -> None:
         if self._day != (day := one.timestamp.date()):
             self._day = day
             self._console.print(Text(f"{day}", style="bold"))
@@ -102,7 +105,8 @@ class Screen:
         if isinstance(one, LandedRow):
             self._console.print(Text(row_line(one)))
         else:
-            text = f"{one.timestamp:%H:%M:%S} {one.status}: {one.message}"
+            message = with_count(one.message, times)
+            text = f"{one.timestamp:%H:%M:%S} {one.status}: {message}"
             self._console.print(Text(text, style=STYLES.get(one.status or "", "")))
 
 

@@ -26,6 +26,10 @@ DOWNLOADING         from the start; SOCKET: when the gateway      SOCKET: a comp
                     has forgotten us, or we held none when its    no outage in it (an empty one
                     link came back; PORTAL: when the session is   twice); PORTAL: two in a row that
                     no longer well                                name the same positions
+POSITIONS_LACKING   account values say that an account holds      its positions have come, or its
+                    something, but no positions are here          values are zero, too
+VALUES_AWAITED      from a download's start, until account        they have; by itself after 20 s
+                    values have confirmed what is empty
 POSITIONS_STALE     PORTAL: by itself, 60 s (of many accounts:    an accepted download (see
                     two rounds) after the last accepted download  `Holdings.offer`)
 SETTLING            from the start; with each download that       every option has answered; by
@@ -36,8 +40,9 @@ PROBE_MISSED        a probe is overdue or went unanswered         the next one t
 The order is by dependency; of several reasons the first is given, because the others follow from it
 or cannot be judged while it lasts. Without a connection nothing else is known. After a sleep,
 everything in memory is as old as the sleep was long, but looks fresh. If a gateway answers nothing,
-its login is in doubt; without a login, or cut off, it may call an empty book complete; positions
-come before the Greeks of their options. A missed probe comes last: it is only a suspicion.
+its login is in doubt; without a login, or cut off, it may call an empty book complete, which only
+account values can tell from one that has not arrived; positions come before the Greeks of their
+options. A missed probe comes last: it is only a suspicion.
 
 A reason that nothing clears goes on: forgetting to clear one costs rows, never their truth. Each
 connection begins with a `Readiness` of its own, which an earlier connection, ending late, cannot
@@ -70,6 +75,10 @@ class Reason(Enum):
     SESSION_UNKNOWN = "the session's state is not known yet"
     SESSION_STALE = "the session's state could not be asked for {detail}"
     DOWNLOADING = "the positions are still being downloaded"
+    POSITIONS_LACKING = (
+        "the positions of {detail} have not arrived: its position value or margin is not zero"
+    )
+    VALUES_AWAITED = "waiting for account values to confirm the positions"
     POSITIONS_STALE = "the positions could not be read again for {detail}"
     SETTLING = "waiting for the first Greeks"
     PROBE_MISSED = "the gateway did not answer the last probe"

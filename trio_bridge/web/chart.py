@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trio_bridge.events.folding import FOLDED
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, values_of
 from trio_bridge.stores.reading.buckets import CHARTED
@@ -42,6 +43,7 @@ def page_facts(interval_s: float) -> dict[str, Any]:
         "in_the_dark_s": IN_THE_DARK_S,
         "reasons_per_gap": REASONS_PER_GAP,
         "no_reasons": NO_REASONS,
+        "folded": FOLDED,
         "patience_s": PAGE_PATIENCE_S,
     }
 

@@ -144,7 +144,7 @@ def test_the_limits_are_the_gateways() -> None:
 
 def test_what_may_be_asked_holds_no_order_no_logout_and_never_competes() -> None:
     endpoints = [one for one in vars(portal_pacing).values() if isinstance(one, EndpointLimit)]
-    assert len(endpoints) == 12
+    assert len(endpoints) == 16
     for endpoint in endpoints:
         assert endpoint.method in ("GET", "POST")
         assert "order" not in endpoint.path

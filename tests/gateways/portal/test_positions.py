@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from trio_bridge.gateways.portal.account import read_accounts
 from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.definitions import read_contract_info, read_definitions
 from trio_bridge.gateways.portal.holdings import Held, Holdings
-from trio_bridge.gateways.portal.positions import is_last_page, read_accounts, read_page
+from trio_bridge.gateways.portal.positions import is_last_page, read_page
 from trio_bridge.gateways.portal.values import ShapeError
 
 ACCOUNT = "DU1"

@@ -35,7 +35,9 @@ async def test_an_empty_list_of_a_gateway_that_is_cut_off_is_no_book(
     fast_clock: PatientClock, book: Book
 ) -> None:
     """Two lists in a row may come between two looks at its status."""
-    async with portal_rig(book, timing=USUAL_TIMING._replace(status_s=60.0)) as rig:
+    # Nothing but the positions is asked for meanwhile.
+    seldom = USUAL_TIMING._replace(status_s=60.0, quotes_s=60.0, streamed_quotes_s=60.0)
+    async with portal_rig(book, timing=seldom) as rig:
         await rig.until_right()
         assert rig.bridge._connection is not None
         memory = rig.bridge._connection._memory

@@ -21,7 +21,16 @@ from trio_bridge.events.portal import (
     RequestsPaused,
     RequestsResumed,
 )
-from trio_bridge.gateways.portal.pacing import CONTRACT_INFO, DEFINITIONS, OPEN_SESSION, STATUS
+from trio_bridge.gateways.portal.pacing import (
+    CONTRACT_INFO,
+    DEFINITIONS,
+    LEDGER,
+    OPEN_SESSION,
+    STATUS,
+    SUB_ACCOUNT_PAGES,
+    SUB_ACCOUNTS,
+    SUMMARY,
+)
 from trio_bridge.gateways.readiness import Reason
 
 if TYPE_CHECKING:
@@ -40,8 +49,12 @@ TROUBLE_AFTER_S: Final = 2.0
 FORGET_S: Final = 120.0
 """An endpoint whose last failure is older than this no longer counts: it is not asked any more."""
 
-REPORTED_OTHERWISE: Final = (DEFINITIONS, CONTRACT_INFO, OPEN_SESSION)
-"""Endpoints whose failures are reported by what they cause: no multiplier, no brokerage session."""
+REPORTED_OTHERWISE: Final = (
+    *(DEFINITIONS, CONTRACT_INFO, OPEN_SESSION),
+    *(SUB_ACCOUNTS, SUB_ACCOUNT_PAGES, SUMMARY, LEDGER),
+)
+"""Endpoints whose failures are reported by what they cause: no multiplier, no brokerage session, no
+confirmed positions; or that not every login has."""
 
 SESSION_HINTS: Final = frozenset({400, 401})
 """What other endpoints answer when the session is gone ("no bridge", "not authenticated")."""

@@ -17,6 +17,7 @@ from trio_bridge.gateways.keys import FUTURES_OPTION, contract_key, underlying_k
 from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.market_data.board import QuoteBoard
 from trio_bridge.gateways.readiness import Reason, Settling
+from trio_bridge.gateways.worth import Agreement, fresh, rates_of
 from trio_bridge.model import Position
 from trio_bridge.risk.expiry import last_trade
 from trio_bridge.risk.greeks import FUTURE_TYPES, OPTION_TYPES
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.keys import Product
+    from trio_bridge.gateways.ongoing import Ongoing
     from trio_bridge.gateways.portal.values import Lack
     from trio_bridge.gateways.readiness import Readiness
-    from trio_bridge.model import Greeks, Trouble
+    from trio_bridge.gateways.worth import AccountValues
+    from trio_bridge.model import ExchangeRates, Greeks, Trouble
 
 DERIVATIVES: Final = OPTION_TYPES | FUTURE_TYPES
 UNKNOWN_KIND: Final = "OPT"
@@ -171,6 +174,11 @@ class Holdings:
         options = (one.con_id for one in self.positions() if one.sec_type in OPTION_TYPES)
         return list(dict.fromkeys(options))
 
+    @property
+    def accounts(self) -> frozenset[str]:
+        """Those that hold something."""
+        return frozenset(key.account for key in self._held)
+
     def underlying_of(self, con_id: int) -> int | None:
         """The contract id of an option's underlying, if positions or definitions name it."""
         held = self._by_con_id.get(con_id)
@@ -225,7 +233,9 @@ class Memory:
     """What one connection knows of the portfolio: filled by its loops and its stream, which do not
     know each other, and read for each row."""
 
-    def __init__(self, settings: Settings, readiness: Readiness, settle_s: float) -> None:
+    def __init__(
+        self, settings: Settings, readiness: Readiness, settle_s: float, said: Ongoing
+    ) -> None:
         self.holdings = Holdings()
         self.quotes = QuoteBoard(settings.ib_market_data_type)
         self.accounts: tuple[str, ...] = ()
@@ -240,6 +250,10 @@ class Memory:
         self._readiness = readiness
         self._readiness.block(Reason.DOWNLOADING)
         self._settling = Settling(readiness, settle_s)
+        self._values: dict[str, AccountValues] = {}
+        self._refusal = ""
+        self._agreement = Agreement(readiness, said)
+        self._compared = trio.Event()
         self._accepted = trio.Event()
 
     def accept(
@@ -260,13 +274,21 @@ class Memory:
         """
         if not self.holdings.offer(download, accounts):
             return False
+        now = trio.current_time()
+        if set(accounts) - set(self.accounts):
+            self._agreement.start(now, len(accounts))
         self.accounts = accounts
         self.positions_at = asked_at
+        was_lacking = not self._agreement.is_reached
+        self._compare()
+        if was_lacking and self._agreement.is_reached:
+            # What has arrived late is waited for as what came in time.
+            self._settling.forget()
         self._readiness.clear(Reason.DOWNLOADING)
         self._readiness.vouch(Reason.POSITIONS_STALE, at=asked_at, until=stale_at)
         self._learn_underlyings()
         self.quotes.keep({*self.wanted_con_ids(), *self.holdings.options()})
-        self._settling.start(trio.current_time())
+        self._settling.start(now)
         self._settle()
         self.downloads += 1
         self._accepted.set()
@@ -284,8 +306,49 @@ class Memory:
         self.holdings.forget()
         self.quotes.clear()
         self.definitions_first = True
+        self.accounts = ()
+        self._values = {}
+        self._refusal = ""
+        self._agreement.forget()
         self._readiness.block(Reason.DOWNLOADING)
         self._settling.forget()
+
+    def take_values(self, account: str, values: AccountValues) -> None:
+        """Take what was said about an account's worth."""
+        self._values[account] = values
+        self._refusal = ""
+        self._compare()
+
+    def values_refused(self, why: str) -> None:
+        """An account's values could not be had."""
+        self._refusal = why
+        self._compare()
+
+    def doubted(self) -> tuple[str, ...]:
+        """Accounts whose values rows wait for."""
+        return self._agreement.doubted(trio.current_time()) or ()
+
+    async def wait_compared(self) -> None:
+        """Wait until positions and values have been compared: there may be other such accounts."""
+        await self._compared.wait()
+
+    def rates(self) -> ExchangeRates:
+        """The exchange rates to the accounts' base currency."""
+        values = fresh(self._values, trio.current_time())
+        return rates_of(values[account] for account in self.accounts if account in values)
+
+    def _compare(self) -> None:
+        """Hold the rows back while account values say that positions are lacking."""
+        now = trio.current_time()
+        self._agreement.judge(
+            self.accounts,
+            self.holdings.accounts,
+            fresh(self._values, now),
+            now,
+            why=self._refusal,
+        )
+        self._compared.set()
+        self._compared = trio.Event()
 
     def take_quotes(self, answers: Iterable[tuple[int, Mapping[str, object]]], at: float) -> None:
         """Take what was said about these contracts (see `QuoteBoard.merge`)."""

@@ -39,7 +39,7 @@ def read_status(payload: object) -> SessionState:
         return SessionState.UNKNOWN
     if payload.get("competing") is True:
         return SessionState.COMPETING
-    if not payload["authenticated"]:
+    if not payload["authenticated"] or payload.get("established") is False:
         return SessionState.NO_BROKERAGE
     if payload.get("connected") is False:
         return SessionState.UPSTREAM_LOST

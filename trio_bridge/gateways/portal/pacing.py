@@ -41,6 +41,10 @@ class Timing(NamedTuple):
     """With the gateway's cache invalidated each time: it would hide trades for minutes."""
     accounts_s: float = 60.0
     """How often to look for newly managed accounts."""
+    values_s: float = 60.0
+    """How often each account's values are asked for; of many accounts, less often (`values_gap_s`):
+    two requests each."""
+    values_gap_s: float = 2.0
     quotes_s: float = 2.5
     streamed_quotes_s: float = 10.0
     """While the WebSocket brings the changes: only to check that it does."""
@@ -97,6 +101,10 @@ OPEN_SESSION: Final = EndpointLimit(
 )
 BROKERAGE_ACCOUNTS: Final = EndpointLimit("GET", "/iserver/accounts")
 ACCOUNTS: Final = EndpointLimit("GET", "/portfolio/accounts", Rate(1, 5.0))
+SUB_ACCOUNTS: Final = EndpointLimit("GET", "/portfolio/subaccounts", Rate(1, 5.0))
+SUB_ACCOUNT_PAGES: Final = EndpointLimit("GET", "/portfolio/subaccounts2")
+SUMMARY: Final = EndpointLimit("GET", "/portfolio/{account}/summary")
+LEDGER: Final = EndpointLimit("GET", "/portfolio/{account}/ledger")
 INVALIDATE: Final = EndpointLimit("POST", "/portfolio/{account}/positions/invalidate")
 POSITIONS: Final = EndpointLimit("GET", "/portfolio/{account}/positions/{page}")
 SNAPSHOT: Final = EndpointLimit("GET", "/iserver/marketdata/snapshot", Rate(10, 1.0))

@@ -1,7 +1,7 @@
 """SOCKET mode: TWS or IB Gateway through ib_async.
 
-Read-only by construction: it requests positions, contract details, market data and the time, and
-nothing that involves orders.
+Read-only by construction: it requests positions, account values, contract details, market data and
+the time, and nothing that involves orders.
 """
 
 from __future__ import annotations
@@ -106,4 +106,5 @@ class SocketBridge(IBridgeBase):
             connection.accounts.chosen,
             connection.holdings.view.positions,
             connection.subscriptions.feed.greeks(),
+            rates=connection.account.rates(),
         )

@@ -23,6 +23,7 @@ from trio_bridge.errors import BridgeError, GatewayError, leaves
 from trio_bridge.gateways.accounts import Accounts
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.readiness import SETTLE_S, Reason, Settling
+from trio_bridge.gateways.socket.account import AccountWatch, PositionRequests
 from trio_bridge.gateways.socket.asking import (
     Asking,
     Loss,
@@ -36,10 +37,12 @@ from trio_bridge.gateways.socket.heartbeat import Heartbeat
 from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, learn_details
 from trio_bridge.gateways.socket.market_data.subscriptions import POLL_S, Subscriptions
 from trio_bridge.gateways.socket.notices import Notices
+from trio_bridge.gateways.worth import Agreement
 from trio_bridge.model import utc_now
+from trio_bridge.policy.reset_window import hold_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from datetime import datetime
 
     from ib_async import Position
@@ -120,6 +123,12 @@ class Connection:
             said=said,
             clock=trio.current_time,
         )
+        sent = self.subscriptions.sent
+        self.account = AccountWatch(
+            self.client.ib.client, self.accounts, sent=sent, clock=trio.current_time
+        )
+        self._positions = PositionRequests(self.client.ib.client, self.accounts, sent=sent)
+        self._agreement = Agreement(readiness, said)
         self._notices = Notices(
             self.subscriptions,
             readiness,
@@ -253,6 +262,8 @@ class Connection:
         cut_off, outages = self._notices.upstream_lost, self._notices.outages
         self.holdings.forget()
         self.subscriptions.open()
+        self._agreement.start(trio.current_time(), len(self.accounts.chosen))
+        self.account.start()
         await self._ask_positions()
         if not self.holdings.view.positions:
             with trio.move_on_after(CONFIRM_EMPTY_S):
@@ -264,13 +275,36 @@ class Connection:
         self.subscriptions.expect(self.holdings.view.exposures)
         self._phase = Phase.SERVING
         self._settling.start(trio.current_time())
+        self._compare()
         self._readiness.clear(Reason.DOWNLOADING)
 
-    async def _ask_positions(self) -> None:
-        self.subscriptions.sent(1)
-        await self._asking.ask(
-            self.client.ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
+    def _compare(self) -> None:
+        """Hold the rows back while account values say that positions are lacking."""
+        if self._phase is not Phase.SERVING:
+            return
+        was_lacking = not self._agreement.is_reached
+        held = self.holdings.view
+        now = trio.current_time()
+        self._agreement.judge(
+            self.accounts.chosen,
+            held.accounts,
+            self.account.values(),
+            now,
+            awaited=self.account.awaited,
+            why=self.account.refusal,
         )
+        if was_lacking and self._agreement.is_reached:
+            # What has arrived late is waited for as what came in time.
+            self.subscriptions.expect(held.exposures)
+            self._settling.forget()
+            self._settling.start(now)
+
+    async def _ask_positions(self) -> None:
+        request: Callable[[], Awaitable[object]] = self._positions.ask
+        if not self._positions.are_needed:
+            request = self.client.ib.reqPositionsAsync
+            self.subscriptions.sent(1)
+        await self._asking.ask(request, POSITIONS_TIMEOUT_S, "the positions did not arrive")
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -295,8 +329,11 @@ class Connection:
         self.client.count()
         now = trio.current_time()
         again_at = now + IDLE_POLL_S
-        if not self._notices.upstream_lost:
+        if self._notices.upstream_lost:
+            self._look_for_comeback(now)
+        else:
             due = self.subscriptions.step(self.holdings.view)
+            due = min(due, self._step_account(now))
             again_at = max(now + POLL_S, min(again_at, due))
             if not self._settling.is_over(now):
                 again_at = now + POLL_S
@@ -304,6 +341,20 @@ class Connection:
                     self._settling.answered()
         with trio.move_on_at(again_at):
             await self._wake.wait()
+
+    def _step_account(self, now: float) -> float:
+        """Keep the account values up to date; request positions again that are lacking."""
+        self._compare()
+        if now >= self._agreement.reload_at:
+            self._agreement.reloading(now)
+            self._start_over()
+            self._wake.set()
+        return min(self.account.step(soon=self._agreement.doubted(now)), self._agreement.reload_at)
+
+    def _look_for_comeback(self, now: float) -> None:
+        why = self._notices.comeback.look(self.client.ticks, now)
+        if why and hold_until(self._now(), self._settings.reset_windows) is None:
+            self._lose(why)
 
     def _ask_time(self) -> None:
         if not self._loss.has_come:
@@ -325,12 +376,30 @@ class Connection:
     # What the gateway says (`client.Listener`)
 
     def error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
-        self._notices.on_error(request_id, code, text, contract)
+        if not self.account.refused(request_id, code, text):
+            self._notices.on_error(request_id, code, text, contract)
         self._wake.set()
 
     def position(self, position: Position) -> None:
         self._asking.heard()
         self.holdings.update(position)
+        self._compare()
+        self._wake.set()
+
+    def positions_end(self, request_id: int) -> None:
+        self._asking.heard()
+        self._positions.ended(request_id)
+
+    def account_value(
+        self, request_id: int, account: str, key: str, value: str, currency: str
+    ) -> None:
+        self.account.take(request_id, account, key, value, currency)
+        if account not in self.holdings.view.accounts:
+            self._compare()
+
+    def account_values_end(self, request_id: int) -> None:
+        self.account.ended(request_id)
+        self._compare()
         self._wake.set()
 
     def current_time(self) -> None:
@@ -338,6 +407,14 @@ class Connection:
 
     def data_type_changes(self, request_id: int) -> None:
         self.subscriptions.feed.note(request_id)
+
+    def too_old(self, version: int, least: int) -> None:
+        self._lose_by(
+            GatewayError(
+                f"the gateway speaks API version {version}; at least {least} is needed",
+                remedy="update TWS or IB Gateway",
+            )
+        )
 
     def closed(self, reason: str) -> None:
         match self._phase:

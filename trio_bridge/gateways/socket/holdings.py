@@ -116,6 +116,11 @@ class HoldingsView:
         return tuple(map(self._position, self._held))
 
     @cached_property
+    def accounts(self) -> frozenset[str]:
+        """The accounts that hold something."""
+        return frozenset(held.account for held in self._held)
+
+    @cached_property
     def options(self) -> dict[int, Contract]:
         """The options whose market data can be requested."""
         found = {}

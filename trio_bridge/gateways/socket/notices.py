@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 import structlog
+import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import FarmDown
@@ -18,6 +19,7 @@ from trio_bridge.events.gateway import (
 )
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.codes import Reaction, reaction_to
+from trio_bridge.gateways.socket.comeback import Comeback
 from trio_bridge.gateways.socket.market_data.subscriptions import ASK_BROKEN_FARM_S
 from trio_bridge.text import clean
 
@@ -68,6 +70,8 @@ class Notices:
         self._carry_on = carry_on
         self._self_restoring = False
         self._lost_at: float | None = None
+        self._said_back = False
+        self.comeback = Comeback()
         self.outages = 0
         """How often the upstream was lost."""
 
@@ -78,6 +82,7 @@ class Notices:
 
     def on_error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
         reaction = reaction_to(code, text)
+        self.comeback.heard(code, trio.current_time())
         match reaction:
             case Reaction.IGNORE:
                 log.debug("gateway notice", code=code, text=clean(text))
@@ -145,10 +150,16 @@ class Notices:
             self._lost_at = self._subscriptions.data_stopped()
             self._readiness.block(Reason.UPSTREAM_LOST)
             self._settling.hold(self._lost_at)
+            self.comeback.begin(code, self._lost_at)
             self._emit(UpstreamLost(code))
         self._self_restoring = code == 2110
 
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
+        if self._lost_at is None and self._said_back and not empty:
+            log.debug("the link is up, as it was", code=code)
+            return
+        self._said_back = True
+        self.comeback.over()
         self._readiness.clear(Reason.UPSTREAM_LOST)
         self._self_restoring = False
         # Ticks during the outage were computed from what was known before it.

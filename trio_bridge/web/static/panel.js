@@ -1,5 +1,6 @@
 // Everything on the page that is text.
 
+import { facts } from "./facts.js";
 import { count, many, time } from "./format.js";
 import * as words from "./words.js";
 
@@ -55,16 +56,26 @@ export function showEvents(events) {
   if (!events.length) list.append(line("detail", "None yet."));
 }
 
+/** One more; a run of attempts to connect is one line, with their number. */
 export function addEvent(event) {
   const list = $("events");
   if (list.firstElementChild?.tagName !== "LI") list.replaceChildren();
+  const before = list.firstElementChild;
+  let times = 1;
+  if (before?.dataset.kind === event.kind && facts.folded.includes(event.kind)) {
+    times += Number(before.dataset.times);
+    before.remove();
+  }
   const item = document.createElement("li");
   item.dataset.status = event.status;
+  item.dataset.kind = event.kind;
+  item.dataset.times = times;
   const at = document.createElement("time");
   at.dateTime = event.timestamp;
   at.textContent = time(Date.parse(event.timestamp) / 1000);
   const text = line("text");
-  text.append(line("kind", KINDS[event.status] ?? ""), event.message);
+  const often = times > 1 ? ` (${count(times)} times)` : "";
+  text.append(line("kind", KINDS[event.status] ?? ""), event.message + often);
   item.append(at, text);
   list.prepend(item);
   while (list.children.length > MOST_EVENTS) list.lastElementChild.remove();
