@@ -101,8 +101,10 @@ class SocketBridge(IBridgeBase):
     def inputs(self) -> RiskInputs:
         assert self._connection is not None
         connection = self._connection
+        held = connection.holdings.view
         return RiskInputs(
             connection.accounts.chosen,
-            connection.holdings.view.positions,
+            held.positions,
             connection.subscriptions.feed.greeks(),
+            connection.subscriptions.troubles(held),
         )
