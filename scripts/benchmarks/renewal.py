@@ -9,7 +9,7 @@ from trio_bridge.gateways.socket.market_data.lines import MarketLines, Renew
 
 LINES = 90
 SILENT_FOR_S = 600.0
-LARGEST_RATE = 4.0
+LARGEST_RATE = 3.9
 
 
 def measure(effort: Effort) -> Section:

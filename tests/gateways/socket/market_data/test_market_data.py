@@ -142,7 +142,7 @@ NOT_SUBSCRIBED = (354, 10089, 10091, 10168, 10186)
 async def test_without_live_data_an_option_is_unpriced_where_delayed_is_not_allowed(
     code: int, setting: DataType, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refusals, "ASK_REFUSED_S", 3.0)
+    monkeypatch.setattr(refusals, "ASK_REFUSED_S", 20.0)
     book = still_book(options=6)
     refused = {option.con_id for option in options_of(book)[:2]}
     async with socket_rig(book, connect=False, ib_market_data_type=setting) as rig:
