@@ -128,9 +128,10 @@ class Position:
 class Greeks(NamedTuple):
     """The model Greeks of a single contract unit, as the gateway last sent them.
 
-    None means "not computed". `current_until` is None while the subscription lives and its data
-    farm works; otherwise the monotonic instant (seconds, the clock of `trio.current_time`) at which
-    that ended, from which the age counts. `gamma_error` is the most by which the gamma may be wrong
+    None means "not computed". `current_until` is None while something vouches for them (the
+    subscription lives, its data farm is well, and it has spoken lately or is being renewed);
+    otherwise the monotonic instant (seconds, the clock of `trio.current_time`) at which that ended,
+    from which the age counts. `gamma_error` is the most by which the gamma may be wrong
     because its text was rounded.
     """
 

@@ -7,7 +7,8 @@ from trio_bridge.text import count
 
 
 class FarmDown(Event):
-    """Greeks age until it is back."""
+    """Greeks of its options age until it is back. However often it goes, this is said once, until
+    it has been back for a minute."""
 
     kind = "data.farm_down"
     severity = WARNING
@@ -16,8 +17,18 @@ class FarmDown(Event):
     words: str
 
 
+class FarmBack(Event):
+    """It has been back for a minute. `lasted_s`: from its first break to its last return."""
+
+    kind = "data.farm_back"
+    says = "the market data farm {farm} is back: it was down {times:time} within {lasted_s:.0f} s"
+    farm: str
+    times: int
+    lasted_s: float
+
+
 class CompetingSession(Event):
-    """The owner is logged in elsewhere with live data, which comes first."""
+    """The owner is logged in elsewhere with live data, which comes first: all lines are silent."""
 
     kind = "data.competing"
     severity = WARNING
@@ -69,7 +80,10 @@ class LinesEnough(Event):
 
 
 class NotSubscribed(Event):
-    """The login has no market-data subscription for the contract."""
+    """The gateway said that the login has no subscription for these contracts, and no data came.
+
+    `contract` names the first few, here and below; `contracts` counts all.
+    """
 
     kind = "data.not_subscribed"
     severity = WARNING
@@ -78,6 +92,7 @@ class NotSubscribed(Event):
     code: int
     words: str
     delayed_tried: bool
+    contracts: int = 1
 
     @property
     def remedy(self) -> str:
@@ -108,13 +123,45 @@ class DataUsable(Event):
 
 
 class ContractUnknown(Event):
-    """Mostly it has expired."""
+    """Mostly they have expired. `tried`: the exchanges; "" is none, the contract's id alone."""
 
     kind = "data.contract_unknown"
     severity = WARNING
-    says = "{contract} is unknown to the gateway ({code}): unpriced"
     contract: str
     code: int
+    tried: tuple[str, ...]
+    contracts: int = 1
+
+    @property
+    def text(self) -> str:
+        verb = "is" if self.contracts == 1 else "are"
+        where = exchanges(self.tried)
+        return f"{self.contract} {verb} unknown to the gateway ({self.code} {where}): unpriced"
+
+
+class ExchangeGivenUp(Event):
+    """Positions name an exchange that has no market data for them, and another one has."""
+
+    kind = "data.exchange_given_up"
+    contract: str
+    code: int
+    tried: tuple[str, ...]
+    instead: str
+    contracts: int = 1
+
+    @property
+    def text(self) -> str:
+        return (
+            f"no market data for {self.contract} {exchanges(self.tried)} ({self.code}): "
+            f"they come {exchanges((self.instead,))}"
+        )
+
+
+def exchanges(names: tuple[str, ...]) -> str:
+    """`at AMEX, SMART`, `at AMEX, without an exchange`."""
+    named = [name for name in names if name]
+    bare = ["without an exchange"] if "" in names else []
+    return ", ".join([f"at {', '.join(named)}"] * bool(named) + bare)
 
 
 class DataRefused(Event):
@@ -126,6 +173,7 @@ class DataRefused(Event):
     contract: str
     code: int
     words: str
+    contracts: int = 1
 
 
 class TypeUnknown(Event):

@@ -97,12 +97,13 @@ class GatewayNotice(Event):
 
 
 class GatewayRemark(Event):
-    """A remark about a request that goes on. `contract`: its name, or empty."""
+    """A remark about requests that go on. `contract`: the first few names, or empty."""
 
     kind = "gateway.remark"
     code: int
     contract: str
     words: str
+    contracts: int = 1
 
     @property
     def text(self) -> str:

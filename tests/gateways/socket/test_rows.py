@@ -23,7 +23,7 @@ from tests.gateways.socket.support import (
 from tests.support.heard import with_code
 from trio_bridge.errors import ConfigError
 from trio_bridge.events.data import CurrenciesMixed, TypeUnknown
-from trio_bridge.events.gateway import AccountAppeared, UpstreamBack
+from trio_bridge.events.gateway import AccountAppeared, GatewayWarning, UpstreamBack
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import DataType
 from trio_bridge.simulator.book import make_book
@@ -405,6 +405,7 @@ async def test_a_contract_that_the_gateway_cannot_describe_is_unpriced_and_said_
             await rig.bridge.connect()
         row = await rig.until_right(without={option.con_id})
         assert (row.positions, row.priced) == (8, 7)
+        await rig.until_told(GatewayWarning, code=200)
         assert len([one for one in rig.events if str(option.con_id) in one.message]) == 1
 
 

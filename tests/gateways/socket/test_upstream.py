@@ -34,7 +34,7 @@ from trio_bridge.events.gateway import (
 )
 from trio_bridge.events.service import ServiceStopped
 from trio_bridge.gateways.readiness import Reason
-from trio_bridge.gateways.socket import notices as socket_notices
+from trio_bridge.gateways.socket.market_data import lines as market_lines
 from trio_bridge.gateways.socket.market_data.subscriptions import ASK_AFTER_INCIDENT_S
 
 if TYPE_CHECKING:
@@ -336,11 +336,11 @@ async def test_the_other_farms_options_are_current_again_with_their_next_tick(
         assert {con_id for con_id, until in ages.items() if until is not None} == index
 
 
-async def test_quiet_options_of_a_farm_that_works_are_asked_for_again_meanwhile(
+async def test_quiet_options_of_a_farm_that_works_are_current_with_their_next_renewal(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which options a farm serves is not known: all are doubted, none for longer than it takes."""
-    monkeypatch.setattr(socket_notices, "ASK_BROKEN_FARM_S", 9.0)
+    monkeypatch.setattr(market_lines, "SILENT_S", 15.0)
     book = still_book(options=4)
     async with socket_rig(book) as rig:
         await rig.until_right()

@@ -102,9 +102,11 @@ class SocketBridge(IBridgeBase):
     def inputs(self) -> RiskInputs:
         assert self._connection is not None
         connection = self._connection
+        held = connection.holdings.view
         return RiskInputs(
             connection.accounts.chosen,
-            connection.holdings.view.positions,
+            held.positions,
             connection.subscriptions.feed.greeks(),
-            rates=connection.account.rates(),
+            connection.subscriptions.troubles(held),
+            connection.account.rates(),
         )

@@ -21,7 +21,8 @@ from ib_async import Contract
 from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.errors import BridgeError, GatewayError, leaves
 from trio_bridge.gateways.accounts import Accounts
-from trio_bridge.gateways.ongoing import Ongoing
+from trio_bridge.gateways.bursts import Bursts
+from trio_bridge.gateways.ongoing import Ongoing, Recurring
 from trio_bridge.gateways.readiness import SETTLE_S, Reason, Settling
 from trio_bridge.gateways.socket.account import AccountWatch, PositionRequests
 from trio_bridge.gateways.socket.asking import (
@@ -32,7 +33,7 @@ from trio_bridge.gateways.socket.asking import (
     resolve,
 )
 from trio_bridge.gateways.socket.client import GatewayClient
-from trio_bridge.gateways.socket.details import details_from
+from trio_bridge.gateways.socket.details import by_preference, details_from
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
 from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, learn_details
 from trio_bridge.gateways.socket.market_data.subscriptions import POLL_S, Subscriptions
@@ -114,13 +115,16 @@ class Connection:
         self.accounts = Accounts(settings.ib_account, emit)
         self.holdings = Holdings(self.accounts, details)
         said = Ongoing(emit, trio.current_time)
+        self._recurring = Recurring(emit, trio.current_time)
+        self._bursts = Bursts(emit, trio.current_time)
         self.subscriptions = Subscriptions(
             self.client.ib,
             lines,
             data_type=settings.ib_market_data_type,
             max_age_s=settings.greeks_max_age_s,
             emit=emit,
-            said=said,
+            bursts=self._bursts,
+            look_up=self.holdings.look_up,
             clock=trio.current_time,
         )
         sent = self.subscriptions.sent
@@ -136,6 +140,8 @@ class Connection:
             client_id=settings.ib_client_id,
             emit=emit,
             said=said,
+            recurring=self._recurring,
+            bursts=self._bursts,
             lose=self._lose_by,
             start_over=self._start_over,
             carry_on=self._carry_on,
@@ -184,6 +190,7 @@ class Connection:
                     finally:
                         self._phase = Phase.CLOSING
                         self._readiness.block(Reason.NOT_CONNECTED)
+                        self._bursts.look(at_once=True)
                         await self.client.close()
                         await end_all_tasks()
         except BaseExceptionGroup as group:
@@ -327,6 +334,8 @@ class Connection:
     async def _step(self) -> None:
         """Adjust the subscriptions to what we hold; wait for something to happen."""
         self.client.count()
+        self._recurring.look()
+        self._bursts.look()
         now = trio.current_time()
         again_at = now + IDLE_POLL_S
         if self._notices.upstream_lost:
@@ -368,7 +377,7 @@ class Connection:
         with trio.move_on_after(AGAIN_S), suppress(OSError):  # OSError: the socket fell
             answers = await answer_to(request)
             # ib_async treats an option computation as an answer, too.
-            for answer in answers if isinstance(answers, list) else ():
+            for answer in by_preference(answers) if isinstance(answers, list) else ():
                 if answer.contract and answer.contract.conId == con_id:
                     self.holdings.learn(con_id, details_from(answer))
                     self._wake.set()

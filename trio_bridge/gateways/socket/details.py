@@ -10,6 +10,7 @@ from trio_bridge.gateways.keys import Product, contract_key
 from trio_bridge.risk.expiry import last_trade
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from ib_async import Contract, ContractDetails
@@ -94,6 +95,16 @@ def details_from(answer: ContractDetails) -> Details:
         product=product_of(contract),
         last_trade=read_last_trade(contract, answer.lastTradeTime, answer.timeZoneId),
     )
+
+
+def by_preference(answers: Iterable[ContractDetails]) -> list[ContractDetails]:
+    """Several answers about one contract, the one to believe last: SMART, which routes to all the
+    others, and comes before or after them."""
+
+    def is_smart(answer: ContractDetails) -> bool:
+        return answer.contract is not None and answer.contract.exchange == DEFAULT_EXCHANGE
+
+    return sorted(answers, key=is_smart)
 
 
 def _is_timed(ends: LastTrade | None) -> bool:

@@ -18,6 +18,7 @@ import trio
 
 from trio_bridge.gateways.keys import FUTURES_OPTION, Product, underlying_key
 from trio_bridge.gateways.socket.details import (
+    DEFAULT_EXCHANGE,
     Details,
     LastTrade,
     parse_multiplier,
@@ -61,6 +62,7 @@ class Holdings:
     def __init__(self, accounts: Accounts, details: dict[int, Details]) -> None:
         self._accounts = accounts
         self.details = details
+        self._in_doubt: set[int] = set()
         self._held: dict[tuple[str, int | str], HeldPosition] = {}
         self._view: HoldingsView | None = None
         self.changed = trio.Event()
@@ -90,8 +92,21 @@ class Holdings:
             self.details[con_id] = details
             self._has_changed()
 
+    def look_up(self, con_id: int) -> None:
+        """The exchange that a position names is of no use: request the details, unless known."""
+        if con_id not in self.details:
+            self._in_doubt.add(con_id)
+            self._wake()
+
+    def next_in_doubt(self) -> int | None:
+        """One of these, each only once."""
+        return self._in_doubt.pop() if self._in_doubt else None
+
     def _has_changed(self) -> None:
         self._view = None
+        self._wake()
+
+    def _wake(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
 
@@ -135,6 +150,13 @@ class HoldingsView:
                 contract.exchange = details.exchange
             found[con_id] = contract
         return found
+
+    def exchanges(self, con_id: int) -> tuple[str, ...]:
+        """Where to ask for the market data of an option, in this order; "" is its id alone."""
+        details = self._details.get(con_id)
+        described = details.exchange if details is not None else ""
+        own = self.options[con_id].exchange
+        return (*dict.fromkeys(filter(None, (own, described, DEFAULT_EXCHANGE))), "")
 
     @cached_property
     def exposures(self) -> dict[int, float]:
@@ -272,7 +294,7 @@ async def learn_details(
     async with trio.open_nursery() as nursery:
         while True:
             gap_s, changed, view = GAP_S, holdings.changed, holdings.view
-            con_id = due(view.lacking_details)
+            con_id = due(view.lacking_details) or holdings.next_in_doubt()
             if con_id is None:
                 gap_s = SLOW_GAP_S
                 con_id = due(view.lacking_underlyings)
