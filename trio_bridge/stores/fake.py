@@ -13,6 +13,7 @@ from trio_bridge.errors import (
     OutageError,
     RowRejectedError,
     SchemaMissingError,
+    UnclearError,
     UnreachableError,
 )
 from trio_bridge.rows import TABLES
@@ -57,6 +58,8 @@ class FakeStore:
         self.next_troubles: deque[Trouble] = deque()
         self.latency_s = 0.0
         self.rejects: Callable[[Record], str | None] = rejects_nul
+        self.unclear: Callable[[Record], bool] = lambda record: False
+        """Which records a trigger of the user's refuses."""
         self.ensure_schema_helps = True
         self.schema_calls = 0
         self.batches: list[list[Record]] = []
@@ -74,6 +77,13 @@ class FakeStore:
             return await self._write(records)
         finally:
             self.in_use = False
+
+    async def try_out(self, record: Record) -> bool:
+        await self._answer_time()
+        if self.trouble is not None:
+            raise UnreachableError("connection refused")
+        self._raise_if_refused([record])
+        return True
 
     async def ensure_schema(self) -> None:
         await self._answer_time()
@@ -115,16 +125,21 @@ class FakeStore:
             self._schema_missing = True
         if self._schema_missing:
             raise SchemaMissingError("42P01: relation does not exist")
-        for record in records:
-            assert record.table in self.tables, "an unknown table must never get here"
-            if sqlstate := self.rejects(record):
-                raise RowRejectedError("a row was rejected", sqlstate=sqlstate)
+        self._raise_if_refused(records)
         new = self._commit(records)
         if trouble is Trouble.LOST_AFTER_COMMIT:
             raise OutageError("server closed the connection unexpectedly")
         if trouble is Trouble.SILENT_AFTER_COMMIT:
             await trio.sleep_forever()
         return new
+
+    def _raise_if_refused(self, records: Sequence[Record]) -> None:
+        for record in records:
+            assert record.table in self.tables, "an unknown table must never get here"
+            if sqlstate := self.rejects(record):
+                raise RowRejectedError("a row was rejected", sqlstate=sqlstate)
+            if self.unclear(record):
+                raise UnclearError("not on a Sunday", sqlstate="P0001")
 
     async def _answer_time(self, records: Sequence[Record] = ()) -> None:
         if self._thawed is None:
@@ -136,7 +151,7 @@ class FakeStore:
             await self._thawed.wait()
 
     def _commit(self, records: Sequence[Record]) -> int:
-        if any(self.rejects(record) for record in records):
+        if any(self.rejects(record) or self.unclear(record) for record in records):
             return 0
         new = 0
         for record in records:
