@@ -9,6 +9,8 @@ reason              it blocks                                     until
 NOT_CONNECTED       from the start; when the connection has       a connection is made
                     ended, for whatever reason
 ASLEEP              when only the wall clock has moved on         the next connection: never before
+CLOCK_SET           when the wall clock was set forward, as it    the next connection: never before
+                    is after a pause of the machine, too
 NO_ANSWER           PORTAL: two requests in a row unanswered      any answer, even a refusal
 LOGGED_OUT          PORTAL: the gateway has no login              the session is in another state
 NO_BROKERAGE        PORTAL: no brokerage session                  the session is in another state
@@ -59,6 +61,7 @@ class Reason(Enum):
 
     NOT_CONNECTED = "not connected to the gateway"
     ASLEEP = "the machine was asleep for {detail}"
+    CLOCK_SET = "the machine's clock was set forward by {detail}, or the machine was paused"
     NO_ANSWER = "the gateway does not answer ({detail})"
     LOGGED_OUT = "nobody is logged in at the gateway"
     NO_BROKERAGE = "the gateway has no brokerage session"
