@@ -14,7 +14,6 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
-import structlog
 import trio
 from ib_async import Contract
 
@@ -35,6 +34,7 @@ from trio_bridge.gateways.socket.heartbeat import Heartbeat
 from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
 from trio_bridge.gateways.socket.market_data.subscriptions import POLL_S, Subscriptions
 from trio_bridge.gateways.socket.notices import Notices
+from trio_bridge.logs import Log
 
 if TYPE_CHECKING:
     from ib_async import Position
@@ -56,7 +56,7 @@ worst error: an empty book counts only when reported twice, this far apart."""
 IDLE_POLL_S = 1.0
 """How often to check the subscriptions when all options have answered."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Phase(Enum):

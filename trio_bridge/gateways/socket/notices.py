@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-import structlog
-
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import FarmDown
 from trio_bridge.events.gateway import (
@@ -19,6 +17,7 @@ from trio_bridge.events.gateway import (
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.codes import Reaction, reaction_to
 from trio_bridge.gateways.socket.market_data.subscriptions import ASK_BROKEN_FARM_S
+from trio_bridge.logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.market_data.subscriptions import Subscriptions
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Notices:
