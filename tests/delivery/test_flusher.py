@@ -35,7 +35,7 @@ from trio_bridge.events.rows import (
     SpoolTakenAway,
 )
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
-from trio_bridge.stores.fake import FakeStore, Trouble
+from trio_bridge.stores.fake import FakeStore, Mishap
 from trio_bridge.stores.record import encode_line, record_of
 from trio_bridge.stores.spool.fake_disk import FakeDisk
 from trio_bridge.stores.spool.spool import Spool
@@ -79,7 +79,7 @@ async def test_the_database_is_tried_once_per_interval_on_a_grid(
     disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
     store = TimedStore()
-    store.trouble = Trouble.SILENT  # each try takes its whole time; the grid must not drift
+    store.trouble = Mishap.SILENT  # each try takes its whole time; the grid must not drift
     backlog(disk, 10)
     async with running(store, disk):
         await trio.sleep(10 * FLUSH_INTERVAL_S + 1)
@@ -141,7 +141,7 @@ async def test_rows_that_come_faster_than_the_database_answers_are_handed_over_t
     """Else the spool would never be empty, and so grow for ever."""
     disk.delay_s = 0.005
     store.latency_s = latency_s
-    store.trouble = Trouble.REFUSED
+    store.trouble = Mishap.REFUSED
     async with running(store, disk) as sinks:
         for n in range(1_000):
             sinks.send(n)
@@ -184,7 +184,7 @@ async def test_a_replay_that_stops_half_way_goes_on_there(
     store.latency_s = 0.1
     async with running(store, disk) as sinks:
         await trio.sleep(0.15)
-        store.trouble = Trouble.REFUSED
+        store.trouble = Mishap.REFUSED
         await trio.sleep(1)
         assert sinks.state() is BreakerState.OPEN
         assert numbers(store) == list(range(2_000))
@@ -244,7 +244,7 @@ async def test_leftovers_of_one_failure_do_not_wait_for_the_next_row(
 ) -> None:
     async with running(store, disk) as sinks:
         await trio.sleep(1)
-        store.next_troubles.append(Trouble.SILENT)
+        store.next_troubles.append(Mishap.SILENT)
         sinks.send(0)
         await trio.sleep(58)
         assert numbers(store) == []
@@ -257,7 +257,7 @@ async def test_every_change_of_the_circuit_is_an_event_in_order(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
     backlog(disk, 3)
-    store.trouble = Trouble.REFUSED
+    store.trouble = Mishap.REFUSED
     async with running(store, disk):
         await trio.sleep(2 * FLUSH_INTERVAL_S + 1)
         store.trouble = None
@@ -404,7 +404,7 @@ async def test_damage_is_told_although_the_database_goes_in_the_middle_of_its_ch
                 self.batches.append([])
                 await trio.sleep_forever()  # from now on batches are half as large
             if len(self.batches) == 2:
-                self.next_troubles.append(Trouble.REFUSED)
+                self.next_troubles.append(Mishap.REFUSED)
             return await super().write(records)  # type: ignore[arg-type]
 
     store = GoneAfterHalfAChunk()
@@ -526,7 +526,7 @@ async def test_rows_that_were_taken_away_are_an_error_with_their_size(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
     async with running(store, disk) as sinks:
-        store.trouble = Trouble.REFUSED
+        store.trouble = Mishap.REFUSED
         await run_for(sinks, range(10))
         gone = len(disk.durable(BUFFER))
         disk.put(BUFFER, b"")  # `mv` and `touch`, as log rotation does

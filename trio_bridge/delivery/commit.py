@@ -163,8 +163,7 @@ class Committer:
     def _say_missing(self, reason: str) -> None:
         """Before the first row this is a new database; later it means that a table was dropped."""
         if self.committed == 0:
-            log.info("making or completing the tables portfolio_greeks and api_logs")
-            log.debug("tables", reason=reason)
+            log.info("making the tables ready")  # the server's words would sound like an error
         else:
             log.warning("table or column missing: making it", reason=reason)
 

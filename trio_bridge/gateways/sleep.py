@@ -34,13 +34,17 @@ SMALLEST_STEP_S = 1.0
 def slept_s() -> float:
     """For how long this machine has been suspended since its start; 0 where no clock can tell.
 
-    https://man7.org/linux/man-pages/man2/clock_gettime.2.html (CLOCK_BOOTTIME); macOS has it as
-    CLOCK_MONOTONIC, which is not what Python takes for `time.monotonic`.
+    https://man7.org/linux/man-pages/man2/clock_gettime.2.html, and macOS's clock_gettime(3), where
+    it is CLOCK_MONOTONIC that goes on during sleep.
     """
-    with_sleep: int | None = getattr(time, "CLOCK_BOOTTIME", None)
     if sys.platform == "darwin":
-        with_sleep = time.CLOCK_MONOTONIC
-    return 0.0 if with_sleep is None else time.clock_gettime(with_sleep) - time.monotonic()
+        clocks = time.CLOCK_MONOTONIC, time.CLOCK_UPTIME_RAW
+    elif sys.platform == "linux":
+        clocks = time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC
+    else:
+        return 0.0
+    with_sleep_s, without_s = map(time.clock_gettime, clocks)
+    return with_sleep_s - without_s
 
 
 class _Reading(NamedTuple):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trio_bridge.stores.record import Record
 
 
-class Trouble(Enum):
+class Mishap(Enum):
     """What happens to a write."""
 
     REFUSED = auto()
@@ -54,8 +54,8 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-        self.trouble: Trouble | None = None
-        self.next_troubles: deque[Trouble] = deque()
+        self.trouble: Mishap | None = None
+        self.next_troubles: deque[Mishap] = deque()
         self.latency_s = 0.0
         self.rejects: Callable[[Record], str | None] = rejects_nul
         self.unclear: Callable[[Record], bool] = lambda record: False
@@ -117,19 +117,19 @@ class FakeStore:
         self.batches.append(list(records))
         trouble = self.next_troubles.popleft() if self.next_troubles else self.trouble
         await self._answer_time(records)
-        if trouble is Trouble.REFUSED:
+        if trouble is Mishap.REFUSED:
             raise UnreachableError("connection refused")
-        if trouble is Trouble.SILENT:
+        if trouble is Mishap.SILENT:
             await trio.sleep_forever()
-        if trouble is Trouble.SCHEMA_MISSING:
+        if trouble is Mishap.SCHEMA_MISSING:
             self._schema_missing = True
         if self._schema_missing:
             raise SchemaMissingError("42P01: relation does not exist")
         self._raise_if_refused(records)
         new = self._commit(records)
-        if trouble is Trouble.LOST_AFTER_COMMIT:
+        if trouble is Mishap.LOST_AFTER_COMMIT:
             raise OutageError("server closed the connection unexpectedly")
-        if trouble is Trouble.SILENT_AFTER_COMMIT:
+        if trouble is Mishap.SILENT_AFTER_COMMIT:
             await trio.sleep_forever()
         return new
 

@@ -100,7 +100,7 @@ class PatientStream(trio.abc.HalfCloseableStream):
             on_close(self)
 
 
-class Room:
+class Lobby:
     """All open connections, whichever listener they came by."""
 
     def __init__(self) -> None:
@@ -122,14 +122,14 @@ class Room:
 
 
 class Door(trio.abc.Listener[PatientStream]):
-    """A listener whose connections are in a room."""
+    """A listener whose connections are in a lobby."""
 
-    def __init__(self, listener: trio.SocketListener, room: Room) -> None:
+    def __init__(self, listener: trio.SocketListener, lobby: Lobby) -> None:
         self._listener = listener
-        self._room = room
+        self._lobby = lobby
 
     async def accept(self) -> PatientStream:
-        return self._room.admit(await self._listener.accept())
+        return self._lobby.admit(await self._listener.accept())
 
     async def aclose(self) -> None:
         """Stays open: the listener's owner closes it."""
@@ -146,8 +146,8 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
     config = _config()
     context = WorkerContext(None)
     wrapped = ASGIWrapper(cast("Any", app))  # it has types of its own for the same thing
-    room = Room()
-    doors = [Door(listener, room) for listener in listeners]
+    lobby = Lobby()
+    doors = [Door(listener, lobby) for listener in listeners]
     complained_s = -math.inf
 
     async def handle(stream: PatientStream) -> None:
@@ -165,19 +165,19 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
             stream.close()
 
     async with trio.open_nursery() as connections:
-        connections.start_soon(_close_quiet, room)
+        connections.start_soon(_close_quiet, lobby)
         try:
             await trio.serve_listeners(handle, doors, handler_nursery=connections)
         finally:
             # The nursery waits for its tasks, and they may be within hypercorn's shield.
             await context.terminated.set()
-            room.close()
+            lobby.close()
 
 
-async def _close_quiet(room: Room) -> None:
+async def _close_quiet(lobby: Lobby) -> None:
     while True:
         await trio.sleep(QUIET_TIMEOUT_S * LOOK_EVERY)
-        room.close(unserved_since_s=trio.current_time() - QUIET_TIMEOUT_S)
+        lobby.close(unserved_since_s=trio.current_time() - QUIET_TIMEOUT_S)
 
 
 def _config() -> Config:
