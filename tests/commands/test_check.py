@@ -121,7 +121,7 @@ async def test_secrets_that_every_user_can_read(tmp_path: Path) -> None:
     assert "can read" not in (await run_command(tmp_path, "check", **NOBODY)).out
 
 
-@pytest.mark.parametrize("place", ["file/postgres", "file"])
+@pytest.mark.parametrize("place", ["file/postgres", "file", "/proc/postgres", "/proc/a/b"])
 async def test_a_directory_for_the_own_postgresql_that_cannot_be_made(
     tmp_path: Path, place: str
 ) -> None:
