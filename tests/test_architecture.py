@@ -81,7 +81,7 @@ PURE = (
 )
 PURE_IMPORTS = {
     *("__future__", "collections", "dataclasses", "datetime", "enum", "functools", "heapq"),
-    *("itertools", "math", "re", "string", "typing", "uuid", "zoneinfo"),
+    *("itertools", "math", "re", "string", "types", "typing", "uuid", "zoneinfo"),
 }
 """What plain functions of plain values need. No clock but the caller's, no I/O."""
 

@@ -87,10 +87,12 @@ from trio_bridge.events.rows import (
     SlotsDoubled,
     SlotsSingle,
     SlotsSkipped,
+    SpoolTakenAway,
     SpoolUnwritable,
 )
 from trio_bridge.events.service import (
     AlertTried,
+    ClockStepped,
     ConnectionStuck,
     EmbeddedCreated,
     EmbeddedEnded,
@@ -125,6 +127,8 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (ServiceStarted("0.2", ApiMode.SOCKET, 5.0), "service.started", "info", "trio_bridge 0.2 has started: SOCKET mode, a row every 5 s"),
     (ServiceStopped("127.0.0.1:4001"), "service.stopped", "info", "disconnected from 127.0.0.1:4001: the service is stopping"),
     (ServiceStopped(), "service.stopped", "info", "the service is stopping"),
+    (ClockStepped(-3600.2, AT, AT), "clock.stepped", "warning", "the machine's clock was set back by 1 h 0 min: the times of rows up to 2026-01-02 14:30:00 UTC, or of those from 2026-01-02 14:30:00 UTC on, are wrong by as much; let an NTP server keep it"),
+    (ClockStepped(1.5, AT, AT), "clock.stepped", "warning", "the machine's clock was set forward by 1.5 s: the times of rows up to 2026-01-02 14:30:00 UTC, or of those from 2026-01-02 14:30:00 UTC on, are wrong by as much; let an NTP server keep it"),
     (ConnectionStuck(1.5), "service.connection_stuck", "error", "a connection did not end within 1.5 s: the service ends without it"),
     (ServiceDied(), "service.died", "error", "the service ended without being asked to: its log says why"),
     (PartBroke("the status endpoint", 1.0), "service.part_broke", "error", "the status endpoint failed and restarts in 1 s; the recording is not affected"),
@@ -208,6 +212,7 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (RowsQuarantined(1, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1 row could not be stored: see /var/lib/quarantine.jsonl"),
     (RowsQuarantined(1234, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1,234 rows could not be stored: see /var/lib/quarantine.jsonl"),
     (SpoolUnwritable(10_000, "no space left on device"), "spool.unwritable", "error", "the spool can't be written, up to 10,000 rows wait in memory: no space left on device"),
+    (SpoolTakenAway(12_345, "/x/buffer.jsonl"), "spool.taken_away", "error", "another program moved, removed or cut the spool: 12,345 bytes of rows that the database did not have went with it; keep log rotation away from /x/buffer.jsonl; if the file was moved, BRIDGE_BUFFER_PATH=THAT_FILE trio-bridge flush stores its rows"),
     (RowsSafe(), "spool.writable", "info", "all rows are safe again"),
     (RowsDropped(1234, AT, AT), "rows.dropped", "error", "1,234 rows from 2026-01-02T14:30:00+00:00 to 2026-01-02T14:30:00+00:00 dropped: neither the database nor the disk took any"),
 ]

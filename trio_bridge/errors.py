@@ -60,6 +60,14 @@ class OutageError(StoreError):
     """The database cannot accept rows now; the outcome of the last write is unknown. Try later."""
 
 
+class UnclearError(OutageError):
+    """The database refuses these rows, and it may be one of them that it will never accept."""
+
+    def __init__(self, text: str, *, sqlstate: str, remedy: str = "") -> None:
+        super().__init__(text, remedy=remedy)
+        self.sqlstate = sqlstate
+
+
 class UnreachableError(OutageError):
     """There is no connection to the database: nothing was sent to it."""
 

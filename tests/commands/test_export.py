@@ -122,6 +122,12 @@ async def test_a_range_without_rows_is_a_header(tmp_path: Path, filled: str) -> 
         (["--from", "yesterday"], "'yesterday' is not a time"),
         (["-o", "/nowhere/rows.csv"], "--output /nowhere/rows.csv: No such file or directory"),
         (["-o", "."], "--output .: is a directory"),
+        (["-o", "rows.xlsx"], "--output rows.xlsx: no .xlsx can be written"),
+        (
+            ["--from", "2026-01-03", "--to", "2026-01-02"],
+            "--to 2026-01-02 00:00:00 UTC is not after",
+        ),
+        (["--from", "1h", "--to", "2h"], "is not after --from"),
     ],
 )
 async def test_bad_input_is_one_line(
@@ -131,6 +137,14 @@ async def test_bad_input_is_one_line(
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
+    assert done.out == ""
+    assert not [*tmp_path.glob("*rows*")]
+
+
+async def test_any_name_will_do_when_the_format_is_given(tmp_path: Path, filled: str) -> None:
+    arguments = ["export", "--from=2026-01-02", "-o", "rows.dat", "--format", "csv"]
+    assert (await run_command(tmp_path, *arguments, DATABASE_URL=filled)).code == 0
+    assert (tmp_path / "rows.dat").read_text().startswith("timestamp,")
 
 
 async def test_batches_join_without_a_seam(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -365,3 +365,25 @@ async def test_rows_in_the_spool_are_counted(tmp_path: Path, own_postgres: Postg
         waiting = spool.read_bytes()
     rows = len(waiting.splitlines())
     assert f"{rows} rows wait ({size(len(waiting))})" in done.out
+
+
+async def test_a_row_from_the_future_is_an_error_and_not_fresh(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    await fill(fresh_database, last=datetime.now(UTC) + timedelta(hours=1, minutes=1))
+    done = await run_command(tmp_path, "status", DATABASE_URL=fresh_database)
+    assert done.code == 1
+    lines = done.out.splitlines()
+    assert lines[1].startswith("last row  1 h 0 min in the future (")
+    assert any(
+        line.startswith("error     the database holds a row from the future") for line in lines
+    )
+    done = await run_command(tmp_path, "status", "--json", DATABASE_URL=fresh_database)
+    assert not done.json["well"]
+    assert 3_600 < done.json["ahead_s"] < 3_700
+
+
+async def test_a_clock_a_little_ahead_is_no_error(tmp_path: Path, fresh_database: str) -> None:
+    await fill(fresh_database, last=datetime.now(UTC))
+    done = await run_command(tmp_path, "status", "--json", DATABASE_URL=fresh_database)
+    assert (done.code, done.json["ahead_s"]) == (0, 0.0)

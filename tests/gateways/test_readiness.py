@@ -12,6 +12,7 @@ from trio_bridge.gateways.readiness import Blocked, NotReadyError, Readiness, Re
 ORDER = (
     Reason.NOT_CONNECTED,
     Reason.ASLEEP,
+    Reason.CLOCK_SET,
     Reason.NO_ANSWER,
     Reason.USELESS_ANSWERS,
     Reason.LOGGED_OUT,

@@ -22,6 +22,7 @@ from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.reading.summary import read_summary
 from trio_bridge.stores.spool.look import look_at_spool
+from trio_bridge.stores.spool.ownership import in_words
 from trio_bridge.text import count, duration, moment, number, percent, size, uncertain, waiting
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from trio_bridge.stores.spool.look import SpoolLook
 
 DATABASE_TIMEOUT_S = 10.0
+CLOCK_TOLERANCE_S = 2.0
+"""The service may run on another machine, whose clock is a little ahead of ours."""
 LOOK_BACK = timedelta(hours=24)
 NAME_WIDTH = 9
 FOLDED_EVENTS = 20
@@ -63,10 +66,19 @@ class Overview:
         return (self.at - self.database.right_at).total_seconds()
 
     @property
+    def ahead_s(self) -> float:
+        """How far in the future the last row is; 0 when it is not."""
+        row = None if self.database is None else self.database.last
+        ahead_s = 0.0 if row is None else (row.timestamp - self.at).total_seconds()
+        return ahead_s if ahead_s > CLOCK_TOLERANCE_S else 0.0
+
+    @property
     def is_well(self) -> bool:
-        """Whether a valid row came within three intervals."""
+        """Whether a valid row came within three intervals, and none is from the future."""
         age_s = self.right_age_s
-        return age_s is not None and age_s <= INTERVALS_ALLOWED * self.interval_s
+        return (
+            age_s is not None and age_s <= INTERVALS_ALLOWED * self.interval_s and not self.ahead_s
+        )
 
 
 async def run_status(settings: Settings, *, events: int, as_json: bool) -> bool:
@@ -100,7 +112,7 @@ async def _gather(settings: Settings, events: int) -> Overview:
     try:
         spool = await trio.to_thread.run_sync(look_at_spool, settings.buffer_path)
     except OSError as error:
-        missing["spool"] = f"BRIDGE_BUFFER_PATH={settings.buffer_path}: {error.strerror or error}"
+        missing["spool"] = f"BRIDGE_BUFFER_PATH={in_words(settings.buffer_path, error)}"
     # Last: its age counts from now, and the database may have taken seconds.
     try:
         service = await ask_service(settings)
@@ -112,6 +124,9 @@ async def _gather(settings: Settings, events: int) -> Overview:
 def _lines(overview: Overview) -> list[tuple[str, str]]:
     """Name and text of each line."""
     lines = _service_lines(overview) + _row_lines(overview)
+    if overview.ahead_s:
+        text = f"the database holds a row from the future, by {duration(overview.ahead_s)}"
+        lines.append(("error", f"{text}: a clock is or was wrong, this machine's or the service's"))
     if overview.database is None:
         text = f"{overview.target}: {overview.missing['database']}".removeprefix(": ")
         lines.append(("database", text))
@@ -159,11 +174,13 @@ def _row_lines(overview: Overview) -> list[tuple[str, str]]:
         row = overview.database.last
     if row is None:
         return [("last row", "none")]
-    age = duration(max(0.0, (overview.at - row.timestamp).total_seconds()))
+    ago_s = (overview.at - row.timestamp).total_seconds()
+    is_past = ago_s > -CLOCK_TOLERANCE_S
+    age = f"{duration(max(0.0, ago_s))} ago" if is_past else f"{duration(-ago_s)} in the future"
     priced = "" if row.priced is None else f", {row.priced} of {row.positions} priced"
     kind = "" if row.data_type is None else f", {row.data_type}"
     return [
-        ("last row", f"{age} ago ({moment(row.timestamp)}){priced}{kind}"),
+        ("last row", f"{age} ({moment(row.timestamp)}){priced}{kind}"),
         ("", numbers_of(row)),
     ]
 
@@ -233,6 +250,7 @@ def _as_json(overview: Overview) -> dict[str, Any]:
         "at": overview.at,
         "well": overview.is_well,
         "right_age_s": overview.right_age_s,
+        "ahead_s": overview.ahead_s,
         "service": part("service"),
         "database": {"target": overview.target, **database},
         "spool": part("spool"),

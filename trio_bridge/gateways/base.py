@@ -97,7 +97,7 @@ class IBridgeBase(ABC):
         self._now = now
         self.readiness = Readiness()
         """Of this connection or attempt; the next one gets a new object."""
-        self.sleep = SleepWatch()
+        self.sleep = SleepWatch(emit)
         self._leftovers = Leftovers()
         self._remarks = Remarks(emit)
         self._positions: tuple[Position, ...] = ()

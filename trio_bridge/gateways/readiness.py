@@ -9,6 +9,8 @@ reason              it blocks                                     until
 NOT_CONNECTED       from the start; when the connection has       a connection is made
                     ended, for whatever reason
 ASLEEP              when only the wall clock has moved on         the next connection: never before
+CLOCK_SET           when the wall clock was set forward, as it    the next connection: never before
+                    is after a pause of the machine, too
 NO_ANSWER           PORTAL: two requests in a row unanswered      any answer, even a refusal
 USELESS_ANSWERS     PORTAL: no answer of use to any request,      an answer of use, to any request
                     three in a row and for 5 s
@@ -66,6 +68,7 @@ class Reason(Enum):
 
     NOT_CONNECTED = "not connected to the gateway"
     ASLEEP = "the machine was asleep for {detail}"
+    CLOCK_SET = "the machine's clock was set forward by {detail}, or the machine was paused"
     NO_ANSWER = "the gateway does not answer ({detail})"
     USELESS_ANSWERS = "the gateway's answers are of no use ({detail})"
     LOGGED_OUT = "nobody is logged in at the gateway"

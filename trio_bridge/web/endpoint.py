@@ -16,10 +16,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
-import structlog
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.logs import Log
 from trio_bridge.stores.reading.history import History
 from trio_bridge.tasks.guests import keep_going
 from trio_bridge.web.access import Access
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 SEND_EVERY_S = 1.0
 SEND_AT_LEAST_EVERY_S = 5.0
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Endpoint:

@@ -81,8 +81,16 @@ def is_at_the_gateway(status: BridgeStatus, settings: Settings) -> bool:
     return (status.api_mode, status.gateway.endpoint) == (settings.ib_api_mode, set_now.endpoint)
 
 
-def check_by_status(status: BridgeStatus, report: Report) -> None:
-    """The same findings, from the status of the running service."""
+def unrecorded_accounts(status: BridgeStatus, settings: Settings) -> str:
+    """Those in IB_ACCOUNT that the running service does not record: the login may not have them."""
+    last = status.ticker.last
+    recorded = "" if last is None else last.account or ""
+    return ", ".join(one for one in settings.ib_account if one not in recorded.split(","))
+
+
+def check_by_status(status: BridgeStatus, unknown: str, report: Report) -> None:
+    """The same findings, from the status of the running service; `unknown`: see
+    `unrecorded_accounts`."""
     gateway, ticker = status.gateway, status.ticker
     where = f"{gateway.endpoint}: the service (process {status.pid}) is {gateway.state}"
     last = ticker.last
@@ -91,7 +99,14 @@ def check_by_status(status: BridgeStatus, report: Report) -> None:
         report_with_rest(failed(NAMES[0], where, reason), NAMES, report)
         return
     report(ok(NAMES[0], where))
-    report(ok(NAMES[1], f"{last.account}: {count(last.positions or 0, 'position')}"))
+    if unknown:
+        text = f"the service records {last.account}; whether the login has {unknown} too is unknown"
+        remedy = (
+            "correct IB_ACCOUNT, or stop the service and check again: the gateway is not asked "
+        )
+        report(failed(NAMES[1], text, f"{remedy}beside it"))
+    else:
+        report(ok(NAMES[1], f"{last.account}: {count(last.positions or 0, 'position')}"))
     _judge_prices(last.positions or 0, last.priced or 0, last.data_type, last.greeks_age_s, report)
 
 

@@ -14,7 +14,6 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
-import structlog
 import trio
 from ib_async import Contract
 
@@ -39,6 +38,7 @@ from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, learn_detail
 from trio_bridge.gateways.socket.market_data.subscriptions import POLL_S, Subscriptions
 from trio_bridge.gateways.socket.notices import Notices
 from trio_bridge.gateways.worth import Agreement
+from trio_bridge.logs import Log
 from trio_bridge.model import utc_now
 from trio_bridge.policy.reset_window import hold_until
 
@@ -65,7 +65,7 @@ worst error: an empty book counts only when reported twice, this far apart."""
 IDLE_POLL_S = 1.0
 """How often to check the subscriptions when all options have answered."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Phase(Enum):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
-import structlog
 import trio
 
 from trio_bridge.errors import GatewayError
@@ -21,6 +20,7 @@ from trio_bridge.events.gateway import (
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.codes import Reaction, farm_in, reaction_to
 from trio_bridge.gateways.socket.comeback import Comeback
+from trio_bridge.logs import Log
 from trio_bridge.text import clean
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.market_data.subscriptions import Subscriptions
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Notices:
