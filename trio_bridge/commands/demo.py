@@ -82,7 +82,7 @@ class View:
             )
         lines = [
             Text(
-                f"{event.timestamp:%H:%M:%S} {event.message}",
+                f"{event.timestamp:%H:%M:%S} UTC {event.message}",
                 style=STYLES.get(event.status or "", "dim"),
             )
             for event in self.events
