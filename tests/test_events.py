@@ -89,6 +89,7 @@ from trio_bridge.events.service import (
     ServiceStopped,
 )
 from trio_bridge.model import ApiMode, Severity
+from trio_bridge.stores.reading.gaps import CAUSES
 
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
 URL = "https://localhost:5000"
@@ -221,6 +222,10 @@ def test_the_interval_of_the_rows_can_be_read_without_reading_a_sentence() -> No
 
 def test_a_nul_in_somebody_elses_words_does_not_keep_an_event_from_being_stored() -> None:
     assert RowsMissed("a\0b").message == "no rows: a\\0b"
+
+
+def test_what_stops_the_rows_is_the_cause_of_a_gap() -> None:
+    assert {one.kind for one in CATALOGUE if one.stops_rows} <= set(CAUSES)
 
 
 def test_what_stops_the_rows_has_an_end() -> None:
