@@ -27,10 +27,11 @@ ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {},
     "dark": {"scheme": "dark"},
-    "forced-light": {"forced": True},
-    "forced-dark": {"forced": True, "scheme": "dark"},
     "phone-light": {"width": 390, "height": 844, "phone": True},
     "phone-dark": {"width": 390, "height": 844, "phone": True, "scheme": "dark"},
+    # Last: Chromium keeps the forced colour behind the page.
+    "forced-light": {"forced": True},
+    "forced-dark": {"forced": True, "scheme": "dark"},
 }
 """For `become`: what the page must look well in."""
 

@@ -135,6 +135,7 @@ async def test_a_network_that_is_cut_in_silence_is_as_loud_as_an_outage(
         await pass_in_silence(browser, SILENCE_S)
         await browser.until_text("#headline", "No contact with the bridge")
         await assert_that_nothing_looks_current(browser)
+        await browser.keep_screenshot("page-cut-off")
         await browser.reset()
 
 

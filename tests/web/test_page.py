@@ -230,6 +230,7 @@ async def test_a_database_that_is_away_leaves_no_gap(
         told = await browser.until_text("#coverage", "Not known for the last 15 minutes")
         assert "%" not in told
     await browser.until_text("#readout", "can't be read now")
+    await browser.keep_screenshot("page-database-away-reloaded")
     await browser.do("document.querySelector('input[value=month]').click()")
     told = await browser.until_text("#coverage", "Not known for the last 30 days")
     assert "%" not in told
