@@ -104,6 +104,7 @@ from trio_bridge.events.service import (
     ServiceStopped,
 )
 from trio_bridge.model import ApiMode, Severity
+from trio_bridge.stores.reading.gaps import CAUSES
 from trio_bridge.text import LONGEST_QUOTE
 
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
@@ -265,6 +266,10 @@ def test_somebody_elses_words_are_shortened_and_hold_nothing_that_a_terminal_obe
     assert GatewayError(nasty).text == shown
     long = RowsMissed("<html>" + "x" * 48_000).reason
     assert (len(long), long[-1]) == (LONGEST_QUOTE, "…")
+
+
+def test_what_stops_the_rows_is_the_cause_of_a_gap() -> None:
+    assert {one.kind for one in CATALOGUE if one.stops_rows} <= set(CAUSES)
 
 
 def test_what_stops_the_rows_has_an_end() -> None:

@@ -29,6 +29,10 @@ CHATTY_LIBRARIES = ("ib_async", "eventkit", "trio-asyncio", "httpx", "httpcore",
 """Anything a user should know from them is reported as an event, in the bridge's words."""
 
 _CONSOLE = "%(asctime)s [%(levelname)s] %(name)s: %(message)s"
+_CLOCK = "%Y-%m-%dT%H:%M:%S%z"
+_FINE_CLOCK = "%Y-%m-%dT%H:%M:%S.%f%z"
+"""On the console this machine's time, with its offset from UTC."""
+
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 
@@ -110,7 +114,8 @@ def configure_logging(level: str, style: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if style == "json" or not for_journal:
-        shared.append(structlog.processors.TimeStamper(fmt="iso", utc=style == "json"))
+        utc = style == "json"
+        shared.append(structlog.processors.TimeStamper(fmt="iso" if utc else _FINE_CLOCK, utc=utc))
     # Tracebacks without the values of local variables, which structlog would show: they include
     # passwords and tokens.
     renderer: tuple[Any, ...]
@@ -134,9 +139,9 @@ def configure_logging(level: str, style: str) -> None:
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(console)
-    formatter = logging.Formatter(
-        "[%(levelname)s] %(name)s: %(message)s" if for_journal else _CONSOLE
-    )
+    formatter = logging.Formatter("[%(levelname)s] %(name)s: %(message)s")
+    if not for_journal:
+        formatter = logging.Formatter(_CONSOLE, _CLOCK)
     if style == "json":
         formatter = _JsonFormatter()
     handler.setFormatter(_JournalFormatter(formatter) if for_journal else formatter)

@@ -60,7 +60,7 @@ def test_a_row_fits_a_terminal_of_80_columns_and_nothing_is_cut(shown: str) -> N
 def test_headings_are_whole_and_events_are_below(shown: str) -> None:
     headings = "UTC delta gamma vega theta underlying priced age"
     assert headings in [" ".join(line.split()) for line in shown.splitlines()]
-    assert "14:30:05 connected to 127.0.0.1:4001" in shown
+    assert "14:30:05 UTC connected to 127.0.0.1:4001" in shown
 
 
 @pytest.mark.parametrize("width", range(30, 100, 3))

@@ -52,7 +52,7 @@ async def test_the_last_ones_in_columns_that_fit_a_terminal(tmp_path: Path, fill
     done = await run_process(tmp_path, "tail", "-n", "3", "--no-follow", DATABASE_URL=filled)
     assert done.code == 0, done
     lines = done.out.splitlines()
-    assert lines[0] == "2026-01-02"
+    assert lines[0] == "2026-01-02 UTC"
     assert " ".join(lines[1].split()) == "UTC delta gamma vega theta underlying priced"
     assert [line[:8] for line in lines[2:]] == ["14:31:25", "14:31:30", "14:31:32", "14:31:35"]
     assert lines[2].split()[1:] == ["17.00", "0.50", "-3.25", "12.00", "100.25", "3/3"]

@@ -84,7 +84,7 @@ class View:
         yield self._fitting(console, options)
         for event in self.events:
             yield Text(
-                f"{event.timestamp:%H:%M:%S} {event.message}",
+                f"{event.timestamp:%H:%M:%S} UTC {event.message}",
                 style=STYLES.get(event.status or "", "dim"),
             )
 

@@ -100,7 +100,7 @@ class Screen:
     def _print(self, one: LandedRow | LandedEvent, times: int) -> None:
         if self._day != (day := one.timestamp.date()):
             self._day = day
-            self._console.print(Text(f"{day}", style="bold"))
+            self._console.print(Text(f"{day} UTC", style="bold"))
             self._console.print(Text(HEADER, style="dim"))
         if isinstance(one, LandedRow):
             self._console.print(Text(row_line(one)))

@@ -7,11 +7,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from trio_bridge.events.gateway import Reconnecting
+from trio_bridge.events.rows import CircuitChanged, CircuitOpened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FOLDED: Final = (Reconnecting.kind,)
+FOLDED: Final = (Reconnecting.kind, CircuitOpened.kind, CircuitChanged.kind)
+"""Attempts at the gateway and at the database."""
 
 
 E = TypeVar("E")

@@ -30,7 +30,7 @@ from trio_bridge.web.files import read_page_files
 from trio_bridge.web.metrics import Metrics
 from trio_bridge.web.observer import Observer
 from trio_bridge.web.spool_count import SpoolCount
-from trio_bridge.web.streams import Hub
+from trio_bridge.web.streams import STATUS_EVERY_S, Hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from trio_bridge.service import Service
 
 SEND_EVERY_S = 1.0
-SEND_AT_LEAST_EVERY_S = 5.0
 
 log = Log()
 
@@ -101,7 +100,7 @@ async def _send_status(site: Site) -> None:
             (storage.spool_bytes > 0, status["ticker"].skipped),
         )
         now = trio.current_time()
-        if essence != before or now - sent_s >= SEND_AT_LEAST_EVERY_S:
+        if essence != before or now - sent_s >= STATUS_EVERY_S:
             before, sent_s = essence, now
             site.hub.send("status", orjson.dumps(status))
 
