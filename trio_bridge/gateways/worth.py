@@ -179,7 +179,8 @@ class Agreement:
         self._lacking_since = math.inf
         self._reloads = 0
         self._unknown = True
-        self._lacking: list[str] = []
+        self.lacking: tuple[str, ...] = ()
+        """Accounts whose positions are lacking, by the last judgement."""
         self._open: tuple[str, ...] = ()
         self.start(-math.inf)
 
@@ -192,7 +193,7 @@ class Agreement:
         """The positions no longer count: the next download starts from nothing."""
         self._lacking_since, self._reloads = math.inf, 0
         self._readiness.clear(Reason.POSITIONS_LACKING)
-        self._open, self._lacking = (), []
+        self._open = self.lacking = ()
         self.start(-math.inf)
 
     @property
@@ -250,7 +251,7 @@ class Agreement:
                     lacking.append(account)
                 case Word.UNKNOWN:
                     unknown = True
-                    if account in self._lacking and now < self._wait_until:
+                    if account in self.lacking and now < self._wait_until:
                         lacking.append(account)  # its values are being asked for again
                 case Word.NONE:
                     pass
@@ -269,7 +270,7 @@ class Agreement:
             self._said.once("values", PositionsUnconfirmed(why or usual))
 
     def _note_lacking(self, accounts: list[str], now: float) -> None:
-        self._lacking = accounts
+        self.lacking = tuple(accounts)
         if not accounts:
             self._lacking_since, self._reloads = math.inf, 0
             self._readiness.clear(Reason.POSITIONS_LACKING)

@@ -281,3 +281,17 @@ def test_accounts_are_named_by_id() -> None:
 def test_no_accounts_are_an_answer_of_no_use(payload: object) -> None:
     with pytest.raises(ShapeError):
         read_accounts(payload)
+
+
+def test_an_account_that_lacks_its_positions_must_name_them_twice(book: Holdings) -> None:
+    every = held(entry(1), entry(2))
+    assert load(book, every)
+    assert [offer(book, []) for _ in range(2)] == [False, True]
+    book.doubt([ACCOUNT])
+    assert [offer(book, part) for part in (every[:1], every, every)] == [False, False, True]
+
+
+def test_a_book_that_comes_back_in_parts_is_never_half_a_book(book: Holdings) -> None:
+    every = held(entry(1), entry(2))
+    assert load(book, every)
+    assert [offer(book, part) for part in ([], every[:1], every)] == [False, False, True]

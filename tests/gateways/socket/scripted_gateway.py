@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 VERSION = 178
 BOOK = make_book(options=3)
+VALUES = b"".join(
+    [
+        *(
+            wire.account_summary(0, account, key, "0.00", "USD")
+            for account in BOOK.accounts
+            for key in ("GrossPositionValue", "InitMarginReq", "MaintMarginReq")
+        ),
+        wire.account_summary_end(0),
+    ]
+)
+"""What an account without positions is worth: the script's positions come as they may."""
 
 
 def framed(fields: Sequence[object]) -> bytes:
@@ -95,8 +106,10 @@ async def _live(
         client.connState, client.clientId = client.CONNECTING, settings.ib_client_id
         connection.data_received(wire.handshake(VERSION, "now"))
         connection.data_received(wire.managed_accounts(BOOK.accounts))
-        connection.data_received(wire.next_valid_id(1))
-        asyncio.get_event_loop().call_later(0.1, connection.data_received, download)
+        # The account values are the first request; the others count from 1.
+        connection.data_received(wire.next_valid_id(0))
+        answer = download + VALUES
+        asyncio.get_event_loop().call_later(0.1, connection.data_received, answer)
 
     async def read() -> None:
         for delay, data in serving:

@@ -91,7 +91,8 @@ class Holdings:
         new = frozenset(accounts) - self._accounts
         first = (new, frozenset(key for key in named if key.account in new))
         missing = frozenset(self._held.keys() - named.keys())
-        doubtful = bool(new and first != self._first) or not missing <= self._missing
+        # The same ones: a gateway that loads its cache may first lack all of them, then a half.
+        doubtful = bool(new and first != self._first) or missing not in (frozenset(), self._missing)
         self._first = first
         self._missing = missing if doubtful else frozenset()
         if doubtful:
@@ -101,6 +102,11 @@ class Holdings:
         self._by_con_id = {key.con_id: item for key, item in self._held.items()}
         self._positions = None
         return True
+
+    def doubt(self, accounts: Iterable[str]) -> None:
+        """The positions of these accounts are lacking: as with a first download, what comes must
+        come twice, because it may be a half at first."""
+        self._accounts -= frozenset(accounts)
 
     def forget(self) -> None:
         """The session has ended: the next download starts from nothing. Definitions stay, but the
@@ -281,6 +287,7 @@ class Memory:
         self.positions_at = asked_at
         was_lacking = not self._agreement.is_reached
         self._compare()
+        self.holdings.doubt(self._agreement.lacking)
         if was_lacking and self._agreement.is_reached:
             # What has arrived late is waited for as what came in time.
             self._settling.forget()
