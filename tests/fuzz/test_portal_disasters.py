@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, agrees, supervised_rig
-from tests.gateways.portal.test_pacing import most_within
+from tests.gateways.portal.wire.test_pacing import most_within
 from tests.support.patient_clock import PatientClock
 from trio_bridge.gateways import sleep
 from trio_bridge.gateways.base import discard_event

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
     from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import IBridgeBase, RiskInputs
-    from trio_bridge.gateways.portal.pacing import Timing
+    from trio_bridge.gateways.portal.wire.pacing import Timing
     from trio_bridge.model import Snapshot
     from trio_bridge.simulator.money import Money
 

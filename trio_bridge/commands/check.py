@@ -30,7 +30,7 @@ from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.config import load_settings, settings_remarks
 from trio_bridge.errors import BridgeError, ConfigError
 from trio_bridge.events.service import AlertTried
-from trio_bridge.gateways.portal.certificate import tls_context
+from trio_bridge.gateways.portal.wire.certificate import tls_context
 from trio_bridge.model import ApiMode, utc_now
 from trio_bridge.policy.digest import Bulletin, DigestLine
 from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook

@@ -17,7 +17,7 @@ from trio_bridge.config import Settings
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.portal.holdings import Holdings
 from trio_bridge.gateways.portal.market_data.board import QuoteBoard
-from trio_bridge.gateways.portal.pacing import Timing
+from trio_bridge.gateways.portal.wire.pacing import Timing
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import ApiMode, Snapshot, utc_now
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator

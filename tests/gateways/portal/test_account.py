@@ -22,8 +22,8 @@ from trio_bridge.gateways.accounts import UnmanagedAccountError
 from trio_bridge.gateways.portal.account import read_brokerage_accounts, read_figures, read_ledger
 from trio_bridge.gateways.portal.health import SessionState
 from trio_bridge.gateways.portal.login import read_status
-from trio_bridge.gateways.portal.pacing import USUAL_TIMING
 from trio_bridge.gateways.portal.values import ShapeError
+from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.worth import VALUES_WAIT_S
 from trio_bridge.model import ExchangeRates

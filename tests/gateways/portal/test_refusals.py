@@ -11,7 +11,7 @@ import trio
 from tests.gateways.portal.support import QUICK, Rig, portal_rig, supervised_rig
 from tests.support.heard import because
 from trio_bridge.events.portal import AnswersUnusable, AnswersUsable
-from trio_bridge.gateways.portal.pacing import USUAL_TIMING
+from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal.faults import Fault

@@ -11,7 +11,7 @@ import trio
 
 from tests.gateways.portal.support import QUICK, portal_rig
 from trio_bridge.events.portal import LoginCutOff
-from trio_bridge.gateways.portal.pacing import USUAL_TIMING
+from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 from trio_bridge.model import DataType
 from trio_bridge.simulator.book import FIRST_FUTURE_CON_ID, Book, make_book
 from trio_bridge.simulator.contracts import SPX_CON_ID

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import supervised_rig
-from tests.gateways.portal.test_pacing import most_within
-from trio_bridge.gateways.portal.pacing import (
+from tests.gateways.portal.wire.test_pacing import most_within
+from trio_bridge.gateways.portal.wire.pacing import (
     ACCOUNTS,
     MOST_UNANSWERED,
     STATUS,

@@ -16,7 +16,8 @@ import trio
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.accounts import is_one
 from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, PausedError
-from trio_bridge.gateways.portal.pacing import (
+from trio_bridge.gateways.portal.values import ShapeError, read_objects, read_positive, read_text
+from trio_bridge.gateways.portal.wire.pacing import (
     ACCOUNTS,
     BROKERAGE_ACCOUNTS,
     LEDGER,
@@ -24,15 +25,14 @@ from trio_bridge.gateways.portal.pacing import (
     SUB_ACCOUNTS,
     SUMMARY,
 )
-from trio_bridge.gateways.portal.values import ShapeError, read_objects, read_positive, read_text
 from trio_bridge.gateways.worth import AccountValues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
-    from trio_bridge.gateways.portal.pacing import EndpointLimit
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
+    from trio_bridge.gateways.portal.wire.pacing import EndpointLimit
 
 LONGEST_LIST: Final = 100
 """`/portfolio/subaccounts` names no more than this many, if it does not refuse them."""

@@ -12,10 +12,10 @@ import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.base import EventSink, IBridgeBase, RiskInputs, Usage, discard_event
-from trio_bridge.gateways.portal.certificate import remark_on, trust
-from trio_bridge.gateways.portal.client import Shared
 from trio_bridge.gateways.portal.connection import Connection
-from trio_bridge.gateways.portal.pacing import USUAL_TIMING, Timing
+from trio_bridge.gateways.portal.wire.certificate import remark_on, trust
+from trio_bridge.gateways.portal.wire.client import Shared
+from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING, Timing
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import ApiMode, utc_now
 

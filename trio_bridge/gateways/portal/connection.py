@@ -10,7 +10,6 @@ from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.gateways.base import RiskInputs
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.portal.account import ValuesLoop
-from trio_bridge.gateways.portal.client import PortalClient
 from trio_bridge.gateways.portal.definitions import DefinitionLoop
 from trio_bridge.gateways.portal.health import (
     AnswerError,
@@ -24,13 +23,14 @@ from trio_bridge.gateways.portal.login import Login
 from trio_bridge.gateways.portal.market_data.quotes import QuoteLoop
 from trio_bridge.gateways.portal.market_data.stream import QuoteStream
 from trio_bridge.gateways.portal.positions import PositionLoop
+from trio_bridge.gateways.portal.wire.client import PortalClient
 from trio_bridge.gateways.readiness import Reason
 
 if TYPE_CHECKING:
     import ssl
 
     from trio_bridge.errors import BridgeError
-    from trio_bridge.gateways.portal.client import Shared
+    from trio_bridge.gateways.portal.wire.client import Shared
     from trio_bridge.gateways.readiness import Readiness
 
 CONNECT_TIMEOUT_S: Final = 40.0

@@ -13,12 +13,6 @@ from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import MultipliersKnown, MultipliersUnknown
 from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, PausedError
-from trio_bridge.gateways.portal.pacing import (
-    CONTRACT_INFO,
-    CONTRACT_RULES,
-    DEFINITION_CON_IDS,
-    DEFINITIONS,
-)
 from trio_bridge.gateways.portal.positions import NO_SUCH_ENDPOINT
 from trio_bridge.gateways.portal.values import (
     ShapeError,
@@ -26,14 +20,20 @@ from trio_bridge.gateways.portal.values import (
     read_objects,
     read_positive,
 )
+from trio_bridge.gateways.portal.wire.pacing import (
+    CONTRACT_INFO,
+    CONTRACT_RULES,
+    DEFINITION_CON_IDS,
+    DEFINITIONS,
+)
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trio_bridge.gateways.keys import Product
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
 
 RESTART_S: Final = 3.0
 """How long a contract is left alone before its market data start again: the stream checks once a

@@ -21,7 +21,7 @@ from trio_bridge.events.portal import (
     RequestsPaused,
     RequestsResumed,
 )
-from trio_bridge.gateways.portal.pacing import (
+from trio_bridge.gateways.portal.wire.pacing import (
     CONTRACT_INFO,
     DEFINITIONS,
     LEDGER,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_bridge.gateways.ongoing import Ongoing
-    from trio_bridge.gateways.portal.pacing import EndpointLimit
+    from trio_bridge.gateways.portal.wire.pacing import EndpointLimit
     from trio_bridge.gateways.readiness import Readiness
 
 LOST_AFTER_FAILURES: Final = 3

@@ -16,7 +16,6 @@ from trio_bridge.gateways.portal.account import list_accounts
 from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.health import AnswerError
 from trio_bridge.gateways.portal.holdings import Held, HeldKey
-from trio_bridge.gateways.portal.pacing import INVALIDATE, POSITIONS
 from trio_bridge.gateways.portal.values import (
     ShapeError,
     read_con_id,
@@ -25,14 +24,15 @@ from trio_bridge.gateways.portal.values import (
     read_positive,
     read_text,
 )
+from trio_bridge.gateways.portal.wire.pacing import INVALIDATE, POSITIONS
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence, Set
 
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
     from trio_bridge.gateways.portal.login import Login
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
 
 CONFIRM_S: Final = 1.0
 """How long before a doubtful download is repeated."""

@@ -120,7 +120,7 @@ async def test_subscriptions_are_renewed_before_they_end(
 
 
 async def test_the_default_renews_within_ten_minutes_and_keeps_the_socket_alive() -> None:
-    from trio_bridge.gateways.portal.pacing import USUAL_TIMING
+    from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 
     assert USUAL_TIMING.resubscribe_s < 600
     assert USUAL_TIMING.stream_tic_s <= 60

@@ -11,16 +11,16 @@ import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import DataUsable, DataWithheld
-from trio_bridge.gateways.portal.pacing import BROKERAGE_ACCOUNTS, SNAPSHOT, SNAPSHOT_CON_IDS
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, Lack, read_con_id, read_objects
+from trio_bridge.gateways.portal.wire.pacing import BROKERAGE_ACCOUNTS, SNAPSHOT, SNAPSHOT_CON_IDS
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
     from trio_bridge.gateways.portal.market_data.stream import QuoteStream
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
 
 NAMED: Final = 5
 """How many contracts an event names."""

@@ -26,15 +26,15 @@ from trio_websocket import (
 
 from trio_bridge.errors import GatewayError, leaves
 from trio_bridge.events.portal import StreamBack, StreamBegun, StreamLost
-from trio_bridge.gateways.portal.client import API_PATH
-from trio_bridge.gateways.portal.pacing import STREAM
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
+from trio_bridge.gateways.portal.wire.client import API_PATH
+from trio_bridge.gateways.portal.wire.pacing import STREAM
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
     from trio_bridge.gateways.portal.login import Login
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
 
 OPEN_TIMEOUT_S: Final = 10.0
 MESSAGES_A_SECOND: Final = 20

@@ -12,13 +12,13 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, make_settings
-from tests.gateways.portal.test_pacing import most_within
+from tests.gateways.portal.wire.test_pacing import most_within
 from tests.support.command import run_process
 from tests.support.heard import of
 from tests.support.process import PATIENCE_S, running_service
 from trio_bridge.events.portal import PaceUnshared
 from trio_bridge.gateways.portal.bridge import PortalBridge
-from trio_bridge.gateways.portal.pace_file import PaceFile, pace_file_of
+from trio_bridge.gateways.portal.wire.pace_file import PaceFile, pace_file_of
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal.server import open_portal_simulator
 
@@ -63,7 +63,7 @@ async def test_four_checks_beside_a_service_stay_within_the_limit(
 PROGRAM = """
 import sys, trio
 from pathlib import Path
-from trio_bridge.gateways.portal.pace_file import PaceFile
+from trio_bridge.gateways.portal.wire.pace_file import PaceFile
 
 async def main():
     pace = PaceFile(Path(sys.argv[1]), 8, 1.01, say=print)

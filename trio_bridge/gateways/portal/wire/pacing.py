@@ -22,7 +22,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from trio_bridge.gateways.portal.pace_file import PaceFile
+    from trio_bridge.gateways.portal.wire.pace_file import PaceFile
 
 
 class Timing(NamedTuple):

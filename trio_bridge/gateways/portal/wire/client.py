@@ -24,9 +24,9 @@ from trio_bridge.gateways.portal.health import (
     NoAnswerError,
     PausedError,
 )
-from trio_bridge.gateways.portal.pace_file import PaceFile
-from trio_bridge.gateways.portal.pacing import MARGIN_S, Pacing
 from trio_bridge.gateways.portal.values import ShapeError
+from trio_bridge.gateways.portal.wire.pace_file import PaceFile
+from trio_bridge.gateways.portal.wire.pacing import MARGIN_S, Pacing
 from trio_bridge.text import clean
 from trio_bridge.version import __version__
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.portal.health import Health
-    from trio_bridge.gateways.portal.pacing import EndpointLimit, Progress, Rate, Timing
+    from trio_bridge.gateways.portal.wire.pacing import EndpointLimit, Progress, Rate, Timing
 
 API_PATH: Final = "/v1/api"
 PENALTY_S: Final = 600.0

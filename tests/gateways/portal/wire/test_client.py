@@ -30,8 +30,6 @@ from trio_bridge.events.portal import (
 )
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.portal.bridge import PortalBridge
-from trio_bridge.gateways.portal.certificate import fingerprint, tls_context, trust
-from trio_bridge.gateways.portal.client import PortalClient, Shared, reason_of
 from trio_bridge.gateways.portal.health import (
     AnswerError,
     Answers,
@@ -40,14 +38,16 @@ from trio_bridge.gateways.portal.health import (
     NoAnswerError,
     PausedError,
 )
-from trio_bridge.gateways.portal.pacing import (
+from trio_bridge.gateways.portal.values import ShapeError
+from trio_bridge.gateways.portal.wire.certificate import fingerprint, tls_context, trust
+from trio_bridge.gateways.portal.wire.client import PortalClient, Shared, reason_of
+from trio_bridge.gateways.portal.wire.pacing import (
     DEFINITIONS,
     STATUS,
     USUAL_TIMING,
     EndpointLimit,
     Pacing,
 )
-from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.gateways.readiness import Readiness
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal import server as portal_server

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from trio_bridge.gateways.portal import pacing as portal_pacing
-from trio_bridge.gateways.portal.pacing import (
+from trio_bridge.gateways.portal.wire import pacing as portal_pacing
+from trio_bridge.gateways.portal.wire.pacing import (
     ACCOUNTS,
     MARGIN_S,
     OPEN_SESSION,
