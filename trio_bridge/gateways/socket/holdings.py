@@ -196,12 +196,14 @@ class HoldingsView:
         ]
 
     def lacking_times(self, now: datetime) -> list[int]:
-        """Options that stop trading soon, or just have, at a time of day that is not known."""
-        return [
-            con_id
+        """Options that stop trading soon, or just have, at a time of day that is not known; those
+        that do so first come first."""
+        near = {
+            con_id: ends.at
             for con_id, ends in self._last_trades.items()
             if not ends.timed and -TIME_TOLD_UNTIL < ends.at - now < TIME_TOLD_BEFORE
-        ]
+        }
+        return sorted(near, key=near.__getitem__)
 
     @cached_property
     def _last_trades(self) -> dict[int, LastTrade]:
@@ -297,9 +299,9 @@ async def learn_details(
             con_id = due(view.lacking_details) or holdings.next_in_doubt()
             if con_id is None:
                 gap_s = SLOW_GAP_S
-                con_id = due(view.lacking_underlyings)
-            if con_id is None:
                 con_id = due(view.lacking_times(now()), TIME_AGAIN_S)
+            if con_id is None:
+                con_id = due(view.lacking_underlyings)
             if con_id is None:
                 with trio.move_on_after(LOOK_AGAIN_S):
                     await changed.wait()
