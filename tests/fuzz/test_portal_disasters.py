@@ -298,6 +298,7 @@ def live_through(seed: int) -> int:
 def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock has nothing to do with the fast one."""
     monkeypatch.setattr(sleep, "SHORTEST_SLEEP_S", math.inf)
+    monkeypatch.setattr(sleep, "SMALLEST_STEP_S", math.inf)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

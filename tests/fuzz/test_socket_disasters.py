@@ -282,6 +282,7 @@ def test_no_false_row_in_any_series_of_disasters_and_a_right_one_after(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sleep, "SHORTEST_SLEEP_S", math.inf)
+    monkeypatch.setattr(sleep, "SMALLEST_STEP_S", math.inf)
     for again in ("ASK_UNKNOWN_S", "ASK_REFUSED_S", "ASK_INVALID_S"):
         monkeypatch.setattr(refusals, again, 30.0)
     download, answer = Requests._download, Requests._contract_details
