@@ -32,12 +32,14 @@ from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
+from trio_bridge.logs import configure_logging
 from trio_bridge.threads import in_thread, tell_of_missing_threads
 
 NO_ROOM = 2**47 - 65_536
 
 
 async def main(path: Path) -> None:
+    configure_logging("info", "console")
     tell_of_missing_threads()
     threading.stack_size(NO_ROOM)
     spool = await Spool.open(path)
@@ -77,7 +79,7 @@ def test_rows_are_safe_and_names_looked_up_later_while_no_thread_can_be_started(
     assert refused == "IB_SOCKET_HOST=localhost: no such host ([Errno 11] can't start new thread)"
     assert "127.0.0.1" in found
     assert in_another == "True"
-    assert "localhost:1/d: cannot find the host" in done.stdout
+    assert "localhost:1/d: cannot find the host" in done.stderr
     assert path.read_bytes().count(b"\n") >= 1
 
 

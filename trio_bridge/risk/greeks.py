@@ -101,8 +101,6 @@ def contribution_of(
     if quote is None:
         return PositionState.NO_DATA
     delta, gamma, vega, theta, _, _, until, _ = quote
-    if until is not None and now - until > max_age_s:
-        return PositionState.STALE
     # `valid_four` inlined: with a thousand options, calling it is a tenth of a row's cost.
     if delta is None or gamma is None or vega is None or theta is None:
         return PositionState.NO_DATA
@@ -113,6 +111,8 @@ def contribution_of(
         and LOWEST_QUOTED < theta < LARGEST_QUOTED
         and theta != NOT_COMPUTED
     ):
+        if until is not None and now - until > max_age_s:
+            return PositionState.STALE
         return units * delta, units * gamma, money * vega, money * theta
     return PositionState.NO_DATA
 

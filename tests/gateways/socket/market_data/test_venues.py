@@ -57,9 +57,13 @@ async def test_an_exchange_that_only_late_details_name_is_asked_then(
         rig.sim.quirks.data_exchanges[option.con_id] = ("CBOE",)
         rig.sim.quirks.details_delay_s = 20.0
         await rig.bridge.connect()
-        await rig.until_right(without={option.con_id})
-        trouble = rig.bridge.inputs().troubles[option.con_id]
-        assert trouble.state is PositionState.REFUSED
+
+        def is_refused() -> bool:
+            trouble = rig.bridge.inputs().troubles.get(option.con_id)
+            return trouble is not None and trouble.state is PositionState.REFUSED
+
+        await rig.until(is_refused)
+        assert exchanges_asked(rig, option.con_id) == ["AMEX", "SMART", ""]
         await rig.until_right()
         assert exchanges_asked(rig, option.con_id) == ["AMEX", "SMART", "", "CBOE"]
 
