@@ -239,6 +239,18 @@ async def test_tables_that_take_minutes_to_complete_are_completed_in_one_go(
     check_tables(store)
 
 
+async def test_only_making_the_tables_may_take_minutes_not_the_write_into_them(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    backlog(disk, 3)
+    store.drop_schema()
+    store.next_troubles += [Mishap.SCHEMA_MISSING, Mishap.SILENT]
+    async with running(store, disk) as sinks:
+        await trio.sleep(FLUSH_INTERVAL_S + 2 * REPLAY_TIMEOUT_S)
+        assert sinks.state() is BreakerState.CLOSED
+    assert numbers(store) == [0, 1, 2]
+
+
 async def test_leftovers_of_one_failure_do_not_wait_for_the_next_row(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:

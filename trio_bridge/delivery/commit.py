@@ -143,19 +143,20 @@ class Committer:
     async def _write(
         self, batch: Sequence[Record], deadline: float, schema_timeout_s: float
     ) -> None:
+        write_s = deadline - trio.current_time()
         with trio.move_on_at(deadline) as scope:
             try:
                 await self._store.write(batch)
             except SchemaMissingError as error:
                 self._say_missing(str(error))
-                scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
+                await self._complete_tables(scope, schema_timeout_s, write_s)
                 await self._write_into_new_schema(batch)
             except RowRejectedError as error:
                 if len(batch) > 1 or error.sqlstate not in TOO_NARROW or self._widened:
                     raise
                 self._widened = True
                 log.warning("a column may be too narrow: looking at the tables", reason=str(error))
-                scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
+                await self._complete_tables(scope, schema_timeout_s, write_s)
                 await self._write_into_new_schema(batch)
             return
         raise OutageError("no answer in time")
@@ -167,8 +168,18 @@ class Committer:
         else:
             log.warning("table or column missing: making it", reason=reason)
 
-    async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:
+    async def _complete_tables(
+        self, scope: trio.CancelScope, schema_timeout_s: float, write_s: float
+    ) -> None:
+        """Only this may take long; a write into the tables then has its own time again."""
+        deadline = scope.deadline
+        scope.deadline = max(deadline, trio.current_time() + schema_timeout_s)
         await self._store.ensure_schema()
+        if schema_timeout_s:
+            deadline = max(deadline, trio.current_time() + write_s)
+        scope.deadline = deadline
+
+    async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:
         try:
             await self._store.write(batch)
         except SchemaMissingError as error:
