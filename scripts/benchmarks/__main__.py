@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("themes", nargs="*", choices=[*THEMES, []], metavar="theme")
     parser.add_argument("--quick", action="store_true", help="seconds; only checks, no report")
     parser.add_argument("--full", action="store_true", help="also the largest sizes")
+    parser.add_argument("--once", action="store_true", help="no theme three times: no ranges")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long the soak runs (5)")
     parser.add_argument("--beside", metavar="WORDS", help="these in the title, for its own section")
     chosen = parser.parse_args(arguments)
@@ -78,7 +79,8 @@ def main(arguments: Sequence[str]) -> int:
         if name == "soak":
             section = import_module("benchmarks.soak").measure(effort, minutes=chosen.minutes)
         else:
-            runs = RUNS if name in REPEATED and effort is not Effort.QUICK else 1
+            again = name in REPEATED and effort is not Effort.QUICK and not chosen.once
+            runs = RUNS if again else 1
             section = merged([measure(name)(effort) for _ in range(runs)])
         if chosen.beside:
             section = replace(section, title=f"{section.title} ({chosen.beside})")
