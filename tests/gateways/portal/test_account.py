@@ -10,7 +10,9 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, Rig, portal_rig, supervised_rig
+from trio_bridge.errors import GatewayError
 from trio_bridge.events.gateway import (
+    AccountGone,
     AccountLeftOut,
     AccountsAwaited,
     Connected,
@@ -255,6 +257,40 @@ async def test_an_account_that_any_list_names_is_recorded(
             rig.sim.account_lists.missing[path] = {book.accounts[1]}
         await rig.bridge.connect()
         await rig.until_right()
+        assert rig.only_true_rows()
+
+
+async def test_a_list_that_fails_for_a_while_names_those_that_it_named(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book, connect=False) as rig:
+        rig.sim.account_lists.missing["/iserver/accounts"] = {book.accounts[1]}
+        rig.sim.account_lists.missing["/portfolio/accounts"] = {book.accounts[1]}
+        await rig.bridge.connect()
+        await rig.until_right()
+        with rig.sim.faults(failing := Fault("/portfolio/subaccounts", status=503)):
+            await rig.until(lambda: failing.hits > 8, "for several looks")
+        assert rig.only_true_rows()
+        assert rig.told(AccountGone) == []
+
+
+async def test_a_page_of_clients_that_fails_is_not_the_end_of_their_list(
+    fast_clock: PatientClock,
+) -> None:
+    book = still(options=1, accounts=30)
+    async with portal_rig(book, connect=False) as rig:
+        lists = rig.sim.account_lists
+        lists.master = MASTER
+        lists.missing["/iserver/accounts"] = set(book.accounts)
+        lists.missing["/portfolio/subaccounts"] = {MASTER, *book.accounts}
+        with (
+            rig.sim.faults(Fault("/portfolio/subaccounts2", status=503, left_out=1)),
+            pytest.raises(GatewayError),
+        ):
+            await rig.bridge.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.bridge.connect)
+            await rig.until_right()
         assert rig.only_true_rows()
 
 

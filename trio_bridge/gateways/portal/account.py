@@ -58,54 +58,82 @@ class Listed(NamedTuple):
     asked_at: float
 
 
-async def list_accounts(client: PortalClient) -> Listed:
-    """Read every list.
+class Directory:
+    """Reads every list of the login's accounts. One that cannot be had now names those that it
+    named last: a row without them would look whole."""
 
-    Raises:
-        GatewayError: no usable answer, or both lists that could name an adviser's clients failed.
-    """
-    answer = await client.ask(ACCOUNTS, read=read_accounts)
-    failures: list[AnswerError] = []
-    clients = await _clients(client, failures)
-    brokerage = await _names(client, BROKERAGE_ACCOUNTS, read_brokerage_accounts, failures)
-    if failures and not clients and not brokerage:
-        raise failures[-1]
-    portfolio = dict.fromkeys((*answer.value, *clients))
-    everyone = dict.fromkeys((*portfolio, *brokerage))
-    accounts = tuple(one for one in everyone if is_one(one, everyone))
-    return Listed(accounts, frozenset(accounts) - portfolio.keys(), answer.asked_at)
+    def __init__(self, client: PortalClient) -> None:
+        self._client = client
+        self._last: dict[str, tuple[str, ...]] = {}
 
+    def forget(self) -> None:
+        """The next login may be another person's."""
+        self._last.clear()
 
-async def _clients(client: PortalClient, failures: list[AnswerError]) -> tuple[str, ...]:
-    found = await _names(client, SUB_ACCOUNTS, read_sub_accounts, failures)
-    if found and len(found) < LONGEST_LIST:
-        return found
-    paged: dict[str, None] = {}
-    for page in range(MOST_PAGES):
-        names = await _names(client, SUB_ACCOUNT_PAGES, read_sub_accounts, failures, page=page)
-        if paged.keys() >= set(names):
-            break
-        paged |= dict.fromkeys(names)
-    return (*found, *paged)
+    async def read(self) -> Listed:
+        """Read every list.
 
+        Raises:
+            GatewayError: no usable answer, or an adviser's clients may be missing: both lists that
+                could name them failed, or one of them in the middle.
+        """
+        answer = await self._client.ask(ACCOUNTS, read=read_accounts)
+        failures: list[AnswerError] = []
+        clients = await self._clients(failures)
+        brokerage = await self._names(BROKERAGE_ACCOUNTS, read_brokerage_accounts, failures)
+        if failures and not clients and not brokerage:
+            raise failures[-1]
+        portfolio = dict.fromkeys((*answer.value, *clients))
+        everyone = dict.fromkeys((*portfolio, *brokerage))
+        accounts = tuple(one for one in everyone if is_one(one, everyone))
+        return Listed(accounts, frozenset(accounts) - portfolio.keys(), answer.asked_at)
 
-async def _names(
-    client: PortalClient,
-    endpoint: EndpointLimit,
-    read: Callable[[object], tuple[str, ...]],
-    failures: list[AnswerError],
-    *,
-    page: int | None = None,
-) -> tuple[str, ...]:
-    """The accounts of one list; none if the gateway has no such list for this login."""
-    query = None if page is None else {"page": str(page)}
-    try:
-        return (await client.ask(endpoint, read=read, query=query, slow=True)).value
-    except (LoggedOutError, PausedError):
-        raise
-    except AnswerError as error:
-        failures.append(error)
-        return ()
+    async def _clients(self, failures: list[AnswerError]) -> tuple[str, ...]:
+        found = await self._names(SUB_ACCOUNTS, read_sub_accounts, failures)
+        if found and len(found) < LONGEST_LIST:
+            return found
+        paged: dict[str, None] = {}
+        for page in range(MOST_PAGES):
+            try:
+                names = await self._ask(SUB_ACCOUNT_PAGES, read_sub_accounts, page=page)
+            except (LoggedOutError, PausedError):
+                raise
+            except AnswerError as error:
+                last = self._last.get(SUB_ACCOUNT_PAGES.path)
+                if last is None and (page or found):
+                    raise  # there are more, and nobody knows which
+                failures.append(error)
+                return (*found, *(last or ()))
+            if paged.keys() >= set(names):
+                break
+            paged |= dict.fromkeys(names)
+        self._last[SUB_ACCOUNT_PAGES.path] = tuple(paged)
+        return (*found, *paged)
+
+    async def _names(
+        self,
+        endpoint: EndpointLimit,
+        read: Callable[[object], tuple[str, ...]],
+        failures: list[AnswerError],
+    ) -> tuple[str, ...]:
+        """The accounts of one list; none if the gateway has never had it for this login."""
+        try:
+            self._last[endpoint.path] = await self._ask(endpoint, read)
+        except (LoggedOutError, PausedError):
+            raise
+        except AnswerError as error:
+            failures.append(error)
+        return self._last.get(endpoint.path, ())
+
+    async def _ask(
+        self,
+        endpoint: EndpointLimit,
+        read: Callable[[object], tuple[str, ...]],
+        *,
+        page: int | None = None,
+    ) -> tuple[str, ...]:
+        query = None if page is None else {"page": str(page)}
+        return (await self._client.ask(endpoint, read=read, query=query, slow=True)).value
 
 
 def read_accounts(payload: object) -> tuple[str, ...]:

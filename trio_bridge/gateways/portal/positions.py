@@ -12,7 +12,7 @@ import trio
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.gateway import AccountLeftOut
 from trio_bridge.gateways.accounts import Accounts
-from trio_bridge.gateways.portal.account import list_accounts
+from trio_bridge.gateways.portal.account import Directory
 from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.health import AnswerError
 from trio_bridge.gateways.portal.holdings import Held, HeldKey
@@ -63,6 +63,7 @@ class PositionLoop:
         self._client = client
         self._memory = memory
         self._login = login
+        self._directory = Directory(client)
         self._timing = shared.timing
         self._accounts = Accounts(shared.settings.ib_account, shared.emit)
         self._accounts_asked_at = -math.inf
@@ -80,7 +81,7 @@ class PositionLoop:
             ConfigError: the gateway does not know an account of IB_ACCOUNT.
             GatewayError: no usable answer.
         """
-        listed = await list_accounts(self._client)
+        listed = await self._directory.read()
         self._accounts.managed(listed.accounts)
         self._accounts_asked_at = listed.asked_at
         self._unlisted = listed.unlisted
@@ -102,6 +103,7 @@ class PositionLoop:
     def forget_accounts(self) -> None:
         """The login has ended: ask the next one for its accounts before its positions."""
         self._accounts_asked_at = -math.inf
+        self._directory.forget()
 
     async def run(self) -> NoReturn:
         """Follow the positions until cancelled.
