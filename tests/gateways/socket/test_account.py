@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from trio_bridge.model import Snapshot
     from trio_bridge.simulator.book import Book
 
-ALL_TOGETHER, ACCOUNT_UPDATES, ONE_BY_ONE, STOP_ONE, ONES_POSITIONS = 62, 6, 76, 77, 74
+ALL_TOGETHER, STOP_ALL_TOGETHER, ACCOUNT_UPDATES = 62, 63, 6
+ONE_BY_ONE, STOP_ONE, ONES_POSITIONS = 76, 77, 74
 DBL_MAX = 1.7976931348623157e308
 
 
@@ -206,6 +207,18 @@ async def test_where_the_summary_is_refused_each_account_is_asked_about(
         asked = {one.fields[3] for one in rig.sim.received(ONE_BY_ONE)}
         assert asked == set(book.accounts)
         assert rig.bridge.inputs().rates == ExchangeRates("USD", {"USD": 1.0})
+
+
+async def test_no_summary_stays_open_that_another_program_may_need(
+    fast_clock: PatientClock,
+) -> None:
+    async with socket_rig(still_book(options=2, accounts=2)) as rig:
+        await rig.until_right()
+        await trio.sleep(200)
+        await rig.until_received(STOP_ALL_TOGETHER, 4)
+        opened = [one.fields[2] for one in rig.sim.received(ALL_TOGETHER)]
+        ended = [one.fields[2] for one in rig.sim.received(STOP_ALL_TOGETHER)]
+        assert ended == opened
 
 
 async def test_where_both_are_refused_rows_go_on_and_one_event_says_so(

@@ -31,6 +31,9 @@ ASK_SOON_S: Final = 5.0
 SHARE_S: Final = 1.0
 """A round over many accounts takes at least this long for each."""
 
+LINGER_S: Final = 2.0
+"""A summary that has been answered stays open for this long: more values may follow its end."""
+
 GAP_S: Final = 0.2
 """Between two requests about single accounts: most of the message rate is for market data."""
 
@@ -105,6 +108,7 @@ class AccountWatch:
         """Accounts to ask about; True: only their ledger."""
         self._singles: dict[int, _Single] = {}
         self._asked_at = self._single_at = -float("inf")
+        self._end_summary_at = float("inf")
 
     def values(self) -> Mapping[str, AccountValues]:
         """By account; what was told too long ago is left out."""
@@ -140,6 +144,8 @@ class AccountWatch:
             for account in soon or ():
                 if now - self._asked_at >= ASK_SOON_S and account not in self._queue:
                     self._queue = {account: False, **self._queue}
+        if now >= self._end_summary_at:
+            self._end_summary()
         if now >= self._asked_at + every_s:
             self._ask()
         for request_id, one in list(self._singles.items()):
@@ -149,20 +155,26 @@ class AccountWatch:
         if self._queue and now >= self._single_at + GAP_S and len(self._singles) < AT_ONCE:
             self._ask_single(now)
         busy = now + GAP_S if self._queue or self._singles else float("inf")
-        return min(busy, self._asked_at + every_s)
+        return min(busy, self._asked_at + every_s, self._end_summary_at)
 
     def _ask(self) -> None:
         self._asked_at = self._clock()
         if self._one_by_one:
             self._queue = dict.fromkeys(self._accounts.chosen, False)
             return
-        if self._summary_id is not None:
-            # At most two may be open at a time, over all programs of the login.
-            self._client.cancelAccountSummary(self._summary_id)
-            self._sent(1)
+        self._end_summary()
         self._summary = {}
         self._summary_id = self._new_request()
         self._client.reqAccountSummary(self._summary_id, "All", TAGS)
+
+    def _end_summary(self) -> None:
+        """At most two may be open at a time, over all programs of the login: the owner's need them,
+        and what changes is asked for again."""
+        self._end_summary_at = float("inf")
+        if self._summary_id is not None:
+            self._client.cancelAccountSummary(self._summary_id)
+            self._sent(1)
+            self._summary_id = None
 
     def _ask_single(self, now: float) -> None:
         account = next(iter(self._queue))
@@ -204,12 +216,13 @@ class AccountWatch:
             values.take(key, value, currency)
 
     def ended(self, request_id: int) -> None:
-        """All values have come that the request asked for; a summary goes on with what changes."""
+        """All values have come that the request asked for."""
         if request_id in self._singles:
             one = self._singles[request_id]
             (self._ledgers if one.only_ledger else self._values)[one.account] = one.values
             self._end_single(request_id)
         elif request_id == self._summary_id:
+            self._end_summary_at = self._clock() + LINGER_S
             self._values = self._summary
             self.awaited, self.refusal = False, ""
             for account, values in self._values.items():
