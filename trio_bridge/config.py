@@ -38,7 +38,7 @@ from pydantic_settings import (
 )
 
 from trio_bridge.errors import ConfigError
-from trio_bridge.model import ApiMode, DataType
+from trio_bridge.model import ApiMode, DataType, Verdict
 from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
 
 if TYPE_CHECKING:
@@ -216,6 +216,11 @@ class Settings(BaseSettings):
         Field(alias="BRIDGE_RESET_WINDOWS", validate_default=True),
     ] = "23:40-00:05"  # type: ignore[assignment]  # parsed by the validator, like any other value
     heartbeat_s: Annotated[float, Field(ge=1, allow_inf_nan=False, alias="BRIDGE_HEARTBEAT")] = 10.0
+    ready: Annotated[
+        Literal[Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL],
+        BeforeValidator(_lower),
+        Field(alias="BRIDGE_READY"),
+    ] = Verdict.COMPLETE
     greeks_max_age_s: Annotated[Seconds, Field(alias="BRIDGE_GREEKS_MAX_AGE")] = 120.0
     log_format: Annotated[
         Literal["console", "json"], BeforeValidator(_lower), Field(alias="BRIDGE_LOG_FORMAT")

@@ -47,6 +47,20 @@ class Severity(StrEnum):
     ERROR = "error"
 
 
+class Verdict(StrEnum):
+    """What a row is worth, from best to worst (`risk/verdict.py`); the value is what users read."""
+
+    COMPLETE = "complete"
+    STALE = "stale"
+    PARTIAL = "partial"
+    BLIND = "blind"
+
+    @property
+    def rank(self) -> int:
+        """0 is the best."""
+        return list(Verdict).index(self)
+
+
 class DataType(IntEnum):
     """How fresh the market data behind a Greek is; a larger value is worse.
 
@@ -90,6 +104,17 @@ class Trouble(NamedTuple):
 
     state: PositionState
     reason: str = ""
+
+
+class Defect(NamedTuple):
+    """What is wrong with one position of a row that is not complete, as people read it."""
+
+    contract: str
+    state: PositionState
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.contract} ({self.state}{': ' if self.reason else ''}{self.reason})"
 
 
 class ExchangeRates(NamedTuple):
@@ -159,7 +184,8 @@ class Snapshot:
     `timestamp` is the instant (UTC) at which the Greeks were read. The four sums cover the same
     positions; all four are None if some position is unpriced and no option is priced. `positions`
     counts the holdings, `priced` those whose contribution is known: the row covers the whole
-    portfolio exactly when both are equal. `greeks_age_s` is the age in seconds of the oldest Greek
+    portfolio exactly when both are equal. `verdict` says whether it does, and with current data.
+    `greeks_age_s` is the age in seconds of the oldest Greek
     that counted (0 = all current), `data_type` the worst data type that counted; both are None if
     no option counted.
     """
@@ -175,6 +201,7 @@ class Snapshot:
     priced: int
     greeks_age_s: float | None = None
     data_type: DataType | None = None
+    verdict: Verdict = Verdict.COMPLETE
     contract: str = PORTFOLIO
     event_id: UUID = NO_ID
 

@@ -111,6 +111,9 @@ class PortfolioRow:
     data_type: Annotated[
         str | None, Column("text", "The least fresh kind of market data that counts")
     ]
+    verdict: Annotated[
+        str | None, Column("text", "complete, stale or partial: whether the sums can be trusted")
+    ]
 
 
 @dataclass(frozen=True, slots=True)

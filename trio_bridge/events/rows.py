@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
+NAMED = 5
+"""Contracts that an event names; it counts the others."""
+
+
 class RowsMissed(Event):
     """The first slot without a row, and why."""
 
@@ -26,6 +30,51 @@ class RowsResumed(Event):
     says = "recording again after {slots:missed slot} ({reason})"
     slots: int
     reason: str
+
+
+class _RowsImperfect(Event):
+    """`left_out` of the `positions` held; `contracts` are their names, states and reasons."""
+
+    severity = WARNING
+    left_out: int
+    positions: int
+    contracts: tuple[str, ...]
+
+    @property
+    def named(self) -> str:
+        """The first ones."""
+        others = len(self.contracts) - NAMED
+        more = f" and {others:,} more" if others > 0 else ""
+        return f"{'; '.join(self.contracts[:NAMED])}{more}"
+
+
+class RowsPartial(_RowsImperfect):
+    """The sums of the rows from here on lack positions."""
+
+    kind = "rows.partial"
+
+    @property
+    def text(self) -> str:
+        return f"partial: {self.left_out} of {self.positions} positions are not in the sums: {self.named}"
+
+
+class RowsStale(_RowsImperfect):
+    """The sums of the rows from here on contain old data."""
+
+    kind = "rows.stale"
+
+    @property
+    def text(self) -> str:
+        return f"stale: the data of {self.left_out} of {self.positions} positions is old: {self.named}"
+
+
+class RowsComplete(Event):
+    """The end of both: `rows` were partial or stale, over `lasted_s` seconds."""
+
+    kind = "rows.complete"
+    says = "complete: every position is in the sums again, after {rows:row} over {lasted_s:.0f} s"
+    rows: int
+    lasted_s: float
 
 
 class SlotsSkipped(Event):

@@ -200,5 +200,6 @@ class IBridgeBase(ABC):
             timestamp=now,
             now=instant,
             max_age_s=self.settings.greeks_max_age_s,
+            interval_s=self.settings.poll_interval_s,
             account=",".join(book.accounts),
         )

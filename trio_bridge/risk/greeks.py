@@ -20,6 +20,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from trio_bridge.model import DataType, Greeks, Position, Snapshot
+from trio_bridge.risk.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,6 +116,7 @@ def aggregate(
     timestamp: datetime,
     now: float,
     max_age_s: float,
+    interval_s: float,
     account: str = "",
 ) -> Snapshot:
     """Net the positions' Greeks into one row.
@@ -125,6 +127,7 @@ def aggregate(
         timestamp: the instant, UTC, at which both were read.
         now: the same instant on the monotonic clock, in seconds.
         max_age_s: an option whose Greeks are older than this is unpriced.
+        interval_s: how far apart rows are, for the verdict.
         account: the value of the row's `account` column.
     """
     oldest = 0.0
@@ -163,6 +166,9 @@ def aggregate(
         priced=counted,
         greeks_age_s=oldest if priced else None,
         data_type=worst if priced else None,
+        verdict=judge(
+            positions=portfolio.positions, priced=counted, age_s=oldest, interval_s=interval_s
+        ),
     )
 
 
