@@ -146,7 +146,8 @@ def rows_hold_only_numbers(
         greeks,
         timestamp=datetime.now(UTC),
         now=9.0,
-        max_age_s=60.0, interval_s=5.0,
+        max_age_s=60.0,
+        interval_s=5.0,
     )
     for value in (row.delta, row.gamma, row.vega, row.theta, row.underlying_price):
         assert value is None or math.isfinite(value)

@@ -56,7 +56,9 @@ def test_the_end_is_reported_when_rows_have_been_complete_for_a_minute() -> None
 def test_flicker_is_one_event() -> None:
     rows = Rows()
 
-    said = [event for _ in range(500) for event in (rows.take(PARTIAL), rows.take(COMPLETE)) if event]
+    said = [
+        event for _ in range(500) for event in (rows.take(PARTIAL), rows.take(COMPLETE)) if event
+    ]
 
     assert [type(event) for event in said] == [RowsPartial]
 

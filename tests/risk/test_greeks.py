@@ -53,7 +53,8 @@ def row(positions: list[Position], greeks: dict[int, Greeks] | None = None) -> S
         greeks or {},
         timestamp=AT,
         now=NOW,
-        max_age_s=MAX_AGE_S, interval_s=5.0,
+        max_age_s=MAX_AGE_S,
+        interval_s=5.0,
         account="DU1",
     )
 

@@ -65,7 +65,9 @@ class RowsStale(_RowsImperfect):
 
     @property
     def text(self) -> str:
-        return f"stale: the data of {self.left_out} of {self.positions} positions is old: {self.named}"
+        return (
+            f"stale: the data of {self.left_out} of {self.positions} positions is old: {self.named}"
+        )
 
 
 class RowsComplete(Event):

@@ -78,4 +78,6 @@ class VerdictWatch:
         self._named |= names
         self._so_bad_at = now
         what = tuple(map(str, found))
-        return (RowsPartial if verdict is Verdict.PARTIAL else RowsStale)(len(found), positions, what)
+        return (RowsPartial if verdict is Verdict.PARTIAL else RowsStale)(
+            len(found), positions, what
+        )

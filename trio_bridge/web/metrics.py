@@ -194,9 +194,7 @@ def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"trio_bridge_{name}", meaning, value=value)
 
 
-def _one_of(
-    name: str, meaning: str, states: Iterable[str], now: str
-) -> GaugeMetricFamily:
+def _one_of(name: str, meaning: str, states: Iterable[str], now: str) -> GaugeMetricFamily:
     """1 for the state it is in, 0 for the others."""
     family = GaugeMetricFamily(f"trio_bridge_{name}", meaning, labels=["state"])
     for state in states:

@@ -41,7 +41,8 @@ def row_of(board: QuoteBoard) -> Snapshot:
         {} if told is None else {OPTION: told},
         timestamp=datetime.now(UTC),
         now=10.0,
-        max_age_s=60.0, interval_s=5.0,
+        max_age_s=60.0,
+        interval_s=5.0,
     )
 
 
