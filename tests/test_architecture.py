@@ -15,7 +15,8 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 PACKAGE = "trio_bridge"
 LAYERS = (
-    {"version", "model", "errors", "text", "threads", "asyncio_compat"},
+    {"version", "text"},
+    {"model", "errors", "threads", "asyncio_compat"},
     {"events", "rows"},
     {"policy", "risk", "logs"},
     {"config"},
@@ -80,7 +81,7 @@ PURE = (
 )
 PURE_IMPORTS = {
     *("__future__", "collections", "dataclasses", "datetime", "enum", "functools", "heapq"),
-    *("itertools", "math", "re", "string", "typing", "uuid", "zoneinfo"),
+    *("itertools", "math", "re", "string", "types", "typing", "uuid", "zoneinfo"),
 }
 """What plain functions of plain values need. No clock but the caller's, no I/O."""
 

@@ -17,7 +17,7 @@ from trio_bridge.config import (
     Settings,
     is_loopback,
     load_settings,
-    misspelt_settings,
+    settings_remarks,
 )
 from trio_bridge.errors import ConfigError
 from trio_bridge.model import ApiMode, DataType
@@ -397,17 +397,42 @@ def test_a_line_that_can_not_be_read_is_refused_without_its_text(
 
 
 def test_what_is_almost_a_setting_is_found_and_other_names_are_left_alone(
-    nothing_set: Path,
+    nothing_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert misspelt_settings() == {}
+    assert list(settings_remarks()) == []
     lines = ["IB_SOCKET_PROT=7497", "bridge_poll_intervall=1", "BRIDGE_POLLINTERVAL=2"]
     others = ["ib_client_id=3", "IB_USERNAME=me", "DB_PASSWORD=x", "TWS_PORT=1", "PORT=2", "ALONE"]
     (nothing_set / ".env").write_text("\n".join([*lines, *others]), "utf-8")
-    assert misspelt_settings() == {
-        "IB_SOCKET_PROT": "IB_SOCKET_PORT",
-        "bridge_poll_intervall": "BRIDGE_POLL_INTERVAL",
-        "BRIDGE_POLLINTERVAL": "BRIDGE_POLL_INTERVAL",
-    }
+    monkeypatch.setenv("IB_CLIENTID", "7")
+    monkeypatch.setenv("DB_PASSWORD", "x")
+    assert list(settings_remarks()) == [
+        ("unknown setting IB_CLIENTID in the environment", "did you mean IB_CLIENT_ID?"),
+        ("unknown setting IB_SOCKET_PROT in .env", "did you mean IB_SOCKET_PORT?"),
+        ("unknown setting bridge_poll_intervall in .env", "did you mean BRIDGE_POLL_INTERVAL?"),
+        ("unknown setting BRIDGE_POLLINTERVAL in .env", "did you mean BRIDGE_POLL_INTERVAL?"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ("DB_PASS=x\nBRIDGE_STATUS_TOKEN=0123456789abcdef", "DB_PASS, BRIDGE_STATUS_TOKEN"),
+        ("DATABASE_URL=postgresql://me:x@h/d", "DATABASE_URL"),
+        ("DATABASE_URL=host=h password=x", "DATABASE_URL"),
+        ("BRIDGE_ALERT_URL=https://h/x", "BRIDGE_ALERT_URL"),
+        ("DATABASE_URL=postgresql://h/d\nIB_ACCOUNT=U1\nDB_PASS=", None),
+    ],
+)
+def test_secrets_that_every_user_can_read_are_named(
+    lines: str, named: str | None, nothing_set: Path
+) -> None:
+    file = nothing_set / ".env"
+    file.write_text(lines, "utf-8")
+    file.chmod(0o604)
+    found = [] if named is None else [(f"every user can read {named} in .env", "chmod o-r .env")]
+    assert list(settings_remarks()) == found
+    file.chmod(0o660)
+    assert list(settings_remarks()) == []
 
 
 def test_a_directory_in_the_place_of_the_file_is_refused(nothing_set: Path) -> None:

@@ -13,12 +13,17 @@ from pkgutil import iter_modules
 import pytest
 
 import trio_bridge.events
+from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import (
     CompetingSession,
     CompetingSessionEnded,
     ContractUnknown,
     CurrenciesMixed,
     DataRefused,
+    DataUsable,
+    DataWithheld,
+    ExchangeGivenUp,
+    FarmBack,
     FarmDown,
     LinesEnough,
     LinesReturned,
@@ -33,6 +38,8 @@ from trio_bridge.events.event import Event
 from trio_bridge.events.gateway import (
     AccountAppeared,
     AccountGone,
+    AccountLeftOut,
+    AccountsAwaited,
     Connected,
     ConnectionLost,
     GatewayAnswers,
@@ -42,6 +49,9 @@ from trio_bridge.events.gateway import (
     GatewayWarning,
     HoldBegun,
     HoldEnded,
+    PositionsLacking,
+    PositionsThere,
+    PositionsUnconfirmed,
     RateLimited,
     Reconnecting,
     UpstreamBack,
@@ -50,15 +60,18 @@ from trio_bridge.events.gateway import (
 from trio_bridge.events.portal import (
     AnswersUnusable,
     AnswersUsable,
+    CertificatePinned,
     CertificateUnchecked,
     CompetingLogin,
     LoggedOut,
     LoginBack,
     LoginCutOff,
     NoBrokerageSession,
+    PaceUnshared,
     RequestsPaused,
     RequestsResumed,
     StreamBack,
+    StreamBegun,
     StreamLost,
 )
 from trio_bridge.events.rows import (
@@ -74,10 +87,12 @@ from trio_bridge.events.rows import (
     SlotsDoubled,
     SlotsSingle,
     SlotsSkipped,
+    SpoolTakenAway,
     SpoolUnwritable,
 )
 from trio_bridge.events.service import (
     AlertTried,
+    ClockStepped,
     ConnectionStuck,
     EmbeddedCreated,
     EmbeddedEnded,
@@ -89,6 +104,8 @@ from trio_bridge.events.service import (
     ServiceStopped,
 )
 from trio_bridge.model import ApiMode, Severity
+from trio_bridge.stores.reading.gaps import CAUSES
+from trio_bridge.text import LONGEST_QUOTE
 
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
 URL = "https://localhost:5000"
@@ -111,6 +128,8 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (ServiceStarted("0.2", ApiMode.SOCKET, 5.0), "service.started", "info", "trio_bridge 0.2 has started: SOCKET mode, a row every 5 s"),
     (ServiceStopped("127.0.0.1:4001"), "service.stopped", "info", "disconnected from 127.0.0.1:4001: the service is stopping"),
     (ServiceStopped(), "service.stopped", "info", "the service is stopping"),
+    (ClockStepped(-3600.2, AT, AT), "clock.stepped", "warning", "the machine's clock was set back by 1 h 0 min: the times of rows up to 2026-01-02 14:30:00 UTC, or of those from 2026-01-02 14:30:00 UTC on, are wrong by as much; let an NTP server keep it"),
+    (ClockStepped(1.5, AT, AT), "clock.stepped", "warning", "the machine's clock was set forward by 1.5 s: the times of rows up to 2026-01-02 14:30:00 UTC, or of those from 2026-01-02 14:30:00 UTC on, are wrong by as much; let an NTP server keep it"),
     (ConnectionStuck(1.5), "service.connection_stuck", "error", "a connection did not end within 1.5 s: the service ends without it"),
     (ServiceDied(), "service.died", "error", "the service ended without being asked to: its log says why"),
     (PartBroke("the status endpoint", 1.0), "service.part_broke", "error", "the status endpoint failed and restarts in 1 s; the recording is not affected"),
@@ -137,7 +156,14 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (RateLimited(100, "Max rate of messages per second has been exceeded"), "gateway.rate_limited", "warning", "the gateway rate-limited us (100: Max rate of messages per second has been exceeded)"),
     (AccountAppeared("U1234567"), "account.appeared", "info", "account U1234567 has appeared: its positions count too"),
     (AccountGone("U1234567"), "account.gone", "warning", "account U1234567 no longer belongs to this login: its positions no longer count"),
+    (AccountsAwaited(("U9",), ("U1", "U2"), 180.0), "account.awaited", "warning", "IB_ACCOUNT names U9, which this login does not list (it lists U1, U2): trying for 180 s"),
+    (AccountLeftOut("U1234567", "GET /portfolio/U1234567/positions/0: HTTP 400"), "account.left_out", "warning", "the gateway names account U1234567 but refuses its positions (GET /portfolio/U1234567/positions/0: HTTP 400): they are not recorded"),
+    (PositionsLacking(("U1", "U2")), "positions.lacking", "warning", "no positions of U1, U2 have arrived, but their position value or margin is not zero: no rows until they agree"),
+    (PositionsThere(42.4), "positions.there", "info", "the positions agree with the account values (after 42 s)"),
+    (PositionsUnconfirmed("no answer"), "positions.unconfirmed", "warning", "account values do not confirm the positions (no answer): an account without positions counts as empty"),
     (FarmDown(2103, "Market data farm connection is broken:usopt"), "data.farm_down", "warning", "a market data farm is down (2103: Market data farm connection is broken:usopt)"),
+    (FarmBack("usopt", 180, 119.6), "data.farm_back", "info", "the market data farm usopt is back: it was down 180 times within 120 s"),
+    (FarmBack("usopt", 1, 12.0), "data.farm_back", "info", "the market data farm usopt is back: it was down 1 time within 12 s"),
     (CompetingSession(10197), "data.competing", "warning", "another session of yours has the market data (10197): waiting for its end"),
     (CompetingSessionEnded(), "data.competing_ended", "info", "the competing session has ended: market data is back"),
     (LinesTaken(5), "data.lines_taken", "warning", "TWS needs market data lines (101): continuing with 5"),
@@ -146,12 +172,17 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (LinesEnough(24, 4), "data.lines_enough", "info", "there are enough market data lines again: 4 for 24 options"),
     (NotSubscribed("SPX C5000", 354, "Requested market data is not subscribed", delayed_tried=False), "data.not_subscribed", "warning", "no market data for SPX C5000 (354: Requested market data is not subscribed): unpriced; subscribe to it at Interactive Brokers, or set IB_MARKET_DATA_TYPE=3 to take delayed data"),
     (NotSubscribed("SPX C5000", 10186, "Requested market data is not subscribed", delayed_tried=True), "data.not_subscribed", "warning", "no market data for SPX C5000 (10186: Requested market data is not subscribed): unpriced; subscribe to it at Interactive Brokers"),
-    (ContractUnknown("SPX C5000", 200), "data.contract_unknown", "warning", "SPX C5000 is unknown to the gateway (200): unpriced"),
+    (DataWithheld(7, ("SPX 1", "SPX 2"), "the login has no subscription", "subscribe at Interactive Brokers"), "data.withheld", "warning", "no usable market data for 7 options (SPX 1, SPX 2): the login has no subscription; subscribe at Interactive Brokers"),
+    (DataUsable("the login has no subscription", 42.4), "data.usable", "info", "market data can be used again (for 42 s they could not: the login has no subscription)"),
+    (ContractUnknown("SPX C5000", 200, ("AMEX", "SMART", "")), "data.contract_unknown", "warning", "SPX C5000 is unknown to the gateway (200 at AMEX, SMART, without an exchange): unpriced"),
+    (ContractUnknown("A, B, C, D, E and 295 more", 200, ("SMART",), 300), "data.contract_unknown", "warning", "A, B, C, D, E and 295 more are unknown to the gateway (200 at SMART): unpriced"),
+    (ExchangeGivenUp("SPX C5000", 200, ("AMEX",), "SMART"), "data.exchange_given_up", "info", "no market data for SPX C5000 at AMEX (200): they come at SMART"),
+    (ExchangeGivenUp("SPX C5000", 200, ("AMEX", "SMART"), ""), "data.exchange_given_up", "info", "no market data for SPX C5000 at AMEX, SMART (200): they come without an exchange"),
     (DataRefused("SPX C5000", 321, "Error validating request"), "data.refused", "error", "the gateway refuses data for SPX C5000 (321: Error validating request): unpriced"),
-    (TypeUnknown("ICU"), "positions.unknown_type", "warning", "positions of the unknown type 'ICU' are counted but add nothing to the Greeks"),
-    (CurrenciesMixed(("EUR", "USD")), "positions.mixed_currencies", "warning", "options in EUR, USD: vega and theta add up amounts in different currencies, nothing is converted"),
-    (MultipliersUnknown((7,)), "positions.no_multiplier", "warning", "the gateway does not give the multiplier of 1 position (conid 7): unpriced until it does"),
-    (MultipliersUnknown((1, 2, 3, 4, 5, 6)), "positions.no_multiplier", "warning", "the gateway does not give the multiplier of 6 positions (conid 1, 2, 3, 4, 5): unpriced until it does"),
+    (TypeUnknown("ICU"), "positions.unknown_type", "warning", "positions of the unknown type 'ICU' add nothing to the Greeks: unpriced"),
+    (CurrenciesMixed(("EUR", "USD")), "positions.mixed_currencies", "warning", "options in EUR, USD: vega and theta are in the base currency, at the ledger's exchange rates, and NULL while one is missing"),
+    (MultipliersUnknown((7,)), "positions.no_multiplier", "warning", "the gateway does not give the multiplier or the price magnifier of 1 position (conid 7): unpriced until it does"),
+    (MultipliersUnknown((1, 2, 3, 4, 5, 6)), "positions.no_multiplier", "warning", "the gateway does not give the multiplier or the price magnifier of 6 positions (conid 1, 2, 3, 4, 5): unpriced until it does"),
     (MultipliersKnown(42.4), "positions.multipliers_known", "info", "every multiplier is known (after 42 s)"),
     (LoggedOut("", URL), "login.lost", "warning", "nobody is logged in at the gateway: no rows; open https://localhost:5000 in a browser and log in"),
     (LoggedOut("session expired", URL), "login.lost", "warning", "nobody is logged in at the gateway (session expired): no rows; open https://localhost:5000 in a browser and log in"),
@@ -163,9 +194,12 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (RequestsResumed(42.4), "portal.resumed", "info", "the gateway accepts requests again (after 42 s)"),
     (AnswersUnusable("HTTP 503"), "portal.answers_unusable", "warning", "the gateway's answers are unusable: HTTP 503"),
     (AnswersUsable(42.4), "portal.answers_usable", "info", "the gateway answers properly again (after 42 s)"),
+    (PaceUnshared("/dev/shm/x: permission denied"), "portal.pace_unshared", "info", "other programs of this user keep a pace of their own towards the gateway (/dev/shm/x: permission denied)"),
+    (StreamBegun(), "portal.streaming", "info", "quotes are streaming"),
     (StreamLost("HTTP 403"), "portal.stream_lost", "warning", "no streaming quotes (HTTP 403): polling instead"),
     (StreamBack(42.4), "portal.stream_back", "info", "quotes are streaming again (after 42 s)"),
     (CertificateUnchecked(URL), "portal.certificate_unchecked", "info", "the certificate of https://localhost:5000 is not checked: it is on this machine; IBKR_CA_FILE names a certificate to check it with"),
+    (CertificatePinned(URL, "AB:CD"), "portal.certificate_pinned", "info", "the certificate of https://localhost:5000 is the one in IBKR_CA_FILE: no other is accepted, its name and dates don't matter (SHA-256 AB:CD)"),
     (RowsMissed("not connected to the gateway"), "rows.missed", "warning", "no rows: not connected to the gateway"),
     (RowsResumed(19, "not connected to the gateway"), "rows.resumed", "info", "recording again after 19 missed slots (not connected to the gateway)"),
     (RowsResumed(1, "not connected to the gateway"), "rows.resumed", "info", "recording again after 1 missed slot (not connected to the gateway)"),
@@ -179,6 +213,7 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (RowsQuarantined(1, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1 row could not be stored: see /var/lib/quarantine.jsonl"),
     (RowsQuarantined(1234, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1,234 rows could not be stored: see /var/lib/quarantine.jsonl"),
     (SpoolUnwritable(10_000, "no space left on device"), "spool.unwritable", "error", "the spool can't be written, up to 10,000 rows wait in memory: no space left on device"),
+    (SpoolTakenAway(12_345, "/x/buffer.jsonl"), "spool.taken_away", "error", "another program moved, removed or cut the spool: 12,345 bytes of rows that the database did not have went with it; keep log rotation away from /x/buffer.jsonl; if the file was moved, BRIDGE_BUFFER_PATH=THAT_FILE trio-bridge flush stores its rows"),
     (RowsSafe(), "spool.writable", "info", "all rows are safe again"),
     (RowsDropped(1234, AT, AT), "rows.dropped", "error", "1,234 rows from 2026-01-02T14:30:00+00:00 to 2026-01-02T14:30:00+00:00 dropped: neither the database nor the disk took any"),
 ]
@@ -220,7 +255,21 @@ def test_the_interval_of_the_rows_can_be_read_without_reading_a_sentence() -> No
 
 
 def test_a_nul_in_somebody_elses_words_does_not_keep_an_event_from_being_stored() -> None:
-    assert RowsMissed("a\0b").message == "no rows: a\\0b"
+    assert RowsMissed("a\0b").message == "no rows: a\\x00b"
+
+
+def test_somebody_elses_words_are_shortened_and_hold_nothing_that_a_terminal_obeys() -> None:
+    nasty = "\x1b[2J\u202eok\u2066\x9b1m\r\n\u2028two\ufeff"
+    shown = r"\x1b[2J\u202eok\u2066\x9b1m two\ufeff"
+    assert GatewayNotice(2105, nasty).message == f"gateway notice (2105: {shown})"
+    assert SlotsDoubled(1, (nasty,)).accounts == (shown,)
+    assert GatewayError(nasty).text == shown
+    long = RowsMissed("<html>" + "x" * 48_000).reason
+    assert (len(long), long[-1]) == (LONGEST_QUOTE, "…")
+
+
+def test_what_stops_the_rows_is_the_cause_of_a_gap() -> None:
+    assert {one.kind for one in CATALOGUE if one.stops_rows} <= set(CAUSES)
 
 
 def test_what_stops_the_rows_has_an_end() -> None:

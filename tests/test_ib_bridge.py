@@ -23,7 +23,7 @@ from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.postgres import PostgresStore
-from trio_bridge.stores.fake import FakeStore, Trouble
+from trio_bridge.stores.fake import FakeStore, Mishap
 from trio_bridge.stores.record import record_of
 from trio_bridge.stores.spool.fake_disk import FakeDisk
 from trio_bridge.stores.spool.spool import Spool
@@ -164,7 +164,7 @@ async def test_no_row_while_disconnected(autojump_clock: MockClock) -> None:
 
 async def test_a_failed_write_is_buffered_to_the_jsonl_path(autojump_clock: MockClock) -> None:
     store, disk = FakeStore(), FakeDisk()
-    store.trouble = Trouble.REFUSED
+    store.trouble = Mishap.REFUSED
     async with running(store, disk) as sinks:
         sinks.send(1)
         await trio.sleep(3)

@@ -336,8 +336,11 @@ async def test_an_unknown_account_is_answered_with_the_known_ones(
             tmp_path, IB_SOCKET_PORT=sim.port, DATABASE_URL=fresh_database, IB_ACCOUNT="U7"
         ) as service,
     ):
-        assert await service.wait() == 2
+        await service.wait_for_output("reconnect attempt")
+        service.interrupt()
+        assert await service.wait() == 0
     assert "IB_ACCOUNT=U7: this login does not manage U7; it manages DU" in service.output
+    assert "trying for 180 s" in service.output
     assert "Traceback" not in service.output
 
 

@@ -66,9 +66,12 @@ async def test_an_unknown_account_is_answered_with_the_known_ones(
             **PORTAL,
         ) as service,
     ):
-        assert await service.wait() == 2
+        await service.wait_for_output("reconnect attempt")
+        service.interrupt()
+        assert await service.wait() == 0
     said = "IB_ACCOUNT=U7: this login does not manage U7; it manages DU1000001, DU1000002"
     assert said in service.output
+    assert "trying for 180 s" in service.output
     assert "Traceback" not in service.output
 
 

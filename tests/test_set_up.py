@@ -4,6 +4,7 @@ do. What uv would download is packed from the Python that runs this."""
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support.postgres import reachable_directory
 
 PROJECT = Path(__file__).parent.parent
 SCRIPTS = PROJECT / "scripts"
@@ -180,3 +183,27 @@ def test_a_download_that_fails_is_one_line(machine: Machine, builds: Path, tmp_p
     machine.has_uv()
     machine.environment["UV_PYTHON_DOWNLOADS_JSON_URL"] = str(listing)
     assert one_line(machine.choose()).startswith("uv could not get one: ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a user's own Python is good for that user")
+@pytest.mark.parametrize("purpose", ["run", "test"])
+def test_root_sets_up_the_service_with_a_python_that_every_user_can_read(
+    machine: Machine, builds: Path, tmp_path: Path, purpose: str
+) -> None:
+    """It will run as another user. The first on the PATH is root's own."""
+    shared = reachable_directory("trio_bridge-python-")
+    try:
+        for home, path in ((tmp_path / "own", machine.path), (shared, tmp_path / "bin2")):
+            home.mkdir(exist_ok=True)
+            archive = builds.with_name("build.tar.gz")
+            subprocess.run(["tar", "-xzf", archive, "-C", home], check=True)
+            path.mkdir(exist_ok=True)
+            (path / f"python{VERSION}").symlink_to(home / "python" / "bin" / f"python{VERSION}")
+        machine.environment["set"] = purpose
+        own = f"{machine.path}/python{VERSION}\n"
+        assert machine.choose().stdout == own
+        machine.environment["PATH"] = f"{machine.path}:{tmp_path / 'bin2'}"
+        everybodys = f"{tmp_path}/bin2/python{VERSION}\n"
+        assert machine.choose().stdout == (everybodys if purpose == "run" else own)
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trio_bridge.text import count, duration, number, percent, size, waiting
+from trio_bridge.text import count, duration, number, percent, size, uncertain, waiting
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,23 @@ def test_no_number_is_told_in_the_plural_that_may_be_one() -> None:
     assert [(path, plurals(path.read_text("utf-8"))) for path in sources] == [
         (path, []) for path in sources
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (8.15, 1.3, "8.15±1.30"),
+        (-8.15, 0.09, "-8.15±0.09"),
+        (8.15, 0.08, "8.15"),
+        (8.15, 0.0, "8.15"),
+        (0.0, 0.5, "0.00±0.50"),
+        (0.0012, 0.0005, "0.0012±0.0005"),
+        (8.15, None, "8.15"),
+        (None, 1.3, "–"),
+        (None, None, "–"),
+    ],
+)
+def test_an_error_shows_beyond_one_percent(
+    value: float | None, error: float | None, text: str
+) -> None:
+    assert uncertain(value, error) == text

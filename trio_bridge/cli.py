@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import trio
 import typer
 
-from trio_bridge.config import load_settings
+from trio_bridge.config import load_settings, settings_remarks
 from trio_bridge.errors import BridgeError, ConfigError, StartError
-from trio_bridge.logs import as_error, configure_logging
+from trio_bridge.logs import Log, as_error, configure_logging
 from trio_bridge.model import ApiMode, utc_now
 from trio_bridge.version import __version__
 
@@ -50,6 +50,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+log = Log()
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -88,6 +90,8 @@ def service(
     from trio_bridge.commands.serve import serve
 
     configure_logging(settings.log_level, settings.log_format)
+    for text, remedy in settings_remarks():
+        log.warning(text, remedy=remedy)
     if trio.run(serve, settings) > 1:
         raise typer.Exit(EXIT_INTERRUPTED)
 

@@ -8,11 +8,14 @@ that could be mistaken, is the attribute.
 from __future__ import annotations
 
 import logging
+import os
 import re
+import stat
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from dotenv import dotenv_values
@@ -42,12 +45,9 @@ from trio_bridge.model import ApiMode, DataType, Verdict
 from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 NOT_TEXT = ".env in the working directory is not UTF-8 text: save it as UTF-8"
-
-# Lines that it would only warn about are refused here.
-logging.getLogger("dotenv.main").setLevel(logging.ERROR)
 
 _TOKEN = re.compile(r"[!-~]{16,200}")
 _COMMENT = re.compile(r"(?:\A|\s+)#.*\Z", re.DOTALL)
@@ -355,7 +355,8 @@ def load_settings(**overrides: Any) -> Settings:
         ConfigError: (a ValueError) one line with each bad variable, its value and what is allowed.
     """
     try:
-        return Settings(**overrides)
+        with _without_warnings():
+            return Settings(**overrides)
     except ValidationError as error:
         found = [_explain(dict(one)) for one in error.errors()]
         text = "; ".join(f"{name}{rest}" for name, rest in found)
@@ -368,19 +369,46 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigError(f".env in the working directory cannot be read: {error}") from None
 
 
-def misspelt_settings() -> dict[str, str]:
-    """Unknown names in `.env` that closely resemble a setting → that setting.
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """python-dotenv would only warn about lines that are refused here."""
+    logger = logging.getLogger("dotenv.main")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
-    Other unknown names may be another program's.
+
+class Remark(NamedTuple):
+    """What looks like a mistake in settings that can be used, and what to do about it."""
+
+    text: str
+    remedy: str
+
+
+def settings_remarks() -> Iterator[Remark]:
+    """Names that are almost a setting, in the environment or `.env`; secrets that others can read.
+
+    Other unknown names may be another program's. Only for settings that have been read.
     """
+    in_file = dotenv_values(".env", encoding="utf-8", interpolate=False)
     ours = list(ENVIRONMENT_NAMES.values())
-    found = {}
-    for name in dotenv_values(".env", encoding="utf-8", interpolate=False):
-        if name.upper() not in ours and (
-            meant := get_close_matches(name.upper(), ours, n=1, cutoff=ALMOST)
-        ):
-            found[name] = meant[0]
-    return found
+    for place, names in (("the environment", os.environ), (".env", in_file)):
+        for name in names:
+            if name.upper() not in ours and (
+                meant := get_close_matches(name.upper(), ours, n=1, cutoff=ALMOST)
+            ):
+                yield Remark(f"unknown setting {name} in {place}", f"did you mean {meant[0]}?")
+    secrets = [name for name, value in in_file.items() if value and _is_secret(name, value)]
+    with suppress(FileNotFoundError):
+        if secrets and Path(".env").stat().st_mode & stat.S_IROTH:
+            yield Remark(f"every user can read {', '.join(secrets)} in .env", "chmod o-r .env")
+
+
+def _is_secret(name: str, value: str) -> bool:
+    without_password = "password" not in value and "@" not in value
+    return name.lower() in SECRETS and not (name.lower() == "database_url" and without_password)
 
 
 def _explain(error: dict[str, Any]) -> tuple[str, str]:

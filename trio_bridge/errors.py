@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from trio_bridge.text import LONGEST_QUOTE, clean
+
 
 class BridgeError(Exception):
     """Base of all errors that the bridge expects; `str()` is one line for a person to read.
@@ -10,9 +14,15 @@ class BridgeError(Exception):
         text: what is wrong.
         setting: the one that is at fault or decides about it; empty when none does.
         remedy: what a person can do about it; empty when the text says it, or nobody can.
+
+    Texts quote gateways, servers and libraries, so they are cleaned here (`text.clean`).
     """
 
+    longest: ClassVar[int] = 4_000
+    """Characters of the text: room for every setting that is wrong."""
+
     def __init__(self, text: str, *, setting: str = "", remedy: str = "") -> None:
+        text = clean(text, self.longest)
         super().__init__(f"{text}: {remedy}" if remedy else text)
         self.text = text
         self.setting = setting
@@ -37,13 +47,25 @@ class StartError(ConfigError):
 class GatewayError(BridgeError):
     """The gateway could not be reached, refused us, or was lost; the text says why."""
 
+    longest = LONGEST_QUOTE
+
 
 class StoreError(BridgeError):
     """Base of the database's errors."""
 
+    longest = LONGEST_QUOTE
+
 
 class OutageError(StoreError):
     """The database cannot accept rows now; the outcome of the last write is unknown. Try later."""
+
+
+class UnclearError(OutageError):
+    """The database refuses these rows, and it may be one of them that it will never accept."""
+
+    def __init__(self, text: str, *, sqlstate: str, remedy: str = "") -> None:
+        super().__init__(text, remedy=remedy)
+        self.sqlstate = sqlstate
 
 
 class UnreachableError(OutageError):

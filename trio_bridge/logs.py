@@ -1,5 +1,9 @@
 """Logging, for a person on the console or a collector as JSON: always on standard error.
 
+The program configures it (`configure_logging`). A program that uses trio_bridge as a library has
+its own logging instead: then everything goes to the standard library's logger `trio_bridge`, or,
+where that program has configured structlog, there. Importing configures nothing.
+
 For systemd's journal each line carries its priority, so that `journalctl -p warning` shows what
 matters; lines for people then leave out the time, which the journal adds.
 https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html
@@ -7,11 +11,13 @@ https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
@@ -23,7 +29,39 @@ CHATTY_LIBRARIES = ("ib_async", "eventkit", "trio-asyncio", "httpx", "httpcore",
 """Anything a user should know from them is reported as an event, in the bridge's words."""
 
 _CONSOLE = "%(asctime)s [%(levelname)s] %(name)s: %(message)s"
+_CLOCK = "%Y-%m-%dT%H:%M:%S%z"
+_FINE_CLOCK = "%Y-%m-%dT%H:%M:%S.%f%z"
+"""On the console this machine's time, with its offset from UTC."""
+
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
+class Log:
+    """What a module of the bridge logs with; `about` are facts beside the text."""
+
+    def debug(self, text: str, /, **about: Any) -> None:
+        self.log(logging.DEBUG, text, **about)
+
+    def info(self, text: str, /, **about: Any) -> None:
+        self.log(logging.INFO, text, **about)
+
+    def warning(self, text: str, /, **about: Any) -> None:
+        self.log(logging.WARNING, text, **about)
+
+    def error(self, text: str, /, **about: Any) -> None:
+        self.log(logging.ERROR, text, **about)
+
+    def log(
+        self, level: int, text: str, /, *, exc_info: BaseException | None = None, **about: Any
+    ) -> None:
+        """`exc_info` is shown with its traceback."""
+        if structlog.is_configured():
+            if exc_info is not None:
+                about["exc_info"] = exc_info
+            getattr(structlog.get_logger(), logging.getLevelName(level).lower())(text, **about)
+        else:
+            facts = "".join(f" {name}={value!r}" for name, value in about.items())
+            logging.getLogger("trio_bridge").log(level, "%s%s", text, facts, exc_info=exc_info)
 
 
 class ConsoleStream:
@@ -76,7 +114,8 @@ def configure_logging(level: str, style: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     if style == "json" or not for_journal:
-        shared.append(structlog.processors.TimeStamper(fmt="iso", utc=style == "json"))
+        utc = style == "json"
+        shared.append(structlog.processors.TimeStamper(fmt="iso" if utc else _FINE_CLOCK, utc=utc))
     # Tracebacks without the values of local variables, which structlog would show: they include
     # passwords and tokens.
     renderer: tuple[Any, ...]
@@ -100,8 +139,14 @@ def configure_logging(level: str, style: str) -> None:
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(console)
-    handler.setFormatter(_JournalFormatter() if for_journal else logging.Formatter(_CONSOLE))
+    formatter = logging.Formatter("[%(levelname)s] %(name)s: %(message)s")
+    if not for_journal:
+        formatter = logging.Formatter(_CONSOLE, _CLOCK)
+    if style == "json":
+        formatter = _JsonFormatter()
+    handler.setFormatter(_JournalFormatter(formatter) if for_journal else formatter)
     logging.basicConfig(handlers=[handler], level=number)
+    logging.captureWarnings(True)
     # httpx logs the URL of every request, and a webhook's URL is a secret.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if number > logging.DEBUG:
@@ -111,8 +156,7 @@ def configure_logging(level: str, style: str) -> None:
 
 def log_event(event: Event) -> None:
     """Log an event; its severity is the name of a level."""
-    level = logging.getLevelNamesMapping()[event.severity.upper()]
-    structlog.get_logger().log(level, event.message)
+    Log().log(logging.getLevelNamesMapping()[event.severity.upper()], event.message)
 
 
 def as_error(line: str) -> str:
@@ -135,11 +179,27 @@ def _with_priority(_logger: object, level: str, text: str) -> str:
     return "\n".join(mark + line for line in text.splitlines())
 
 
+class _JsonFormatter(logging.Formatter):
+    """Formats the libraries' log records as ours: one object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        about = {
+            "event": record.getMessage(),
+            "logger": record.name,
+            "level": record.levelname.lower(),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+        }
+        if record.exc_info:
+            about["exception"] = self.formatException(record.exc_info)
+        return json.dumps(about)
+
+
 class _JournalFormatter(logging.Formatter):
     """Formats the libraries' log records for the journal."""
 
-    def __init__(self) -> None:
-        super().__init__("[%(levelname)s] %(name)s: %(message)s")
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
-        return _with_priority(None, record.levelname.lower(), super().format(record))
+        return _with_priority(None, record.levelname.lower(), self._inner.format(record))

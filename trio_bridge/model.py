@@ -106,17 +106,6 @@ class Trouble(NamedTuple):
     reason: str = ""
 
 
-class Defect(NamedTuple):
-    """What is wrong with one position of a row that is not complete, as people read it."""
-
-    contract: str
-    state: PositionState
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.contract} ({self.state}{': ' if self.reason else ''}{self.reason})"
-
-
 class ExchangeRates(NamedTuple):
     """What one unit of each currency is worth in the base currency, by the gateway's ledger.
 
@@ -133,7 +122,9 @@ class Position:
 
     `quantity` is the signed number of contracts or shares. `multiplier` is None while unknown: it
     is never guessed. `underlying` is any key that equal underlyings share; empty if unknown, as is
-    `currency`.
+    `currency`. `magnifier` says in how many parts of the currency an option's prices are quoted
+    (100: in cents), None while unknown. `last_trade` is the instant at which an option stops
+    trading, None if unknown.
     """
 
     account: str
@@ -144,14 +135,18 @@ class Position:
     multiplier: float | None
     underlying: str = ""
     currency: str = ""
+    magnifier: float | None = 1.0
+    last_trade: datetime | None = None
 
 
 class Greeks(NamedTuple):
     """The model Greeks of a single contract unit, as the gateway last sent them.
 
-    None means "not computed". `current_until` is None while the subscription lives and its data
-    farm works; otherwise the monotonic instant (seconds, the clock of `trio.current_time`) at which
-    that ended, from which the age counts.
+    None means "not computed". `current_until` is None while something vouches for them (the
+    subscription lives, its data farm is well, and it has spoken lately or is being renewed);
+    otherwise the monotonic instant (seconds, the clock of `trio.current_time`) at which that ended,
+    from which the age counts. `gamma_error` is the most by which the gamma may be wrong
+    because its text was rounded.
     """
 
     delta: float | None
@@ -161,6 +156,7 @@ class Greeks(NamedTuple):
     underlying_price: float | None
     data_type: DataType = DataType.LIVE
     current_until: float | None = None
+    gamma_error: float = 0.0
 
 
 def new_event_id(at: datetime) -> UUID:
@@ -185,9 +181,15 @@ class Snapshot:
     positions; all four are None if some position is unpriced and no option is priced. `positions`
     counts the holdings, `priced` those whose contribution is known: the row covers the whole
     portfolio exactly when both are equal. `verdict` says whether it does, and with current data.
-    `greeks_age_s` is the age in seconds of the oldest Greek
-    that counted (0 = all current), `data_type` the worst data type that counted; both are None if
-    no option counted.
+    `greeks_age_s` is the age in seconds of the oldest datum
+    that counted: a Greek, or the positions where they are polled (PORTAL); 0 means that all are
+    current, which only SOCKET mode can say; None if nothing in the row has an age. `data_type` is
+    the worst data type that counted, None if no option counted.
+
+    `currency` is that of vega and theta: the options' own, or the base currency where they have
+    several; None without options, or while unknown. Vega and theta are None where a rate that they
+    need is missing. `gamma_error` is the most by which gamma may be wrong because the gateway sends
+    rounded text.
     """
 
     timestamp: datetime
@@ -202,6 +204,8 @@ class Snapshot:
     greeks_age_s: float | None = None
     data_type: DataType | None = None
     verdict: Verdict = Verdict.COMPLETE
+    currency: str | None = None
+    gamma_error: float | None = None
     contract: str = PORTFOLIO
     event_id: UUID = NO_ID
 

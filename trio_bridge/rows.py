@@ -103,13 +103,23 @@ class PortfolioRow:
         float | None,
         Column(
             REAL,
-            "Age of the oldest Greek that counts (0 = current)",
+            "Age of the oldest datum that counts: a Greek, or in PORTAL mode the positions (0 = "
+            "all current, in SOCKET mode only: the portal is asked every few seconds)",
             "seconds",
             metric="greeks_age_seconds",
         ),
     ]
     data_type: Annotated[
         str | None, Column("text", "The least fresh kind of market data that counts")
+    ]
+    currency: Annotated[str | None, Column("text", "The currency of vega and theta")]
+    gamma_error: Annotated[
+        float | None,
+        Column(
+            REAL,
+            "The most by which gamma may be wrong because the gateway sends rounded text",
+            metric="portfolio_gamma_error",
+        ),
     ]
     verdict: Annotated[
         str | None, Column("text", "complete, stale or partial: whether the sums can be trusted")

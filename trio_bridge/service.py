@@ -20,7 +20,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import outcome
-import structlog
 import trio
 
 from trio_bridge.delivery.breaker import DBCircuitBreaker
@@ -30,7 +29,7 @@ from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
 from trio_bridge.events.service import ConnectionStuck, ServiceStarted
 from trio_bridge.gateways.factory import build_bridge
-from trio_bridge.logs import log_event
+from trio_bridge.logs import Log, log_event
 from trio_bridge.model import ApiEvent, Snapshot, utc_now
 from trio_bridge.stores.database.conninfo import conninfo_from_settings, safe_target
 from trio_bridge.stores.database.postgres import PostgresStore
@@ -71,7 +70,7 @@ Watcher = Callable[[Snapshot | ApiEvent], None]
 SafeWatcher = Callable[[Record, float], None]
 """Gets every row and event that has become safe, and the seconds it took. As above."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Stopper:
@@ -83,6 +82,8 @@ class Stopper:
         self.signals = 0
         self.stopping = trio.Event()
         """Set by the first signal."""
+        self.asked_s: float | None = None
+        """When that came (Trio's clock)."""
         self._armed: trio.CancelScope | None = None
         self._patience = 0
 
@@ -105,6 +106,7 @@ class Stopper:
     def stop(self) -> None:
         """What a signal does."""
         self.signals += 1
+        self.asked_s = self.asked_s or trio.current_time()
         self.stopping.set()
         self._act()
 

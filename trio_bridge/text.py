@@ -1,4 +1,4 @@
-"""Numbers and times in words, for people."""
+"""Numbers and times in words, for people, and other people's words made safe to show."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ MINUTE_S = 60
 HOUR_S = 3600
 DAY_S = 86_400
 LEAST_IN_DECIMALS = 0.01
+VISIBLE_ERROR = 0.01
+"""A smaller share of a number is not worth a word."""
+LONGEST_QUOTE = 400
+"""Characters: a sentence or two. Gateways and libraries have put whole web pages into errors."""
+
+
+def clean(words: str, longest: int = LONGEST_QUOTE) -> str:
+    """Somebody's words on one line: no longer than this, and nothing that a terminal, a log or a
+    reader's eye would obey (control characters, ESC, marks that turn the direction of writing, lone
+    surrogates). Those are spelled, `\\x1b`, so that they can be seen."""
+    line = words if words.isprintable() else " ".join(words[: 4 * longest].split())
+    if not line.isprintable():
+        line = "".join(
+            one if one.isprintable() else one.encode("unicode_escape").decode() for one in line
+        )
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def count(number: int, noun: str) -> str:
@@ -58,6 +74,14 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.2g}" if 0 < abs(value) < LEAST_IN_DECIMALS else f"{value:,.2f}"
+
+
+def uncertain(value: float | None, error: float | None) -> str:
+    """`number(value)`, and by how much it may be wrong where that is more than 1 % of it:
+    `8.15±1.30`."""
+    if value is None or error is None or error <= VISIBLE_ERROR * abs(value):
+        return number(value)
+    return f"{number(value)}±{number(error)}"
 
 
 def moment(at: datetime) -> str:

@@ -36,10 +36,11 @@ THEMES = {
     "cadence": "rows against the grid, beside a plain asyncio loop",
     "lifecycle": "start, end, reconnect, detection of a silent gateway",
     "scale": "CPU, memory and refresh age as options grow",
+    "renewal": "messages that silent market data lines cost",
     "portal": "PORTAL mode: requests, ages, memory",
     "soak": "hours of faults, compressed",
 }
-QUICK = ("aggregation", "messages", "spool", "replay")
+QUICK = ("aggregation", "messages", "spool", "replay", "renewal")
 ON_REQUEST = ("soak",)
 REPEATED = ("spool", "commit", "replay", "cadence", "lifecycle", "scale", "portal")
 RUNS = 3

@@ -17,9 +17,10 @@ from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.gateways.socket.connection import Connection
+from trio_bridge.gateways.socket.details import Details
 from trio_bridge.gateways.socket.market_data.lines import MarketLines
 from trio_bridge.model import utc_now
-from trio_bridge.risk.greeks import Portfolio, aggregate
+from trio_bridge.risk.portfolio import Portfolio, aggregate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,8 +133,9 @@ def _bridge_with(size: int) -> tuple[SocketBridge, Connection]:
     settings = Settings(_env_file=None)  # type: ignore[call-arg]
     bridge = SocketBridge(settings)
     readiness = bridge._begin()
+    details = {number + 1: Details("SMART", 100.0, "", magnifier=1.0) for number in range(size)}
     session = Connection(
-        settings, discard_event, readiness=readiness, lines=MarketLines(size), details={}
+        settings, discard_event, readiness=readiness, lines=MarketLines(size), details=details
     )
     bridge._connection = session
     for reason in Reason:

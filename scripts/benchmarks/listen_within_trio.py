@@ -20,7 +20,7 @@ from benchmarks.stream import QUIET_S
 from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.config import Settings
 from trio_bridge.gateways.socket.bridge import SocketBridge
-from trio_bridge.gateways.socket.holdings import Details
+from trio_bridge.gateways.socket.details import Details
 from trio_bridge.gateways.socket.market_data.lines import MarketLines
 from trio_bridge.gateways.socket.ticks import TickFilter
 from trio_bridge.simulator.book import make_book
@@ -40,7 +40,7 @@ async def listen_through_bridge(port: int, options: int, watch: Stopwatch) -> No
     bridge._lines = MarketLines(10_000, messages_per_s=SUBSCRIPTIONS_PER_S)
     # Requested once per contract, so not part of the measurement.
     bridge._details = {
-        one.con_id: Details("SMART", 100.0, "")
+        one.con_id: Details("SMART", 100.0, "", magnifier=1.0)
         for one in make_book(options=options).market.options()
     }
     async with bridge:

@@ -17,7 +17,8 @@ import psycopg
 from ib_async import IB
 
 from trio_bridge.model import Greeks, Position, utc_now
-from trio_bridge.risk.greeks import OPTION_TYPES, Portfolio, aggregate
+from trio_bridge.risk.greeks import OPTION_TYPES
+from trio_bridge.risk.portfolio import Portfolio, aggregate
 
 INSERT = """
     INSERT INTO plain_greeks (timestamp, delta, gamma, vega, theta) VALUES (%s, %s, %s, %s, %s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,18 +12,21 @@ import trio
 
 from tests.support.command import Done, run_command, run_process
 from tests.support.database import count_rows, fetch, store, wait_for_rows
+from tests.support.postgres import reachable_directory
 from tests.support.process import PATIENCE_S, free_port, running_service
 from tests.support.receiver import open_receiver
 from tests.support.rows import snapshot
 from trio_bridge.model import utc_now
 from trio_bridge.rows import TABLES
 from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.portal.certificate import vendor_certificate
 from trio_bridge.simulator.portal.server import open_portal_simulator
 from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.schema import ensure_bridge_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.postgres import PostgresServer
@@ -100,9 +104,56 @@ async def test_a_setting_that_is_misspelt(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("IB_SOCKET_PROT=7497\n")
     done = await run_command(tmp_path, "check", **NOBODY)
     assert (
-        "warn  settings     .env: unknown setting IB_SOCKET_PROT: did you mean IB_SOCKET_PORT?"
+        "warn  settings     unknown setting IB_SOCKET_PROT in .env: did you mean IB_SOCKET_PORT?"
         in done.out
     )
+    done = await run_command(tmp_path, "check", **NOBODY, BRIDGE_POLL_INTERVALL=1)
+    assert "unknown setting BRIDGE_POLL_INTERVALL in the environment: did you mean" in done.out
+
+
+async def test_secrets_that_every_user_can_read(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    env.write_text("DATABASE_URL=postgresql://me:hunter2@127.0.0.1:1/x\nIB_ACCOUNT=U1\n")
+    env.chmod(0o644)
+    done = await run_command(tmp_path, "check", **NOBODY)
+    assert "every user can read DATABASE_URL in .env: chmod o-r .env" in done.out
+    assert "hunter2" not in done.out
+    env.chmod(0o640)
+    assert "can read" not in (await run_command(tmp_path, "check", **NOBODY)).out
+
+
+@pytest.mark.parametrize("place", ["file/postgres", "file", "/proc/postgres", "/proc/a/b"])
+async def test_a_directory_for_the_own_postgresql_that_cannot_be_made(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    found = await check(tmp_path, **NOBODY, BRIDGE_EMBEDDED_DIR=tmp_path / place)
+    assert found["database"]["verdict"] == "fail"
+    assert f"BRIDGE_EMBEDDED_DIR={tmp_path / place} cannot be used" in line(found["database"])
+
+
+async def test_an_own_postgresql_of_which_no_programs_are_left(reachable: Path) -> None:
+    data = reachable / "postgres" / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("9\n")
+    found = await check(reachable, **NOBODY, BRIDGE_EMBEDDED_DIR=data.parent)
+    assert found["database"]["verdict"] == "fail"
+    assert "holds data of PostgreSQL 9" in line(found["database"])
+
+
+async def test_looking_at_the_own_postgresql_makes_nothing(reachable: Path) -> None:
+    found = await check(reachable, **NOBODY, BRIDGE_EMBEDDED_DIR=reachable / "a" / "b")
+    assert found["database"]["verdict"] == "ok"
+    assert f"in {reachable / 'a' / 'b'}: starts with the service" in line(found["database"])
+    assert not (reachable / "a").exists()
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that PostgreSQL's account can enter, also when these tests run as root."""
+    directory = reachable_directory("trio_bridge-check-")
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 async def test_a_spool_that_cannot_be_one(tmp_path: Path) -> None:
@@ -305,6 +356,21 @@ async def test_a_portal_that_is_well(tmp_path: Path) -> None:
     assert f"{len(book.positions())} positions" in line(found["accounts"])
 
 
+async def test_a_portal_whose_certificate_is_pinned(tmp_path: Path) -> None:
+    own = tmp_path / "gateway.pem"
+    settings: dict[str, object] = {"IB_API_MODE": "portal", "IBKR_CA_FILE": own}
+    async with open_portal_simulator(make_book(), host="0.0.0.0", vendor_tls=True) as portal:
+        settings["IBKR_GATEWAY_URL"] = portal.url
+        portal.ca_pem.write_to_path(own)
+        found = await check(tmp_path, **settings)
+        assert found["gateway"]["verdict"] == "ok"
+        assert "its certificate is the one in IBKR_CA_FILE" in line(found["gateway"])
+        vendor_certificate().cert_chain_pems[0].write_to_path(own)
+        found = await check(tmp_path, **settings)
+    assert found["gateway"]["verdict"] == "fail"
+    assert line(found["gateway"]).count("SHA-256") == 1
+
+
 async def test_beside_a_running_service_it_asks_as_a_visitor_and_takes_one_line(
     tmp_path: Path, fresh_database: str
 ) -> None:
@@ -380,6 +446,85 @@ async def test_a_gateway_that_is_set_but_not_used_yet_is_asked_itself(
         found = await check(tmp_path, **settings)
         assert found["gateway"]["verdict"] == "ok"
         assert line(found["gateway"]).startswith(f"{portal.url}: connected")
+
+
+@pytest.mark.parametrize("endpoint", [True, False], ids=["with its endpoint", "without"])
+async def test_an_account_that_would_end_the_running_service_at_its_next_start(
+    tmp_path: Path, fresh_database: str, endpoint: bool
+) -> None:
+    settings: dict[str, object] = {"DATABASE_URL": fresh_database, "BRIDGE_POLL_INTERVAL": 0.5}
+    if endpoint:
+        settings["BRIDGE_STATUS_PORT"] = free_port()
+    async with (
+        open_tws_simulator(make_book(accounts=2)) as sim,
+        running_service(tmp_path, IB_SOCKET_PORT=sim.port, **settings),
+    ):
+        settings["IB_SOCKET_PORT"] = sim.port
+        await wait_for_rows(fresh_database, 2)
+        first, *_ = sorted({one.account for one in sim.book.positions()})
+        assert (await check(tmp_path, **settings))["accounts"]["verdict"] == "ok"
+        found = await check(tmp_path, **settings, IB_ACCOUNT=first)
+        assert found["accounts"]["verdict"] == "ok"
+        found = await check(tmp_path, **settings, IB_ACCOUNT="U999")
+        assert found["accounts"]["verdict"] == "fail"
+        assert "U999" in line(found["accounts"])
+
+
+async def test_beside_a_portal_service_what_it_records_is_all_that_is_known(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    settings: dict[str, object] = {
+        "IB_API_MODE": "portal",
+        "DATABASE_URL": fresh_database,
+        "BRIDGE_STATUS_PORT": free_port(),
+    }
+    async with open_portal_simulator(make_book()) as portal:
+        settings["IBKR_GATEWAY_URL"] = portal.url
+        async with running_service(tmp_path, **settings):
+            await wait_for_rows(fresh_database, 1)
+            assert (await check(tmp_path, **settings))["accounts"]["verdict"] == "ok"
+            found = await check(tmp_path, **settings, IB_ACCOUNT="U999")
+            assert found["accounts"]["verdict"] == "fail"
+            assert "whether the login has U999 too is unknown" in line(found["accounts"])
+            found = await check(tmp_path, **settings, IBKR_CA_FILE=tmp_path / "none.pem")
+            assert found["gateway"]["verdict"] == "fail"
+            assert "IBKR_CA_FILE=" in line(found["gateway"])
+
+
+async def test_another_bridge_at_the_port_is_not_taken_for_this_one(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    """After a change of the port, say: a restart would end with exit code 2."""
+    port = free_port()
+    other = tmp_path / "other"
+    other.mkdir()
+    async with (
+        running_service(
+            other, **NOBODY, DATABASE_URL=fresh_database, BRIDGE_STATUS_PORT=port
+        ) as one,
+        running_service(tmp_path, **NOBODY, DATABASE_URL=fresh_database) as two,
+    ):
+        await one.wait_for_output("reconnect attempt")
+        await two.wait_for_output("reconnect attempt")
+        found = await check(
+            tmp_path, **NOBODY, DATABASE_URL=fresh_database, BRIDGE_STATUS_PORT=port
+        )
+    assert found["page"]["verdict"] == "fail"
+    assert f"BRIDGE_STATUS_PORT={port}: another program" in line(found["page"])
+
+
+async def test_an_address_that_is_not_this_machines_would_keep_it_from_starting(
+    tmp_path: Path,
+) -> None:
+    found = await check(
+        tmp_path,
+        **NOBODY,
+        BRIDGE_STATUS_PORT=free_port(),
+        BRIDGE_STATUS_HOST="192.0.2.1",
+        BRIDGE_STATUS_TOKEN="0123456789abcdef",
+    )
+    assert found["page"]["verdict"] == "fail"
+    assert "not an address of this machine" in line(found["page"])
 
 
 async def test_a_page_whose_port_would_end_the_service(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ AT = datetime(2026, 1, 2, 14, 30, 5, tzinfo=UTC)
 
 @pytest.fixture
 def shown() -> str:
+    return show(80)
+
+
+def show(width: int) -> str:
     view = View()
     row = row_as_read(
         LandedRow,
@@ -37,7 +41,7 @@ def shown() -> str:
         LandedEvent, id=1, timestamp=AT, status="info", message="connected to 127.0.0.1:4001"
     )
     view.add([row], [event])
-    console = Console(width=80, file=io.StringIO())
+    console = Console(width=width, file=io.StringIO())
     console.print(view)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert isinstance(text, str)
@@ -56,4 +60,14 @@ def test_a_row_fits_a_terminal_of_80_columns_and_nothing_is_cut(shown: str) -> N
 def test_headings_are_whole_and_events_are_below(shown: str) -> None:
     headings = "UTC delta gamma vega theta underlying priced age"
     assert headings in [" ".join(line.split()) for line in shown.splitlines()]
-    assert "14:30:05 connected to 127.0.0.1:4001" in shown
+    assert "14:30:05 UTC connected to 127.0.0.1:4001" in shown
+
+
+@pytest.mark.parametrize("width", range(30, 100, 3))
+def test_in_a_narrow_terminal_columns_are_missing_but_no_digit(width: int) -> None:
+    (row,) = [line for line in show(width).splitlines() if "14:30:05" in line and "," in line]
+    whole = ["14:30:05", "-3,488.55", "34.89", "12,348.90", "-12,418.68", "5,330.64", "30/30"]
+    shown = row.replace("111.4 s", "").split()
+    assert set(shown) <= set(whole)
+    assert shown[:2] == whole[:2]
+    assert width < 50 or {"-12,418.68", "30/30"} <= set(shown)

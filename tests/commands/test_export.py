@@ -85,7 +85,7 @@ async def test_the_rows_of_the_range_in_order(tmp_path: Path, filled: str) -> No
     assert rows[0]["timestamp"] == "2026-01-02T14:30:05.000000Z"
     assert ",".join(rows[0]) == (
         "timestamp,account,delta,gamma,vega,theta,underlying_price,positions,priced,"
-        "greeks_age_s,data_type"
+        "greeks_age_s,data_type,currency,gamma_error"
     )
     assert rows[0]["vega"] == "-3.25"
 
@@ -122,6 +122,12 @@ async def test_a_range_without_rows_is_a_header(tmp_path: Path, filled: str) -> 
         (["--from", "yesterday"], "'yesterday' is not a time"),
         (["-o", "/nowhere/rows.csv"], "--output /nowhere/rows.csv: No such file or directory"),
         (["-o", "."], "--output .: is a directory"),
+        (["-o", "rows.xlsx"], "--output rows.xlsx: no .xlsx can be written"),
+        (
+            ["--from", "2026-01-03", "--to", "2026-01-02"],
+            "--to 2026-01-02 00:00:00 UTC is not after",
+        ),
+        (["--from", "1h", "--to", "2h"], "is not after --from"),
     ],
 )
 async def test_bad_input_is_one_line(
@@ -131,6 +137,14 @@ async def test_bad_input_is_one_line(
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
+    assert done.out == ""
+    assert not [*tmp_path.glob("*rows*")]
+
+
+async def test_any_name_will_do_when_the_format_is_given(tmp_path: Path, filled: str) -> None:
+    arguments = ["export", "--from=2026-01-02", "-o", "rows.dat", "--format", "csv"]
+    assert (await run_command(tmp_path, *arguments, DATABASE_URL=filled)).code == 0
+    assert (tmp_path / "rows.dat").read_text().startswith("timestamp,")
 
 
 async def test_batches_join_without_a_seam(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +214,8 @@ async def test_no_file_appears_when_the_database_goes(
     own_postgres.execute(
         "CREATE VIEW portfolio_greeks AS SELECT kept.id, timestamp, contract, account, "
         "fail(number) AS delta, gamma, vega, theta, underlying_price, positions, priced, "
-        "greeks_age_s, data_type FROM kept, generate_series(1, 1000) AS number"
+        "greeks_age_s, data_type, currency, gamma_error "
+        "FROM kept, generate_series(1, 1000) AS number"
     )
     done = await run_command(
         tmp_path, "export", "--from=2026-01-01", "-o", "rows.csv", DATABASE_URL=own_postgres.url

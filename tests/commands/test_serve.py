@@ -174,19 +174,21 @@ async def test_a_receiver_that_hangs_slows_no_row(tmp_path: Path, fresh_database
 async def test_an_end_that_nobody_wanted_calls_a_person(
     tmp_path: Path, fresh_database: str
 ) -> None:
+    no_certificate = tmp_path / "ca.pem"
+    no_certificate.write_text("none")
     async with (
         open_receiver() as receiver,
-        open_tws_simulator(make_book()) as sim,
         running_service(
             tmp_path,
-            IB_SOCKET_PORT=sim.port,
+            IB_API_MODE="PORTAL",
+            IBKR_GATEWAY_URL="https://127.0.0.1:9",
+            IBKR_CA_FILE=no_certificate,
             DATABASE_URL=fresh_database,
-            IB_ACCOUNT="U404",
             BRIDGE_ALERT_URL=receiver.url(),
         ) as service,
     ):
         assert await service.wait() == 2
-    assert "IB_ACCOUNT=U404" in service.output
+    assert f"IBKR_CA_FILE={no_certificate}" in service.output
     assert "the service ended without being asked to" in receiver.text
 
 

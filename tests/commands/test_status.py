@@ -18,7 +18,7 @@ from tests.support.receiver import open_receiver
 from tests.support.rows import event, row_as_read, snapshot
 from trio_bridge.commands import status as status_module
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.model import ApiMode
+from trio_bridge.model import ApiMode, Verdict
 from trio_bridge.rows import EventRow, PortfolioRow
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from trio_bridge.model import Snapshot
 
 
-def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None) -> BridgeStatus:
+def a_status(verdict: Verdict = Verdict.PARTIAL, silent_because: str | None = None) -> BridgeStatus:
     now = datetime.now(UTC)
     row = row_as_read(
         PortfolioRow,
@@ -68,8 +68,10 @@ def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None)
         started_at=now - timedelta(hours=3, minutes=20),
         api_mode=ApiMode.SOCKET,
         interval_s=5.0,
+        verdict=verdict,
+        defects=("SPX 260116C05000000 (refused: not subscribed)",),
         gateway=GatewayStatus("127.0.0.1:4001", State.CONNECTED, "", now, 1, 0.001),
-        ticker=TickerView(2400, 1, silent_because, row, 0.001, right_age_s),
+        ticker=TickerView(2400, 1, silent_because, row, 0.001),
         storage=StorageStatus(
             "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
         ),
@@ -102,6 +104,17 @@ async def fill(conninfo: str, *, last: datetime, rows: int = 12, right: int | No
 
 def without_greeks(row: Snapshot) -> Snapshot:
     return replace(row, delta=None, gamma=None, vega=None, theta=None, priced=0, data_type=None)
+
+
+def test_a_gamma_of_coarse_texts_shows_how_coarse() -> None:
+    row = a_status().ticker.last
+    assert row is not None
+    assert status_module.numbers_of(row) == (
+        "delta 1,234.50 gamma 0.50 vega -3.25 theta 12.00, underlying 100.25"
+    )
+    assert status_module.numbers_of(replace(row, gamma_error=0.1, currency="EUR")) == (
+        "delta 1,234.50 gamma 0.50±0.10 vega -3.25 theta 12.00 EUR, underlying 100.25"
+    )
 
 
 def test_the_status_survives_its_json() -> None:
@@ -253,6 +266,23 @@ async def test_only_so_many_events_as_asked_for_and_the_latest(tmp_path: Path) -
             assert shown == ["number 2", "number 3"][2 - wanted :]
 
 
+async def test_a_run_of_attempts_to_connect_is_one_line(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    at = datetime.now(UTC)
+    store = PostgresStore(fresh_database)
+    await store.ensure_schema()
+    tries = [
+        event(f"attempt {n}", at + timedelta(seconds=n), "gateway.reconnecting")
+        for n in range(1, 51)
+    ]
+    await store.write([record_of(one) for one in [event("before", at), *tries]])
+    await store.aclose()
+    done = await run_command(tmp_path, "status", "--events=5", DATABASE_URL=fresh_database)
+    shown = [line.partition("info: ")[2] for line in done.out.splitlines() if "info:" in line]
+    assert shown == ["before", "attempt 50 (50 times)"]
+
+
 async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
         receiver.body = orjson.dumps(a_status(120.0, "the positions are still being downloaded"))
@@ -337,3 +367,25 @@ async def test_rows_in_the_spool_are_counted(tmp_path: Path, own_postgres: Postg
         waiting = spool.read_bytes()
     rows = len(waiting.splitlines())
     assert f"{rows} rows wait ({size(len(waiting))})" in done.out
+
+
+async def test_a_row_from_the_future_is_an_error_and_not_fresh(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    await fill(fresh_database, last=datetime.now(UTC) + timedelta(hours=1, minutes=1))
+    done = await run_command(tmp_path, "status", DATABASE_URL=fresh_database)
+    assert done.code == 1
+    lines = done.out.splitlines()
+    assert lines[1].startswith("last row  1 h 0 min in the future (")
+    assert any(
+        line.startswith("error     the database holds a row from the future") for line in lines
+    )
+    done = await run_command(tmp_path, "status", "--json", DATABASE_URL=fresh_database)
+    assert not done.json["well"]
+    assert 3_600 < done.json["ahead_s"] < 3_700
+
+
+async def test_a_clock_a_little_ahead_is_no_error(tmp_path: Path, fresh_database: str) -> None:
+    await fill(fresh_database, last=datetime.now(UTC))
+    done = await run_command(tmp_path, "status", "--json", DATABASE_URL=fresh_database)
+    assert (done.code, done.json["ahead_s"]) == (0, 0.0)

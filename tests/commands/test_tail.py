@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ async def test_the_last_ones_in_columns_that_fit_a_terminal(tmp_path: Path, fill
     done = await run_process(tmp_path, "tail", "-n", "3", "--no-follow", DATABASE_URL=filled)
     assert done.code == 0, done
     lines = done.out.splitlines()
-    assert lines[0] == "2026-01-02"
+    assert lines[0] == "2026-01-02 UTC"
     assert " ".join(lines[1].split()) == "UTC delta gamma vega theta underlying priced"
     assert [line[:8] for line in lines[2:]] == ["14:31:25", "14:31:30", "14:31:32", "14:31:35"]
     assert lines[2].split()[1:] == ["17.00", "0.50", "-3.25", "12.00", "100.25", "3/3"]
@@ -162,11 +163,39 @@ def test_each_day_is_named_once_with_its_columns(capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_a_run_of_attempts_to_connect_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = ["gateway.lost", *["gateway.reconnecting"] * 30, "gateway.connected"]
+    events = [
+        row_as_read(
+            LandedEvent,
+            id=n,
+            timestamp=AT + timedelta(seconds=n),
+            status="info",
+            message=f"number {n}",
+            kind=kind,
+        )
+        for n, kind in enumerate(kinds)
+    ]
+    Screen(events=True, as_json=False).show([], events)
+    shown = [line[15:] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert shown == ["number 0", "number 30 (30 times)", "number 31"]
+    Screen(events=True, as_json=True).show([], events)
+    assert len(capsys.readouterr().out.splitlines()) == 32
+
+
 def test_what_is_not_known_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     """A row without vega; and one of an earlier system, which did not count positions."""
     Screen(events=True, as_json=False).show([a_row(AT, positions=None)], [])
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.split()[3:] == ["–", "12.00", "100.25", "–"]
+
+
+def test_a_gamma_of_coarse_texts_shows_how_coarse(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (0.004, 0.1):
+        row = replace(a_row(AT), gamma_error=error)
+        Screen(events=True, as_json=False).show([row], [])
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.split()[2] == ("0.50" if error < 0.005 else "0.50±0.10")
 
 
 async def test_a_frozen_database_is_said_and_waited_out(

@@ -55,6 +55,7 @@ def test_it_agrees_with_the_service(unit: ConfigParser) -> None:
     settings = unit["Service"]
     assert settings["Type"] == "notify"
     assert settings["Restart"] == "always"
+    assert settings["LimitCORE"] == "0"
     assert int(settings["RestartPreventExitStatus"]) == cli.EXIT_CONFIG
     # Only the bridge is told to end: PostgreSQL must outlive its last rows.
     assert settings["KillMode"] == "mixed"

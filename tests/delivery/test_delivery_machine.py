@@ -36,7 +36,7 @@ from trio_bridge.delivery import delivery
 from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.errors import ConfigError
 from trio_bridge.rows import PORTFOLIO_GREEKS
-from trio_bridge.stores.fake import FakeStore, Trouble
+from trio_bridge.stores.fake import FakeStore, Mishap
 from trio_bridge.stores.record import DamagedLineError, Record, decode_line
 from trio_bridge.stores.spool import spool
 from trio_bridge.stores.spool.fake_disk import FakeDisk, SimulatedCrash
@@ -118,10 +118,10 @@ class World:
 
     # What the database does
 
-    async def database(self, trouble: Trouble | None) -> None:
+    async def database(self, trouble: Mishap | None) -> None:
         self.store.trouble = trouble
 
-    async def database_once(self, trouble: Trouble) -> None:
+    async def database_once(self, trouble: Mishap) -> None:
         self.store.next_troubles.append(trouble)
 
     async def latency(self, seconds: float) -> None:
@@ -318,8 +318,8 @@ SENDS = st.one_of(
 )
 WAITS = turn("wait", st.sampled_from([0.0, 0.001, 0.5, 1.0, 2.0, 2.5, 5.0, 60.0, 61.0]))
 DATABASE = st.one_of(
-    turn("database", st.sampled_from([None, None, None, *Trouble])),
-    turn("database_once", st.sampled_from(Trouble)),
+    turn("database", st.sampled_from([None, None, None, *Mishap])),
+    turn("database_once", st.sampled_from(Mishap)),
     turn("latency", st.sampled_from([0.0, 0.0, 0.01, 0.5, 1.9, 2.1, 15.0])),
     turn("freeze"),
     turn("thaw", st.booleans()),

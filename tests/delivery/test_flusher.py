@@ -27,14 +27,25 @@ from trio_bridge.delivery import replay
 from trio_bridge.delivery.breaker import BreakerState, Transition
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.replay import REPLAY_TIMEOUT_S
-from trio_bridge.events.rows import CircuitChanged, CircuitOpened, RowsQuarantined
-from trio_bridge.stores.fake import FakeStore, Trouble
+from trio_bridge.errors import OutageError
+from trio_bridge.events.rows import (
+    CircuitChanged,
+    CircuitOpened,
+    RowsQuarantined,
+    SpoolTakenAway,
+)
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
+from trio_bridge.stores.fake import FakeStore, Mishap
 from trio_bridge.stores.record import encode_line, record_of
 from trio_bridge.stores.spool.fake_disk import FakeDisk
 from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio.testing import MockClock
+
+    from trio_bridge.stores.record import Record
 
 
 @pytest.fixture
@@ -68,7 +79,7 @@ async def test_the_database_is_tried_once_per_interval_on_a_grid(
     disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
     store = TimedStore()
-    store.trouble = Trouble.SILENT  # each try takes its whole time; the grid must not drift
+    store.trouble = Mishap.SILENT  # each try takes its whole time; the grid must not drift
     backlog(disk, 10)
     async with running(store, disk):
         await trio.sleep(10 * FLUSH_INTERVAL_S + 1)
@@ -130,7 +141,7 @@ async def test_rows_that_come_faster_than_the_database_answers_are_handed_over_t
     """Else the spool would never be empty, and so grow for ever."""
     disk.delay_s = 0.005
     store.latency_s = latency_s
-    store.trouble = Trouble.REFUSED
+    store.trouble = Mishap.REFUSED
     async with running(store, disk) as sinks:
         for n in range(1_000):
             sinks.send(n)
@@ -173,7 +184,7 @@ async def test_a_replay_that_stops_half_way_goes_on_there(
     store.latency_s = 0.1
     async with running(store, disk) as sinks:
         await trio.sleep(0.15)
-        store.trouble = Trouble.REFUSED
+        store.trouble = Mishap.REFUSED
         await trio.sleep(1)
         assert sinks.state() is BreakerState.OPEN
         assert numbers(store) == list(range(2_000))
@@ -233,7 +244,7 @@ async def test_leftovers_of_one_failure_do_not_wait_for_the_next_row(
 ) -> None:
     async with running(store, disk) as sinks:
         await trio.sleep(1)
-        store.next_troubles.append(Trouble.SILENT)
+        store.next_troubles.append(Mishap.SILENT)
         sinks.send(0)
         await trio.sleep(58)
         assert numbers(store) == []
@@ -246,7 +257,7 @@ async def test_every_change_of_the_circuit_is_an_event_in_order(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
     backlog(disk, 3)
-    store.trouble = Trouble.REFUSED
+    store.trouble = Mishap.REFUSED
     async with running(store, disk):
         await trio.sleep(2 * FLUSH_INTERVAL_S + 1)
         store.trouble = None
@@ -393,7 +404,7 @@ async def test_damage_is_told_although_the_database_goes_in_the_middle_of_its_ch
                 self.batches.append([])
                 await trio.sleep_forever()  # from now on batches are half as large
             if len(self.batches) == 2:
-                self.next_troubles.append(Trouble.REFUSED)
+                self.next_troubles.append(Mishap.REFUSED)
             return await super().write(records)  # type: ignore[arg-type]
 
     store = GoneAfterHalfAChunk()
@@ -431,3 +442,98 @@ async def test_damaged_lines_that_find_no_room_anywhere_stop_the_replay_and_are_
     assert numbers(store) == list(range(100))
     lines = [entry["line"][:2] for entry in quarantined(disk)]
     assert sorted(set(lines)) == [line[:2].decode() for line in damaged]
+
+
+# A row that is refused for a reason of the database's own
+
+
+def refused(*refused: int) -> Callable[[Record], bool]:
+    return lambda record: record.table == PORTFOLIO_GREEKS.name and number_of(record) in refused
+
+
+async def run_for(sinks: Sinks, numbers: range) -> None:
+    for number in numbers:
+        sinks.send(number)
+        await trio.sleep(5)
+
+
+async def test_a_row_alone_that_is_refused_again_and_again_is_set_aside(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    store.unclear = refused(3, 4, 20)
+    async with running(store, disk) as sinks:
+        await run_for(sinks, range(60))
+        await trio.sleep(3 * FLUSH_INTERVAL_S)
+        assert sinks.state() is BreakerState.CLOSED
+    assert numbers(store) == [n for n in range(60) if n not in (3, 4, 20)]
+    assert [entry["sqlstate"] for entry in quarantined(disk)] == ["P0001"] * 3
+    assert RowsQuarantined.kind in kinds(store)
+    check_tables(store)
+
+
+async def test_one_refusal_sets_nothing_aside(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    async with running(store, disk) as sinks:
+        store.unclear = refused(3)
+        await run_for(sinks, range(5))
+        store.unclear = refused()
+        await run_for(sinks, range(5, 30))
+        await trio.sleep(FLUSH_INTERVAL_S)
+    assert numbers(store) == list(range(30))
+    assert quarantined(disk) == []
+
+
+@pytest.mark.parametrize("table", [PORTFOLIO_GREEKS.name, None])
+async def test_a_database_that_refuses_every_row_of_a_table_sets_nothing_aside(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock, table: str | None
+) -> None:
+    async with running(store, disk) as sinks:
+        store.unclear = lambda record: table in (None, record.table)
+        await run_for(sinks, range(300))
+        assert numbers(store) == []
+        assert quarantined(disk) == []
+        store.unclear = refused()
+        await trio.sleep(2 * FLUSH_INTERVAL_S)
+    assert numbers(store) == list(range(300))
+
+
+async def test_an_outage_during_the_trial_sets_nothing_aside(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    class FailingTrials(FakeStore):
+        tried = 0
+
+        async def try_out(self, record: Record) -> bool:
+            self.tried += 1
+            raise OutageError("gone")
+
+    failing = FailingTrials()
+    failing.unclear = refused(3)
+    async with running(failing, disk) as sinks:
+        await run_for(sinks, range(60))
+        assert failing.tried > 0
+        assert quarantined(disk) == []
+        failing.unclear = refused()
+        await trio.sleep(2 * FLUSH_INTERVAL_S)
+    assert numbers(failing) == list(range(60))
+
+
+# A spool that another program takes away
+
+
+async def test_rows_that_were_taken_away_are_an_error_with_their_size(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    async with running(store, disk) as sinks:
+        store.trouble = Mishap.REFUSED
+        await run_for(sinks, range(10))
+        gone = len(disk.durable(BUFFER))
+        disk.put(BUFFER, b"")  # `mv` and `touch`, as log rotation does
+        await run_for(sinks, range(10, 20))
+        store.trouble = None
+        await trio.sleep(2 * FLUSH_INTERVAL_S)
+    (told,) = [row for row in store.tables[API_LOGS.name] if row["kind"] == SpoolTakenAway.kind]
+    assert told["status"] == "error"
+    assert told["numbers"] == {"bytes_gone": gone}
+    assert numbers(store) == list(range(10, 20))

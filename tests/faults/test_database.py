@@ -262,3 +262,81 @@ def write_backlog(path: Path, *, rows: int) -> list[datetime]:
         for number in range(rows):
             spool.write(encode_line(record(number)))
     return [snapshot(number).timestamp for number in range(rows)]
+
+
+async def test_a_trigger_that_refuses_one_row_stops_no_other(
+    tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    """Also one that speaks up only at the commit."""
+    store = PostgresStore(own_postgres.conninfo)
+    await store.ensure_schema()
+    await store.aclose()
+    own_postgres.execute("CREATE TABLE once (refused timestamptz)")
+    own_postgres.execute(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF EXISTS (SELECT FROM once WHERE refused = NEW.timestamp) THEN
+                RAISE EXCEPTION 'not this one';
+            END IF;
+            RETURN NULL;
+        END $$
+        """
+    )
+    own_postgres.execute(
+        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON portfolio_greeks "
+        "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    backlog = write_backlog(tmp_path / BUFFER, rows=1_500)
+    own_postgres.execute("INSERT INTO once VALUES (%s)", [backlog[700]])
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+    ) as service:
+        await wait_for_rows(own_postgres.conninfo, len(backlog) + 10)
+        await say_goodbye(service)
+    refused = (tmp_path / BUFFER).with_name(BUFFER + ".quarantine.jsonl").read_text()
+    assert (
+        orjson.loads(orjson.loads(refused)["line"])["row"]["timestamp"] == backlog[700].isoformat()
+    )
+    assert refused.count("\n") == 1
+    assert "not this one" in refused
+    assert "P0001" in refused
+    rows = fetch(own_postgres.conninfo, "SELECT timestamp FROM portfolio_greeks ORDER BY id")
+    assert [at for (at,) in rows[:1_499]] == backlog[:700] + backlog[701:]
+
+
+@pytest.mark.parametrize("how", ["mv", "copytruncate"])
+async def test_a_spool_that_is_rotated_away_in_an_outage_is_an_error(
+    how: str, tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
+) -> None:
+    async with bridge(
+        tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=own_postgres.url
+    ) as service:
+        await wait_for_rows(own_postgres.conninfo, 5)
+        await in_thread(own_postgres.kill)
+        buffer, rotated = tmp_path / BUFFER, tmp_path / "rotated"
+        with trio.fail_after(PATIENCE_S):
+            while buffer.stat().st_size < 3_000:
+                await trio.sleep(0.05)
+        if how == "mv":
+            buffer.rename(rotated)
+        else:
+            rotated.write_bytes(buffer.read_bytes())
+            buffer.write_bytes(b"")
+        size = rotated.stat().st_size
+        await service.wait_for_output("moved, removed or cut")
+        await in_thread(own_postgres.start)
+        await wait_until_replayed(tmp_path)
+        await say_goodbye(service)
+    ((status, numbers),) = fetch(
+        own_postgres.conninfo,
+        "SELECT status, numbers FROM api_logs WHERE kind = 'spool.taken_away'",
+    )
+    assert status == "error"
+    assert numbers["bytes_gone"] >= size
+    before = count_rows(own_postgres.conninfo)
+    done = await run_command(
+        tmp_path, "flush", DATABASE_URL=own_postgres.url, BRIDGE_BUFFER_PATH=rotated
+    )
+    assert done.code == 0, done
+    assert count_rows(own_postgres.conninfo) > before

@@ -139,7 +139,7 @@ async def test_an_empty_spool_is_nothing_special(
 @contextmanager
 def tiny_filesystem(room: Path, kilobytes: int) -> Iterator[Path]:
     room.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(room)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=0700", "tmpfs", str(room)]
     if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("a tiny file system can't be mounted here")
     try:

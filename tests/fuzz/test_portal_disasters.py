@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, agrees, supervised_rig
+from tests.gateways.portal.wire.test_pacing import most_within
 from tests.support.patient_clock import PatientClock
 from trio_bridge.gateways import sleep
 from trio_bridge.gateways.base import discard_event
@@ -39,6 +40,9 @@ TIMING = QUICK._replace(
 BLIND_S = 12.0 + 8.0
 """How old positions may be when they still make a row: until they are stale, or two rounds."""
 
+SLACK_S = 0.5
+"""Between a row and its judgement: one slot."""
+
 HALF_S = 60.0
 """Between two times that the gateway has half a book."""
 
@@ -46,13 +50,21 @@ PATIENCE_S = 600.0
 """Until all is right when no fault is left; on the fast clock."""
 
 PAUSES_S = (0.0, 0.01, 0.1, 1.0, 3.0, 12.0, 30.0)
+HALVES: tuple[tuple[str, ...], ...] = (
+    ("/portfolio/accounts",),
+    ("/portfolio/subaccounts",),
+    ("/iserver/accounts", "/portfolio/accounts"),
+)
+"""Lists of accounts that may lack one while another names it."""
+
 PATHS = (
     *("", "/tickle", "/iserver/auth", "/iserver/auth/ssodh/init", "/iserver/accounts"),
     *("/iserver/marketdata/snapshot", "/trsrv/secdef", "/info", "/portfolio/accounts"),
-    *("/portfolio/DU", "/positions/invalidate", "/positions/0"),
+    *("/portfolio/DU", "/positions/invalidate", "/positions/0", "/positions/"),
+    *("/summary", "/ledger"),
 )
 KINDS: tuple[dict[str, Any], ...] = (
-    *({"status": status} for status in (400, 401, 403, 500, 503)),
+    *({"status": status} for status in (400, 401, 403, 500, 503, 601)),
     *({"html": True}, {"text": "{}"}, {"text": ""}, {"hang": True}, {"drip": True}),
     *({"late_s": 1.0}, {"late_s": 5.0}),
 )
@@ -73,7 +85,11 @@ class Walk:
         self.past: list[tuple[float, str]] = []
         self.false_rows: list[tuple[float, Snapshot, list[tuple[float, str]]]] = []
         self.rows = 0
+        self.too_old: list[tuple[float, Snapshot, list[tuple[float, str]]]] = []
+        """Rows of positions older than the bound, or that don't say how old those are."""
         self.came_back_at = -math.inf
+        self.unknown: dict[str, float] = {}
+        """Accounts whose positions the gateway does not know, and until when."""
         self.half_loaded: set[str] = set()
         """Accounts of which the gateway has only half a book the next time it is asked."""
 
@@ -89,6 +105,13 @@ class Walk:
             self.fits(row, accounts, held) for held in lately(self.books, now)
         ):
             self.false_rows.append((now, row, self.past[-8:]))
+
+    def judge_age(self, row: Snapshot, positions_at: float | None) -> None:
+        """A row is of positions read lately, and says at least their age."""
+        assert positions_at is not None
+        age_s = trio.current_time() - positions_at
+        if age_s > BLIND_S or row.greeks_age_s is None or row.greeks_age_s < age_s - SLACK_S:
+            self.too_old.append((age_s, row, self.past[-8:]))
 
     def fits(self, row: Snapshot, accounts: tuple[str, ...], held: Positions) -> bool:
         """Whether a row says what these positions say; a partial one counts the same."""
@@ -130,12 +153,28 @@ class Walk:
             accounts = self.book.accounts[:1]
             self.accounts_told.append((trio.current_time(), accounts))
             told = orjson.dumps([{"id": account} for account in accounts]).decode()
-            broken.enter_context(sim.faults(Fault("/portfolio/accounts", text=told)))
+            for path in ("/portfolio/accounts", "/portfolio/subaccounts"):
+                broken.enter_context(sim.faults(Fault(path, text=told)))
+            told = orjson.dumps({"accounts": accounts}).decode()
+            broken.enter_context(sim.faults(Fault("/iserver/accounts", text=told)))
+
+        def lack_in_a_list() -> None:
+            sim.account_lists.missing = {
+                path: {rng.choice(self.book.accounts)} for path in rng.choice(HALVES)
+            }
+
+        def know_nothing() -> None:
+            account = rng.choice(self.book.accounts)
+            self.unknown[account] = trio.current_time() + rng.choice((3.0, 12.0, 40.0))
 
         def mend() -> None:
             broken.close()
+            sim.account_lists.missing = {}
             if self.accounts_told[-1][1] != self.book.accounts:
                 self.accounts_told.append((trio.current_time(), self.book.accounts))
+
+        def refuse_everything() -> None:
+            break_("", **rng.choice(({"status": 403, "html": True}, {"status": 503})))
 
         def turn(thing: object, name: str, *, usual: bool) -> None:
             setattr(thing, name, usual if rng.random() < 0.5 else not usual)
@@ -144,12 +183,25 @@ class Walk:
             "trades": trade,
             "trades again": trade,
             "fails": lambda: break_(rng.choice(PATHS), **rng.choice(KINDS)),
+            "refuses everything": refuse_everything,
+            "reads no account": lambda: break_(
+                f"/portfolio/{rng.choice(self.book.accounts)}/", status=500
+            ),
+            "hangs behind": sim.upstream.hang,
+            "hangs behind again": sim.upstream.hang,
+            "reaches nobody": sim.upstream.refuse,
+            "is reached again": sim.upstream.come_back,
             "reads no positions": lambda: break_("/positions/0", status=500),
             "is mended": mend,
             "comes back": come_back,
             "comes back again": come_back,
             "is cut off in silence": cut_off_in_silence,
             "leaves out an account": leave_out,
+            "lacks an account in a list": lack_in_a_list,
+            "knows of no positions": know_nothing,
+            "is not established or is": lambda: setattr(
+                sim.login, "established", rng.choice((None, True, False))
+            ),
             "logs out": sim.login.log_out,
             "logs in": sim.rules.person_logs_in,
             "loses the brokerage session": lambda: setattr(sim.login, "brokerage", False),
@@ -166,7 +218,9 @@ class Walk:
 
     def set_right(self, rig: Rig) -> None:
         login, websocket = rig.sim.login, rig.sim.websocket
+        rig.sim.upstream.come_back()
         login.can_open = login.connected = True
+        login.established = None
         login.competing = False
         websocket.mute = websocket.deaf = websocket.refused = False
         if not login.logged_in:
@@ -177,7 +231,12 @@ class Walk:
             self.forget_while_cut_off(rig)
             with ExitStack() as broken:
                 faults = self.faults(rig, broken)
-                ticker = Ticker(rig.bridge, self.judge, interval_s=0.5, emit=discard_event)
+
+                def judge(row: Snapshot) -> None:
+                    self.judge(row)
+                    self.judge_age(row, rig.bridge.inputs().positions_at)
+
+                ticker = Ticker(rig.bridge, judge, interval_s=0.5, emit=discard_event)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(ticker.run)
                     for _ in range(self.rng.randint(10, 40)):
@@ -190,6 +249,8 @@ class Walk:
                         await rig.until(lambda: self.is_right(rig), f"after {self.past}")
                     assert self.is_right(rig), (rig.row(), rig.events[-9:], self.past)
                     nursery.cancel_scope.cancel()
+            arrivals = [one.at for one in rig.sim.rules.requests]
+            assert most_within(arrivals, 1.0) <= 10, self.past
             for row in rig.rows.distinct.values():
                 accounts = tuple(row.account.split(","))
                 assert any(self.fits(row, accounts, held) for _, held in self.books), (
@@ -205,6 +266,8 @@ class Walk:
             if not (login.connected and login.authenticated):
                 return []
             entries = page(account, number)
+            if self.unknown.get(account, -math.inf) > trio.current_time():
+                return []
             if account in self.half_loaded:
                 self.half_loaded.remove(account)
                 return entries[: len(entries) // 2]
@@ -227,6 +290,7 @@ def live_through(seed: int) -> int:
     walk = Walk(seed)
     trio.run(walk.go, clock=PatientClock())
     assert walk.false_rows == [], f"seed {seed}: {walk.false_rows[0]}"
+    assert walk.too_old == [], f"seed {seed}: {walk.too_old[0]}"
     return walk.rows
 
 
@@ -234,6 +298,7 @@ def live_through(seed: int) -> int:
 def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock has nothing to do with the fast one."""
     monkeypatch.setattr(sleep, "SHORTEST_SLEEP_S", math.inf)
+    monkeypatch.setattr(sleep, "SMALLEST_STEP_S", math.inf)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -11,15 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bridge.gateways.portal import values
-from trio_bridge.gateways.portal.definitions import read_contract_info, read_definitions
+from trio_bridge.gateways.portal.account import read_accounts
+from trio_bridge.gateways.portal.definitions import (
+    read_contract_info,
+    read_definitions,
+    read_magnifier,
+)
 from trio_bridge.gateways.portal.holdings import Holdings
 from trio_bridge.gateways.portal.login import read_status, read_tickle
 from trio_bridge.gateways.portal.market_data.board import QuoteBoard
 from trio_bridge.gateways.portal.market_data.quotes import read_snapshot
-from trio_bridge.gateways.portal.positions import read_accounts, read_page
+from trio_bridge.gateways.portal.positions import read_page
 from trio_bridge.gateways.portal.values import ShapeError
-from trio_bridge.model import DataType
-from trio_bridge.risk.greeks import LARGEST_CREDIBLE, NOT_COMPUTED, Portfolio, aggregate
+from trio_bridge.model import DataType, PositionState
+from trio_bridge.risk.greeks import LARGEST_CREDIBLE
+from trio_bridge.risk.portfolio import Portfolio, aggregate, standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +68,10 @@ ENTRIES = st.fixed_dictionaries(
         "secType": KINDS,
         "instrument_type": KINDS,
         "multiplier": SCALARS,
+        "expiry": SCALARS,
+        "lastTradingDay": SCALARS,
+        "displayRule": st.one_of(JSON, st.builds(lambda one: {"magnification": one}, SCALARS)),
+        "rules": st.one_of(JSON, st.builds(lambda one: {"priceMagnifier": one}, SCALARS)),
         "ticker": SCALARS,
         "symbol": SCALARS,
         "currency": SCALARS,
@@ -128,6 +138,10 @@ def rows_hold_only_numbers(
     definition = _unless_shapeless(read_contract_info, info)
     if definition is not None:
         book.learn({1: definition})
+    magnifier = _unless_shapeless(read_magnifier, info)
+    for product in book.unmagnified() if magnifier is not None else ():
+        assert 0 < magnifier < LARGEST_CREDIBLE
+        book.learn_magnifier(product, magnifier)
     _unless_shapeless(read_accounts, info)
     read_status(info)
     read_tickle(info)
@@ -139,19 +153,16 @@ def rows_hold_only_numbers(
         under = book.underlying_of(con_id)
         if (told := quotes.greeks(con_id, under, since=0.0)) is not None:
             greeks[con_id] = told
-            assert NOT_COMPUTED not in told[:4]
     assert len(book.lacking()) + len(book.undefined()) <= 2 * len(book.positions())
-    row = aggregate(
-        Portfolio(book.positions()),
-        greeks,
-        timestamp=datetime.now(UTC),
-        now=9.0,
-        max_age_s=60.0,
-        interval_s=5.0,
-    )
+    instant: dict[str, Any] = {"timestamp": datetime.now(UTC), "now": 9.0, "max_age_s": 60.0}
+    portfolio = Portfolio(book.positions())
+    row = aggregate(portfolio, greeks, **instant, interval_s=5.0)
+    states = [one.state for one in standings(portfolio, greeks, {}, **instant)]
+    assert states.count(PositionState.PRICED) == row.priced
     for value in (row.delta, row.gamma, row.vega, row.theta, row.underlying_price):
         assert value is None or math.isfinite(value)
     assert 0 <= row.priced <= row.positions
+    assert row.gamma_error is None or 0 <= row.gamma_error < math.inf
 
 
 def _unless_shapeless(read: Callable[..., Any], *arguments: Any) -> Any:

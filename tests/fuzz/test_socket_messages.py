@@ -152,7 +152,7 @@ def the_service_outlives_any_gateway(
     download: list[bytes], whole: bool, serving: list[tuple[float, bytes]]
 ) -> None:
     good = [wire.position(holding) for holding in BOOK.positions()] if whole else []
-    run_session([*good, *download, wire.position_end()], serving, judge)
+    run_session([*good, *download, wire.position_end()], serving, judge, described=True)
 
 
 def judge(bridge: SocketBridge) -> None:

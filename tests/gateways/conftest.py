@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def fast_clock(monkeypatch: pytest.MonkeyPatch) -> PatientClock:
     """Trio's clock, much faster, for what nobody should wait for in a test. The network is real;
     bridge and simulator keep their pacing and patience by the same clock."""
-    # It stands still while the real one goes on: a busy machine must not pass for one that slept.
+    # The two move apart: that must pass neither for a sleep nor for a clock that was set.
     monkeypatch.setattr(sleep, "SHORTEST_SLEEP_S", math.inf)
+    monkeypatch.setattr(sleep, "SMALLEST_STEP_S", math.inf)
     return PatientClock()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,8 +22,9 @@ from tests.support.patient_clock import until
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.gateways.socket.bridge import SocketBridge
-from trio_bridge.model import DataType
+from trio_bridge.model import DataType, ExchangeRates, PositionState
 from trio_bridge.simulator.book import Book, make_book
+from trio_bridge.simulator.listings import list_corn, list_nikkei
 from trio_bridge.simulator.portal.faults import Fault
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
 
     from tests.support.patient_clock import PatientClock
     from trio_bridge.events.event import Event
-    from trio_bridge.gateways.base import IBridgeBase
-    from trio_bridge.gateways.portal.pacing import Timing
+    from trio_bridge.gateways.base import IBridgeBase, RiskInputs
+    from trio_bridge.gateways.portal.wire.pacing import Timing
     from trio_bridge.model import Snapshot
+    from trio_bridge.simulator.money import Money
 
 STAYS_S = 2.0
 """So long two rows that agree must go on to agree while the book holds still."""
@@ -82,6 +85,11 @@ class Pair:
         socket, portal = map(row_of, self.bridges)
         return None if socket is None or portal is None else (socket, portal)
 
+    def states(self, number: int) -> dict[tuple[str, int], PositionState]:
+        """What one of the bridges says of each position."""
+        found = self.bridges[number].states()
+        return {(one.position.account, one.position.con_id): one.state for one in found}
+
     def state(self) -> str:
         """For whoever must find out why the rows do not agree."""
         reasons = [bridge.readiness.why(trio.current_time()) for bridge in self.bridges]
@@ -93,7 +101,7 @@ class Pair:
         allowed = tolerance(self.book, self.portal.quirks.decimals)
         found = [
             name
-            for name in ("account", "positions", "priced", "data_type")
+            for name in ("account", "positions", "priced", "data_type", "currency")
             if getattr(socket, name) != getattr(portal, name)
         ]
         if socket.priced != truth.priced or socket.positions != truth.positions:
@@ -108,6 +116,8 @@ class Pair:
                 )
             if not alike:
                 found.append(name)
+        if self.states(0) != self.states(1):
+            found.append("states")
         prices = (socket.underlying_price, portal.underlying_price)
         if prices != (None, None) and prices[0] != pytest.approx(prices[1], abs=0.006):
             found.append("underlying_price")
@@ -141,6 +151,7 @@ async def pair_of(
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         for bridge in bridges:
+            know_rates(bridge, book.money)
             await stack.enter_async_context(bridge)
             supervisor = Supervisor(
                 bridge, delays_s=(0.5,), windows=(), heartbeat_s=5.0, emit=events.append
@@ -150,9 +161,25 @@ async def pair_of(
         nursery.cancel_scope.cancel()
 
 
+def know_rates(bridge: IBridgeBase, money: Money) -> None:
+    """Let the bridge know the book's exchange rates."""
+    inputs = bridge.inputs
+
+    def with_rates() -> RiskInputs:
+        return inputs()._replace(rates=ExchangeRates(money.base_currency, money.rates))
+
+    bridge.inputs = with_rates  # type: ignore[method-assign]
+
+
 def moving_book(**shape: Any) -> Book:
-    """It moves by Trio's clock, so the faster one moves it faster, too."""
-    return make_book(clock=trio.current_time, **shape)
+    """It moves by Trio's clock, so the faster one moves it faster, too. It holds options quoted in
+    cents, options in yen, and one that stopped trading two days ago."""
+    book = make_book(clock=trio.current_time, **shape)
+    list_corn(book, book.accounts[0])
+    list_nikkei(book, book.accounts[-1])
+    expired = book.market.options()[-5]
+    book.market.end_trading(expired.con_id, datetime.now(UTC) - timedelta(days=2))
+    return book
 
 
 # What happens to them ------------------------------------------------------------------------
@@ -254,7 +281,7 @@ async def test_both_modes_price_a_theta_that_rounds_to_minus_2(fast_clock: Patie
     assert "-2.000" in [f"{theta:.3f}" for theta in thetas], "the book no longer has such an option"
     async with pair_of(book, decimals=3, timing=QUICK._replace(settle_s=5.0)) as pair:
         _, portal = await pair.agree()
-        assert portal.priced == portal.positions
+        assert portal.priced == portal.positions - 1
 
 
 async def test_both_modes_leave_out_the_same_options(fast_clock: PatientClock) -> None:
@@ -271,5 +298,5 @@ async def test_both_modes_leave_out_the_same_options(fast_clock: PatientClock) -
     # Some options never have Greeks: the first rows need not wait for them for long.
     async with pair_of(book, timing=QUICK._replace(settle_s=5.0)) as pair:
         socket, portal = await pair.agree()
-        assert portal.priced == portal.positions - 6
+        assert portal.priced == portal.positions - 7
         assert socket.data_type is portal.data_type is DataType.FROZEN

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import pytest
 
+from trio_bridge.events.data import FarmBack, FarmDown
+from trio_bridge.events.event import Event
 from trio_bridge.events.portal import CompetingLogin, LoggedOut, LoginBack, StreamLost
-from trio_bridge.gateways.ongoing import Ongoing
-
-if TYPE_CHECKING:
-    from trio_bridge.events.event import Event
+from trio_bridge.gateways.ongoing import CALM_S, Ongoing, Recurring
 
 
 class Bench:
@@ -57,3 +56,31 @@ def test_what_has_ended_may_begin_again(bench: Bench) -> None:
         bench.ongoing.begin("x", StreamLost("a"))
         bench.ongoing.end("x", LoginBack)
     assert bench.events == 2 * [StreamLost("a"), LoginBack(0.0)]
+
+
+def test_what_comes_and_goes_is_said_once_and_then_counted() -> None:
+    time, events = 0.0, list[Event]()
+    recurring = Recurring(events.append, lambda: time)
+    down = FarmDown(2103, "usopt")
+    for _ in range(50):
+        recurring.comes("usopt", down, partial(FarmBack, "usopt"))
+        time += 2
+        recurring.goes("usopt")
+        time += 2
+        recurring.look()
+    assert events == [down]
+    time += CALM_S - 2
+    recurring.look()
+    assert events == [down, FarmBack("usopt", 50, 198.0)]
+    recurring.comes("usopt", down, partial(FarmBack, "usopt"))
+    assert events[2:] == [down], "after a calm it is news again"
+
+
+def test_what_stays_is_not_reported_as_gone() -> None:
+    time, events = 0.0, list[Event]()
+    recurring = Recurring(events.append, lambda: time)
+    recurring.goes("usopt")
+    recurring.comes("usopt", FarmDown(2103, "usopt"), partial(FarmBack, "usopt"))
+    time += 10 * CALM_S
+    recurring.look()
+    assert len(events) == 1

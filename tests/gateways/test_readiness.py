@@ -12,7 +12,9 @@ from trio_bridge.gateways.readiness import Blocked, NotReadyError, Readiness, Re
 ORDER = (
     Reason.NOT_CONNECTED,
     Reason.ASLEEP,
+    Reason.CLOCK_SET,
     Reason.NO_ANSWER,
+    Reason.USELESS_ANSWERS,
     Reason.LOGGED_OUT,
     Reason.NO_BROKERAGE,
     Reason.COMPETING,
@@ -20,6 +22,8 @@ ORDER = (
     Reason.SESSION_UNKNOWN,
     Reason.SESSION_STALE,
     Reason.DOWNLOADING,
+    Reason.POSITIONS_LACKING,
+    Reason.VALUES_AWAITED,
     Reason.POSITIONS_STALE,
     Reason.SETTLING,
     Reason.PROBE_MISSED,

@@ -1,46 +1,99 @@
-"""A machine that slept is told by its two clocks, and a corrected clock is no sleep."""
+"""Three clocks tell a machine that slept from a wall clock that was set."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
+from trio_bridge.events.service import ClockStepped
 from trio_bridge.gateways.readiness import Blocked, Reason
-from trio_bridge.gateways.sleep import SleepWatch
+from trio_bridge.gateways.sleep import SleepWatch, slept_s
+
+if TYPE_CHECKING:
+    from trio_bridge.events.event import Event
 
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
+class Machine:
+    """Its clocks, and what the watch makes of them."""
+
+    def __init__(self) -> None:
+        self.wall, self.monotonic_s, self.slept_s = START, 100.0, 7.0
+        self.events: list[Event] = []
+        self.watch = SleepWatch(self.events.append, slept=lambda: self.slept_s)
+        self.restart()
+
+    def restart(self) -> None:
+        self.watch.restart(self.wall, self.monotonic_s)
+
+    def after(self, wall_s: float, monotonic_s: float, slept_s: float = 0.0) -> Blocked | None:
+        self.wall += timedelta(seconds=wall_s)
+        self.monotonic_s += monotonic_s
+        self.slept_s += slept_s
+        return self.watch.look(self.wall, self.monotonic_s)
+
+
 @pytest.mark.parametrize(
-    ("wall_s", "monotonic_s", "slept"),
+    ("wall_s", "monotonic_s", "slept_s", "found", "stepped_s"),
     [
-        (5.0, 5.0, None),
-        (3605.0, 5.0, "3600 s"),  # suspended
-        (15.1, 5.0, "10 s"),
-        (14.9, 5.0, None),  # corrected
-        (-3595.0, 5.0, None),
-        (3600.0, 3600.0, None),  # stopped, but the clocks went on: timers tell that
+        (5.0, 5.0, 0.0, None, None),
+        (3605.0, 5.0, 3600.0, Blocked(Reason.ASLEEP, "3600 s"), None),
+        (14.9, 5.0, 9.9, None, None),  # a nap
+        (3600.0, 3600.0, 0.0, None, None),  # stopped, but the clocks went on: timers tell that
+        (3605.0, 5.0, 0.0, Blocked(Reason.CLOCK_SET, "3600 s"), 3600.0),  # set, or paused
+        (14.9, 5.0, 0.0, None, 9.9),
+        (5.9, 5.0, 0.0, None, None),
+        (-3595.0, 5.0, 0.0, None, -3600.0),
+        (3.9, 5.0, 0.0, None, -1.1),
+        (65.0, 5.0, 3600.0, Blocked(Reason.ASLEEP, "3600 s"), -3540.0),  # both
     ],
 )
-def test_a_sleep_is_what_only_the_wall_clock_counts(
-    wall_s: float, monotonic_s: float, slept: str | None
+def test_a_sleep_and_a_step_of_the_clock_are_two_things(
+    wall_s: float,
+    monotonic_s: float,
+    slept_s: float,
+    found: Blocked | None,
+    stepped_s: float | None,
 ) -> None:
-    watch = SleepWatch()
-    watch.restart(START, 100.0)
-    found = watch.look(START + timedelta(seconds=wall_s), 100.0 + monotonic_s)
-    assert found == (None if slept is None else Blocked(Reason.ASLEEP, slept))
+    machine = Machine()
+    assert machine.after(wall_s, monotonic_s, slept_s) == found
+    if stepped_s is None:
+        assert machine.events == []
+    else:
+        after = START + timedelta(seconds=wall_s)
+        (step,) = machine.events
+        assert isinstance(step, ClockStepped)
+        assert step.step_s == pytest.approx(stepped_s)
+        assert (step.before, step.after) == (START, after)
 
 
-def test_each_sleep_is_told_once() -> None:
-    watch = SleepWatch()
-    watch.restart(START, 0.0)
-    assert watch.look(START + timedelta(hours=1), 0.0) == Blocked(Reason.ASLEEP, "3600 s")
-    assert watch.look(START + timedelta(hours=1, seconds=5), 5.0) is None
+def test_each_is_told_once() -> None:
+    machine = Machine()
+    assert machine.after(3600, 0, 3600) == Blocked(Reason.ASLEEP, "3600 s")
+    assert machine.after(5, 5) is None
+    machine.after(-3600, 0)
+    machine.after(5, 5)
+    assert len(machine.events) == 1
 
 
-def test_a_sleep_between_two_connections_is_none() -> None:
-    watch = SleepWatch()
-    watch.restart(START, 0.0)
-    watch.restart(START + timedelta(hours=1), 0.0)
-    assert watch.look(START + timedelta(hours=1, seconds=5), 5.0) is None
+def test_a_sleep_between_two_connections_is_none_but_a_step_is() -> None:
+    machine = Machine()
+    machine.wall += timedelta(hours=1)
+    machine.slept_s += 3600
+    machine.restart()
+    assert machine.events == []
+    machine.wall += timedelta(hours=1)
+    machine.restart()
+    assert machine.after(5, 5) is None
+    assert [type(event) for event in machine.events] == [ClockStepped]
+
+
+def test_the_real_clock_of_sleep_does_not_run_while_awake() -> None:
+    before = slept_s()
+    time.sleep(0.2)
+    assert before >= -0.01
+    assert slept_s() - before < 0.1

@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.events.rows import RowsComplete, RowsPartial, RowsStale
-from trio_bridge.model import Defect, PositionState, Verdict
+from trio_bridge.model import Position, PositionState, Verdict
 from trio_bridge.policy.verdicts import INTERVALS_HELD, VerdictWatch
+from trio_bridge.risk.portfolio import Standing
 
 if TYPE_CHECKING:
     from trio_bridge.events.event import Event
 
 INTERVAL_S = 5.0
 COMPLETE, STALE, PARTIAL = Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL
+
+
+def left_out(name: str) -> Standing:
+    return Standing(Position("U1", 1, "OPT", name, 1.0, 100.0), PositionState.NO_DATA)
 
 
 class Rows:
@@ -24,7 +29,7 @@ class Rows:
 
     def take(self, verdict: Verdict, *names: str) -> Event | None:
         self.now += INTERVAL_S
-        found = [Defect(name, PositionState.NO_DATA) for name in names or ("SPX 5800 C",)]
+        found = [left_out(name) for name in names or ("SPX 5800 C",)]
         return self.watch.look(verdict, lambda: found, positions=30, now=self.now)
 
     def take_many(self, count: int, verdict: Verdict, *names: str) -> list[Event]:

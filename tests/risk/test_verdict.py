@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -67,8 +68,8 @@ def test_rows_of_older_versions_are_judged_by_what_they_know(
     priced: int | None,
     verdict: Verdict,
 ) -> None:
-    known = {"delta": delta, "positions": positions, "priced": priced, "verdict": stored}
-    unknown = dict.fromkeys(PortfolioRow.__dataclass_fields__)
-    row = PortfolioRow(**{**unknown, "timestamp": datetime(2026, 1, 2, tzinfo=UTC), **known})
+    values: dict[str, Any] = dict.fromkeys(PortfolioRow.__dataclass_fields__)
+    values |= {"delta": delta, "positions": positions, "priced": priced, "verdict": stored}
+    row = PortfolioRow(**values | {"timestamp": datetime(2026, 1, 2, tzinfo=UTC)})
 
     assert verdict_of(row) is verdict

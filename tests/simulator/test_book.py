@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bridge.model import Greeks, Position
-from trio_bridge.risk.greeks import Portfolio, aggregate
+from trio_bridge.risk.portfolio import Portfolio, aggregate
 from trio_bridge.simulator.book import Book, Holding, make_book
 from trio_bridge.simulator.contracts import quarter_end_on_or_after
 from trio_bridge.simulator.pricing import OptionValue, option_value

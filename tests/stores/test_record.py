@@ -34,6 +34,8 @@ SNAPSHOT = Snapshot(
     priced=2,
     greeks_age_s=12.5,
     data_type=DataType.DELAYED_FROZEN,
+    currency="USD",
+    gamma_error=0.005,
 )
 
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
@@ -55,6 +57,8 @@ snapshots = st.builds(
     priced=st.integers(0, 10**6),
     greeks_age_s=st.none() | st.floats(0, 1e6),
     data_type=st.none() | st.sampled_from(DataType),
+    currency=st.none() | st.sampled_from(["USD", "EUR"]),
+    gamma_error=numbers,
 )
 # Any code point: surrogates and NUL can come out of a gateway's text.
 any_text = st.text(st.characters())
@@ -88,6 +92,8 @@ def test_a_snapshot_is_one_json_object_of_columns() -> None:
         "priced": 2,
         "greeks_age_s": 12.5,
         "data_type": "delayed-frozen",
+        "currency": "USD",
+        "gamma_error": 0.005,
     }
 
 

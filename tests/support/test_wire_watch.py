@@ -45,12 +45,18 @@ async def test_what_an_observer_may_send_is_not_a_fault() -> None:
             message(2, 2, 5),
             message(9, 8, 6, 700),
             message(49, 1),
+            message(62, 1, 8, "All", "NetLiquidation"),
+            message(63, 1, 8),
+            message(74, 1, 9, "U1", ""),
+            message(75, 1, 9),
+            message(76, 1, 9, "U1", "", 0),
+            message(77, 1, 9),
         )
         == []
     )
 
 
-@pytest.mark.parametrize("number", [*FORBIDDEN, 6, 62, 7])
+@pytest.mark.parametrize("number", [*FORBIDDEN, 6, 7, 64])
 async def test_anything_else_is_a_fault(number: int) -> None:
     (fault,) = faults_of(message(number, 1, 0))
     assert f"message {number} " in fault

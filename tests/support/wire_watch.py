@@ -32,7 +32,13 @@ ALLOWED = {
     49: "reqCurrentTime",
     59: "reqMarketDataType",
     61: "reqPositions",
+    62: "reqAccountSummary",
+    63: "cancelAccountSummary",
     71: "startApi",
+    74: "reqPositionsMulti",
+    75: "cancelPositionsMulti",
+    76: "reqAccountUpdatesMulti",
+    77: "cancelAccountUpdatesMulti",
 }
 MOST_A_SECOND = 50
 GREETING = b"API\0"

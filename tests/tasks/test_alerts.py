@@ -23,7 +23,7 @@ from trio_bridge.events.service import PartBroke, ServiceDied
 from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiEvent, ApiMode, Severity
 from trio_bridge.policy.digest import MOST_KINDS
-from trio_bridge.tasks.alerts import LAST_WORD_S, Alerts
+from trio_bridge.tasks.alerts import GOODBYE_S, LAST_WORD_S, SHORTEST_GOODBYE_S, Alerts
 from trio_bridge.tasks.supervisor import ConnectionStatus, State
 from trio_bridge.tasks.ticker import TickerStatus
 from trio_bridge.tasks.webhook import Webhook
@@ -55,7 +55,8 @@ class Bench:
         self.alerts = Alerts(SecretStr(url), after_s=after_s, interval_s=interval_s, now=lambda: AT)
         self.ticker = TickerStatus()
         self.connection = ConnectionStatus(State.CONNECTED)
-        self.ended = False
+        self.asked_s: Callable[[], float | None] = trio.current_time
+        """When the service was asked to end; here just when it ends."""
         self.events: list[Event] = []
 
     def emit(self, event: Event) -> None:
@@ -82,7 +83,7 @@ async def alerting(
         bench.ticker,
         bench.connection,
         emit=bench.emit,
-        ended=lambda: bench.ended,
+        asked_s=lambda: bench.asked_s(),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
@@ -269,7 +270,7 @@ async def test_what_was_noted_last_is_posted_at_the_end(quick_clock: PatientCloc
         async with alerting(receiver) as bench:
             await trio.sleep(1)
             bench.alerts.notice(event("the last thing that happened"))
-            bench.ended = True
+            bench.asked_s = lambda: None
         assert "the last thing that happened" in receiver.text
         assert ServiceDied.kind in receiver.text
 
@@ -284,8 +285,13 @@ async def test_what_was_being_posted_at_the_end_is_not_lost(quick_clock: Patient
         assert [one["message"] for one in receiver.posts[0]["events"]] == ["first", "second"]
 
 
+@pytest.mark.parametrize(
+    ("asked_ago_s", "limit_s"),
+    [(None, LAST_WORD_S), (0.0, GOODBYE_S), (1.5, GOODBYE_S - 1.5), (60.0, SHORTEST_GOODBYE_S)],
+    ids=["unasked", "asked", "asked a while ago", "asked long ago"],
+)
 async def test_a_silent_receiver_does_not_hold_up_the_end(
-    quick_clock: PatientClock,
+    quick_clock: PatientClock, asked_ago_s: float | None, limit_s: float
 ) -> None:
     async with open_receiver() as receiver:
         receiver.silent = True
@@ -293,7 +299,9 @@ async def test_a_silent_receiver_does_not_hold_up_the_end(
             await trio.sleep(1)
             bench.alerts.notice(event("nobody hears this"))
             began = trio.current_time()
-        assert trio.current_time() - began < LAST_WORD_S + 0.5
+            asked_s = None if asked_ago_s is None else began - asked_ago_s
+            bench.asked_s = lambda: asked_s
+        assert trio.current_time() - began < limit_s + 0.5
 
 
 async def test_a_quiet_end_posts_nothing(quick_clock: PatientClock) -> None:

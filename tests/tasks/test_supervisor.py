@@ -14,6 +14,7 @@ from tests.support.time import EASTERN, WallClock, eastern
 from trio_bridge.config import load_settings
 from trio_bridge.errors import ConfigError
 from trio_bridge.events.gateway import (
+    AccountsAwaited,
     Connected,
     ConnectionLost,
     GatewaySilent,
@@ -21,11 +22,13 @@ from trio_bridge.events.gateway import (
     HoldEnded,
     Reconnecting,
 )
-from trio_bridge.events.service import ServiceStopped
+from trio_bridge.events.service import ClockStepped, ServiceStopped
+from trio_bridge.gateways.accounts import UnmanagedAccountError
 from trio_bridge.gateways.fake import FakeBridge
 from trio_bridge.gateways.readiness import NotReadyError
+from trio_bridge.gateways.sleep import SleepWatch
 from trio_bridge.policy.reset_window import hold_until, parse_reset_windows
-from trio_bridge.tasks.supervisor import State, Supervisor
+from trio_bridge.tasks.supervisor import ACCOUNTS_PATIENCE_S, State, Supervisor
 from trio_bridge.tasks.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 
 NOON = eastern(2026, 3, 2, 12, 0, 0)
 ASLEEP = ConnectionLost("fake:4001", "the machine was asleep for 3600 s")
+CLOCK_SET = ConnectionLost(
+    "fake:4001", "the machine's clock was set forward by 3600 s, or the machine was paused"
+)
 
 
 class Rig:
@@ -255,8 +261,12 @@ def sleepy_rig() -> Rig:
     return Rig(NOON + timedelta(seconds=2), delays_s=(4.0,))
 
 
-async def rows_around(rig: Rig, jump: timedelta) -> tuple[list[Snapshot], list[Snapshot]]:
+async def rows_around(
+    rig: Rig, jump: timedelta, *, asleep: bool = True
+) -> tuple[list[Snapshot], list[Snapshot]]:
     """The rows of the minute before the wall clock jumps, and of the minute after."""
+    slept = [0.0]
+    rig.bridge.sleep = SleepWatch(rig.emit, slept=lambda: slept[0])
     rows: list[Snapshot] = []
     ticker = Ticker(rig.bridge, rows.append, interval_s=5.0, emit=rig.emit, now=rig.wall)
     async with trio.open_nursery() as nursery:
@@ -265,6 +275,7 @@ async def rows_around(rig: Rig, jump: timedelta) -> tuple[list[Snapshot], list[S
         await trio.sleep(62)
         before = len(rows)
         rig.wall.jump(jump)
+        slept[0] += jump.total_seconds() if asleep else 0.0
         await trio.sleep(60)
         nursery.cancel_scope.cancel()
     return rows[:before], rows[before:]
@@ -281,6 +292,31 @@ async def test_no_row_of_what_was_known_before_the_machine_slept(
     assert after[0].timestamp >= rig.bridge.attempts[1]
     assert len(after) == 11  # one slot found it out
     assert ASLEEP in rig.said
+
+
+async def test_a_clock_that_is_set_forward_is_no_sleep_but_may_hide_a_pause(
+    autojump_clock: MockClock,
+) -> None:
+    rig = sleepy_rig()
+    before, after = await rows_around(rig, timedelta(hours=1), asleep=False)
+    assert CLOCK_SET in rig.said
+    assert ASLEEP not in rig.said
+    (step,) = [event for event in rig.said if isinstance(event, ClockStepped)]
+    assert step.step_s == pytest.approx(3600)
+    assert before[-1].timestamp == step.before
+    assert step.before + timedelta(hours=1) < step.after <= after[0].timestamp
+
+
+async def test_a_clock_that_is_set_back_is_an_event_and_costs_no_row(
+    autojump_clock: MockClock,
+) -> None:
+    rig = sleepy_rig()
+    before, after = await rows_around(rig, timedelta(hours=-1), asleep=False)
+    assert (len(before), len(after)) == (12, 12)
+    assert len(rig.bridge.attempts) == 1
+    (step,) = [event for event in rig.said if isinstance(event, ClockStepped)]
+    assert step.step_s == pytest.approx(-3600)
+    assert (step.before, step.after) == (before[-1].timestamp, after[0].timestamp)
 
 
 async def test_no_row_of_what_was_known_before_the_process_stood_still(
@@ -349,7 +385,7 @@ async def test_a_corrected_wall_clock_is_no_sleep(
     seconds: float, autojump_clock: MockClock
 ) -> None:
     rig = sleepy_rig()
-    before, after = await rows_around(rig, timedelta(seconds=seconds))
+    before, after = await rows_around(rig, timedelta(seconds=seconds), asleep=False)
     assert (len(before), len(after)) == (12, 12)
     assert len(rig.bridge.attempts) == 1
 
@@ -385,17 +421,36 @@ async def test_a_connection_that_was_being_made_when_the_machine_slept_is_made_a
     assert len(rig.bridge.attempts) == 3
 
 
-async def test_an_unknown_account_ends_the_service_at_first_but_not_later(
+async def test_a_setting_that_cannot_work_ends_the_service_at_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse() -> None:
-        raise ConfigError("IB_ACCOUNT=X: unknown")
+        raise ConfigError("IBKR_CA_FILE=x: no usable PEM certificates")
 
     rig = Rig()
+    monkeypatch.setattr(rig.bridge, "connect", refuse)
+    with pytest.raises(ConfigError):
+        await rig.supervisor.run()
+    assert trio.current_time() < 1.0
+
+
+async def test_an_account_that_is_not_listed_ends_the_service_after_minutes_but_not_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = UnmanagedAccountError(("X",), ("X",), ("U1",))
+
+    async def refuse() -> None:
+        raise error
+
+    rig = Rig()
+    began = trio.current_time()
     with monkeypatch.context() as patch:
         patch.setattr(rig.bridge, "connect", refuse)
-        with pytest.raises(ConfigError):
+        with pytest.raises(UnmanagedAccountError):
             await rig.supervisor.run()
+    assert 0 <= trio.current_time() - began - ACCOUNTS_PATIENCE_S <= 20
+    assert rig.said[0] == AccountsAwaited(("X",), ("U1",), ACCOUNTS_PATIENCE_S)
+    assert rig.said.count(rig.said[0]) == 1
 
     rig = Rig()
     async with trio.open_nursery() as nursery:
@@ -403,9 +458,12 @@ async def test_an_unknown_account_ends_the_service_at_first_but_not_later(
         await trio.sleep(1)
         monkeypatch.setattr(rig.bridge, "connect", refuse)
         rig.bridge.drop()
-        await trio.sleep(60)
+        await trio.sleep(2 * ACCOUNTS_PATIENCE_S)
         nursery.cancel_scope.cancel()
-    assert rig.said[-2] == Reconnecting(5, 20.0, "IB_ACCOUNT=X: unknown")
+    last = rig.said[-2]
+    assert isinstance(last, Reconnecting)
+    assert (last.delay_s, last.reason) == (20.0, str(error))
+    assert not any(isinstance(one, AccountsAwaited) for one in rig.said)
 
 
 @pytest.mark.parametrize("start", [(2026, 3, 1), (2026, 10, 25)], ids=["spring", "autumn"])

@@ -24,6 +24,17 @@ Scheme = Literal["light", "dark"]
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 """Screenshots, to be looked at; not part of the repository."""
 
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"scheme": "dark"},
+    "phone-light": {"width": 390, "height": 844, "phone": True},
+    "phone-dark": {"width": 390, "height": 844, "phone": True, "scheme": "dark"},
+    # Last: Chromium keeps the forced colour behind the page.
+    "forced-light": {"forced": True},
+    "forced-dark": {"forced": True, "scheme": "dark"},
+}
+"""For `become`: what the page must look well in."""
+
 PATIENCE_S = 60.0
 SHORTEST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.25
@@ -77,8 +88,10 @@ class Browser:
         phone: bool = False,
     ) -> None:
         """An empty window of this size, without memory of what it showed before."""
+        await self.do("try { localStorage.clear() } catch { /* about:blank has none */ }")
         await self._run(self._driver.get, "about:blank")
         await self._run(self._driver.delete_all_cookies)
+        await self.live_in("")
         await self.complaints()
         await self.become(width, height, scheme=scheme, phone=phone)
 
@@ -89,8 +102,10 @@ class Browser:
         *,
         scheme: Scheme = "light",
         phone: bool = False,
+        forced: bool = False,
     ) -> None:
-        """Another window with the same page: turned, made smaller, changed to dark."""
+        """Another window with the same page: turned, made smaller, changed to dark, or to the
+        reader's own colours (`forced`), as in Windows' high contrast."""
         await self.command(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -100,9 +115,16 @@ class Browser:
         )
         await self.command(
             "Emulation.setEmulatedMedia",
-            features=[{"name": "prefers-color-scheme", "value": scheme}],
+            features=[
+                {"name": "prefers-color-scheme", "value": scheme},
+                {"name": "forced-colors", "value": "active" if forced else "none"},
+            ],
         )
         await self.settled()
+
+    async def live_in(self, zone: str) -> None:
+        """Give the machine a time zone; empty: its own."""
+        await self.command("Emulation.setTimezoneOverride", timezoneId=zone)
 
     async def settled(self) -> None:
         """Until what has changed is drawn: two frames."""
@@ -132,12 +154,21 @@ class Browser:
         """Run JavaScript; what it returns."""
         return await self._run(self._driver.execute_script, script, *arguments)
 
+    async def choose(self, selector: str, value: str) -> None:
+        """Take one of a list's choices."""
+        await self.do(
+            "const list = document.querySelector(arguments[0]); list.value = arguments[1];"
+            "list.dispatchEvent(new Event('change', { bubbles: true }))",
+            selector,
+            value,
+        )
+
     async def import_and_do(self, module: str, script: str, *arguments: Any) -> Any:
         """Run JavaScript with one of the page's modules as `m`."""
         return await self._run(
             self._driver.execute_async_script,
             "const done = arguments[arguments.length - 1], a = arguments;"
-            f"import('/static/{module}').then((m) => {{ {script} }})"
+            f"import('/static/{module}').then(async (m) => {{ {script} }})"
             ".then(done, (error) => done('failed: ' + error));",
             *arguments,
         )
@@ -195,6 +226,34 @@ class Browser:
             f"{one['id']}: {one['help']}: {[node['html'][:120] for node in one['nodes']]}"
             for one in json.loads(answer)
         ]
+
+    async def colours(self, x: float, y: float, width: float, height: float) -> set[str]:
+        """Those that fill at least a fifth of a part of the window, as it is shown."""
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
+        shot = await self.command("Page.captureScreenshot", format="png", clip=clip)
+        found = await self._run(
+            self._driver.execute_async_script,
+            """
+            const [picture, done] = arguments;
+            const bytes = Uint8Array.from(atob(picture), (one) => one.charCodeAt(0));
+            createImageBitmap(new Blob([bytes])).then((image) => {
+              const canvas = document.createElement('canvas');
+              [canvas.width, canvas.height] = [image.width, image.height];
+              const pen = canvas.getContext('2d');
+              pen.drawImage(image, 0, 0);
+              const { data } = pen.getImageData(0, 0, image.width, image.height);
+              const counts = {};
+              for (let i = 0; i < data.length; i += 4) {
+                const key = data.slice(i, i + 3).join();
+                counts[key] = (counts[key] ?? 0) + 1;
+              }
+              const least = image.width * image.height / 5;
+              done(Object.keys(counts).filter((colour) => counts[colour] >= least));
+            });
+            """,
+            shot["data"],
+        )
+        return set(found)
 
     async def keep_screenshot(self, name: str) -> None:
         """As artifacts/NAME.png, the whole page."""

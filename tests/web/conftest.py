@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.web.browser import CHROMIUM, DRIVER, MISSING, Browser
+from tests.web.support import Watched, in_background, watched_service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.support.postgres import PostgresServer
 
 
 @pytest.hookimpl(trylast=True)
@@ -29,3 +33,22 @@ def browser() -> Iterator[Browser]:
     made = Browser()
     yield made
     made.quit()
+
+
+@pytest.fixture
+async def here(tmp_path: Path, own_postgres: PostgresServer) -> AsyncIterator[Watched]:
+    async with watched_service(
+        tmp_path, own_postgres.url, BRIDGE_POLL_INTERVAL=0.5, BRIDGE_FLUSH_INTERVAL=1
+    ) as running:
+        await running.wait_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[str]:
+    """The page's address of a service that nothing happens to."""
+    name = postgres.new_database()
+    home, database = tmp_path_factory.mktemp("calm"), postgres.conninfo_of(name)
+    with in_background(home, database, BRIDGE_POLL_INTERVAL=0.5) as url:
+        yield url
+    postgres.drop_database(name)

@@ -55,6 +55,18 @@ class Watched:
                     await trio.sleep(0.05)
 
 
+async def is_answering(service: ServiceProcess, port: int) -> None:
+    """Wait until the endpoint does."""
+    async with client(port) as http:
+        with trio.fail_after(START_PATIENCE_S):
+            while True:
+                with suppress(httpx.TransportError):
+                    await http.get("/healthz")
+                    return
+                assert service.process.returncode is None, service.output
+                await trio.sleep(0.05)
+
+
 @asynccontextmanager
 async def watched_service(home: Path, database: str, **settings: object) -> AsyncIterator[Watched]:
     """The real thing: a service process on a simulated gateway and a real database."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -178,18 +178,70 @@ async def test_other_protocols_do_no_harm(request_bytes: bytes) -> None:
             assert (await http.get("/")).text == "hello"
 
 
-async def test_more_connections_than_there_is_room_for_wait_outside(
+async def drip(stream: trio.SocketStream, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    """A request that comes in drips and never ends; until the other side closes."""
+    await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    task_status.started()
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while True:
+            await stream.send_all(b"x")
+            await trio.sleep(0.05)
+
+
+async def hold(stream: trio.SocketStream, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    task_status.started()
+
+
+async def watch(stream: trio.SocketStream, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    """A live stream that nobody reads."""
+    await stream.send_all(get("/events"))
+    task_status.started()
+
+
+async def live(scope: Scope, receive: Receive, send: Send) -> None:
+    """A stream at /events that says something now and then; hello elsewhere."""
+    if scope["path"] != "/events":
+        await HELLO(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        await send({"type": "http.response.body", "body": b"news", "more_body": True})
+        await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize("client", [hold, drip, watch], ids=["idle", "drips", "unread streams"])
+async def test_a_probe_gets_in_at_once_however_many_hold_on_to_their_connections(
+    monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    """None of the limits of time helps it: they are as long as ever, and the test is shorter."""
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 5)
+    async with serving(guarded(live)) as port, trio.open_nursery() as nursery:
+        others = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(12)]
+        for stream in others:
+            await nursery.start(client, stream)
+        with trio.fail_after(connections.IDLE_TIMEOUT_S / 2):
+            for _ in range(3):
+                assert b"hello" in await talk(port, get("/healthz", "Connection: close"))
+        for stream in others:
+            await trio.aclose_forcefully(stream)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_reads_his_stream_keeps_it_while_others_hold_on_to_idle_connections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
-    monkeypatch.setattr(connections, "IDLE_TIMEOUT_S", 1.0)
-    async with serving(guarded(HELLO)) as port:
-        idle = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(10)]
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 5)
+    async with serving(guarded(live)) as port:
+        reader = await trio.open_tcp_stream("127.0.0.1", port)
+        await reader.send_all(get("/events"))
         with trio.fail_after(PATIENCE_S):
-            # The idle ones are shown the door in their turn, and then it is ours.
-            assert b"hello" in await talk(port, get("/", "Connection: close"))
-        for stream in idle:
-            await trio.aclose_forcefully(stream)
+            for _ in range(12):
+                idle = await trio.open_tcp_stream("127.0.0.1", port)
+                assert b"hello" in await talk(port, get("/", "Connection: close"))
+                for _ in range(3):
+                    assert await reader.receive_some(65_536)
+                await trio.aclose_forcefully(idle)
+        await reader.aclose()
 
 
 async def test_a_client_that_goes_away_ends_what_was_done_for_him() -> None:

@@ -17,15 +17,15 @@ import trio
 from tests.support.database import count_rows, fetch, store, wait_for_rows
 from tests.support.rows import snapshot
 from tests.support.still import hold_still
-from tests.web.browser import ARTIFACTS
-from tests.web.support import PATIENCE_S, Watched, in_background, watched_service
+from tests.web.browser import ARTIFACTS, LOOKS
+from tests.web.support import PATIENCE_S, Watched, watched_service
+from tests.web.test_contact import CLOCK, SILENCE_S, pass_in_silence
 from trio_bridge.stores.reading.buckets import Window
 from trio_bridge.stores.reading.history import History
 from trio_bridge.stores.record import record_of
 from trio_bridge.web.chart import chart_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from tests.support.postgres import PostgresServer
@@ -68,8 +68,8 @@ INKED = """
 
 def shown(value: float) -> str:
     """As the page writes it: a browser rounds the digits that it would show, half away from zero
-    (5,295.65 is a little less in binary, and becomes 5,295.7)."""
-    decimals = 1 if abs(value) >= 1000 else 2 if abs(value) >= 1 else 4
+    (1.005 is a little less in binary, and becomes 1.01)."""
+    decimals = 2 if abs(value) >= 1 else 4
     rounded = Decimal(repr(value)).quantize(Decimal(10) ** -decimals, ROUND_HALF_UP)
     return f"{rounded:,f}".replace("-", "−")
 
@@ -89,25 +89,6 @@ async def skipped_slots(url: str) -> int:
         skipped = (await http.get(f"{url}api/status")).json()["ticker"]["skipped"]
     assert isinstance(skipped, int)
     return skipped
-
-
-@pytest.fixture
-async def here(tmp_path: Path, own_postgres: PostgresServer) -> AsyncIterator[Watched]:
-    async with watched_service(
-        tmp_path, own_postgres.url, BRIDGE_POLL_INTERVAL=0.5, BRIDGE_FLUSH_INTERVAL=1
-    ) as running:
-        await running.wait_ready()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[str]:
-    """The page's address of a service that nothing happens to."""
-    name = postgres.new_database()
-    home, database = tmp_path_factory.mktemp("calm"), postgres.conninfo_of(name)
-    with in_background(home, database, BRIDGE_POLL_INTERVAL=0.5) as url:
-        yield url
-    postgres.drop_database(name)
 
 
 async def test_draws_what_is_recorded_and_follows_it(
@@ -239,12 +220,21 @@ async def test_a_database_that_is_away_leaves_no_gap(
     await browser.until(f"{ROWS_TAKEN} >= arguments[0]", taken + OUTAGE_ROWS)
     await browser.until_text("#database", "Down")  # but for the moments of a new attempt
     await browser.keep_screenshot("page-database-away")
-    for _ in range(2):  # before and after a reload: the rows are known, though not stored yet
-        assert await missing_slots(browser) <= await skipped_slots(here.url)
-        await browser.until(INKED.replace("return found", "return found > 20"), "delta")
+    assert await missing_slots(browser) <= await skipped_slots(here.url)
+    # After a reload the latest rows are known, though not stored yet, but not how many of all.
+    for _ in range(2):
         await browser.open(here.url)
         await browser.drawn()
+        await browser.until(INKED.replace("return found", "return found > 20"), "delta")
+        assert await browser.do("return document.querySelector('#gaps').hidden")
+        told = await browser.until_text("#coverage", "Not known for the last 15 minutes")
+        assert "%" not in told
     await browser.until_text("#readout", "can't be read now")
+    await browser.keep_screenshot("page-database-away-reloaded")
+    await browser.do("document.querySelector('input[value=month]').click()")
+    told = await browser.until_text("#coverage", "Not known for the last 30 days")
+    assert "%" not in told
+    await browser.do("document.querySelector('input[value=quarter]').click()")
     await trio.to_thread.run_sync(own_postgres.start)
     await browser.until_text("#database", "Takes every row")
     await browser.until("return document.querySelector('#headline').innerText === 'Recording'")
@@ -278,11 +268,15 @@ async def test_a_bridge_that_is_gone_is_said_and_found_again(
     browser: Browser, tmp_path: Path, fresh_database: str
 ) -> None:
     await browser.reset()
-    async with watched_service(tmp_path, fresh_database) as here:
+    async with (
+        browser.before_each_page(CLOCK),
+        watched_service(tmp_path, fresh_database) as here,
+    ):
         await here.wait_ready()
         await browser.open(here.url)
         await browser.drawn()
         await browser.until_text("#headline", "Recording")
+    await pass_in_silence(browser, SILENCE_S)
     await browser.until_text("#headline", "No contact with the bridge")
     assert await browser.text('[data-series="delta"] .value') == "–"
     rows = count_rows(fresh_database)
@@ -318,7 +312,7 @@ async def test_a_month_is_seen_at_once_and_its_spikes_too(
     label = await browser.do(
         "return document.querySelector('[data-series=delta] .canvas').ariaLabel"
     )
-    assert "highest 9,999.0" in label
+    assert "highest 9,999.00" in label
     gaps = await browser.text("#gaps-summary")
     assert int(gaps.split()[0]) >= 29
     await browser.keep_screenshot("page-month")
@@ -364,14 +358,6 @@ NIGHTS = """
 """
 
 
-SIZES: dict[str, dict[str, Any]] = {
-    "light": {},
-    "dark": {"scheme": "dark"},
-    "phone-light": {"width": 390, "height": 844, "phone": True},
-    "phone-dark": {"width": 390, "height": 844, "phone": True, "scheme": "dark"},
-}
-
-
 async def test_everybody_can_read_it(browser: Browser, here: Watched) -> None:
     """Contrast, labels, order of headings and more, as axe sees them; in good times and bad."""
     await browser.reset()
@@ -385,12 +371,46 @@ async def test_everybody_can_read_it(browser: Browser, here: Watched) -> None:
         await browser.until_text("#headline", verdict)
         await browser.until("return !document.querySelector('#gaps').hidden")
         await browser.do("document.querySelector('#gaps').open = true")
-        for name, size in SIZES.items():
-            await browser.become(**size)
+        for name, look in LOOKS.items():
+            await browser.become(**look)
             assert await browser.violations() == [], (name, verdict)
             width = await browser.do("return [document.documentElement.scrollWidth, innerWidth]")
             assert width[0] <= width[1]
             await browser.keep_screenshot(f"page-{name}-{verdict.lower().replace(' ', '-')}")
+
+
+async def test_in_forced_colours_the_lamp_and_the_choice_are_seen(
+    browser: Browser, calm: str
+) -> None:
+    """As in Windows' high contrast, which takes away backgrounds."""
+    await browser.reset()
+    await browser.open(calm)
+    await browser.drawn()
+    for scheme in ("light", "dark"):
+        await browser.become(forced=True, scheme=scheme)
+        assert await browser.do("return matchMedia('(forced-colors: active)').matches")
+        for mood in ("good", "warn", "bad", "unknown"):
+            await browser.do("document.querySelector('#verdict').dataset.mood = arguments[0]", mood)
+            lamp, page = await colours_of(browser, ".lamp", "body")
+            assert lamp != page, (scheme, mood)
+        await browser.until_text("#headline", "Recording")
+        chosen, other = await colours_of(
+            browser, "input[value=quarter] + span", "input[value=day] + span"
+        )
+        assert chosen != other
+        for name in SERIES:
+            await browser.until(INKED.replace("return found", "return found > 20"), name)
+
+
+async def colours_of(browser: Browser, *selectors: str) -> list[set[str]]:
+    """What each is mostly made of in a picture of the page."""
+    boxes = await browser.do(
+        "return [...arguments].map((one) => {"
+        " const box = document.querySelector(one).getBoundingClientRect();"
+        " return [box.left, box.top, Math.min(box.width, 40), Math.min(box.height, 40)] })",
+        *selectors,
+    )
+    return [await browser.colours(*box) for box in boxes]
 
 
 async def test_everything_fits_one_screen_on_a_desk(browser: Browser, calm: str) -> None:
@@ -415,7 +435,7 @@ async def test_the_keyboard_reaches_and_reads_everything(browser: Browser, calm:
     await browser.drawn()
     await browser.until("return Number(document.querySelector('#scrub').max) >= 3")
     reached = []
-    for _ in range(4):
+    for _ in range(5):
         await browser.press("Tab")
         reached.append(
             await browser.do("return document.activeElement.id || document.activeElement.value")
@@ -429,7 +449,7 @@ async def test_the_keyboard_reaches_and_reads_everything(browser: Browser, calm:
             assert "theta" in first
             assert first != second
             assert await browser.text("#readout")
-    assert reached[:2] == ["quarter", "scrub"]
+    assert reached[:3] == ["quarter", "zone", "scrub"]
     assert "events" in reached
 
 
@@ -564,11 +584,35 @@ async def test_numbers_are_not_rounded_to_something_else(browser: Browser, calm:
     found = await browser.import_and_do(
         "format.js",
         "return [...a[0].map(m.number), ...a[1].map((all) => m.percent(...all))];",
-        [12_345.67, 0.25, 0, 0.00003, -0.000045],
+        [12_345.67, 5_295.6, -0.0, 0.25, 0, 0.00003, -0.000045],
         [[57, 100], [2, 3], [99_999, 100_000], [5, 5]],
     )
-    numbers = ["12,345.7", "0.2500", "0", "0.00003", "−0.000045"]
+    numbers = ["12,345.67", "5,295.60", "0", "0.2500", "0", "0.00003", "−0.000045"]
     assert found == [*numbers, "57.00 %", "66.66 %", "99.99 %", "100 %"]
+
+
+async def test_a_coarse_gamma_shows_by_how_much_it_may_be_wrong(
+    browser: Browser, calm: str
+) -> None:
+    """PORTAL mode gets rounded texts; this service does not: its status is changed on the way."""
+    coarse = """
+        const parse = JSON.parse;
+        JSON.parse = (...all) => {
+            const found = parse(...all);
+            const row = found?.ticker?.last;
+            if (row) row.gamma_error = Math.abs(row.gamma) * SHARE;
+            return found;
+        };
+    """
+    value = "return document.querySelector('[data-series=gamma] .value').innerText"
+    for share, shown in ((0.2, "true"), (0.005, "false")):
+        await browser.reset()
+        async with browser.before_each_page(coarse.replace("SHARE", str(share))):
+            await browser.open(calm)
+            await browser.drawn()
+            await browser.until(f"{value} !== '–'")
+            await browser.until(f"{value}.includes('±') === {shown}")
+    assert await browser.complaints() == []
 
 
 async def test_a_gap_counts_once_while_it_lasts_and_when_it_has_ended(
@@ -620,6 +664,32 @@ async def test_an_event_explains_a_gap_also_when_it_is_told_after_the_row_that_e
         """,
     )
     assert found == [0, ["it has started"]]
+
+
+async def test_the_cause_of_a_gap_comes_before_what_else_happened_live_too(
+    browser: Browser, calm: str
+) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    found = await browser.import_and_do(
+        "rows.js",
+        """
+        const series = Object.fromEntries(m.SERIES.map((name) => [name, { last: [1] }]));
+        const said = (message, second, kind) =>
+          ({ message, kind, timestamp: new Date(1000 * second).toISOString() });
+        const remarks = [0, 1, 2, 3].map((n) => said(`remark ${n}`, 101 + n, "gateway.remark"));
+        const gap = { from: 100, to: 150, open: true, slots: 8, reasons: remarks.slice(0, 3) };
+        const coverage = { since: 100, rows: 1, slots: 9 };
+        const grid = { from: 0, interval_s: 5, bucket_s: 5 };
+        const events = [...remarks, said("no rows: cut off", 140, "rows.missed")];
+        const rows = new m.Rows({ ...grid, t: [100], gaps: [gap], series, coverage }, events);
+        const during = rows.gapsUntil(160)[0].reasons;
+        rows.add({ timestamp: new Date(165000).toISOString(), delta: 1 });
+        const after = rows.gapsUntil(166)[0].reasons;
+        return [during, after].map((reasons) => reasons.map((event) => event.message));
+        """,
+    )
+    assert found == [["no rows: cut off", "remark 0", "remark 1"]] * 2
 
 
 async def test_the_coverage_is_said_in_percent_and_slots(browser: Browser, calm: str) -> None:

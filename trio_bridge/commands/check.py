@@ -9,18 +9,28 @@ from urllib.parse import urlsplit
 import trio
 
 from trio_bridge.commands.checks.database import check_database
-from trio_bridge.commands.checks.finding import Verdict, failed, ok, skipped, warning
+from trio_bridge.commands.checks.finding import (
+    Grade,
+    failed,
+    ok,
+    report_with_rest,
+    skipped,
+    warning,
+)
 from trio_bridge.commands.checks.gateway import (
+    NAMES,
     check_by_status,
     check_gateway,
     is_at_the_gateway,
+    unrecorded_accounts,
 )
 from trio_bridge.commands.checks.spool import check_spool
 from trio_bridge.commands.console import Console
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
-from trio_bridge.config import load_settings, misspelt_settings
+from trio_bridge.config import load_settings, settings_remarks
 from trio_bridge.errors import BridgeError, ConfigError
 from trio_bridge.events.service import AlertTried
+from trio_bridge.gateways.portal.wire.certificate import tls_context
 from trio_bridge.model import ApiMode, utc_now
 from trio_bridge.policy.digest import Bulletin, DigestLine
 from trio_bridge.tasks.webhook import NotNowError, RefusedError, Webhook
@@ -53,7 +63,7 @@ class Report:
 
     @property
     def is_well(self) -> bool:
-        return all(finding.verdict is not Verdict.FAILED for finding in self.findings)
+        return all(finding.verdict is not Grade.FAILED for finding in self.findings)
 
     def close(self) -> None:
         if self._as_json:
@@ -74,8 +84,8 @@ async def run_check(*, as_json: bool, try_alert: bool) -> bool:
         report(failed("settings", error.text, error.remedy))
     else:
         report(ok("settings", _in_short(settings)))
-        for name, meant in misspelt_settings().items():
-            report(warning("settings", f".env: unknown setting {name}", f"did you mean {meant}?"))
+        for text, remedy in settings_remarks():
+            report(warning("settings", text, remedy))
         await _look(settings, report, try_alert=try_alert)
     report.close()
     return report.is_well
@@ -86,7 +96,7 @@ async def _look(settings: Settings, report: Report, *, try_alert: bool) -> None:
     report(finding)
     await check_database(settings, report)
     holder = None if look is None else look.holder
-    status = None if holder is None else await _status_of_the_service(settings)
+    status = None if holder is None else await _status_of_the_service(settings, holder)
     await _check_gateway(settings, holder, status, report)
     if settings.status_port is not None:
         report(await _check_page(settings, answered=status is not None))
@@ -96,19 +106,29 @@ async def _look(settings: Settings, report: Report, *, try_alert: bool) -> None:
         report(failed("alerts", "BRIDGE_ALERT_URL is not set", "name the webhook of a receiver"))
 
 
-async def _status_of_the_service(settings: Settings) -> BridgeStatus | None:
+async def _status_of_the_service(settings: Settings, holder: Holder) -> BridgeStatus | None:
     try:
-        return await ask_service(settings)
+        status = await ask_service(settings)
     except NoStatusError:
         return None  # an older service may run without the endpoint that is set now
+    # Another bridge may answer there.
+    return status if status is None or holder.pid in (None, status.pid) else None
 
 
 async def _check_gateway(
     settings: Settings, holder: Holder | None, status: BridgeStatus | None, report: Report
 ) -> None:
+    if settings.ib_api_mode is ApiMode.PORTAL:
+        try:
+            tls_context(settings.ibkr_gateway_url, settings.ibkr_ca_file)
+        except ConfigError as error:
+            report_with_rest(failed("gateway", error.text, error.remedy), NAMES, report)
+            return
     if status is not None and is_at_the_gateway(status, settings):
-        check_by_status(status, report)
-        return
+        unknown = unrecorded_accounts(status, settings)
+        if not unknown or settings.ib_api_mode is ApiMode.PORTAL:
+            check_by_status(status, unknown, report)
+            return
     if status is not None and settings.ib_api_mode is ApiMode.PORTAL:
         holder = None  # it uses another gateway, so we do not disturb it
     await check_gateway(settings, holder, report)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import trio
 from rich import box
-from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -28,14 +27,17 @@ from trio_bridge.service import Service, Stopper, run_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.embedded.cluster import default_directory
-from trio_bridge.stores.reading.landing import Landing
-from trio_bridge.text import count, number, size
+from trio_bridge.stores.reading.landing import LandedRow, Landing
+from trio_bridge.text import count, number, size, uncertain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
-    from trio_bridge.stores.reading.landing import LandedEvent, LandedRow
+    from rich.console import Console as RichConsole
+    from rich.console import ConsoleOptions, RenderResult
+
+    from trio_bridge.stores.reading.landing import LandedEvent
 
 LOOK_EVERY_S = 0.25
 ROWS_SHOWN = 12
@@ -43,6 +45,21 @@ EVENTS_SHOWN = 4
 FAREWELL_S = 1.0
 
 DEMO_BUFFER = Path("~/.portfolio_bridge_demo_buffer.jsonl")
+
+
+COLUMNS: dict[str, Callable[[LandedRow], str]] = {
+    "delta": lambda row: number(row.delta),
+    "gamma": lambda row: uncertain(row.gamma, row.gamma_error),
+    "vega": lambda row: number(row.vega),
+    "theta": lambda row: number(row.theta),
+    "underlying": lambda row: number(row.underlying_price),
+    "priced": lambda row: f"{row.priced}/{row.positions}",
+    "age": lambda row: "–" if row.greeks_age_s is None else f"{row.greeks_age_s:.1f} s",
+}
+DROPPED_FIRST = ("age", "underlying", "gamma", "vega", "theta", "priced")
+"""In a narrow terminal."""
+
+WIDEST = 1_000
 
 
 class View:
@@ -63,31 +80,33 @@ class View:
         self.row_count += len(rows)
         self.event_count += len(events)
 
-    def __rich__(self) -> Group:
-        title = "portfolio_greeks, as it lands"
-        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("UTC", min_width=8)
-        for name in ("delta", "gamma", "vega", "theta", "underlying", "priced", "age"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(
-                f"{row.timestamp:%H:%M:%S}",
-                number(row.delta),
-                number(row.gamma),
-                number(row.vega),
-                number(row.theta),
-                number(row.underlying_price),
-                f"{row.priced}/{row.positions}",
-                "–" if row.greeks_age_s is None else f"{row.greeks_age_s:.1f} s",
-            )
-        lines = [
-            Text(
-                f"{event.timestamp:%H:%M:%S} {event.message}",
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        yield self._fitting(console, options)
+        for event in self.events:
+            yield Text(
+                f"{event.timestamp:%H:%M:%S} UTC {event.message}",
                 style=STYLES.get(event.status or "", "dim"),
             )
-            for event in self.events
-        ]
-        return Group(table, *lines)
+
+    def _fitting(self, console: RichConsole, options: ConsoleOptions) -> Table:
+        """As many columns as there is room for: a number that is cut looks like another number."""
+        names, unlimited = list(COLUMNS), options.update(max_width=WIDEST)
+        for name in DROPPED_FIRST:
+            table = self._table(names)
+            if console.measure(table, options=unlimited).maximum <= options.max_width:
+                break
+            names.remove(name)
+        return self._table(names)
+
+    def _table(self, names: Sequence[str]) -> Table:
+        title = "portfolio_greeks, as it lands"
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("UTC", min_width=8)
+        for name in names:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(f"{row.timestamp:%H:%M:%S}", *(COLUMNS[name](row) for name in names))
+        return table
 
 
 async def run_demo(*, seconds: float | None, mode: ApiMode) -> None:

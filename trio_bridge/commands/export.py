@@ -72,8 +72,11 @@ async def run_export(
         ConfigError: there is no database, or the file can't be written, or pyarrow is missing.
         StoreError: the database can't be read, or was lost on the way.
     """
-    if kind is None:
-        kind = "parquet" if output.endswith(".parquet") else "csv"
+    kind = kind or _kind_of(output)
+    if until <= since:
+        raise ConfigError(
+            f"--to {until:%Y-%m-%d %H:%M:%S} UTC is not after --from {since:%Y-%m-%d %H:%M:%S} UTC"
+        )
     write = _write_csv
     if kind == "parquet":
         import_pyarrow()
@@ -86,6 +89,24 @@ async def run_export(
         print(
             f"{count(rows, 'row')} of {table.name} in {output} ({size(written)})", file=sys.stderr
         )
+
+
+def _kind_of(output: str) -> Format:
+    """The format that a file's name asks for.
+
+    Raises:
+        ConfigError: one that is not written here: a spreadsheet would not open it.
+    """
+    match Path(output).suffix.lower():
+        case ".parquet":
+            return "parquet"
+        case "" | ".csv" | ".txt":
+            return "csv"
+        case other:
+            raise ConfigError(
+                f"--output {output}: no {other} can be written",
+                remedy="name a .csv (every spreadsheet opens it) or a .parquet, or add --format",
+            )
 
 
 async def _write_csv(

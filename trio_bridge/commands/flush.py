@@ -67,7 +67,7 @@ async def flush(spool: Spool, store: Store, target: str) -> bool:
         SpoolError: the disk failed on the way.
     """
     total, began = spool.backlog_bytes, trio.current_time()
-    committer = Committer(store)
+    committer = Committer(store, refusals=1)  # a person looks on, and no later attempt comes
     quarantined = 0
     outage: OutageError | None = None
     columns = (

@@ -53,7 +53,7 @@ async def serve(settings: Settings) -> int:
                     ticker,
                     service.supervisor.status,
                     emit=service.outlet.emit,
-                    ended=lambda: not stopper.stopping.is_set(),
+                    asked_s=lambda: stopper.asked_s,
                 )
                 nursery.start_soon(alert)
 

@@ -16,13 +16,15 @@ from trio_bridge.commands.console import STYLES, Console
 from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.errors import BridgeError
+from trio_bridge.events.folding import folded, with_count
 from trio_bridge.model import Verdict, utc_now
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.risk.verdict import suffices, verdict_of
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.reading.summary import read_summary
 from trio_bridge.stores.spool.look import look_at_spool
-from trio_bridge.text import count, duration, moment, number, percent, size, waiting
+from trio_bridge.stores.spool.ownership import in_words
+from trio_bridge.text import count, duration, moment, number, percent, size, uncertain, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +37,12 @@ if TYPE_CHECKING:
     from trio_bridge.stores.spool.look import SpoolLook
 
 DATABASE_TIMEOUT_S = 10.0
+CLOCK_TOLERANCE_S = 2.0
+"""The service may run on another machine, whose clock is a little ahead of ours."""
 LOOK_BACK = timedelta(hours=24)
 NAME_WIDTH = 9
+FOLDED_EVENTS = 20
+"""How many are read for each line: a run of attempts to connect is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +71,18 @@ class Overview:
         return Verdict.BLIND if age_s > INTERVALS_ALLOWED * self.interval_s else verdict_of(row)
 
     @property
+    def ahead_s(self) -> float:
+        """How far in the future the last row is; 0 when it is not."""
+        row = None if self.database is None else self.database.last
+        ahead_s = 0.0 if row is None else (row.timestamp - self.at).total_seconds()
+        return ahead_s if ahead_s > CLOCK_TOLERANCE_S else 0.0
+
+    @property
     def is_well(self) -> bool:
-        """Whether the last row is one that BRIDGE_READY allows."""
+        """Whether the last row is one that BRIDGE_READY allows, and none is from the future."""
         row = self.last_row
-        return row is not None and suffices(self.verdict, row.delta, self.ready)
+        enough = row is not None and suffices(self.verdict, row.delta, self.ready)
+        return enough and not self.ahead_s
 
     @property
     def last_row(self) -> PortfolioRow | None:
@@ -79,7 +93,7 @@ class Overview:
 
 async def run_status(settings: Settings, *, events: int, as_json: bool) -> bool:
     """Show everything; whether there is a row that BRIDGE_READY allows."""
-    overview = await _gather(settings, events)
+    overview = await _gather(settings, events if as_json else events * FOLDED_EVENTS)
     if as_json:
         print(orjson.dumps(_as_json(overview), default=str).decode())
         return overview.is_well
@@ -108,7 +122,7 @@ async def _gather(settings: Settings, events: int) -> Overview:
     try:
         spool = await trio.to_thread.run_sync(look_at_spool, settings.buffer_path)
     except OSError as error:
-        missing["spool"] = f"BRIDGE_BUFFER_PATH={settings.buffer_path}: {error.strerror or error}"
+        missing["spool"] = f"BRIDGE_BUFFER_PATH={in_words(settings.buffer_path, error)}"
     # Last: its age counts from now, and the database may have taken seconds.
     try:
         service = await ask_service(settings)
@@ -130,7 +144,10 @@ def _lines(overview: Overview) -> list[tuple[str, str]]:
     """Name and text of each line."""
     lines = [("verdict", str(overview.verdict)), *_service_lines(overview), *_row_lines(overview)]
     if overview.service is not None:
-        lines += [("", str(defect)) for defect in overview.service.defects]
+        lines += [("", defect) for defect in overview.service.defects]
+    if overview.ahead_s:
+        text = f"the database holds a row from the future, by {duration(overview.ahead_s)}"
+        lines.append(("error", f"{text}: a clock is or was wrong, this machine's or the service's"))
     if overview.database is None:
         text = f"{overview.target}: {overview.missing['database']}".removeprefix(": ")
         lines.append(("database", text))
@@ -174,16 +191,25 @@ def _row_lines(overview: Overview) -> list[tuple[str, str]]:
     row = overview.last_row
     if row is None:
         return [("last row", "none")]
-    age = duration(max(0.0, (overview.at - row.timestamp).total_seconds()))
+    ago_s = (overview.at - row.timestamp).total_seconds()
+    is_past = ago_s > -CLOCK_TOLERANCE_S
+    age = f"{duration(max(0.0, ago_s))} ago" if is_past else f"{duration(-ago_s)} in the future"
     priced = "" if row.priced is None else f", {row.priced} of {row.positions} priced"
     kind = "" if row.data_type is None else f", {row.data_type}"
-    greeks = " ".join(
-        f"{name} {number(getattr(row, name))}" for name in ("delta", "gamma", "vega", "theta")
-    )
     return [
-        ("last row", f"{age} ago ({moment(row.timestamp)}){priced}{kind}"),
-        ("", f"{greeks}, underlying {number(row.underlying_price)}"),
+        ("last row", f"{age} ({moment(row.timestamp)}){priced}{kind}"),
+        ("", numbers_of(row)),
     ]
+
+
+def numbers_of(row: PortfolioRow) -> str:
+    """A row's Greeks and the price of its underlying."""
+    currency = "" if row.currency is None else f" {row.currency}"
+    return (
+        f"delta {number(row.delta)} gamma {uncertain(row.gamma, row.gamma_error)} "
+        f"vega {number(row.vega)} theta {number(row.theta)}{currency}, "
+        f"underlying {number(row.underlying_price)}"
+    )
 
 
 def _coverage(summary: Summary, overview: Overview) -> str:
@@ -222,8 +248,9 @@ def _print_events(console: Console, overview: Overview, limit: int) -> None:
     known = overview.database or overview.service
     if known is None or not limit:
         return
-    for event in known.events[-limit:]:
-        text = f"{moment(event.timestamp)} {event.status}: {event.message}"
+    for event, times in folded(known.events)[-limit:]:
+        message = with_count(event.message, times)
+        text = f"{moment(event.timestamp)} {event.status}: {message}"
         style = STYLES.get(str(event.status), "")
         console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
@@ -240,6 +267,7 @@ def _as_json(overview: Overview) -> dict[str, Any]:
         "at": overview.at,
         "well": overview.is_well,
         "verdict": overview.verdict,
+        "ahead_s": overview.ahead_s,
         "service": part("service"),
         "database": {"target": overview.target, **database},
         "spool": part("spool"),

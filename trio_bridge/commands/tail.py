@@ -13,10 +13,11 @@ from rich.text import Text
 from trio_bridge.commands.console import STYLES, Console
 from trio_bridge.commands.database import present_database
 from trio_bridge.errors import OutageError, StoreError
+from trio_bridge.events.folding import folded, with_count
 from trio_bridge.model import Verdict
 from trio_bridge.risk.verdict import verdict_of
 from trio_bridge.stores.reading.landing import LandedRow, Landing
-from trio_bridge.text import number
+from trio_bridge.text import number, uncertain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,22 +90,25 @@ class Screen:
 
     def show(self, rows: list[LandedRow], events: list[LandedEvent]) -> None:
         landed: list[LandedRow | LandedEvent] = [*rows, *(events if self._events else ())]
-        for one in sorted(landed, key=lambda one: one.timestamp):
-            if self._as_json:
+        landed.sort(key=lambda one: one.timestamp)
+        if self._as_json:
+            for one in landed:
                 print(orjson.dumps(one).decode())
-            else:
-                self._print(one)
+        else:
+            for one, times in folded(landed):
+                self._print(one, times)
         sys.stdout.flush()
 
-    def _print(self, one: LandedRow | LandedEvent) -> None:
+    def _print(self, one: LandedRow | LandedEvent, times: int) -> None:
         if self._day != (day := one.timestamp.date()):
             self._day = day
-            self._console.print(Text(f"{day}", style="bold"))
+            self._console.print(Text(f"{day} UTC", style="bold"))
             self._console.print(Text(HEADER, style="dim"))
         if isinstance(one, LandedRow):
             self._console.print(Text(row_line(one)))
         else:
-            text = f"{one.timestamp:%H:%M:%S} {one.status}: {one.message}"
+            message = with_count(one.message, times)
+            text = f"{one.timestamp:%H:%M:%S} {one.status}: {message}"
             self._console.print(Text(text, style=STYLES.get(one.status or "", "")))
 
 
@@ -113,7 +117,8 @@ def row_line(row: LandedRow) -> str:
     verdict = verdict_of(row)
     priced = "–" if row.priced is None else f"{row.priced}/{row.positions}"
     return (
-        f"{row.timestamp:%H:%M:%S} {number(row.delta):>12} {number(row.gamma):>10} "
+        f"{row.timestamp:%H:%M:%S} {number(row.delta):>12} "
+        f"{uncertain(row.gamma, row.gamma_error):>10} "
         f"{number(row.vega):>12} {number(row.theta):>12} {number(row.underlying_price):>11} "
         f"{priced:>7}{'' if verdict is Verdict.COMPLETE else f' {verdict}'}"
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
 import trio
 
 from trio_bridge.delivery.batch_size import BatchSize
@@ -13,8 +13,11 @@ from trio_bridge.errors import (
     OutageError,
     RowRejectedError,
     SchemaMissingError,
+    StoreError,
+    UnclearError,
     UnreachableError,
 )
+from trio_bridge.logs import Log
 from trio_bridge.stores.record import Rejected
 
 if TYPE_CHECKING:
@@ -28,11 +31,15 @@ SCHEMA_TIMEOUT_S = 600.0
 rows takes longer than any batch. The server undoes what its client gives up half-way, so a shorter
 limit would start again from the beginning, for ever."""
 
+REFUSALS = 3
+"""So many commits in a row end at the same row, refused for an unclear reason, before it may be
+called the row's fault."""
+
 TOO_NARROW = frozenset({"22001", "22003"})
 """SQLSTATEs of a value too long or too large for its column. The column may be too narrow, so
 the first one makes us check the tables; tables that look complete are not checked otherwise."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Outcome(NamedTuple):
@@ -53,9 +60,13 @@ class Outcome(NamedTuple):
 class Committer:
     """Remembers the batch size, so that the search for a bad row goes on after a deadline."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, refusals: int = REFUSALS) -> None:
         self._store = store
         self._batch = BatchSize()
+        self._refusals_needed = refusals
+        self._suspect: Record | None = None
+        self._refusals = 0
+        """How many commits in a row ended at the suspect."""
         self._widened = False
         self.committed = 0
 
@@ -75,6 +86,7 @@ class Committer:
         """
         done = 0
         rejected: list[Rejected] = []
+        proven = False
         while done < len(records):
             batch = records[done : done + self._batch.rows]
             try:
@@ -83,6 +95,15 @@ class Committer:
                     min(deadline, trio.current_time() + batch_timeout_s),
                     schema_timeout_s,
                 )
+            except UnclearError as error:
+                if not self._batch.refused(len(batch)):
+                    continue
+                limit = min(deadline, trio.current_time() + batch_timeout_s)
+                proven = await self._is_to_blame(batch[0], records[done + 1 :], limit, proven)
+                if not proven:
+                    return Outcome(done, rejected, error)
+                rejected.append(Rejected(done, error.sqlstate, str(error)))
+                done += 1
             except OutageError as error:
                 if not isinstance(error, UnreachableError):
                     self._batch.failed(len(batch))
@@ -96,6 +117,28 @@ class Committer:
                 self.committed += len(batch)
                 done += len(batch)
         return Outcome(done, rejected, None)
+
+    async def _is_to_blame(
+        self, suspect: Record, later: Sequence[Record], deadline: float, proven: bool
+    ) -> bool:
+        """Whether a row refused for an unclear reason is itself the reason.
+
+        It is when it was refused again and again (or `proven`: another one just now turned out to
+        be), the newest row of its table would be taken, and it is refused once more after that. A
+        database that refuses everything, or all of a table, never gets here.
+        """
+        self._refusals = self._refusals + 1 if suspect == self._suspect else 1
+        self._suspect = suspect
+        newest = next((one for one in reversed(later) if one.table == suspect.table), None)
+        if newest is None or (self._refusals < self._refusals_needed and not proven):
+            return False
+        with trio.move_on_at(deadline), suppress(StoreError):
+            if await self._store.try_out(newest):
+                try:
+                    await self._store.write([suspect])
+                except UnclearError:
+                    return True
+        return False
 
     async def _write(
         self, batch: Sequence[Record], deadline: float, schema_timeout_s: float
@@ -120,7 +163,7 @@ class Committer:
     def _say_missing(self, reason: str) -> None:
         """Before the first row this is a new database; later it means that a table was dropped."""
         if self.committed == 0:
-            log.info("completing the tables", reason=reason)
+            log.info("making the tables ready")  # the server's words would sound like an error
         else:
             log.warning("table or column missing: making it", reason=reason)
 

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
 import trio
 
 from trio_bridge.delivery.batch_size import LARGEST_BATCH
@@ -35,7 +34,8 @@ from trio_bridge.delivery.commit import Committer
 from trio_bridge.delivery.notices import DeliveryNotices
 from trio_bridge.delivery.replay import Replay
 from trio_bridge.errors import OutageError, SpoolError
-from trio_bridge.events.rows import RowsSafe, SpoolUnwritable
+from trio_bridge.events.rows import RowsSafe, SpoolTakenAway, SpoolUnwritable
+from trio_bridge.logs import Log
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ this fraction of `db_timeout_s`."""
 RESCUE_TIMEOUT_S = 2.0
 """How long a cancelled writer may take to write the queue to disk."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Waiting(NamedTuple):
@@ -173,6 +173,7 @@ class Delivery:
         while True:
             if self._queue:
                 await self._deliver()
+                self._say_what_vanished()
             elif self._ended:
                 async with self._head:  # the flusher may still report something
                     if not self._queue:
@@ -291,6 +292,7 @@ class Delivery:
             await self._flush_leftovers()
         else:
             await self._replay_backlog()
+        self._say_what_vanished()
 
     async def _replay_backlog(self) -> None:
         self._notices.changed(self._breaker.probe(f"{self._spool.backlog_bytes} bytes to replay"))
@@ -338,6 +340,11 @@ class Delivery:
         if not self._disk_fails:
             self._disk_fails = True
             self._notices.emit(SpoolUnwritable(QUEUE_LIMIT, str(error)))
+
+    def _say_what_vanished(self) -> None:
+        if self._spool.vanished:
+            gone, self._spool.vanished = self._spool.vanished, 0
+            self._notices.emit(SpoolTakenAway(gone, str(self._spool.path)))
 
     def _all_safe(self) -> None:
         if self._disk_fails:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.events.rows import CircuitChanged, CircuitOpened, RowsDropped, RowsQuarantined
+from trio_bridge.logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ REPORT_INTERVAL_S = 60.0
 """At most one event per interval reports quarantined rows. Otherwise a database that rejects the
 reports as well would cause reports without end."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 @dataclass

@@ -8,10 +8,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
-from trio_bridge.logs import log_event
+from trio_bridge.logs import Log, log_event
 from trio_bridge.model import ApiEvent, ApiMode, Snapshot, utc_now
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 CHANNEL_SIZE = 1_000
 """Rows between the sources and the writer. It takes them at once, so this is minutes of slack."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Outlet:

@@ -7,7 +7,8 @@ from trio_bridge.text import count
 
 
 class FarmDown(Event):
-    """Greeks age until it is back."""
+    """Greeks of its options age until it is back. However often it goes, this is said once, until
+    it has been back for a minute."""
 
     kind = "data.farm_down"
     severity = WARNING
@@ -16,8 +17,18 @@ class FarmDown(Event):
     words: str
 
 
+class FarmBack(Event):
+    """It has been back for a minute. `lasted_s`: from its first break to its last return."""
+
+    kind = "data.farm_back"
+    says = "the market data farm {farm} is back: it was down {times:time} within {lasted_s:.0f} s"
+    farm: str
+    times: int
+    lasted_s: float
+
+
 class CompetingSession(Event):
-    """The owner is logged in elsewhere with live data, which comes first."""
+    """The owner is logged in elsewhere with live data, which comes first: all lines are silent."""
 
     kind = "data.competing"
     severity = WARNING
@@ -69,7 +80,10 @@ class LinesEnough(Event):
 
 
 class NotSubscribed(Event):
-    """The login has no market-data subscription for the contract."""
+    """The gateway said that the login has no subscription for these contracts, and no data came.
+
+    `contract` names the first few, here and below; `contracts` counts all.
+    """
 
     kind = "data.not_subscribed"
     severity = WARNING
@@ -78,6 +92,7 @@ class NotSubscribed(Event):
     code: int
     words: str
     delayed_tried: bool
+    contracts: int = 1
 
     @property
     def remedy(self) -> str:
@@ -85,14 +100,68 @@ class NotSubscribed(Event):
         return f"subscribe to it at Interactive Brokers{also}"
 
 
+class DataWithheld(Event):
+    """The Client Portal has no data that may count for some options; `contracts` are the first."""
+
+    kind = "data.withheld"
+    severity = WARNING
+    says = "no usable market data for {options:option} ({contracts}): {reason}"
+    advises = "{remedy_in_words}"
+    options: int
+    contracts: tuple[str, ...]
+    reason: str
+    remedy_in_words: str
+
+
+class DataUsable(Event):
+    """The end of the above, for one reason."""
+
+    kind = "data.usable"
+    says = "market data can be used again (for {lasted_s:.0f} s they could not: {reason})"
+    reason: str
+    lasted_s: float
+
+
 class ContractUnknown(Event):
-    """Mostly it has expired."""
+    """Mostly they have expired. `tried`: the exchanges; "" is none, the contract's id alone."""
 
     kind = "data.contract_unknown"
     severity = WARNING
-    says = "{contract} is unknown to the gateway ({code}): unpriced"
     contract: str
     code: int
+    tried: tuple[str, ...]
+    contracts: int = 1
+
+    @property
+    def text(self) -> str:
+        verb = "is" if self.contracts == 1 else "are"
+        where = exchanges(self.tried)
+        return f"{self.contract} {verb} unknown to the gateway ({self.code} {where}): unpriced"
+
+
+class ExchangeGivenUp(Event):
+    """Positions name an exchange that has no market data for them, and another one has."""
+
+    kind = "data.exchange_given_up"
+    contract: str
+    code: int
+    tried: tuple[str, ...]
+    instead: str
+    contracts: int = 1
+
+    @property
+    def text(self) -> str:
+        return (
+            f"no market data for {self.contract} {exchanges(self.tried)} ({self.code}): "
+            f"they come {exchanges((self.instead,))}"
+        )
+
+
+def exchanges(names: tuple[str, ...]) -> str:
+    """`at AMEX, SMART`, `at AMEX, without an exchange`."""
+    named = [name for name in names if name]
+    bare = ["without an exchange"] if "" in names else []
+    return ", ".join([f"at {', '.join(named)}"] * bool(named) + bare)
 
 
 class DataRefused(Event):
@@ -104,12 +173,13 @@ class DataRefused(Event):
     contract: str
     code: int
     words: str
+    contracts: int = 1
 
 
 class TypeUnknown(Event):
     kind = "positions.unknown_type"
     severity = WARNING
-    says = "positions of the unknown type {sec_type!r} are counted but add nothing to the Greeks"
+    says = "positions of the unknown type {sec_type!r} add nothing to the Greeks: unpriced"
     sec_type: str
 
 
@@ -117,8 +187,8 @@ class CurrenciesMixed(Event):
     kind = "positions.mixed_currencies"
     severity = WARNING
     says = (
-        "options in {currencies}: vega and theta add up amounts in different currencies, nothing "
-        "is converted"
+        "options in {currencies}: vega and theta are in the base currency, at the ledger's "
+        "exchange rates, and NULL while one is missing"
     )
     currencies: tuple[str, ...]
 
@@ -131,7 +201,8 @@ class MultipliersUnknown(Event):
     @property
     def text(self) -> str:
         return (
-            f"the gateway does not give the multiplier of {count(len(self.con_ids), 'position')} "
+            "the gateway does not give the multiplier or the price magnifier of "
+            f"{count(len(self.con_ids), 'position')} "
             f"(conid {', '.join(map(str, self.con_ids[:5]))}): unpriced until it does"
         )
 

@@ -8,7 +8,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from trio_bridge.model import ApiEvent, Severity
-from trio_bridge.text import count
+from trio_bridge.text import clean, count
 
 if TYPE_CHECKING:
     from trio_bridge.model import ApiMode
@@ -20,7 +20,10 @@ ERROR = Severity.ERROR
 @dataclass_transform(frozen_default=True)
 class Event:
     """Something in the bridge's life that a person may want to know. Each subclass is a frozen
-    dataclass of its annotated fields."""
+    dataclass of its annotated fields.
+
+    Fields may hold words of a gateway, a server or a library: they are cleaned (`text.clean`) when
+    the event is made, and so are safe wherever it goes."""
 
     kind: ClassVar[str]
     """The stable name, `<subject>.<what happened>`; texts may be improved, kinds may not."""
@@ -35,6 +38,14 @@ class Event:
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True)(cls)
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, str):
+                object.__setattr__(self, name, clean(value))
+            elif isinstance(value, tuple):
+                cleaned = tuple(clean(one) if isinstance(one, str) else one for one in value)
+                object.__setattr__(self, name, cleaned)
+
     @property
     def text(self) -> str:
         return SENTENCE.vformat(self.says, (), vars(self))
@@ -45,8 +56,8 @@ class Event:
 
     @property
     def message(self) -> str:
-        """Text and remedy on one line. A NUL, which no database stores, is spelled."""
-        return "; ".join(filter(None, (self.text, self.remedy))).replace("\0", "\\0")
+        """Text and remedy on one line."""
+        return "; ".join(filter(None, (self.text, self.remedy)))
 
     @property
     def numbers(self) -> dict[str, float]:

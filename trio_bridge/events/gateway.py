@@ -97,12 +97,13 @@ class GatewayNotice(Event):
 
 
 class GatewayRemark(Event):
-    """A remark about a request that goes on. `contract`: its name, or empty."""
+    """A remark about requests that go on. `contract`: the first few names, or empty."""
 
     kind = "gateway.remark"
     code: int
     contract: str
     words: str
+    contracts: int = 1
 
     @property
     def text(self) -> str:
@@ -140,3 +141,61 @@ class AccountGone(Event):
     severity = WARNING
     says = "account {account} no longer belongs to this login: its positions no longer count"
     account: str
+
+
+class AccountsAwaited(Event):
+    """Right after a login the gateway's list may lack accounts; `patience_s`: then the service
+    ends."""
+
+    kind = "account.awaited"
+    severity = WARNING
+    says = (
+        "IB_ACCOUNT names {missing}, which this login does not list (it lists {listed}): trying "
+        "for {patience_s:.0f} s"
+    )
+    missing: tuple[str, ...]
+    listed: tuple[str, ...]
+    patience_s: float
+
+
+class AccountLeftOut(Event):
+    """One of the gateway's lists names it, but its positions are refused."""
+
+    kind = "account.left_out"
+    severity = WARNING
+    says = (
+        "the gateway names account {account} but refuses its positions ({reason}): they are not "
+        "recorded"
+    )
+    account: str
+    reason: str
+
+
+class PositionsLacking(Event):
+    """Account values say that these accounts hold something."""
+
+    kind = "positions.lacking"
+    severity = WARNING
+    says = (
+        "no positions of {accounts} have arrived, but their position value or margin is not zero: "
+        "no rows until they agree"
+    )
+    accounts: tuple[str, ...]
+
+
+class PositionsThere(Event):
+    kind = "positions.there"
+    says = "the positions agree with the account values (after {lasted_s:.0f} s)"
+    lasted_s: float
+
+
+class PositionsUnconfirmed(Event):
+    """Account values did not come, or do not say."""
+
+    kind = "positions.unconfirmed"
+    severity = WARNING
+    says = (
+        "account values do not confirm the positions ({reason}): an account without positions "
+        "counts as empty"
+    )
+    reason: str

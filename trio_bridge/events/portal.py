@@ -72,6 +72,14 @@ class RequestsResumed(Event):
     lasted_s: float
 
 
+class PaceUnshared(Event):
+    """Normal where the directory for shared memory cannot be written."""
+
+    kind = "portal.pace_unshared"
+    says = "other programs of this user keep a pace of their own towards the gateway ({reason})"
+    reason: str
+
+
 class AnswersUnusable(Event):
     """Some endpoint keeps answering with errors; `reason` is the last one."""
 
@@ -85,6 +93,13 @@ class AnswersUsable(Event):
     kind = "portal.answers_usable"
     says = "the gateway answers properly again (after {lasted_s:.0f} s)"
     lasted_s: float
+
+
+class StreamBegun(Event):
+    """For the first time: the WebSocket has brought data of our contracts."""
+
+    kind = "portal.streaming"
+    says = "quotes are streaming"
 
 
 class StreamLost(Event):
@@ -109,3 +124,15 @@ class CertificateUnchecked(Event):
     says = "the certificate of {url} is not checked: it is on this machine"
     advises = "IBKR_CA_FILE names a certificate to check it with"
     url: str
+
+
+class CertificatePinned(Event):
+    """IBKR_CA_FILE is the gateway's own certificate."""
+
+    kind = "portal.certificate_pinned"
+    says = (
+        "the certificate of {url} is the one in IBKR_CA_FILE: no other is accepted, its name and "
+        "dates don't matter (SHA-256 {fingerprint})"
+    )
+    url: str
+    fingerprint: str

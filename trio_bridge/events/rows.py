@@ -55,7 +55,8 @@ class RowsPartial(_RowsImperfect):
 
     @property
     def text(self) -> str:
-        return f"partial: {self.left_out} of {self.positions} positions are not in the sums: {self.named}"
+        lacking = f"{self.left_out} of {self.positions} positions are not in the sums"
+        return f"partial: {lacking}: {self.named}"
 
 
 class RowsStale(_RowsImperfect):
@@ -162,8 +163,25 @@ class SpoolUnwritable(Event):
     reason: str
 
 
+class SpoolTakenAway(Event):
+    """`bytes_gone` of rows were in it that the database did not have yet."""
+
+    kind = "spool.taken_away"
+    severity = ERROR
+    says = (
+        "another program moved, removed or cut the spool: {bytes_gone:byte} of rows that the "
+        "database did not have went with it"
+    )
+    advises = (
+        "keep log rotation away from {path}; if the file was moved, BRIDGE_BUFFER_PATH=THAT_FILE "
+        "trio-bridge flush stores its rows"
+    )
+    bytes_gone: int
+    path: str
+
+
 class RowsSafe(Event):
-    """After the above."""
+    """The end of `SpoolUnwritable`."""
 
     kind = "spool.writable"
     says = "all rows are safe again"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.events.event import ERROR, WARNING, Event
+from trio_bridge.text import duration
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from trio_bridge.model import ApiMode
 
 
@@ -47,6 +50,30 @@ class ServiceDied(Event):
     kind = "service.died"
     severity = ERROR
     says = "the service ended without being asked to: its log says why"
+
+
+class ClockStepped(Event):
+    """The wall clock was set by `step_s` seconds between `before` and `after`, which it showed.
+
+    Which of the two was right the machine can't know.
+    """
+
+    kind = "clock.stepped"
+    severity = WARNING
+    advises = "let an NTP server keep it"
+    step_s: float
+    before: datetime
+    after: datetime
+
+    @property
+    def text(self) -> str:
+        way = "forward" if self.step_s > 0 else "back"
+        by = duration(abs(self.step_s))
+        return (
+            f"the machine's clock was set {way} by {by}: the times of rows up to "
+            f"{self.before:%Y-%m-%d %H:%M:%S} UTC, or of those from {self.after:%Y-%m-%d %H:%M:%S} "
+            "UTC on, are wrong by as much"
+        )
 
 
 class PartBroke(Event):

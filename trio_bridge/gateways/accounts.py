@@ -3,7 +3,7 @@ later. A row that misses an account would look complete and be partial. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trio_bridge.errors import ConfigError
 from trio_bridge.events.gateway import AccountAppeared, AccountGone
@@ -12,6 +12,38 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from trio_bridge.gateways.base import EventSink
+
+
+ALL: Final = "All"
+CONSOLIDATED: Final = ("A", "C")
+"""Endings of names that stand for an account together with others: its positions come twice."""
+
+
+class UnmanagedAccountError(ConfigError):
+    """IB_ACCOUNT names accounts that the login's list lacks; right after a login it may be short.
+
+    Attributes:
+        missing: those accounts.
+        listed: what the list has.
+    """
+
+    def __init__(
+        self, wanted: Collection[str], missing: Collection[str], listed: Collection[str]
+    ) -> None:
+        super().__init__(
+            f"IB_ACCOUNT={','.join(wanted)}: this login does not manage {', '.join(missing)}; "
+            f"it manages {', '.join(sorted(listed))}",
+            setting="IB_ACCOUNT",
+        )
+        self.missing = tuple(missing)
+        self.listed = tuple(sorted(listed))
+
+
+def is_one(name: str, others: Collection[str]) -> bool:
+    """Whether a name that a gateway uses is that of an account of its own, and not `All` or the
+    consolidated twin of one of the others (`U1234567C`)."""
+    twin = name.endswith(CONSOLIDATED) and name[:-1] in others
+    return bool(name) and name != ALL and not twin
 
 
 class Accounts:
@@ -42,14 +74,10 @@ class Accounts:
         not know all of them yet.
 
         Raises:
-            ConfigError: the list lacks an account that the settings name.
+            UnmanagedAccountError: the list lacks an account that the settings name.
         """
         if unknown := [account for account in self._wanted if account not in accounts]:
-            raise ConfigError(
-                f"IB_ACCOUNT={','.join(self._wanted)}: this login does not manage "
-                f"{', '.join(unknown)}; it manages {', '.join(sorted(accounts))}",
-                setting="IB_ACCOUNT",
-            )
+            raise UnmanagedAccountError(self._wanted, unknown, accounts)
         if not self.chosen:
             self.chosen = self._wanted or tuple(sorted(accounts))
             return
@@ -61,6 +89,10 @@ class Accounts:
         self.chosen = tuple(account for account in self.chosen if account not in gone)
         for account in sorted(gone):
             self._emit(AccountGone(account))
+
+    def knows(self, name: str) -> bool:
+        """Whether a name that stands beside account values is that of an account that counts."""
+        return is_one(name, self.chosen) and self.counts(name)
 
     def counts(self, account: str) -> bool:
         """Whether the positions of this account count; where all do, a new one is added."""

@@ -17,11 +17,13 @@ from trio_bridge.model import (
     ExchangeRates,
     Greeks,
     Position,
+    PositionState,
     Snapshot,
     Trouble,
     utc_now,
 )
-from trio_bridge.risk.greeks import Portfolio, aggregate
+from trio_bridge.risk.portfolio import Portfolio, Standing, aggregate, standings
+from trio_bridge.risk.verdict import stale_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,13 +42,18 @@ class EventSink(Protocol):
 
 
 class RiskInputs(NamedTuple):
-    """What is held in memory at one instant. Greeks and troubles are by contract id."""
+    """What is held in memory at one instant. Greeks and troubles are by contract id.
+
+    `positions_at` is the instant (as `Greeks.current_until`) from which the age of the positions
+    counts; None where the gateway reports each change by itself.
+    """
 
     accounts: Sequence[str]
     positions: tuple[Position, ...]
     greeks: Mapping[int, Greeks]
     troubles: Mapping[int, Trouble] = MappingProxyType({})
     rates: ExchangeRates = ExchangeRates()
+    positions_at: float | None = None
 
 
 class Usage(NamedTuple):
@@ -92,7 +99,7 @@ class IBridgeBase(ABC):
         self._now = now
         self.readiness = Readiness()
         """Of this connection or attempt; the next one gets a new object."""
-        self.sleep = SleepWatch()
+        self.sleep = SleepWatch(emit)
         self._leftovers = Leftovers()
         self._remarks = Remarks(emit)
         self._positions: tuple[Position, ...] = ()
@@ -184,6 +191,48 @@ class IBridgeBase(ABC):
             NotReadyError: no true row can be given; the text says why.
         """
         now, instant = self._now(), trio.current_time()
+        book = self._book(now, instant)
+        return aggregate(
+            self._portfolio,
+            book.greeks,
+            timestamp=now,
+            now=instant,
+            max_age_s=self.settings.greeks_max_age_s,
+            interval_s=self.settings.poll_interval_s,
+            account=",".join(book.accounts),
+            rates=book.rates,
+            positions_at=book.positions_at,
+        )
+
+    def states(self) -> list[Standing]:
+        """What each position has to do with the row now, from memory alone: those that are priced
+        are the ones that the row counts as priced.
+
+        Raises:
+            NotReadyError: as `get_portfolio_greeks`.
+        """
+        now, instant = self._now(), trio.current_time()
+        book = self._book(now, instant)
+        return standings(
+            self._portfolio,
+            book.greeks,
+            book.troubles,
+            timestamp=now,
+            now=instant,
+            max_age_s=self.settings.greeks_max_age_s,
+        )
+
+    def defects(self) -> list[Standing]:
+        """The positions that make a row of this moment partial or stale; none without a row."""
+        try:
+            found = self.states()
+        except NotReadyError:
+            return []
+        old_s = stale_after_s(self.settings.poll_interval_s)
+        return [one for one in found if one.state is not PositionState.PRICED or one.age_s > old_s]
+
+    def _book(self, now: datetime, instant: float) -> RiskInputs:
+        """What is held and what is known of it, with `_portfolio` made of it."""
         asleep = self.sleep.look(now, instant)
         if asleep is not None:
             self.readiness.block(*asleep)
@@ -194,12 +243,4 @@ class IBridgeBase(ABC):
             self._positions = book.positions
             self._portfolio = Portfolio(book.positions)
             self._remarks.on(book.positions)
-        return aggregate(
-            self._portfolio,
-            book.greeks,
-            timestamp=now,
-            now=instant,
-            max_age_s=self.settings.greeks_max_age_s,
-            interval_s=self.settings.poll_interval_s,
-            account=",".join(book.accounts),
-        )
+        return book

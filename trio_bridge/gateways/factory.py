@@ -22,8 +22,10 @@ def build_bridge(
     """The bridge for `settings.ib_api_mode`; imports that mode's libraries only."""
     if settings.ib_api_mode is ApiMode.PORTAL:
         from trio_bridge.gateways.portal.bridge import PortalBridge
+        from trio_bridge.gateways.portal.wire.pace_file import pace_file_of
 
-        return PortalBridge(settings, emit=emit, now=now)
+        pace_file = pace_file_of(settings.ibkr_gateway_url)
+        return PortalBridge(settings, emit=emit, now=now, pace_file=pace_file)
     from trio_bridge.gateways.socket.bridge import SocketBridge
 
     return SocketBridge(settings, emit=emit, now=now)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 FUTURES_OPTION: Final = "FOP"
+
+
+class Product(NamedTuple):
+    """What all contracts share whose prices are quoted in the same parts of their currency (the
+    price magnifier). `trading_class` is empty where the gateway does not say it."""
+
+    sec_type: str
+    symbol: str
+    trading_class: str
+    currency: str
+    multiplier: float | None
 
 
 def underlying_key(symbol: str, currency: str) -> str:

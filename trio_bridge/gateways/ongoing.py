@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,3 +42,53 @@ class Ongoing:
         begun = self._begun.pop(key, None)
         if begun is not None:
             self._emit(ended(self._clock() - begun[1]))
+
+
+CALM_S = 60.0
+"""What has not come again for this long is over."""
+
+
+@dataclass(slots=True)
+class _Bout:
+    ended: Callable[[int, float], Event]
+    since: float
+    times: int = 1
+    over_at: float = math.inf
+
+
+class Recurring:
+    """What comes and goes, again and again: reported when it comes first, and with the number of
+    times and the seconds from the first to the last when it has stayed away for `CALM_S`.
+
+    Args:
+        clock: monotonic, seconds.
+    """
+
+    def __init__(self, emit: Callable[[Event], None], clock: Callable[[], float]) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._bouts: dict[Hashable, _Bout] = {}
+
+    def comes(self, key: Hashable, event: Event, ended: Callable[[int, float], Event]) -> None:
+        """It is there, perhaps once more. `ended` gets the number of times and the seconds."""
+        bout = self._bouts.get(key)
+        if bout is None:
+            self._bouts[key] = _Bout(ended, self._clock())
+            self._emit(event)
+        else:
+            bout.times += 1
+            bout.over_at = math.inf
+
+    def goes(self, key: Hashable) -> None:
+        """It is gone, perhaps not for long; harmless if it was not there."""
+        bout = self._bouts.get(key)
+        if bout is not None:
+            bout.over_at = min(bout.over_at, self._clock())
+
+    def look(self) -> None:
+        """Report what has stayed away for long enough."""
+        now = self._clock()
+        for key, bout in list(self._bouts.items()):
+            if now >= bout.over_at + CALM_S:
+                del self._bouts[key]
+                self._emit(bout.ended(bout.times, bout.over_at - bout.since))

@@ -9,7 +9,11 @@ reason              it blocks                                     until
 NOT_CONNECTED       from the start; when the connection has       a connection is made
                     ended, for whatever reason
 ASLEEP              when only the wall clock has moved on         the next connection: never before
+CLOCK_SET           when the wall clock was set forward, as it    the next connection: never before
+                    is after a pause of the machine, too
 NO_ANSWER           PORTAL: two requests in a row unanswered      any answer, even a refusal
+USELESS_ANSWERS     PORTAL: no answer of use to any request,      an answer of use, to any request
+                    three in a row and for 5 s
 LOGGED_OUT          PORTAL: the gateway has no login              the session is in another state
 NO_BROKERAGE        PORTAL: no brokerage session                  the session is in another state
 COMPETING           PORTAL: the owner's other session has the     the session is in another state
@@ -24,6 +28,10 @@ DOWNLOADING         from the start; SOCKET: when the gateway      SOCKET: a comp
                     has forgotten us, or we held none when its    no outage in it (an empty one
                     link came back; PORTAL: when the session is   twice); PORTAL: two in a row that
                     no longer well                                name the same positions
+POSITIONS_LACKING   account values say that an account holds      its positions have come, or its
+                    something, but no positions are here          values are zero, too
+VALUES_AWAITED      from a download's start, until account        they have; by itself after 20 s
+                    values have confirmed what is empty
 POSITIONS_STALE     PORTAL: by itself, 60 s (of many accounts:    an accepted download (see
                     two rounds) after the last accepted download  `Holdings.offer`)
 SETTLING            from the start; with each download that       every option has answered; by
@@ -34,8 +42,9 @@ PROBE_MISSED        a probe is overdue or went unanswered         the next one t
 The order is by dependency; of several reasons the first is given, because the others follow from it
 or cannot be judged while it lasts. Without a connection nothing else is known. After a sleep,
 everything in memory is as old as the sleep was long, but looks fresh. If a gateway answers nothing,
-its login is in doubt; without a login, or cut off, it may call an empty book complete; positions
-come before the Greeks of their options. A missed probe comes last: it is only a suspicion.
+its login is in doubt; without a login, or cut off, it may call an empty book complete, which only
+account values can tell from one that has not arrived; positions come before the Greeks of their
+options. A missed probe comes last: it is only a suspicion.
 
 A reason that nothing clears goes on: forgetting to clear one costs rows, never their truth. Each
 connection begins with a `Readiness` of its own, which an earlier connection, ending late, cannot
@@ -59,7 +68,9 @@ class Reason(Enum):
 
     NOT_CONNECTED = "not connected to the gateway"
     ASLEEP = "the machine was asleep for {detail}"
+    CLOCK_SET = "the machine's clock was set forward by {detail}, or the machine was paused"
     NO_ANSWER = "the gateway does not answer ({detail})"
+    USELESS_ANSWERS = "the gateway's answers are of no use ({detail})"
     LOGGED_OUT = "nobody is logged in at the gateway"
     NO_BROKERAGE = "the gateway has no brokerage session"
     COMPETING = "another session of yours has the market data"
@@ -67,6 +78,10 @@ class Reason(Enum):
     SESSION_UNKNOWN = "the session's state is not known yet"
     SESSION_STALE = "the session's state could not be asked for {detail}"
     DOWNLOADING = "the positions are still being downloaded"
+    POSITIONS_LACKING = (
+        "the positions of {detail} have not arrived: its position value or margin is not zero"
+    )
+    VALUES_AWAITED = "waiting for account values to confirm the positions"
     POSITIONS_STALE = "the positions could not be read again for {detail}"
     SETTLING = "waiting for the first Greeks"
     PROBE_MISSED = "the gateway did not answer the last probe"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Remarks:
-    """Reports each type that adds nothing, and each mix of currencies added up unconverted."""
+    """Reports each type that is not known, and each mix of currencies."""
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self._emit = emit

@@ -1,49 +1,100 @@
-"""Whether the machine has slept: then the wall clock has moved and the monotonic clock has not.
+"""Whether the machine has slept, or its wall clock was set.
 
-The monotonic clock of Linux and macOS stands still while a machine is suspended (so does that of a
-paused virtual machine): no timer expires, and nothing in memory seems to age.
+In both cases the wall clock has moved and the monotonic clock has not: on Linux and macOS that
+stands still while a machine is suspended, no timer expires, and nothing in memory seems to age.
 https://docs.python.org/3/library/time.html#time.monotonic
+A third clock goes on during sleep and tells the two apart. A virtual machine that was paused looks
+like a clock that was set forward.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from trio_bridge.events.service import ClockStepped
 from trio_bridge.gateways.readiness import Blocked, Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
+    from trio_bridge.events.event import Event
+
 SHORTEST_SLEEP_S = 10.0
-"""A shorter step counts as a correction of the wall clock. A larger correction is mistaken for a
-sleep, which costs a reconnect and nothing else."""
+"""Of a shorter sleep, or step forward, the connection notices nothing."""
+
+SMALLEST_STEP_S = 1.0
+"""Smaller corrections are normal, and so is a pause between two readings on a busy machine."""
+
+
+def slept_s() -> float:
+    """For how long this machine has been suspended since its start; 0 where no clock can tell.
+
+    https://man7.org/linux/man-pages/man2/clock_gettime.2.html, and macOS's clock_gettime(3), where
+    it is CLOCK_MONOTONIC that goes on during sleep.
+    """
+    if sys.platform == "darwin":
+        clocks = time.CLOCK_MONOTONIC, time.CLOCK_UPTIME_RAW
+    elif sys.platform == "linux":
+        clocks = time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC
+    else:
+        return 0.0
+    with_sleep_s, without_s = map(time.clock_gettime, clocks)
+    return with_sleep_s - without_s
+
+
+class _Reading(NamedTuple):
+    wall: datetime
+    ahead_s: float
+    """Of the monotonic clock."""
+    slept_s: float
 
 
 class SleepWatch:
-    """Compares the two clocks at each `look`, from the start of the connection (`restart`)."""
+    """Compares the clocks at each `look`. `emit` gets each step of the wall clock."""
 
-    def __init__(self) -> None:
-        self._ahead_s: float | None = None
+    def __init__(
+        self, emit: Callable[[Event], None], *, slept: Callable[[], float] = slept_s
+    ) -> None:
+        self._emit = emit
+        self._slept = slept
+        self._before: _Reading | None = None
         self._found = trio.Event()
-        self._asleep = Blocked(Reason.ASLEEP)
+        self._why = Blocked(Reason.ASLEEP)
 
     def restart(self, wall: datetime, monotonic_s: float) -> None:
         """A new connection begins: earlier sleeps do not concern it."""
-        self._ahead_s = wall.timestamp() - monotonic_s
+        self.look(wall, monotonic_s)
         self._found = trio.Event()
 
     def look(self, wall: datetime, monotonic_s: float) -> Blocked | None:
-        """The sleep since the last look, if there was one."""
-        before_s, self._ahead_s = self._ahead_s, wall.timestamp() - monotonic_s
-        if before_s is None or self._ahead_s - before_s < SHORTEST_SLEEP_S:
+        """Why all that is in memory is older than it seems, since the last look; None: it is not.
+
+        After a step forward that is a suspicion: the machine may have been paused from outside. It
+        costs a reconnect and nothing else.
+        """
+        before, now = self._before, _Reading(wall, wall.timestamp() - monotonic_s, self._slept())
+        self._before = now
+        if before is None:
             return None
-        self._asleep = Blocked(Reason.ASLEEP, f"{self._ahead_s - before_s:.0f} s")
+        slept = now.slept_s - before.slept_s
+        step = now.ahead_s - before.ahead_s - slept
+        if abs(step) >= SMALLEST_STEP_S:
+            self._emit(ClockStepped(step, before.wall, wall))
+        if slept >= SHORTEST_SLEEP_S:
+            self._why = Blocked(Reason.ASLEEP, f"{slept:.0f} s")
+        elif step >= SHORTEST_SLEEP_S:
+            self._why = Blocked(Reason.CLOCK_SET, f"{step:.0f} s")
+        else:
+            return None
         self._found.set()
-        return self._asleep
+        return self._why
 
     async def wait_woken(self) -> str:
-        """Wait until a sleep is found; return it as the reason to reconnect."""
+        """Wait until a look finds one; return it as the reason to reconnect."""
         await self._found.wait()
-        return str(self._asleep)
+        return str(self._why)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trio_bridge.events.event import Event
-    from trio_bridge.model import Defect
+    from trio_bridge.risk.portfolio import Standing
 
 INTERVALS_HELD = 12
 """One minute of rows, with the usual interval."""
@@ -43,7 +43,7 @@ class VerdictWatch:
     def look(
         self,
         verdict: Verdict,
-        defects: Callable[[], Sequence[Defect]],
+        defects: Callable[[], Sequence[Standing]],
         *,
         positions: int,
         now: float,
@@ -69,7 +69,7 @@ class VerdictWatch:
             self.forget()
             return event
         found = defects()
-        names = frozenset(one.contract for one in found)
+        names = frozenset(one.position.symbol for one in found)
         if worse == 0 and (names <= self._named or now - self._reported_at < self._hold_s):
             return None
         if self._reported is Verdict.COMPLETE:

@@ -1,30 +1,31 @@
-"""Positions × model Greeks → one Snapshot. Pure; every row's numbers are decided here.
+"""What one position adds to the portfolio's Greeks, or why it adds nothing. Pure.
 
 What each security type contributes:
 
 =====================================  =========================================================
-OPT, FOP, WAR, IOPT                    quantity × multiplier × model Greek, for all four
+OPT, FOP, WAR, IOPT                    quantity × multiplier × model Greek, for all four; vega and
+                                       theta ÷ price magnifier
 STK, ETF, FUND, CFD, CRYPTO            delta = quantity
 FUT, CONTFUT                           delta = quantity × multiplier (the unit of options on it)
-CASH, BOND, BILL, CMDTY, anything else nothing
+CASH, BOND, BILL, CMDTY                nothing
+anything else                          nothing, and it is not priced
 =====================================  =========================================================
 
-Sums are correctly rounded (`math.fsum`), so the order of positions cannot change a row.
+The price magnifier (TWS API, `ContractDetails.priceMagnifier`) says in how many parts of the
+currency prices are quoted: 100 for grains, which are quoted in cents. Vega and theta are changes of
+the option's price, so they come in those parts. Delta is a ratio, and gamma is per quoted unit of
+the underlying: neither is affected.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from itertools import chain
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from trio_bridge.model import DataType, Greeks, Position, Snapshot
-from trio_bridge.risk.verdict import judge
+from trio_bridge.model import PositionState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from trio_bridge.model import Greeks, Position
 
 OPTION_TYPES = frozenset({"OPT", "FOP", "WAR", "IOPT"})
 SHARE_TYPES = frozenset({"STK", "ETF", "FUND", "CFD", "CRYPTO"})
@@ -33,11 +34,25 @@ SILENT_TYPES = frozenset({"CASH", "BOND", "BILL", "CMDTY"})
 KNOWN_TYPES = OPTION_TYPES | SHARE_TYPES | FUTURE_TYPES | SILENT_TYPES
 
 NOT_COMPUTED = -2.0
-"""The gateway's "not computed" for each of the four Greeks (TWS API, tickOptionComputation)."""
+"""The gateway's "not computed" for each of the four Greeks (TWS API, tickOptionComputation). Of
+these, only a theta can be -2 otherwise."""
 
 LARGEST_CREDIBLE = 1e15
 LOWEST_CREDIBLE = -LARGEST_CREDIBLE
-"""No Greek and no price is this large: the limit rejects DBL_MAX and the like."""
+"""No quantity and no multiplier is this large: the limit rejects DBL_MAX and the like."""
+
+LARGEST_QUOTED = 1e9
+LOWEST_QUOTED = -LARGEST_QUOTED
+"""No Greek of a single contract unit and no price is this large: the limit also rejects INT_MAX,
+2147483647, which a gateway has sent for a delta."""
+
+LARGEST_DELTA = 1.01
+LOWEST_DELTA = -LARGEST_DELTA
+"""An option's delta is at most 1. Models of American options on a lattice exceed that a little."""
+
+LOWEST_OF_POSITIVE = -1e-6
+"""Gamma and vega of an option are not negative, but differences of nearly equal prices leave a
+little noise around zero."""
 
 Contribution: TypeAlias = tuple[float, float, float, float]
 """What one position adds to the portfolio: delta, gamma, vega, theta."""
@@ -45,11 +60,82 @@ Contribution: TypeAlias = tuple[float, float, float, float]
 NOTHING: Contribution = (0.0, 0.0, 0.0, 0.0)
 
 
-def valid_greek(value: float | None) -> TypeGuard[float]:
-    """Whether the gateway computed this value (no sentinel, NaN, infinity or DBL_MAX)."""
-    return (
-        value is not None and value != NOT_COMPUTED and LOWEST_CREDIBLE < value < LARGEST_CREDIBLE
-    )
+class Option(NamedTuple):
+    """What follows from an option's position alone. `units` is quantity × multiplier, `money`
+    that ÷ price magnifier; both are None unless both are known. `ends` is its last trading instant
+    in POSIX seconds, infinite if unknown."""
+
+    con_id: int
+    units: float | None
+    money: float | None
+    ends: float
+    currency: str
+
+
+def option_of(position: Position) -> Option:
+    """The option that this position holds."""
+    units, magnifier = _units(position), position.magnifier
+    ends = math.inf if position.last_trade is None else position.last_trade.timestamp()
+    if units is None or magnifier is None or not 1 <= magnifier < LARGEST_CREDIBLE:
+        return Option(position.con_id, None, None, ends, position.currency)
+    return Option(position.con_id, units, units / magnifier, ends, position.currency)
+
+
+def contribution_of(
+    option: Option, quote: Greeks | None, at: float, now: float, max_age_s: float
+) -> Contribution | PositionState:
+    """What an option adds, or why it adds nothing: the one decision behind a row and its words.
+
+    Args:
+        option: from `option_of`.
+        quote: its last model Greeks, if any.
+        at: the instant in POSIX seconds.
+        now: the same instant on the monotonic clock of `Greeks.current_until`.
+        max_age_s: Greeks older than this do not count.
+    """
+    _, units, money, ends, _ = option
+    if at >= ends:
+        return PositionState.EXPIRED
+    if units is None or money is None:
+        return PositionState.NO_MULTIPLIER
+    if quote is None:
+        return PositionState.NO_DATA
+    delta, gamma, vega, theta, _, _, until, _ = quote
+    if until is not None and now - until > max_age_s:
+        return PositionState.STALE
+    # `valid_four` inlined: with a thousand options, calling it is a tenth of a row's cost.
+    if delta is None or gamma is None or vega is None or theta is None:
+        return PositionState.NO_DATA
+    if (
+        LOWEST_DELTA <= delta <= LARGEST_DELTA
+        and LOWEST_OF_POSITIVE <= gamma < LARGEST_QUOTED
+        and LOWEST_OF_POSITIVE <= vega < LARGEST_QUOTED
+        and LOWEST_QUOTED < theta < LARGEST_QUOTED
+        and theta != NOT_COMPUTED
+    ):
+        return units * delta, units * gamma, money * vega, money * theta
+    return PositionState.NO_DATA
+
+
+def valid_four(
+    delta: float | None, gamma: float | None, vega: float | None, theta: float | None
+) -> tuple[float, float, float, float] | None:
+    """The four Greeks of an option if each is a number that it can have, else None: a row's sums
+    always cover the same positions, and where one number is impossible, none can be trusted.
+
+    Not numbers: None, NaN, infinities, DBL_MAX, INT_MAX, the gateway's -2.
+    """
+    if delta is None or gamma is None or vega is None or theta is None:
+        return None
+    if (
+        LOWEST_DELTA <= delta <= LARGEST_DELTA
+        and LOWEST_OF_POSITIVE <= gamma < LARGEST_QUOTED
+        and LOWEST_OF_POSITIVE <= vega < LARGEST_QUOTED
+        and LOWEST_QUOTED < theta < LARGEST_QUOTED
+        and theta != NOT_COMPUTED
+    ):
+        return delta, gamma, vega, theta
+    return None
 
 
 def valid_price(value: float | None) -> float | None:
@@ -58,37 +144,27 @@ def valid_price(value: float | None) -> float | None:
     Negative prices have occurred (crude oil, April 2020); -1 is the gateway's "not computed", and
     0 means "no price" wherever a gateway sends it.
     """
-    if value is None or value in (-1.0, 0.0) or not abs(value) < LARGEST_CREDIBLE:
+    if value is None or value in (-1.0, 0.0) or not abs(value) < LARGEST_QUOTED:
         return None
     return value
 
 
-class Portfolio:
-    """What follows from the positions alone: computed once for as long as they stay the same.
+def delta_of(position: Position) -> float | PositionState:
+    """The delta of a position that is no option, or why it has none."""
+    if position.sec_type in FUTURE_TYPES:
+        units = _units(position)
+        return PositionState.NO_MULTIPLIER if units is None else units
+    if position.sec_type not in KNOWN_TYPES:
+        return PositionState.UNKNOWN_TYPE
+    if not LOWEST_CREDIBLE < position.quantity < LARGEST_CREDIBLE:
+        return PositionState.NO_DATA
+    return position.quantity if position.sec_type in SHARE_TYPES else 0.0
 
-    Positions of quantity 0 are ignored.
-    """
 
-    def __init__(self, positions: Iterable[Position] = ()) -> None:
-        self.positions = 0
-        """How many are held."""
-        self.deltas: list[float] = []
-        """The deltas of those that need no Greeks."""
-        self.options: list[tuple[int, float | None]] = []
-        """The options: contract id and units (quantity × multiplier; None if unknown)."""
-        underlyings: dict[str, list[int]] = defaultdict(list)
-        for position in positions:
-            if position.quantity == 0:
-                continue
-            self.positions += 1
-            if position.sec_type in OPTION_TYPES:
-                underlyings[position.underlying].append(len(self.options))
-                self.options.append((position.con_id, _units(position)))
-            elif (delta := _delta(position)) is not None:
-                self.deltas.append(delta)
-        most = max(map(len, underlyings.values()), default=0)
-        self.leaders = {name: at for name, at in underlyings.items() if len(at) == most}
-        """The underlyings with the most option positions, and their indices in `options`."""
+def age_of(quote: Greeks, now: float) -> float:
+    """How old they are, in seconds; 0 while something vouches for them."""
+    until = quote.current_until
+    return 0.0 if until is None else max(0.0, now - until)
 
 
 def _units(position: Position) -> float | None:
@@ -98,129 +174,3 @@ def _units(position: Position) -> float | None:
     if not LOWEST_CREDIBLE < position.quantity < LARGEST_CREDIBLE:
         return None
     return position.quantity * multiplier
-
-
-def _delta(position: Position) -> float | None:
-    """The delta of a position that needs no Greeks; None if unknown (unpriced)."""
-    if position.sec_type in FUTURE_TYPES:
-        return _units(position)
-    if not LOWEST_CREDIBLE < position.quantity < LARGEST_CREDIBLE:
-        return None
-    return position.quantity if position.sec_type in SHARE_TYPES else 0.0
-
-
-def aggregate(
-    portfolio: Portfolio,
-    greeks: Mapping[int, Greeks],
-    *,
-    timestamp: datetime,
-    now: float,
-    max_age_s: float,
-    interval_s: float,
-    account: str = "",
-) -> Snapshot:
-    """Net the positions' Greeks into one row.
-
-    Args:
-        portfolio: the holdings of the selected accounts.
-        greeks: the last model Greeks by contract id.
-        timestamp: the instant, UTC, at which both were read.
-        now: the same instant on the monotonic clock, in seconds.
-        max_age_s: an option whose Greeks are older than this is unpriced.
-        interval_s: how far apart rows are, for the verdict.
-        account: the value of the row's `account` column.
-    """
-    oldest = 0.0
-    worst = DataType.LIVE
-    contributions: list[Contribution | None] = []
-    for con_id, units in portfolio.options:
-        part, quote = None, greeks.get(con_id)
-        if quote is not None and units is not None:
-            age = _age(quote, now)
-            if age <= max_age_s and (part := _scaled(quote, units)) is not None:
-                if age > oldest:
-                    oldest = age
-                if quote.data_type > worst:
-                    worst = quote.data_type
-        contributions.append(part)
-
-    priced = list(filter(None, contributions))
-    counted = len(priced) + len(portfolio.deltas)
-    sums: tuple[float, ...] | tuple[None, ...] = (None,) * len(NOTHING)
-    if priced or counted == portfolio.positions:
-        deltas, *others = zip(NOTHING, *priced, strict=True)
-        sums = tuple(map(math.fsum, (chain(deltas, portfolio.deltas), *others)))
-    delta, gamma, vega, theta = sums
-    main = _main_underlying(portfolio, contributions)
-    places = portfolio.leaders[main] if main else ()
-    on_main = [greeks.get(portfolio.options[at][0]) for at in places]
-    return Snapshot(
-        timestamp=timestamp,
-        account=account,
-        delta=delta,
-        gamma=gamma,
-        vega=vega,
-        theta=theta,
-        underlying_price=_price(on_main, now, max_age_s),
-        positions=portfolio.positions,
-        priced=counted,
-        greeks_age_s=oldest if priced else None,
-        data_type=worst if priced else None,
-        verdict=judge(
-            positions=portfolio.positions, priced=counted, age_s=oldest, interval_s=interval_s
-        ),
-    )
-
-
-def _age(quote: Greeks, now: float) -> float:
-    until = quote.current_until
-    return 0.0 if until is None else max(0.0, now - until)
-
-
-def _scaled(quote: Greeks, units: float) -> Contribution | None:
-    """All four or none: the four sums of a row always cover the same positions."""
-    delta, gamma, vega, theta, _, _, _ = quote
-    # `valid_greek` inlined: with a thousand options its four calls are a fifth of a row's cost.
-    if delta is None or gamma is None or vega is None or theta is None:
-        return None
-    if not (
-        LOWEST_CREDIBLE < delta < LARGEST_CREDIBLE
-        and LOWEST_CREDIBLE < gamma < LARGEST_CREDIBLE
-        and LOWEST_CREDIBLE < vega < LARGEST_CREDIBLE
-        and LOWEST_CREDIBLE < theta < LARGEST_CREDIBLE
-    ):
-        return None
-    if NOT_COMPUTED in (delta, gamma, vega, theta):
-        return None
-    return (units * delta, units * gamma, units * vega, units * theta)
-
-
-def _main_underlying(portfolio: Portfolio, contributions: Sequence[Contribution | None]) -> str:
-    """The underlying with the most option positions; ties: the largest absolute delta.
-
-    Empty if most options are on an unknown underlying: they need not share one.
-    """
-
-    def weight(name: str) -> tuple[float, str]:
-        parts = filter(None, [contributions[at] for at in portfolio.leaders[name]])
-        return (abs(math.fsum([delta for delta, _, _, _ in parts])), name)
-
-    return max(portfolio.leaders, key=weight, default="")
-
-
-def _price(options: Iterable[Greeks | None], now: float, max_age_s: float) -> float | None:
-    """The price of the underlying that these options share.
-
-    They are computed at slightly different instants, so their prices differ a little: the median of
-    the freshest prices represents them all, whatever their order.
-    """
-    known: dict[float, list[float]] = defaultdict(list)
-    for quote in options:
-        if quote is None or (age := _age(quote, now)) > max_age_s:
-            continue
-        if (price := valid_price(quote.underlying_price)) is not None:
-            known[age].append(price)
-    if not known:
-        return None
-    prices = sorted(known[min(known)])
-    return prices[len(prices) // 2]

@@ -250,7 +250,7 @@ class Moment:
                 money = quantity * multiplier / contract.price_magnifier
                 vega[currency] = vega.get(currency, 0.0) + money * value.vega
                 theta[currency] = theta.get(currency, 0.0) + money * value.theta
-            elif contract.sec_type not in ("FUT", "OPT", "FOP"):
+            elif contract.sec_type in ("CASH", "BOND", "BILL", "CMDTY"):
                 priced += 1
         together = self._book.money.together
         return NetGreeks(delta, gamma, together(vega), together(theta), positions, priced)

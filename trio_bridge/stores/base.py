@@ -22,8 +22,16 @@ class Store(Protocol):
 
         Raises:
             OutageError: the database can't take them now; the outcome may be unknown.
+            UnclearError: as an outage, but it may be one of the records that is refused.
             RowRejectedError: at least one record will never be taken; none was written.
             SchemaMissingError: a table or column is missing; none was written.
+        """
+        ...
+
+    async def try_out(self, record: Record) -> bool:
+        """Whether the database would take this record now, which is new; it is rolled back.
+
+        Raises: as `write`.
         """
         ...
 

@@ -13,6 +13,7 @@ from trio_bridge.errors import (
     OutageError,
     RowRejectedError,
     SchemaMissingError,
+    UnclearError,
     UnreachableError,
 )
 from trio_bridge.rows import TABLES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from trio_bridge.stores.record import Record
 
 
-class Trouble(Enum):
+class Mishap(Enum):
     """What happens to a write."""
 
     REFUSED = auto()
@@ -53,10 +54,12 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-        self.trouble: Trouble | None = None
-        self.next_troubles: deque[Trouble] = deque()
+        self.trouble: Mishap | None = None
+        self.next_troubles: deque[Mishap] = deque()
         self.latency_s = 0.0
         self.rejects: Callable[[Record], str | None] = rejects_nul
+        self.unclear: Callable[[Record], bool] = lambda record: False
+        """Which records a trigger of the user's refuses."""
         self.ensure_schema_helps = True
         self.schema_calls = 0
         self.batches: list[list[Record]] = []
@@ -74,6 +77,13 @@ class FakeStore:
             return await self._write(records)
         finally:
             self.in_use = False
+
+    async def try_out(self, record: Record) -> bool:
+        await self._answer_time()
+        if self.trouble is not None:
+            raise UnreachableError("connection refused")
+        self._raise_if_refused([record])
+        return True
 
     async def ensure_schema(self) -> None:
         await self._answer_time()
@@ -107,24 +117,29 @@ class FakeStore:
         self.batches.append(list(records))
         trouble = self.next_troubles.popleft() if self.next_troubles else self.trouble
         await self._answer_time(records)
-        if trouble is Trouble.REFUSED:
+        if trouble is Mishap.REFUSED:
             raise UnreachableError("connection refused")
-        if trouble is Trouble.SILENT:
+        if trouble is Mishap.SILENT:
             await trio.sleep_forever()
-        if trouble is Trouble.SCHEMA_MISSING:
+        if trouble is Mishap.SCHEMA_MISSING:
             self._schema_missing = True
         if self._schema_missing:
             raise SchemaMissingError("42P01: relation does not exist")
+        self._raise_if_refused(records)
+        new = self._commit(records)
+        if trouble is Mishap.LOST_AFTER_COMMIT:
+            raise OutageError("server closed the connection unexpectedly")
+        if trouble is Mishap.SILENT_AFTER_COMMIT:
+            await trio.sleep_forever()
+        return new
+
+    def _raise_if_refused(self, records: Sequence[Record]) -> None:
         for record in records:
             assert record.table in self.tables, "an unknown table must never get here"
             if sqlstate := self.rejects(record):
                 raise RowRejectedError("a row was rejected", sqlstate=sqlstate)
-        new = self._commit(records)
-        if trouble is Trouble.LOST_AFTER_COMMIT:
-            raise OutageError("server closed the connection unexpectedly")
-        if trouble is Trouble.SILENT_AFTER_COMMIT:
-            await trio.sleep_forever()
-        return new
+            if self.unclear(record):
+                raise UnclearError("not on a Sunday", sqlstate="P0001")
 
     async def _answer_time(self, records: Sequence[Record] = ()) -> None:
         if self._thawed is None:
@@ -136,7 +151,7 @@ class FakeStore:
             await self._thawed.wait()
 
     def _commit(self, records: Sequence[Record]) -> int:
-        if any(self.rejects(record) for record in records):
+        if any(self.rejects(record) or self.unclear(record) for record in records):
             return 0
         new = 0
         for record in records:

@@ -30,6 +30,10 @@ _HEADS = {name: b'{"table":"%b"%b' % (name.encode(), _ROW) for name in TABLES}
 """How our own lines begin: recognized without parsing, because a replay has a million of them."""
 
 
+_BEGINNINGS = (b'{"table":"', b'{"table": "')
+"""Of our lines and of the earlier system's: a torn or damaged line mostly still has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """`row` is one JSON object: column → value."""
@@ -73,6 +77,7 @@ def decode_line(line: bytes, *, offset: int) -> Record:
     Raises:
         DamagedLineError: the CRC is wrong, or it is neither our line nor one of the earlier system.
     """
+    line = line.removesuffix(b"\r")  # an editor or a copy has made the line ends Windows'
     body, seal = line[:-_SEAL_BYTES], line[-_SEAL_BYTES:]
     if seal == _SEAL % crc32(body):
         for table, head in _HEADS.items():
@@ -86,6 +91,16 @@ def decode_line(line: bytes, *, offset: int) -> Record:
     if _ANY_SEAL.fullmatch(seal):
         raise DamagedLineError("checksum does not match")
     return _earlier_system(line, offset)
+
+
+def looks_like_ours(line: bytes) -> bool:
+    """Whether a line, damaged or not, comes from us or the earlier system, however unlikely."""
+    if line.startswith(_BEGINNINGS):
+        return True
+    try:
+        return b'"table"' in line and bool(decode_line(line, offset=0))
+    except DamagedLineError:
+        return False
 
 
 def _earlier_system(line: bytes, offset: int) -> Record:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from trio_bridge.events.rows import RowsOnTime, RowsOverdue
 from trio_bridge.events.service import ServiceDied
+from trio_bridge.logs import Log
 from trio_bridge.model import ApiEvent, Severity, utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.digest import Digest, SilenceWatch
@@ -40,9 +40,15 @@ if TYPE_CHECKING:
 RETRY_DELAYS_S = (5.0, 10.0, 30.0, 60.0, 300.0)
 LOOK_EVERY_S = 1.0
 LAST_WORD_S = 3.0
-"""For the last alert when the service ends."""
+"""For the last alert when the service ends without being asked to."""
 
-log = structlog.get_logger()
+GOODBYE_S = 2.0
+"""For the last alert after the signal to end, and at least SHORTEST_GOODBYE_S: all in all the
+service ends within 3 s."""
+
+SHORTEST_GOODBYE_S = 0.2
+
+log = Log()
 
 
 class Alerts:
@@ -80,18 +86,22 @@ class Alerts:
         connection: ConnectionStatus,
         *,
         emit: EventSink,
-        ended: Callable[[], bool],
+        asked_s: Callable[[], float | None],
     ) -> None:
         """Post alerts until cancelled; then a last one if there is something to report.
 
-        `emit` gets the bugs of this task. `ended` says, at the end, whether the service ended
-        without being asked to.
+        `emit` gets the bugs of this task. `asked_s` says when the service was asked to end (Trio's
+        clock); None: it was not.
         """
         try:
             await keep_going("alerting", partial(self._work, ticker, connection), emit)
         finally:
-            with trio.move_on_after(LAST_WORD_S, shield=True):
-                if ended():
+            now, asked = trio.current_time(), asked_s()
+            limit = LAST_WORD_S
+            if asked is not None:
+                limit = max(SHORTEST_GOODBYE_S, asked + GOODBYE_S - now)
+            with trio.move_on_after(limit, shield=True):
+                if asked is None:
                     self.say(ServiceDied())
                 await self._post_last()
                 await self._webhook.aclose()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-import structlog
 import trio
 
 from trio_bridge.events.service import PartBroke
+from trio_bridge.logs import Log
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RESTART_DELAYS_S = (1.0, 5.0, 30.0, 60.0)
 
-log = structlog.get_logger()
+log = Log()
 
 
 async def keep_going(name: str, run: Callable[[], Awaitable[object]], emit: EventSink) -> NoReturn:

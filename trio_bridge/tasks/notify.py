@@ -12,9 +12,9 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-import structlog
 import trio
 
+from trio_bridge.logs import Log
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PINGS_PER_TIMEOUT = 4
 REPORT_EVERY_S = 10.0
 """How often the line in `systemctl status` is renewed when there is no watchdog."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Notifier:

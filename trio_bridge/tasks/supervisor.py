@@ -18,6 +18,7 @@ import trio
 
 from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.events.gateway import (
+    AccountsAwaited,
     Connected,
     ConnectionLost,
     GatewayAnswers,
@@ -27,6 +28,7 @@ from trio_bridge.events.gateway import (
     Reconnecting,
 )
 from trio_bridge.events.service import ServiceStopped
+from trio_bridge.gateways.accounts import UnmanagedAccountError
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import utc_now
 from trio_bridge.policy.backoff import Backoff
@@ -44,6 +46,10 @@ LONGEST_NAP_S = 30.0
 """A hold re-reads the wall clock at least this often: a laptop that slept must not oversleep."""
 
 MISSES_ALLOWED = 1
+
+ACCOUNTS_PATIENCE_S = 180.0
+"""How long IB_ACCOUNT may name an account that the gateway does not list: right after a login its
+list may be short."""
 
 
 class State(StrEnum):
@@ -88,13 +94,15 @@ class Supervisor:
         self._emit = emit
         self._now = now
         self._ever_connected = False
+        self._unlisted_since: float | None = None
         self.status = ConnectionStatus()
 
     async def run(self) -> None:
         """Keep the bridge connected until cancelled.
 
         Raises:
-            ConfigError: the first gateway that answered does not know an account of IB_ACCOUNT.
+            ConfigError: a setting can't work; or the gateway did not list an account of IB_ACCOUNT
+                for minutes, and never did.
         """
         try:
             while True:
@@ -110,15 +118,29 @@ class Supervisor:
         self._enter(State.CONNECTING)
         try:
             await self._bridge.connect()
+        except UnmanagedAccountError as error:
+            self._await_accounts(error)
+            return str(error)
         except ConfigError as error:
             if not self._ever_connected:
                 raise
-            # It worked before: a gateway that is just logging in may not know all accounts yet.
             return str(error)
         except GatewayError as error:
             return str(error)
         self._ever_connected = True
+        self._unlisted_since = None
         return None
+
+    def _await_accounts(self, error: UnmanagedAccountError) -> None:
+        """A gateway that is just logging in may not know all accounts yet. If it worked before, it
+        is given any time, else some minutes."""
+        now = trio.current_time()
+        if self._unlisted_since is None:
+            self._unlisted_since = now
+            if not self._ever_connected:
+                self._emit(AccountsAwaited(error.missing, error.listed, ACCOUNTS_PATIENCE_S))
+        if not self._ever_connected and now - self._unlisted_since >= ACCOUNTS_PATIENCE_S:
+            raise error
 
     async def _stay_connected(self) -> str:
         """Watch an open connection to its end; return why it ended."""

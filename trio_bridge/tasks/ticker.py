@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from trio_bridge.events.rows import RowsMissed, RowsResumed, SlotsSkipped
 from trio_bridge.gateways.readiness import NotReadyError
+from trio_bridge.logs import Log
 from trio_bridge.model import Snapshot, utc_now
 from trio_bridge.policy.schedule import STOOD_STILL_S, Grid
 from trio_bridge.policy.verdicts import VerdictWatch
@@ -25,7 +25,7 @@ CATCH_UP_S = 1.0
 """After the process was stopped: the time to read what the gateway has sent and to probe it. With a
 long interval the slot may still be served after that."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 @dataclass

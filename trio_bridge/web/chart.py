@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trio_bridge.events.folding import FOLDED
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, values_of
 from trio_bridge.stores.reading.buckets import CHARTED
 from trio_bridge.stores.reading.gaps import (
+    CAUSES,
     IN_THE_DARK_S,
     MISSING,
     NO_REASONS,
     REASONS_PER_GAP,
 )
+from trio_bridge.web.streams import STATUS_EVERY_S
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
     from trio_bridge.stores.reading.history import Chart
     from trio_bridge.stores.reading.landing import LandedEvent
 
+BLIND_S = 3 * STATUS_EVERY_S
+"""Without a message for this long the page says that it knows nothing of now."""
+
+PRICES = ("underlying_price",)
+"""Charts of a level, where nobody expects zero; the others are sums of gains and losses."""
+
 PAGE_PATIENCE_S = 20.0
 """How long the page waits for an answer: more than the history may take (ANSWER_TIMEOUT_S)."""
 
@@ -33,7 +42,12 @@ def page_facts(interval_s: float) -> dict[str, Any]:
     columns = PORTFOLIO_GREEKS.columns
     return {
         "series": [
-            {"name": name, "title": columns[name].chart, "unit": columns[name].unit}
+            {
+                "name": name,
+                "title": columns[name].chart,
+                "unit": columns[name].unit,
+                "is_price": name in PRICES,
+            }
             for name in PORTFOLIO_GREEKS.charted
         ],
         "interval_s": interval_s,
@@ -42,6 +56,9 @@ def page_facts(interval_s: float) -> dict[str, Any]:
         "in_the_dark_s": IN_THE_DARK_S,
         "reasons_per_gap": REASONS_PER_GAP,
         "no_reasons": NO_REASONS,
+        "causes": CAUSES,
+        "folded": FOLDED,
+        "blind_s": BLIND_S,
         "patience_s": PAGE_PATIENCE_S,
     }
 

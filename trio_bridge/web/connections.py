@@ -3,8 +3,10 @@
 hypercorn sends to a client within a shield and without a limit, so a client that does not read
 would hold up the end of the whole process; and it takes as many connections as come, so a flood of
 them would use up the descriptors that the recording needs. Both are bounded here, on the streams
-that it is given: a send gets `SEND_TIMEOUT_S`, and no more than `MOST_CONNECTIONS` are accepted at
-a time. When `serve` is cancelled all of them are closed on the spot.
+that it is given: a send gets `SEND_TIMEOUT_S`, and when there are more than `MOST_CONNECTIONS` the
+one is closed that has been given nothing for the longest time. So a health probe gets in at once,
+however many clients hold on to connections that they don't use. When `serve` is cancelled all of
+them are closed on the spot.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, cast
 
-import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
+
+from trio_bridge.logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,8 +38,8 @@ IDLE_TIMEOUT_S = 10.0
 """For the head of a request, and for the pause between two of them."""
 
 QUIET_TIMEOUT_S = 60.0
-"""For connections that no other limit covers, such as HTTP/2 without a request. A live stream is
-never this quiet."""
+"""For connections that no other limit covers, such as HTTP/2 without a request, or a request that
+comes in drips. Longer than any answer takes to begin; a live stream is never this quiet."""
 
 LOOK_EVERY = 0.25
 """How often to check for quiet connections, as a part of that time."""
@@ -48,7 +51,7 @@ COMPLAIN_EVERY_S = 60.0
 LARGEST_HEAD_BYTES = 16 * 1024
 BACKLOG = 64
 
-log = structlog.get_logger()
+log = Log()
 
 
 class PatientStream(trio.abc.HalfCloseableStream):
@@ -58,7 +61,8 @@ class PatientStream(trio.abc.HalfCloseableStream):
         self, stream: trio.SocketStream, on_close: Callable[[PatientStream], None]
     ) -> None:
         self._stream = stream
-        self.active_s = trio.current_time()
+        self.served_s = trio.current_time()
+        """When its peer last took something; at first when it came."""
         self._on_close: Callable[[PatientStream], None] | None = on_close
 
     @property
@@ -70,7 +74,7 @@ class PatientStream(trio.abc.HalfCloseableStream):
         """Raises trio.BrokenResourceError too when the peer does not take it in time."""
         with trio.move_on_after(SEND_TIMEOUT_S):
             await self._stream.send_all(data)
-            self.active_s = trio.current_time()
+            self.served_s = trio.current_time()
             return
         self.close()
         raise trio.BrokenResourceError("the client does not read")
@@ -79,9 +83,7 @@ class PatientStream(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self._stream.receive_some(max_bytes)
-        self.active_s = trio.current_time()
-        return data
+        return await self._stream.receive_some(max_bytes)
 
     async def send_eof(self) -> None:
         await self._stream.send_eof()
@@ -98,38 +100,40 @@ class PatientStream(trio.abc.HalfCloseableStream):
             on_close(self)
 
 
-class Door(trio.abc.Listener[PatientStream]):
-    """A listener with room for a limited number of connections; further ones wait."""
+class Lobby:
+    """All open connections, whichever listener they came by."""
 
-    def __init__(self, listener: trio.SocketListener, room: trio.Semaphore) -> None:
+    def __init__(self) -> None:
+        self._streams: set[PatientStream] = set()
+
+    def admit(self, accepted: trio.SocketStream) -> PatientStream:
+        """Take a connection in; one that is over the limit takes the place of the idlest."""
+        if len(self._streams) >= MOST_CONNECTIONS:
+            min(self._streams, key=lambda one: one.served_s).close()
+        stream = PatientStream(accepted, self._streams.discard)
+        self._streams.add(stream)
+        return stream
+
+    def close(self, *, unserved_since_s: float = math.inf) -> None:
+        """Close those whose peer has taken nothing since."""
+        for stream in tuple(self._streams):
+            if stream.served_s <= unserved_since_s:
+                stream.close()
+
+
+class Door(trio.abc.Listener[PatientStream]):
+    """A listener whose connections are in a lobby."""
+
+    def __init__(self, listener: trio.SocketListener, lobby: Lobby) -> None:
         self._listener = listener
-        self._room = room
-        self.streams: set[PatientStream] = set()
+        self._lobby = lobby
 
     async def accept(self) -> PatientStream:
-        await self._room.acquire()
-        try:
-            accepted = await self._listener.accept()
-        except BaseException:
-            self._room.release()
-            raise
-        stream = PatientStream(accepted, self._closed)
-        self.streams.add(stream)
-        return stream
+        return self._lobby.admit(await self._listener.accept())
 
     async def aclose(self) -> None:
         """Stays open: the listener's owner closes it."""
         await trio.lowlevel.checkpoint()
-
-    def close_streams(self, *, quiet_since_s: float = math.inf) -> None:
-        """Those on which nothing has been sent or received since."""
-        for stream in tuple(self.streams):
-            if stream.active_s <= quiet_since_s:
-                stream.close()
-
-    def _closed(self, stream: PatientStream) -> None:
-        self.streams.discard(stream)
-        self._room.release()
 
 
 def prepare(listener: trio.SocketListener) -> None:
@@ -142,8 +146,8 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
     config = _config()
     context = WorkerContext(None)
     wrapped = ASGIWrapper(cast("Any", app))  # it has types of its own for the same thing
-    room = trio.Semaphore(MOST_CONNECTIONS)
-    doors = [Door(listener, room) for listener in listeners]
+    lobby = Lobby()
+    doors = [Door(listener, lobby) for listener in listeners]
     complained_s = -math.inf
 
     async def handle(stream: PatientStream) -> None:
@@ -161,21 +165,19 @@ async def serve(app: ASGIApp, listeners: Sequence[trio.SocketListener]) -> None:
             stream.close()
 
     async with trio.open_nursery() as connections:
-        connections.start_soon(_close_quiet, doors)
+        connections.start_soon(_close_quiet, lobby)
         try:
             await trio.serve_listeners(handle, doors, handler_nursery=connections)
         finally:
             # The nursery waits for its tasks, and they may be within hypercorn's shield.
             await context.terminated.set()
-            for door in doors:
-                door.close_streams()
+            lobby.close()
 
 
-async def _close_quiet(doors: Sequence[Door]) -> None:
+async def _close_quiet(lobby: Lobby) -> None:
     while True:
         await trio.sleep(QUIET_TIMEOUT_S * LOOK_EVERY)
-        for door in doors:
-            door.close_streams(quiet_since_s=trio.current_time() - QUIET_TIMEOUT_S)
+        lobby.close(unserved_since_s=trio.current_time() - QUIET_TIMEOUT_S)
 
 
 def _config() -> Config:

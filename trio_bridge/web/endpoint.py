@@ -16,10 +16,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
-import structlog
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.logs import Log
 from trio_bridge.stores.reading.history import History
 from trio_bridge.tasks.guests import keep_going
 from trio_bridge.web.access import Access
@@ -30,7 +30,7 @@ from trio_bridge.web.files import read_page_files
 from trio_bridge.web.metrics import Metrics
 from trio_bridge.web.observer import Observer
 from trio_bridge.web.spool_count import SpoolCount
-from trio_bridge.web.streams import Hub
+from trio_bridge.web.streams import STATUS_EVERY_S, Hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,9 +39,8 @@ if TYPE_CHECKING:
     from trio_bridge.service import Service
 
 SEND_EVERY_S = 1.0
-SEND_AT_LEAST_EVERY_S = 5.0
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Endpoint:
@@ -101,7 +100,7 @@ async def _send_status(site: Site) -> None:
             (storage.spool_bytes > 0, status["ticker"].skipped),
         )
         now = trio.current_time()
-        if essence != before or now - sent_s >= SEND_AT_LEAST_EVERY_S:
+        if essence != before or now - sent_s >= STATUS_EVERY_S:
             before, sent_s = essence, now
             site.hub.send("status", orjson.dumps(status))
 

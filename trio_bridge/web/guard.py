@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import structlog
 import trio
 from starlette.responses import JSONResponse
+
+from trio_bridge.logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ OPEN_PATHS = frozenset({"/healthz", "/login"})
 OPEN_PREFIX = "/static/"
 """They give nothing away but that a bridge is running and what the page is made of."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Guard:

@@ -109,7 +109,7 @@ class Observer:
         return self.service.settings.poll_interval_s
 
     def not_ready_because(self) -> str | None:
-        """Why there is no row that BRIDGE_READY allows; None when there is. The cause comes first."""
+        """Why there is no row that BRIDGE_READY allows, the cause first; None when there is."""
         verdict = self.verdict()
         if suffices(verdict, self.safe_delta, self.service.settings.ready):
             return None

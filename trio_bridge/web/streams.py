@@ -21,6 +21,9 @@ QUEUE_SIZE = 64
 KEEP_ALIVE_S = 15.0
 """Something is sent at least this often: that finds listeners that have silently gone."""
 
+STATUS_EVERY_S = 5.0
+"""The status is sent at least this often: a page that hears nothing knows nothing."""
+
 RETRY_MS = 2_000
 """How long a browser waits before it connects again."""
 

@@ -17,14 +17,15 @@ from trio_bridge.config import Settings
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.portal.holdings import Holdings
 from trio_bridge.gateways.portal.market_data.board import QuoteBoard
-from trio_bridge.gateways.portal.pacing import Timing
+from trio_bridge.gateways.portal.wire.pacing import Timing
 from trio_bridge.gateways.readiness import NotReadyError
-from trio_bridge.model import ApiMode, Snapshot
+from trio_bridge.model import ApiMode, Snapshot, utc_now
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
 from trio_bridge.tasks.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Collection
+    from datetime import datetime
 
     from trio_bridge.events.event import Event
     from trio_bridge.simulator.book import Book
@@ -94,15 +95,22 @@ class Rig:
             ),
         )
 
-    async def until_right(self, accounts: tuple[str, ...] | None = None) -> Snapshot:
+    async def until_right(
+        self, accounts: tuple[str, ...] | None = None, *, without: Collection[int] = ()
+    ) -> Snapshot:
         """Wait for a row that says what the book says now."""
-        await self.until(lambda: self.is_right(self.row(), accounts), "for a right row")
+        await self.until(lambda: self.is_right(self.row(), accounts, without), "for a right row")
         row = self.row()
         assert row is not None
         return row
 
-    def is_right(self, row: Snapshot | None, accounts: tuple[str, ...] | None = None) -> bool:
-        return row is not None and agrees(row, self.sim.book, accounts)
+    def is_right(
+        self,
+        row: Snapshot | None,
+        accounts: tuple[str, ...] | None = None,
+        without: Collection[int] = (),
+    ) -> bool:
+        return row is not None and agrees(row, self.sim.book, accounts, without=without)
 
     def told(self, kind: type[AnEvent], **fields: Any) -> list[AnEvent]:
         """Events of a kind."""
@@ -148,7 +156,10 @@ class Changes:
     """Counts whatever may have changed the positions and quotes that rows are made of."""
 
     READERS: Final = frozenset(
-        {"greeks", "has_greeks", "underlying_of", "undefined", "lacking", "options", "positions"}
+        {
+            *("greeks", "has_greeks", "underlying_of", "undefined", "lacking", "unmagnified"),
+            *("magnification_of", "options", "positions"),
+        }
     )
     """What changes nothing. Any other method counts, so a new one can't be forgotten."""
 
@@ -170,9 +181,15 @@ class Changes:
         return counted
 
 
-def agrees(row: Snapshot, book: Book, accounts: tuple[str, ...] | None = None) -> bool:
+def agrees(
+    row: Snapshot,
+    book: Book,
+    accounts: tuple[str, ...] | None = None,
+    *,
+    without: Collection[int] = (),
+) -> bool:
     """Whether a row says what the book says, to the precision of the portal's strings."""
-    truth = book.net_greeks(accounts)
+    truth = book.net_greeks(accounts, without=without)
     if (row.positions, row.priced) != (truth.positions, truth.priced):
         return False
     return all(
@@ -201,16 +218,21 @@ def tolerance(book: Book, decimals: int = 3) -> float:
 
 @asynccontextmanager
 async def portal_rig(
-    book: Book, *, timing: Timing = QUICK, connect: bool = True, **settings: Any
+    book: Book,
+    *,
+    timing: Timing = QUICK,
+    connect: bool = True,
+    now: Callable[[], datetime] = utc_now,
+    **settings: Any,
 ) -> AsyncGenerator[Rig]:
-    """Serve the book, connect a bridge to it and watch its rows."""
+    """Serve the book, connect a bridge to it and watch its rows. `now` is its wall clock."""
     events: list[Event] = []
     changes = Changes()
     with pytest.MonkeyPatch.context() as patch:
         changes.watch(patch)
         async with open_portal_simulator(book) as sim:
             bridge = PortalBridge(
-                make_settings(sim.url, **settings), emit=events.append, timing=timing
+                make_settings(sim.url, **settings), emit=events.append, now=now, timing=timing
             )
             async with bridge:
                 rig = Rig(sim, bridge, events, changes)

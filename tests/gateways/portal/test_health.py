@@ -23,7 +23,7 @@ from trio_bridge.gateways.portal.health import (
     NoAnswerError,
     PausedError,
 )
-from trio_bridge.gateways.portal.pacing import STATUS
+from trio_bridge.gateways.portal.wire.pacing import STATUS
 from trio_bridge.gateways.readiness import Readiness, Reason
 
 if TYPE_CHECKING:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from trio_bridge.gateways.portal.account import read_accounts
+from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.definitions import read_contract_info, read_definitions
-from trio_bridge.gateways.portal.holdings import Definition, Held, Holdings
-from trio_bridge.gateways.portal.positions import is_last_page, read_accounts, read_page
+from trio_bridge.gateways.portal.holdings import Held, Holdings
+from trio_bridge.gateways.portal.positions import is_last_page, read_page
 from trio_bridge.gateways.portal.values import ShapeError
 
 ACCOUNT = "DU1"
@@ -255,7 +257,7 @@ def test_definitions_are_read_by_contract() -> None:
         }
     )  # fmt: skip
     assert found == {
-        1: Definition("OPT", "SPX", "USD", 100.0, 416904),
+        1: Definition("OPT", "SPX", "", "USD", 100.0, 416904),
         2: Definition("FOP"),
     }
 
@@ -268,7 +270,7 @@ def test_definitions_of_another_shape_are_refused(payload: object) -> None:
 
 def test_a_contracts_info_tells_its_multiplier() -> None:
     info = {"instrument_type": "OPT", "symbol": "SPX", "multiplier": "100", "underlying_con_id": 5}
-    assert read_contract_info(info) == Definition("OPT", "SPX", "", 100.0, 5)
+    assert read_contract_info(info) == Definition("OPT", "SPX", "", "", 100.0, 5)
 
 
 def test_accounts_are_named_by_id() -> None:
@@ -279,3 +281,17 @@ def test_accounts_are_named_by_id() -> None:
 def test_no_accounts_are_an_answer_of_no_use(payload: object) -> None:
     with pytest.raises(ShapeError):
         read_accounts(payload)
+
+
+def test_an_account_that_lacks_its_positions_must_name_them_twice(book: Holdings) -> None:
+    every = held(entry(1), entry(2))
+    assert load(book, every)
+    assert [offer(book, []) for _ in range(2)] == [False, True]
+    book.doubt([ACCOUNT])
+    assert [offer(book, part) for part in (every[:1], every, every)] == [False, False, True]
+
+
+def test_a_book_that_comes_back_in_parts_is_never_half_a_book(book: Holdings) -> None:
+    every = held(entry(1), entry(2))
+    assert load(book, every)
+    assert [offer(book, part) for part in ([], every[:1], every)] == [False, False, True]

@@ -11,7 +11,7 @@ from tests.gateways.portal.support import Rig, supervised_rig
 from trio_bridge.events.portal import LoggedOut
 from trio_bridge.gateways.portal.health import SessionState
 from trio_bridge.gateways.portal.login import read_status, read_tickle
-from trio_bridge.gateways.portal.pacing import USUAL_TIMING
+from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 from trio_bridge.model import Severity
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal.faults import Fault

@@ -11,7 +11,7 @@ import trio
 
 from tests.gateways.portal.support import QUICK, portal_rig
 from trio_bridge.events.portal import LoginCutOff
-from trio_bridge.gateways.portal.pacing import USUAL_TIMING
+from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 from trio_bridge.model import DataType
 from trio_bridge.simulator.book import FIRST_FUTURE_CON_ID, Book, make_book
 from trio_bridge.simulator.contracts import SPX_CON_ID
@@ -35,8 +35,14 @@ async def test_an_empty_list_of_a_gateway_that_is_cut_off_is_no_book(
     fast_clock: PatientClock, book: Book
 ) -> None:
     """Two lists in a row may come between two looks at its status."""
-    async with portal_rig(book, timing=USUAL_TIMING._replace(status_s=60.0)) as rig:
+    # Nothing but the positions is asked for meanwhile.
+    seldom = USUAL_TIMING._replace(status_s=60.0, quotes_s=60.0, streamed_quotes_s=60.0)
+    async with portal_rig(book, timing=seldom) as rig:
         await rig.until_right()
+        assert rig.bridge._connection is not None
+        memory = rig.bridge._connection._memory
+        seen = memory.downloads
+        await rig.until(lambda: memory.downloads > seen)  # none is under way
         with rig.sim.faults(Fault("/positions/0", text="[]")) as fault:
             rig.sim.login.connected = False
             await rig.until(lambda: fault.hits >= 2 and rig.row() is None)

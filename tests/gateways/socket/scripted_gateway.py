@@ -13,6 +13,7 @@ from trio_bridge.errors import BridgeError
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.socket.bridge import SocketBridge
 from trio_bridge.gateways.socket.connection import Connection
+from trio_bridge.gateways.socket.details import Details
 from trio_bridge.gateways.socket.market_data.lines import MarketLines
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws import wire
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 
 VERSION = 178
 BOOK = make_book(options=3)
+VALUES = b"".join(
+    [
+        *(
+            wire.account_summary(0, account, key, "0.00", "USD")
+            for account in BOOK.accounts
+            for key in ("GrossPositionValue", "InitMarginReq", "MaintMarginReq")
+        ),
+        wire.account_summary_end(0),
+    ]
+)
+"""What an account without positions is worth: the script's positions come as they may."""
 
 
 def framed(fields: Sequence[object]) -> bytes:
@@ -33,6 +45,8 @@ def run_session(
     download: Iterable[bytes],
     serving: Sequence[tuple[float, bytes]],
     judge: Callable[[SocketBridge], None],
+    *,
+    described: bool = False,
 ) -> list[tuple[str, ...]]:
     """Live through one session; return the messages that the bridge sent.
 
@@ -40,12 +54,13 @@ def run_session(
         download: what answers the request for positions.
         serving: what comes then, each with the seconds until the next; `judge` looks at the bridge
             before and after each, and when they have passed.
+        described: whether an earlier session has learned the details of all options.
 
     Raises:
         Exception: what would have ended the service.
     """
     return trio.run(
-        _live, b"".join(download), serving, judge, clock=MockClock(autojump_threshold=0)
+        _live, b"".join(download), serving, judge, described, clock=MockClock(autojump_threshold=0)
     )
 
 
@@ -70,11 +85,16 @@ async def _live(
     download: bytes,
     serving: Sequence[tuple[float, bytes]],
     judge: Callable[[SocketBridge], None],
+    described: bool,
 ) -> list[tuple[str, ...]]:
     settings = make_settings(4001)
     bridge = SocketBridge(settings, emit=discard_event)
+    details = {
+        one.con_id: Details(one.exchange, one.multiplier, "", magnifier=1.0)
+        for one in (BOOK.market.options() if described else ())
+    }
     session = Connection(
-        settings, discard_event, readiness=bridge._begin(), lines=MarketLines(90), details={}
+        settings, discard_event, readiness=bridge._begin(), lines=MarketLines(90), details=details
     )
     bridge._connection = session
     client = session.client.ib.client
@@ -86,8 +106,10 @@ async def _live(
         client.connState, client.clientId = client.CONNECTING, settings.ib_client_id
         connection.data_received(wire.handshake(VERSION, "now"))
         connection.data_received(wire.managed_accounts(BOOK.accounts))
-        connection.data_received(wire.next_valid_id(1))
-        asyncio.get_event_loop().call_later(0.1, connection.data_received, download)
+        # The account values are the first request; the others count from 1.
+        connection.data_received(wire.next_valid_id(0))
+        answer = download + VALUES
+        asyncio.get_event_loop().call_later(0.1, connection.data_received, answer)
 
     async def read() -> None:
         for delay, data in serving:

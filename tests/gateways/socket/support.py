@@ -15,6 +15,7 @@ from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.readiness import NotReadyError, Reason
 from trio_bridge.gateways.socket.bridge import SocketBridge
+from trio_bridge.model import utc_now
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 from trio_bridge.tasks.supervisor import Supervisor
@@ -22,6 +23,7 @@ from trio_bridge.tasks.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection
+    from datetime import datetime
 
     from trio_bridge.events.event import Event
     from trio_bridge.model import Snapshot
@@ -111,13 +113,17 @@ class EveryStep(trio.abc.Instrument):
 class Rig:
     """What a test holds: the simulator, the bridge, and everything they said."""
 
-    def __init__(self, sim: TwsSimulator, **settings: Any) -> None:
+    def __init__(
+        self, sim: TwsSimulator, *, now: Callable[[], datetime] = utc_now, **settings: Any
+    ) -> None:
         self.sim = sim
         self.book = sim.book
         self.events: list[Event] = []
         self.rows: list[tuple[float, Snapshot]] = []
         """What the ticker took, with the instant."""
-        self.bridge = SocketBridge(make_settings(sim.port, **settings), emit=self.events.append)
+        self.bridge = SocketBridge(
+            make_settings(sim.port, **settings), emit=self.events.append, now=now
+        )
 
     def put(self, row: Snapshot) -> None:
         self.rows.append((trio.current_time(), row))
@@ -226,7 +232,10 @@ async def connecting(rig: Rig) -> AsyncGenerator[set[str]]:
 async def socket_rig(
     book: Book, *, connect: bool = True, simulator: dict[str, Any] | None = None, **settings: Any
 ) -> AsyncGenerator[Rig]:
-    """Serve the book and (unless told otherwise) connect a bridge to it."""
+    """Serve the book and (unless told otherwise) connect a bridge to it.
+
+    `settings` are the bridge's; `now` among them is its wall clock.
+    """
     async with open_tws_simulator(book, **({"tick_interval_s": TICK_S} | (simulator or {}))) as sim:
         rig = Rig(sim, **settings)
         async with rig.bridge:

@@ -283,18 +283,34 @@ async def test_a_gateway_that_calls_us_unconnected_is_left(
         assert len(rig.sim.received(START)) == 2
 
 
-async def test_more_than_fifty_sub_accounts_are_refused_with_a_remedy(
+async def test_a_login_whose_positions_are_refused_is_told_a_remedy(
     fast_clock: PatientClock,
 ) -> None:
-    book = make_book(options=2, accounts=51)
+    book = make_book(options=2)
     async with supervised_rig(book) as rig:
+        rig.sim.positions_refused = True
         began = trio.current_time()
         await rig.until_because("sub-accounts")
         assert trio.current_time() - began <= POSITIONS_TIMEOUT_S / 2, "at once"
-        (event,) = rig.told(Reconnecting)
+        event = rig.told(Reconnecting)[0]
         assert "(321: " in event.reason
         assert "log in as one of the accounts" in event.reason
         assert rig.rows == []
+
+
+@pytest.mark.parametrize("version", [100, 152, 156])
+async def test_a_gateway_that_is_too_old_is_named_at_once(
+    version: int, fast_clock: PatientClock
+) -> None:
+    async with socket_rig(
+        make_book(options=2), connect=False, simulator={"server_version": version}
+    ) as rig:
+        began = trio.current_time()
+        assert await refusal_of(rig) == (
+            f"the gateway speaks API version {version}; at least 157 is needed: "
+            "update TWS or IB Gateway"
+        )
+        assert trio.current_time() - began < 1.0
 
 
 # It stands, and says nothing --------------------------------------------------------------------

@@ -49,9 +49,10 @@ QUICK_S = 2.0
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """No connection that lives on."""
     yield
+    caplog.get_records("call").clear()  # pytest keeps them, with their tracebacks
     gc.collect()
     assert alive(IB) == []
 

@@ -8,6 +8,7 @@ instants: each row that could be had must be a whole and true one.
 from __future__ import annotations
 
 import random
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,13 +29,14 @@ from tests.gateways.socket.support import (
 )
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.gateway import ConnectionLost, UpstreamBack, UpstreamLost
+from trio_bridge.simulator.tws.requests import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.patient_clock import PatientClock
     from trio_bridge.model import Snapshot
-    from trio_bridge.simulator.book import Book
+    from trio_bridge.simulator.book import Book, Holding
 
 ROUNDS = 10
 
@@ -139,14 +141,11 @@ async def test_no_row_before_the_first_download_has_ended(fast_clock: PatientClo
 
 
 async def test_no_zeros_from_a_gateway_that_knows_of_no_positions_yet(
-    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=4)
-    positions, none_yet = book.positions, [True]
-    monkeypatch.setattr(
-        book, "positions", lambda *of: [] if none_yet and none_yet.pop() else positions(*of)
-    )
     async with supervised_rig(book) as rig:
+        rig.sim.quirks.empty_downloads = 1
         with EveryStep(rig.bridge, true_rows(book)) as watch:
             await rig.until(lambda: watch.rows)
         assert watch.false_rows == []
@@ -351,16 +350,14 @@ async def test_a_position_that_cannot_be_read_ends_the_connection(
     """ib_async logs what it cannot read and goes on; a row without that position would be false."""
     book = still_book(options=4)
     async with socket_rig(book, connect=False) as rig:
-        known = rig.sim.book.positions
+        send, sent = Requests._send_position, count()
 
-        def garbled(account: str | None = None) -> list[object]:
-            return [
-                held._replace(quantity="a lot") if number == 2 else held  # type: ignore[arg-type]
-                for number, held in enumerate(known(account))
-            ]
+        def garble(self: Requests, holding: Holding) -> None:
+            quantity: object = "a lot" if next(sent) == 2 else holding.quantity
+            send(self, holding._replace(quantity=quantity))  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
-            patch.setattr(rig.sim.book, "positions", garbled)
+            patch.setattr(Requests, "_send_position", garble)
             with pytest.raises(GatewayError, match=r"cannot be read.*a lot"):
                 await rig.bridge.connect()
         await rig.bridge.connect()

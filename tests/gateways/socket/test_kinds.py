@@ -32,7 +32,8 @@ def kinds_told(*messages: bytes) -> list[DataType | None]:
         except NotReadyError:
             told.append(None)
 
-    run_session(DOWNLOAD, [(1.0, b""), *((1.0, message) for message in messages)], judge)
+    serving = [(1.0, b""), *((1.0, message) for message in messages)]
+    run_session(DOWNLOAD, serving, judge, described=True)
     return told[5::3]
 
 
@@ -83,9 +84,10 @@ def test_greeks_of_a_gateway_that_was_cut_off_are_asked_for_again(code: int) -> 
             ages.append(None)
 
     lost, back = wire.error(VERSION, -1, 1100, ""), wire.error(VERSION, -1, code, "")
-    again = b"".join(DOWNLOAD)  # asked for after 1101 only
+    # Asked for after 1101 only: positions, and account values.
+    again = b"".join([*DOWNLOAD, *map(wire.account_summary_end, REQUESTS)])
     serving = [b"", model(0.5), lost, model(0.7), back, again, b"", b""]
-    sent = run_session(DOWNLOAD, [(5.0, message) for message in serving], judge)
+    sent = run_session(DOWNLOAD, [(5.0, message) for message in serving], judge, described=True)
     assert [fields[0] for fields in sent].count(SUBSCRIBE) == 2
     assert ages[11] is None
     assert ages[-1] == pytest.approx(30, abs=0.5)

@@ -23,7 +23,7 @@ from tests.gateways.socket.support import (
 from tests.support.heard import with_code
 from trio_bridge.errors import ConfigError
 from trio_bridge.events.data import CurrenciesMixed, TypeUnknown
-from trio_bridge.events.gateway import AccountAppeared, UpstreamBack
+from trio_bridge.events.gateway import AccountAppeared, GatewayWarning, UpstreamBack
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import DataType
 from trio_bridge.simulator.book import make_book
@@ -405,10 +405,11 @@ async def test_a_contract_that_the_gateway_cannot_describe_is_unpriced_and_said_
             await rig.bridge.connect()
         row = await rig.until_right(without={option.con_id})
         assert (row.positions, row.priced) == (8, 7)
+        await rig.until_told(GatewayWarning, code=200)
         assert len([one for one in rig.events if str(option.con_id) in one.message]) == 1
 
 
-async def test_types_that_are_not_known_count_and_add_nothing_and_are_said_once(
+async def test_types_that_are_not_known_add_nothing_and_are_said_once(
     fast_clock: PatientClock,
 ) -> None:
     book = still_book(options=2)
@@ -423,10 +424,10 @@ async def test_types_that_are_not_known_count_and_add_nothing_and_are_said_once(
 async def test_options_in_two_currencies_are_said_once(fast_clock: PatientClock) -> None:
     book = still_book(options=2)
     book.market.change_contract(book.market.options()[0].con_id, currency="EUR")
-    book.money.rates["EUR"] = 1.0  # nothing is converted yet
     async with socket_rig(book) as rig:
-        await rig.until_right()
-        await rig.until_right()
+        await rig.until(rig.row)
+        await rig.settle()
+        assert rig.row()
         assert rig.told(CurrenciesMixed) == [CurrenciesMixed(("EUR", "USD"))]
 
 

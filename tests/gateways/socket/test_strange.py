@@ -116,7 +116,8 @@ def test_a_computation_that_cannot_be_read_leaves_none_that_looks_current() -> N
         for delta in ("0.5", "", "0.6")
     ]
     serving = [(1.0, computation) for computation in (NOTHING, *computations)]
-    run_session([wire.position(OPTIONS[0]), wire.position_end()], serving, rows)
+    download = [wire.position(OPTIONS[0]), wire.position_end()]
+    run_session(download, serving, rows, described=True)
     assert [row.priced for row in rows.taken] == [1, 1, 0, 0, 0, 1, 1]
 
 

@@ -6,6 +6,7 @@ nor connection, its Greeks age.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +34,7 @@ from trio_bridge.events.gateway import (
 )
 from trio_bridge.events.service import ServiceStopped
 from trio_bridge.gateways.readiness import Reason
-from trio_bridge.gateways.socket import notices as socket_notices
+from trio_bridge.gateways.socket.market_data import lines as market_lines
 from trio_bridge.gateways.socket.market_data.subscriptions import ASK_AFTER_INCIDENT_S
 
 if TYPE_CHECKING:
@@ -335,11 +336,11 @@ async def test_the_other_farms_options_are_current_again_with_their_next_tick(
         assert {con_id for con_id, until in ages.items() if until is not None} == index
 
 
-async def test_quiet_options_of_a_farm_that_works_are_asked_for_again_meanwhile(
+async def test_quiet_options_of_a_farm_that_works_are_current_with_their_next_renewal(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which options a farm serves is not known: all are doubted, none for longer than it takes."""
-    monkeypatch.setattr(socket_notices, "ASK_BROKEN_FARM_S", 9.0)
+    monkeypatch.setattr(market_lines, "SILENT_S", 15.0)
     book = still_book(options=4)
     async with socket_rig(book) as rig:
         await rig.until_right()
@@ -395,4 +396,86 @@ async def test_a_farm_that_is_broken_when_we_connect_delays_the_first_rows_by_te
         assert 9.5 <= trio.current_time() - connected_at <= 10 + LATE_S
         await rig.until_right(without=index)
         rig.sim.mend_farm(farm="usopt")
+        await rig.until_right()
+
+
+# The link comes back without a word -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ticks", [False, True], ids=["farms are well", "ticks go on"])
+async def test_a_link_that_is_back_without_1101_or_1102_brings_a_new_connection(
+    ticks: bool, fast_clock: PatientClock
+) -> None:
+    book = still_book(options=3)
+    async with supervised_rig(book, reset_windows=()) as rig:
+        await rig.until_right()
+        rig.sim.lose_upstream()
+        await trio.sleep(10)
+        rig.sim.restore_upstream(silently=True)
+        back_at = trio.current_time()
+        if not ticks:
+            rig.sim.pause_ticks(one.con_id for one in options_of(book))
+            for code, farm in ((2103, "usopt"), (2104, "usopt"), (2106, "ushmds"), (2158, "sec")):
+                rig.sim.notify(code, farm)
+        while not rig.told(ConnectionLost):
+            await trio.sleep(1)
+            if ticks:
+                book.advance(1)
+        assert 59 <= trio.current_time() - back_at <= 70
+        rig.sim.resume_ticks()
+        await rig.until_right()
+        (lost,) = rig.told(ConnectionLost)
+        assert "has not said for 60 s that it is back" in lost.reason
+        assert ("market data comes" if ticks else "data farms are well") in lost.reason
+
+
+async def test_farms_that_flap_are_no_sign_of_the_link_but_minutes_are_enough(
+    fast_clock: PatientClock,
+) -> None:
+    book = still_book(options=3)
+    async with supervised_rig(book, reset_windows=()) as rig:
+        await rig.until_right()
+        rig.sim.lose_upstream()
+        lost_at = trio.current_time()
+        for _ in range(9):
+            rig.sim.notify(2104, "usopt")
+            await trio.sleep(20)
+            rig.sim.notify(2103, "usopt")
+        assert rig.told(ConnectionLost) == []
+        await rig.until(lambda: rig.told(ConnectionLost))
+        assert 299 <= trio.current_time() - lost_at <= 305
+        rig.sim.restore_upstream()
+        await rig.until_right()
+
+
+async def test_in_a_reset_window_the_link_is_waited_for_on_the_connection(
+    fast_clock: PatientClock,
+) -> None:
+    book = still_book(options=3)
+    async with supervised_rig(book) as rig:
+        rig.bridge._now = lambda: datetime(2026, 1, 15, 4, 50, tzinfo=UTC)  # 23:50 in New York
+        await rig.until_right()
+        rig.sim.lose_upstream()
+        rig.sim.notify(2104, "usopt")
+        await trio.sleep(900)
+        assert rig.told(ConnectionLost) == []
+        rig.sim.restore_upstream()
+        await rig.until_right()
+        assert len(rig.sim.received(START)) == 1
+
+
+async def test_a_repeated_1102_is_said_once(fast_clock: PatientClock) -> None:
+    book = still_book(options=3)
+    async with supervised_rig(book, reset_windows=()) as rig:
+        await rig.until_right()
+        rig.sim.notify(1102, times=30)
+        await trio.sleep(2)
+        assert len(rig.told(UpstreamBack)) == 1
+        for times in (1, 3):
+            rig.sim.lose_upstream()
+            rig.sim.restore_upstream()
+            rig.sim.notify(1102, times=times)
+            await trio.sleep(2)
+        assert len(rig.told(UpstreamLost)) == 2
+        assert len(rig.told(UpstreamBack)) == 3
         await rig.until_right()

@@ -22,6 +22,7 @@ from trio_bridge.errors import (
     RowRejectedError,
     SchemaMissingError,
     StoreError,
+    UnclearError,
 )
 from trio_bridge.events.gateway import Connected
 from trio_bridge.events.rows import RowsResumed
@@ -35,7 +36,7 @@ from trio_bridge.stores.database.postgres import (
     log_api_event,
     write_portfolio_snapshot,
 )
-from trio_bridge.stores.record import Record, decode_line, record_of
+from trio_bridge.stores.record import Record, decode_line, encode_line, record_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -157,6 +158,18 @@ async def test_rows_of_the_earlier_system_get_what_they_lack(
     ]
     assert query(fresh_database, "SELECT timestamp, status FROM api_logs") == [
         (datetime(2026, 3, 2, 14, 30, tzinfo=UTC), "info")
+    ]
+
+
+async def test_a_line_of_a_version_without_the_newest_columns_is_stored(
+    store: PostgresStore, fresh_database: str
+) -> None:
+    row = orjson.loads(snapshots(1)[0].row)
+    del row["currency"], row["gamma_error"]
+    line = encode_line(Record("portfolio_greeks", orjson.dumps(row)))
+    assert await store.write([decode_line(line.rstrip(), offset=0)]) == 1
+    assert query(fresh_database, "SELECT delta, currency, gamma_error FROM portfolio_greeks") == [
+        (row["delta"], None, None)
     ]
 
 
@@ -766,3 +779,130 @@ async def test_a_missing_right_is_told_with_the_remedy(
         await reader.write(snapshots(1))
     await reader.aclose()
     query(fresh_database, f"DROP ROLE {role}")
+
+
+# A server that takes no writes, in its own words
+
+
+async def remedy_of(store: PostgresStore) -> str:
+    with pytest.raises(OutageError, match="read-only transaction") as refused:
+        await store.write(snapshots(1))
+    return refused.value.remedy
+
+
+@pytest.mark.parametrize("by", ["DATABASE portfolio_engine", "ROLE portfolio"])
+async def test_read_only_by_default_is_no_standby(
+    own_store: PostgresStore, own_postgres: PostgresServer, by: str
+) -> None:
+    own_postgres.execute(f"ALTER {by} SET default_transaction_read_only = on", database="postgres")
+    await own_store.aclose()
+    remedy = await remedy_of(own_store)
+    assert remedy.startswith("no standby, but default_transaction_read_only is on")
+
+
+async def test_a_connection_that_was_left_read_only_is_called_so(own_store: PostgresStore) -> None:
+    connection = await own_store._connected()
+    await connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
+    await connection.execute("BEGIN READ ONLY")
+    assert "left read-only" in await remedy_of(own_store)
+
+
+async def test_a_standby_is_called_a_standby(postgres_factory: PostgresFactory) -> None:
+    primary = postgres_factory.new()
+    standby = postgres_factory.standby_of(primary)
+    store = PostgresStore(primary.conninfo)
+    await store.ensure_schema()
+    await store.aclose()
+    standby.catch_up(primary)
+    store = PostgresStore(standby.conninfo)
+    assert (await remedy_of(store)).startswith("this server is a standby")
+    await store.aclose()
+    standby.close()
+    primary.close()
+
+
+async def test_a_server_that_wants_encryption_says_so(own_postgres: PostgresServer) -> None:
+    own_postgres.install("pg_hba.conf", b"local all all trust\nhostssl all all all trust\n")
+    own_postgres.execute("SELECT pg_reload_conf()", database="postgres")
+    store = PostgresStore(own_postgres.url)
+    with pytest.raises(OutageError, match="no encryption") as refused:
+        await store.write(snapshots(1))
+    assert "sslmode=require" in refused.value.remedy
+
+
+# A pooler that shares its connections by the statement
+
+
+async def statement_pooler(listener: trio.SocketListener, server: PostgresServer) -> None:
+    """As PgBouncer with pool_mode=statement: a server that answers a query from within a
+    transaction costs the client its connection.
+    https://github.com/pgbouncer/pgbouncer/blob/master/src/server.c"""
+
+    async def serve(client: trio.SocketStream) -> None:
+        behind = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with behind, trio.open_nursery() as nursery:
+            nursery.start_soon(copy, client, behind, nursery)
+            nursery.start_soon(copy, behind, client, nursery)
+        await client.aclose()
+
+    async def copy(
+        source: trio.SocketStream, target: trio.SocketStream, nursery: trio.Nursery
+    ) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for piece in source:
+                if piece.endswith((b"Z\0\0\0\5T", b"Z\0\0\0\5E")):
+                    words = b"SFATAL\0C08P01\0Mtransaction blocks not allowed\0\0"
+                    await target.send_all(b"E" + (len(words) + 4).to_bytes(4, "big") + words)
+                    break
+                await target.send_all(piece)
+        nursery.cancel_scope.cancel()
+
+    await trio.serve_listeners(serve, [listener])
+
+
+async def test_through_a_statement_pooler_rows_of_both_tables_go_together(
+    own_store: PostgresStore, own_postgres: PostgresServer
+) -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(statement_pooler, listener, own_postgres)
+        store = PostgresStore(f"host=127.0.0.1 port={port} user=portfolio dbname=portfolio_engine")
+        await own_store.aclose()
+        for rows in (mixed(9), mixed(300)):
+            await store.write(rows)
+        assert await store.try_out(record_of(snapshot(1_000)))
+        await store.aclose()
+        nursery.cancel_scope.cancel()
+    assert query(own_postgres.conninfo, "SELECT count(*) FROM portfolio_greeks") == [(206,)]
+    assert query(own_postgres.conninfo, "SELECT count(*) FROM api_logs") == [(103,)]
+
+
+# Trials
+
+
+async def test_a_trial_leaves_nothing_behind(store: PostgresStore, fresh_database: str) -> None:
+    row = record_of(snapshot(1))
+    assert await store.try_out(row)
+    assert query(fresh_database, "SELECT count(*) FROM portfolio_greeks") == [(0,)]
+    await store.write([row])
+    assert not await store.try_out(row), "it is there already"
+
+
+async def test_a_trial_meets_what_a_commit_would_meet(
+    store: PostgresStore, fresh_database: str
+) -> None:
+    query(
+        fresh_database,
+        "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'too late'; END $$",
+    )
+    query(
+        fresh_database,
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON portfolio_greeks "
+        "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION late()",
+    )
+    with pytest.raises(UnclearError, match="too late"):
+        await store.try_out(record_of(snapshot(1)))
+    with pytest.raises(UnclearError, match="too late"):
+        await store.write(snapshots(1))

@@ -7,7 +7,13 @@ import pytest
 from psycopg import errors
 
 from tests.support.process import free_port
-from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError, StoreError
+from trio_bridge.errors import (
+    OutageError,
+    RowRejectedError,
+    SchemaMissingError,
+    StoreError,
+    UnclearError,
+)
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.sqlstate import store_error
 
@@ -28,7 +34,7 @@ from trio_bridge.stores.database.sqlstate import store_error
         ("25006", OutageError),  # read-only
         ("28P01", OutageError),  # wrong password
         ("3D000", OutageError),  # no such database
-        ("42501", OutageError),  # no right
+        ("42501", UnclearError),  # no right to the table, or a policy against the row
         ("42P01", SchemaMissingError),
         ("42703", SchemaMissingError),
         ("42P10", SchemaMissingError),
@@ -37,19 +43,19 @@ from trio_bridge.stores.database.sqlstate import store_error
         ("22P02", RowRejectedError),
         ("22P05", RowRejectedError),
         ("54000", RowRejectedError),
-        ("XX000", OutageError),  # not known: nothing is thrown away
-        ("XX001", OutageError),
-        ("0A000", OutageError),
-        ("42804", OutageError),
-        ("42601", OutageError),
-        ("P0001", OutageError),
+        ("XX000", UnclearError),  # not known: nothing is thrown away for that alone
+        ("XX001", UnclearError),
+        ("0A000", UnclearError),
+        ("42804", UnclearError),
+        ("42601", UnclearError),
+        ("P0001", UnclearError),
     ],
 )
 def test_every_kind_of_refusal_has_its_meaning(sqlstate: str, expected: type[StoreError]) -> None:
     error = store_error(errors.lookup(sqlstate)("the server's\nown words"))
     assert type(error) is expected
     assert str(error).startswith(f"the server's own words (SQLSTATE {sqlstate})")
-    if isinstance(error, RowRejectedError):
+    if isinstance(error, RowRejectedError | UnclearError):
         assert error.sqlstate == sqlstate
 
 
@@ -99,7 +105,8 @@ def test_what_the_driver_cannot_encode_is_the_rows_fault() -> None:
     [
         ('FATAL:  password authentication failed for user "u"', "DB_PASS"),
         ('FATAL:  role "u" does not exist', "DB_USER"),
-        ('FATAL:  no pg_hba.conf entry for host "::1", user "u"', "DB_USER"),
+        ('FATAL:  no pg_hba.conf entry for host "::1", user "u"', "pg_hba.conf"),
+        ('FATAL:  no pg_hba.conf entry for host "::1", user "u", no encryption', "sslmode=require"),
         ('FATAL:  database "risk" does not exist', "createdb"),
         ("connection to server failed: session is read-only", "target_session_attrs"),
     ],

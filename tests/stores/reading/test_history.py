@@ -292,6 +292,22 @@ async def test_only_the_first_reasons_of_a_long_night(fresh_database: str) -> No
     assert [reason.message for reason in gap.reasons] == ["attempt 0", "attempt 1", "attempt 2"]
 
 
+async def test_the_cause_of_a_gap_comes_before_what_else_happened(fresh_database: str) -> None:
+    """However much was said before it."""
+    await store(fresh_database, [snapshot(0, at(0)), snapshot(100, at(100))])
+    said = [event(f"remark {n}", at(1 + n / 10), "gateway.remark") for n in range(90)]
+    cause = event("no rows: cut off", at(50), "rows.missed")
+    start = event("has started", at(90), "service.started")
+    old = [event("of an older version", at(0.5))]
+    await store(fresh_database, [*old, *said, cause, start])
+
+    (gap,) = (await chart(fresh_database, end=101, slots_per_bucket=60)).gaps
+
+    assert [reason.message for reason in gap.reasons] == [
+        *("no rows: cut off", "has started", "of an older version")
+    ]
+
+
 async def test_of_very_many_gaps_the_longest_are_told(fresh_database: str) -> None:
     rows = [n for n in range(1_000) if n % 3 != 2 and not 500 < n < 520]
     await store(fresh_database, [snapshot(n, at(n)) for n in rows])

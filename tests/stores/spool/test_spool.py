@@ -24,6 +24,8 @@ from trio_bridge.errors import ConfigError, SpoolError, StartError
 from trio_bridge.stores.record import Rejected, encode_line, record_of
 from trio_bridge.stores.spool.disk import RealDisk
 from trio_bridge.stores.spool.fake_disk import FakeDisk
+from trio_bridge.stores.spool.look import look_at_spool
+from trio_bridge.stores.spool.ownership import UnsafeFileError, in_words
 from trio_bridge.stores.spool.spool import CHUNK_BYTES, Spool
 
 if TYPE_CHECKING:
@@ -219,6 +221,7 @@ async def test_a_line_of_50_mb_is_quarantined_in_parts_within_little_memory(path
 
 
 async def test_a_last_line_that_is_long_and_torn_ends_too(path: Path) -> None:
+    path.with_name(path.name + ".lock").touch()  # it was a spool before
     path.write_bytes(b"x" * (3 * CHUNK_BYTES))
     spool = await Spool.open(path)
     await spool.append([record(1)])
@@ -297,12 +300,10 @@ async def test_a_second_process_is_told_in_one_line_and_the_first_is_unharmed(pa
     (await Spool.open(path)).close()
 
 
-async def test_a_second_name_of_the_file_is_no_second_file(path: Path) -> None:
-    path.touch()
-    link = path.with_name("elsewhere") / "link.jsonl"
-    link.parent.mkdir()
-    link.symlink_to(path)
-    for one, other in ((path, link), (link, path)):
+async def test_a_second_name_of_the_directory_makes_no_second_spool(path: Path) -> None:
+    link = path.parent / "elsewhere"
+    link.symlink_to(path.parent)
+    for one, other in ((path, link / path.name), (link / path.name, path)):
         first = await Spool.open(one)
         with pytest.raises(ConfigError, match="another process"):
             await Spool.open(other)
@@ -471,6 +472,177 @@ async def test_a_directory_in_its_place_is_one_clear_line(path: Path) -> None:
     path.mkdir()
     with pytest.raises(ConfigError, match=rf"BRIDGE_BUFFER_PATH={path}: Is a directory"):
         await Spool.open(path)
+
+
+OURS = ["", ".cursor", ".quarantine.jsonl", ".lock"]
+STRANGER = 65534
+
+
+async def refusal(path: Path) -> str:
+    """Why the spool is refused; `check` and `status`, which look at it, give the same reason."""
+    with pytest.raises(UnsafeFileError) as seen:
+        look_at_spool(path)
+    with pytest.raises(ConfigError) as refused:
+        await Spool.open(path)
+    assert not isinstance(refused.value, StartError)
+    assert refused.value.setting == "BRIDGE_BUFFER_PATH"
+    assert refused.value.remedy
+    assert str(refused.value).startswith(f"BRIDGE_BUFFER_PATH={in_words(path, seen.value)}: ")
+    assert "\n" not in str(refused.value)
+    return refused.value.text
+
+
+@pytest.mark.parametrize("suffix", OURS)
+async def test_a_link_in_the_place_of_one_of_its_files_is_refused(path: Path, suffix: str) -> None:
+    victim = path.with_name("precious")
+    victim.write_bytes(encode_line(record(1)))
+    victim.chmod(0o644)
+    link = path.with_name(path.name + suffix)
+    link.symlink_to(victim)
+    assert f"{link}: is a link" in await refusal(path)
+    assert victim.read_bytes() == encode_line(record(1))
+    assert victim.stat().st_mode & 0o777 == 0o644
+
+
+async def test_a_link_to_nowhere_is_refused_too(path: Path) -> None:
+    path.symlink_to(path.with_name("planted"))
+    assert f"{path}: is a link" in await refusal(path)
+    assert not path.with_name("planted").exists()
+
+
+async def test_a_link_put_in_its_place_later_gets_no_row(spool: Spool, path: Path) -> None:
+    victim = path.with_name("precious")
+    victim.write_bytes(b"a letter\n")
+    path.unlink()
+    path.symlink_to(victim)
+    with pytest.raises(SpoolError, match="is a link"):
+        await spool.append([record(1)])
+    assert victim.read_bytes() == b"a letter\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("suffix", OURS)
+async def test_a_file_of_somebody_else_is_refused(path: Path, suffix: str) -> None:
+    planted = path.with_name(path.name + suffix)
+    planted.write_bytes(encode_line(record(1)))
+    os.chown(planted, STRANGER, STRANGER)
+    assert f"{planted}: belongs to " in await refusal(path)
+    assert planted.read_bytes() == encode_line(record(1))
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+async def test_a_directory_that_others_may_write_is_refused(path: Path, mode: int) -> None:
+    path.parent.chmod(mode)
+    assert f"{path.parent}: others may write into this directory" in await refusal(path)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
+async def test_a_directory_of_another_group_or_user_is_refused(path: Path) -> None:
+    path.parent.chmod(0o770)
+    os.chown(path.parent, 0, STRANGER)
+    assert f"{path.parent}: others may write into this directory" in await refusal(path)
+    path.parent.chmod(0o700)
+    os.chown(path.parent, STRANGER, 0)
+    assert f"{path.parent}: belongs to " in await refusal(path)
+
+
+async def test_the_remedy_for_a_shared_directory_works(path: Path) -> None:
+    path.parent.chmod(0o1777)
+    (await Spool.open(path.parent / "trio-bridge" / "buffer.jsonl")).close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a letter\nof two lines\n", b'{"a": 1}', bytes(range(256)) * 5_000, b"\n", b"x" * 3_000_000],
+    ids=["text", "JSON", "photo", "blank", "one long line"],
+)
+async def test_a_file_that_never_was_a_spool_is_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o644)
+    assert f"{path}: holds something else than rows" in await refusal(path)
+    assert path.read_bytes() == content
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode_line(record(1))[:20],  # torn by a crash
+        b"damaged\n" * 300_000 + encode_line(record(1)),
+        b'{"table": "portfolio_greeks", "row": {"timestamp": "2026-01-01T00:00:00Z"}}\r\n',
+        b'{"row": {"timestamp": "2026-01-01T00:00:00Z"}, "table": "portfolio_greeks"}',
+    ],
+    ids=["torn", "damaged", "earlier", "earlier, other order"],
+)
+async def test_one_line_that_may_be_a_row_makes_a_spool(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    look_at_spool(path)
+    (await Spool.open(path)).close()
+
+
+async def test_what_was_a_spool_once_is_one_whatever_a_power_cut_left(path: Path) -> None:
+    (await Spool.open(path)).close()
+    path.write_bytes(bytes(4096))
+    spool = await Spool.open(path)
+    assert await replay(spool) == []
+    assert len(quarantined(path)) == 1
+    spool.close()
+
+
+async def test_line_ends_of_windows_are_as_good(path: Path) -> None:
+    earlier = b'{"table": "api_logs", "row": {"timestamp": "2026-01-01T00:00:00Z"}}\n'
+    path.write_bytes(earlier + b"".join(encode_line(record(number)) for number in range(3)))
+    spool = await Spool.open(path)
+    as_written = await replay(spool)
+    spool.close()
+    path.write_bytes(
+        (earlier + b"".join(encode_line(record(number)) for number in range(3))).replace(
+            b"\n", b"\r\n"
+        )
+    )
+    spool = await Spool.open(path)
+    assert await replay(spool) == as_written
+    assert not spool.quarantine_path.exists()
+    spool.close()
+
+
+async def test_a_directory_in_the_cursors_place_is_called_by_its_name(path: Path) -> None:
+    cursor = path.with_name(path.name + ".cursor")
+    cursor.mkdir()
+    with pytest.raises(ConfigError, match=rf"BRIDGE_BUFFER_PATH={path}: {cursor}: Is a directory"):
+        await Spool.open(path)
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "cut", "cut in part"])
+async def test_what_another_program_takes_away_is_counted(path: Path, how: str) -> None:
+    spool = await Spool.open(path)
+    sizes = [len(encode_line(record(number))) for number in range(10)]
+    await spool.append([record(number) for number in range(10)])
+    chunk = await spool.read(3)
+    await spool.acknowledge(chunk, 3)
+    match how:
+        case "removed":
+            path.unlink()
+        case "moved":
+            path.rename(path.with_name("rotated.jsonl.1"))
+        case "cut":
+            os.truncate(path, 0)
+        case "cut in part":
+            os.truncate(path, sum(sizes[:5]))
+    await spool.append([record(10)])
+    kept = 5 if how == "cut in part" else 3
+    assert spool.vanished == sum(sizes[kept:])
+    spool.close()
+
+
+async def test_nothing_is_missed_of_an_empty_spool(spool: Spool, path: Path) -> None:
+    await spool.append([record(1)])
+    await replay(spool)
+    path.unlink()
+    await spool.append([record(2)])
+    assert spool.vanished == 0
 
 
 async def test_a_device_in_its_place_is_refused() -> None:

@@ -22,8 +22,7 @@ from trio_bridge.model import utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.conninfo import safe_target
-from trio_bridge.stores.embedded.binaries import installations
-from trio_bridge.stores.embedded.cluster import default_directory
+from trio_bridge.stores.embedded.server import try_out
 from trio_bridge.stores.reading.inspection import Inspection
 from trio_bridge.stores.reading.summary import recent_rows
 from trio_bridge.text import count, duration
@@ -71,18 +70,12 @@ async def check_database(settings: Settings, report: Report) -> None:
 
 def _embedded(settings: Settings) -> Finding:
     """No server is set and ours does not run: can it be started?"""
-    directory = settings.embedded_dir or default_directory()
-    found = next(iter(installations()), None)
-    if found is None:
-        return failed(
-            "database",
-            "DATABASE_URL is not set, and no PostgreSQL was found on this machine",
-            "set DATABASE_URL, or install PostgreSQL 14 or newer",
-        )
-    return ok(
-        "database",
-        f"the bridge's own PostgreSQL {found.major} in {directory}: starts with the service",
-    )
+    try:
+        directory, major = try_out(settings.embedded_dir)
+    except ConfigError as error:
+        return failed("database", error.text, error.remedy)
+    text = f"the bridge's own PostgreSQL {major} in {directory}: starts with the service"
+    return ok("database", text)
 
 
 async def _connect(inspection: Inspection) -> None:

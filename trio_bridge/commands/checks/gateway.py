@@ -13,6 +13,7 @@ import trio
 
 from trio_bridge.commands.checks.finding import failed, ok, report_with_rest, skipped, warning
 from trio_bridge.errors import ConfigError, GatewayError
+from trio_bridge.events.portal import CertificatePinned
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.model import ApiMode, Severity
@@ -80,8 +81,16 @@ def is_at_the_gateway(status: BridgeStatus, settings: Settings) -> bool:
     return (status.api_mode, status.gateway.endpoint) == (settings.ib_api_mode, set_now.endpoint)
 
 
-def check_by_status(status: BridgeStatus, report: Report) -> None:
-    """The same findings, from the status of the running service."""
+def unrecorded_accounts(status: BridgeStatus, settings: Settings) -> str:
+    """Those in IB_ACCOUNT that the running service does not record: the login may not have them."""
+    last = status.ticker.last
+    recorded = "" if last is None else last.account or ""
+    return ", ".join(one for one in settings.ib_account if one not in recorded.split(","))
+
+
+def check_by_status(status: BridgeStatus, unknown: str, report: Report) -> None:
+    """The same findings, from the status of the running service; `unknown`: see
+    `unrecorded_accounts`."""
     gateway, ticker = status.gateway, status.ticker
     where = f"{gateway.endpoint}: the service (process {status.pid}) is {gateway.state}"
     last = ticker.last
@@ -90,7 +99,14 @@ def check_by_status(status: BridgeStatus, report: Report) -> None:
         report_with_rest(failed(NAMES[0], where, reason), NAMES, report)
         return
     report(ok(NAMES[0], where))
-    report(ok(NAMES[1], f"{last.account}: {count(last.positions or 0, 'position')}"))
+    if unknown:
+        text = f"the service records {last.account}; whether the login has {unknown} too is unknown"
+        remedy = (
+            "correct IB_ACCOUNT, or stop the service and check again: the gateway is not asked "
+        )
+        report(failed(NAMES[1], text, f"{remedy}beside it"))
+    else:
+        report(ok(NAMES[1], f"{last.account}: {count(last.positions or 0, 'position')}"))
     _judge_prices(last.positions or 0, last.priced or 0, last.data_type, last.greeks_age_s, report)
 
 
@@ -116,7 +132,9 @@ async def _look(
         found = failed(NAMES[0], text, "" if cause is None else cause.remedy)
         report_with_rest(found, NAMES, report)
         return cause
-    report(ok(NAMES[0], f"{bridge.endpoint}: connected"))
+    pinned = any(isinstance(event, CertificatePinned) for event in events)
+    how = ", its certificate is the one in IBKR_CA_FILE" if pinned else ""
+    report(ok(NAMES[0], f"{bridge.endpoint}: connected{how}"))
     _report_accounts(bridge, report)
     data_type = None if snapshot.data_type is None else snapshot.data_type.label
     _judge_prices(snapshot.positions, snapshot.priced, data_type, snapshot.greeks_age_s, report)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from trio_bridge.commands.checks.finding import Finding, failed, ok, warning
 from trio_bridge.stores.spool.look import look_at_spool
+from trio_bridge.stores.spool.ownership import in_words, remedy_for
 from trio_bridge.text import count, size, waiting
 
 if TYPE_CHECKING:
@@ -22,10 +23,8 @@ def check_spool(path: Path) -> tuple[Finding, SpoolLook | None]:
     try:
         look = look_at_spool(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        place = f" ({error.filename})" if error.filename and error.filename != str(path) else ""
-        remedy = "it must be a file that this user can read and write"
-        return failed("spool", f"BRIDGE_BUFFER_PATH={path}: {reason}{place}", remedy), None
+        text = f"BRIDGE_BUFFER_PATH={in_words(path, error)}"
+        return failed("spool", text, remedy_for(error)), None
     return _judge(look), look
 
 

@@ -6,23 +6,23 @@ and no competing session.
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.events.portal import CertificateUnchecked
 from trio_bridge.gateways.base import EventSink, IBridgeBase, RiskInputs, Usage, discard_event
-from trio_bridge.gateways.portal.client import Shared, tls_context
 from trio_bridge.gateways.portal.connection import Connection
-from trio_bridge.gateways.portal.pacing import USUAL_TIMING, Timing
+from trio_bridge.gateways.portal.wire.certificate import remark_on, trust
+from trio_bridge.gateways.portal.wire.client import Shared
+from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING, Timing
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import ApiMode, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
     from trio_bridge.config import Settings
 
@@ -37,6 +37,8 @@ class PortalBridge(IBridgeBase):
 
     Args:
         timing: how often each thing is asked for.
+        pace_file: where all processes of this user keep one pace (`pace_file`); None: this bridge
+            keeps its own.
     """
 
     mode: ClassVar[ApiMode] = ApiMode.PORTAL
@@ -48,9 +50,10 @@ class PortalBridge(IBridgeBase):
         emit: EventSink = discard_event,
         now: Callable[[], datetime] = utc_now,
         timing: Timing = USUAL_TIMING,
+        pace_file: Path | None = None,
     ) -> None:
         super().__init__(settings, emit=emit, now=now)
-        self._shared = Shared(settings, emit, now, timing)
+        self._shared = Shared(settings, emit, now, timing, pace_file)
         self._connection: Connection | None = None
 
     @property
@@ -63,11 +66,11 @@ class PortalBridge(IBridgeBase):
         self._connection = None
         self._leftovers.clear_away()
         readiness = self._begin()
-        context = tls_context(self.endpoint, self.settings.ibkr_ca_file)
+        context = await trust(self.endpoint, self.settings.ibkr_ca_file)
         self._connection = Connection(self._shared, context, readiness)
         await self.nursery.start(self._connection.run)
-        if self.endpoint.startswith("https:") and context.verify_mode is ssl.CERT_NONE:
-            self._shared.troubles.once("certificate", CertificateUnchecked(self.endpoint))
+        if (remark := remark_on(context, self.endpoint)) is not None:
+            self._shared.troubles.once("certificate", remark)
 
     async def disconnect(self) -> None:
         if self._connection is None:

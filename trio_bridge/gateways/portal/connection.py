@@ -8,7 +8,8 @@ import trio
 
 from trio_bridge.errors import ConfigError, GatewayError
 from trio_bridge.gateways.base import RiskInputs
-from trio_bridge.gateways.portal.client import PortalClient
+from trio_bridge.gateways.ongoing import Ongoing
+from trio_bridge.gateways.portal.account import ValuesLoop
 from trio_bridge.gateways.portal.definitions import DefinitionLoop
 from trio_bridge.gateways.portal.health import (
     AnswerError,
@@ -22,13 +23,14 @@ from trio_bridge.gateways.portal.login import Login
 from trio_bridge.gateways.portal.market_data.quotes import QuoteLoop
 from trio_bridge.gateways.portal.market_data.stream import QuoteStream
 from trio_bridge.gateways.portal.positions import PositionLoop
+from trio_bridge.gateways.portal.wire.client import PortalClient
 from trio_bridge.gateways.readiness import Reason
 
 if TYPE_CHECKING:
     import ssl
 
     from trio_bridge.errors import BridgeError
-    from trio_bridge.gateways.portal.client import Shared
+    from trio_bridge.gateways.portal.wire.client import Shared
     from trio_bridge.gateways.readiness import Readiness
 
 CONNECT_TIMEOUT_S: Final = 40.0
@@ -52,7 +54,8 @@ class Connection:
         self._health = Health(shared.answers, readiness, shared.timing.status_stale_s)
         self._client = PortalClient(shared, context, self._health)
         self._login = Login(self._client, shared)
-        self._memory = Memory(shared.settings, readiness, shared.timing.settle_s)
+        said = Ongoing(shared.emit, trio.current_time)
+        self._memory = Memory(shared.settings, readiness, shared.timing.settle_s, said)
         self._positions = PositionLoop(self._client, shared, self._memory, self._login)
 
     async def wait_lost(self) -> str:
@@ -62,7 +65,14 @@ class Connection:
     def inputs(self) -> RiskInputs:
         memory = self._memory
         greeks = memory.greeks(well_at=self._health.well_at)
-        return RiskInputs(memory.accounts, memory.holdings.positions(), greeks)
+        return RiskInputs(
+            memory.accounts,
+            memory.holdings.positions(),
+            greeks,
+            memory.troubles(greeks),
+            memory.rates(),
+            positions_at=memory.positions_at,
+        )
 
     async def probe(self) -> None:
         """See `IBridgeBase.probe`: any answer is a sign of life, even a refusal."""
@@ -110,21 +120,13 @@ class Connection:
         with trio.move_on_after(CONNECT_TIMEOUT_S):
             try:
                 if await self._login.check() is SessionState.HEALTHY:
-                    await self._load_accounts()
+                    await self._positions.load_accounts()
             except PausedError:
                 # A pause is a state like "not logged in": check, without a request, that the
                 # gateway is there, and wait.
                 await self._client.knock()
             return
         raise NoAnswerError(f"the gateway did not get ready within {CONNECT_TIMEOUT_S:.0f} s")
-
-    async def _load_accounts(self) -> None:
-        try:
-            await self._positions.load_accounts()
-        except ConfigError:
-            # It ends the service, and right after a login the gateway may not know all accounts
-            # yet: only the same answer again, five seconds later, counts.
-            await self._positions.load_accounts()
 
     async def _first_load(self) -> None:
         """Wait for the first positions, for as long as the session is well."""
@@ -147,10 +149,11 @@ class Connection:
             stream = QuoteStream(client, shared, memory, self._login)
             definitions = DefinitionLoop(client, shared, memory)
             quotes = QuoteLoop(client, shared, memory, stream)
+            values = ValuesLoop(client, shared, memory)
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(stream.run)
-                    nursery.start_soon(self._follow, nursery, definitions, quotes)
+                    nursery.start_soon(self._follow, nursery, definitions, quotes, values)
                     await self._health.wait_session(well=False)
                     nursery.cancel_scope.cancel()
             finally:
@@ -159,13 +162,18 @@ class Connection:
                 self._positions.forget_accounts()
 
     async def _follow(
-        self, nursery: trio.Nursery, definitions: DefinitionLoop, quotes: QuoteLoop
+        self,
+        nursery: trio.Nursery,
+        definitions: DefinitionLoop,
+        quotes: QuoteLoop,
+        values: ValuesLoop,
     ) -> None:
         """The accounts come first, then everything else at once."""
         try:
             await self._positions.know_accounts()
             nursery.start_soon(definitions.run)
             nursery.start_soon(quotes.run)
+            nursery.start_soon(values.run)
             await self._positions.run()
         except ConfigError as error:
             self._end(error)

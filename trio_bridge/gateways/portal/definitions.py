@@ -1,5 +1,5 @@
 """Keeps the contracts' definitions in memory: requested before a derivative's first quote, and for
-multipliers that the positions lack."""
+multipliers and price magnifiers that the positions lack."""
 
 from __future__ import annotations
 
@@ -11,17 +11,29 @@ import trio
 
 from trio_bridge.errors import GatewayError
 from trio_bridge.events.data import MultipliersKnown, MultipliersUnknown
+from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, PausedError
-from trio_bridge.gateways.portal.holdings import Definition
-from trio_bridge.gateways.portal.pacing import CONTRACT_INFO, DEFINITION_CON_IDS, DEFINITIONS
-from trio_bridge.gateways.portal.values import ShapeError, read_con_id, read_objects
+from trio_bridge.gateways.portal.positions import NO_SUCH_ENDPOINT
+from trio_bridge.gateways.portal.values import (
+    ShapeError,
+    read_con_id,
+    read_objects,
+    read_positive,
+)
+from trio_bridge.gateways.portal.wire.pacing import (
+    CONTRACT_INFO,
+    CONTRACT_RULES,
+    DEFINITION_CON_IDS,
+    DEFINITIONS,
+)
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
+    from trio_bridge.gateways.keys import Product
     from trio_bridge.gateways.portal.holdings import Memory
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
 
 RESTART_S: Final = 3.0
 """How long a contract is left alone before its market data start again: the stream checks once a
@@ -38,6 +50,8 @@ class DefinitionLoop:
         self._troubles = shared.troubles
         self._timing = shared.timing
         self._retry_lookup_at: dict[int, float] = {}
+        self._retry_rules_at: dict[Product, float] = {}
+        self._rules_asked_at: dict[int, float] = {}
         self._defined_at: dict[int, float] = {}
 
     async def run(self) -> NoReturn:
@@ -57,6 +71,8 @@ class DefinitionLoop:
                 # Missing definitions must not keep multipliers from being requested.
                 with suppress(GatewayError):
                     await self._look_up(self._holdings.lacking())
+                with suppress(GatewayError):
+                    await self._look_up_magnifiers()
             self._report_unknown_multipliers()
             if defined:
                 backoff = backoff.restarted()
@@ -109,11 +125,37 @@ class DefinitionLoop:
                 continue  # some contracts have no info; the others must not wait for them
             self._holdings.learn({con_id: answer.value})
 
+    async def _look_up_magnifiers(self) -> None:
+        """Look up the price magnifier of each product, from one of its contracts."""
+        now = trio.current_time()
+        for product, con_ids in self._holdings.unmagnified().items():
+            if self._retry_rules_at.get(product, -math.inf) > now:
+                continue
+            # Some contracts have no rules, so each time another one is asked about.
+            con_id = min(con_ids, key=lambda one: self._rules_asked_at.get(one, -math.inf))
+            self._rules_asked_at[con_id] = now
+            try:
+                answer = await self._client.ask(CONTRACT_RULES, read=read_magnifier, con_id=con_id)
+            except (PausedError, LoggedOutError):
+                return
+            except AnswerError as error:
+                self._retry_rules_at[product] = now + self._timing.definitions_retry_s
+                by_display = self._holdings.magnification_of(con_id)
+                if error.status in NO_SUCH_ENDPOINT and by_display is not None:
+                    self._memory.take_magnifier(product, 1.0)
+                continue
+            self._memory.take_magnifier(product, answer.value)
+
     def _report_unknown_multipliers(self) -> None:
-        lacking = [con_id for con_id in self._holdings.lacking() if con_id in self._retry_lookup_at]
-        if lacking:
-            self._troubles.begin("multiplier", MultipliersUnknown(tuple(lacking)))
-        elif not self._holdings.lacking():
+        lacking = set(self._holdings.lacking())
+        looked_up = lacking & self._retry_lookup_at.keys()
+        for product, con_ids in self._holdings.unmagnified().items():
+            lacking.update(con_ids)
+            if product in self._retry_rules_at:
+                looked_up.update(con_ids)
+        if looked_up:
+            self._troubles.begin("multiplier", MultipliersUnknown(tuple(sorted(looked_up))))
+        elif not lacking:
             self._troubles.end("multiplier", MultipliersKnown)
 
 
@@ -141,3 +183,18 @@ def read_contract_info(payload: object) -> Definition:
     if not isinstance(payload, dict):
         raise ShapeError("a contract's info is not an object")
     return Definition.read(payload, ["instrument_type"], ["symbol"], "underlying_con_id")
+
+
+def read_magnifier(payload: object) -> float:
+    """The price magnifier in the answer of `/iserver/contract/{conid}/info-and-rules`; 1 where the
+    rules name none, as recorded of contracts that are quoted in their currency.
+
+    Raises:
+        ShapeError: it is something else, or the rules say that they could not be had.
+    """
+    rules = payload.get("rules") if isinstance(payload, dict) else None
+    if isinstance(rules, list) and rules:
+        rules = rules[0]
+    if not isinstance(rules, dict) or ("priceMagnifier" not in rules and rules.get("error")):
+        raise ShapeError("a contract has no rules")
+    return read_positive(rules.get("priceMagnifier")) or 1.0

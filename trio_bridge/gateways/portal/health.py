@@ -21,14 +21,23 @@ from trio_bridge.events.portal import (
     RequestsPaused,
     RequestsResumed,
 )
-from trio_bridge.gateways.portal.pacing import CONTRACT_INFO, DEFINITIONS, OPEN_SESSION, STATUS
+from trio_bridge.gateways.portal.wire.pacing import (
+    CONTRACT_INFO,
+    DEFINITIONS,
+    LEDGER,
+    OPEN_SESSION,
+    STATUS,
+    SUB_ACCOUNT_PAGES,
+    SUB_ACCOUNTS,
+    SUMMARY,
+)
 from trio_bridge.gateways.readiness import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_bridge.gateways.ongoing import Ongoing
-    from trio_bridge.gateways.portal.pacing import EndpointLimit
+    from trio_bridge.gateways.portal.wire.pacing import EndpointLimit
     from trio_bridge.gateways.readiness import Readiness
 
 LOST_AFTER_FAILURES: Final = 3
@@ -40,8 +49,12 @@ TROUBLE_AFTER_S: Final = 2.0
 FORGET_S: Final = 120.0
 """An endpoint whose last failure is older than this no longer counts: it is not asked any more."""
 
-REPORTED_OTHERWISE: Final = (DEFINITIONS, CONTRACT_INFO, OPEN_SESSION)
-"""Endpoints whose failures are reported by what they cause: no multiplier, no brokerage session."""
+REPORTED_OTHERWISE: Final = (
+    *(DEFINITIONS, CONTRACT_INFO, OPEN_SESSION),
+    *(SUB_ACCOUNTS, SUB_ACCOUNT_PAGES, SUMMARY, LEDGER),
+)
+"""Endpoints whose failures are reported by what they cause: no multiplier, no brokerage session, no
+confirmed positions; or that not every login has."""
 
 SESSION_HINTS: Final = frozenset({400, 401})
 """What other endpoints answer when the session is gone ("no bridge", "not authenticated")."""
@@ -89,7 +102,8 @@ class _Failing:
 
 
 class Answers:
-    """Whether the answers are of use, endpoint by endpoint: 5xx, HTML, one that hangs.
+    """Whether the answers are of use, endpoint by endpoint and account by account: 5xx, HTML, one
+    that hangs.
 
     A gateway that answers nothing at all is not reported here: the connection to it is lost.
     """
@@ -108,7 +122,7 @@ class Answers:
         self._last_answer = -math.inf
 
     def note(self, endpoint: str, error: GatewayError | None) -> None:
-        """A request to this endpoint has ended."""
+        """A request to this endpoint, of this account, has ended."""
         now = self._clock()
         if isinstance(error, PausedError):
             self._troubles.begin("pause", RequestsPaused(str(error)))
@@ -156,18 +170,24 @@ class Health:
         self._unanswered = 0
         """How many requests in a row, and since when."""
         self._unanswered_since = math.inf
+        self._useless = 0
+        """How many answers in a row, over all endpoints, and since when."""
+        self._useless_since = math.inf
         self._silent = trio.Event()
         self._silent_error = NoAnswerError("")
         self._session_changed = trio.Event()
         self._session_doubted = trio.Event()
 
-    def note(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
-        """A request has ended, with a usable answer or with this error."""
+    def note(self, endpoint: EndpointLimit, error: GatewayError | None, account: str = "") -> None:
+        """A request, about this account if any, has ended with a usable answer or this error."""
         if isinstance(error, NoAnswerError):
             self._count_silence(error)
         else:
             self._unanswered = 0
             self._readiness.clear(Reason.NO_ANSWER)
+        # Neither says anything of the answers.
+        if not isinstance(error, PausedError | LoggedOutError):
+            self._count_useless(error)
         if isinstance(error, AnswerError) and error.status in SESSION_HINTS:
             if not self.is_well:
                 return  # that is what "not well" means
@@ -175,7 +195,7 @@ class Health:
                 self.doubt_session()
         # A pause concerns every request, whichever has met it.
         if endpoint not in REPORTED_OTHERWISE or isinstance(error, PausedError):
-            self._answers.note(endpoint.path, error)
+            self._answers.note(endpoint.path.replace("{account}", account), error)
 
     def _count_silence(self, error: NoAnswerError) -> None:
         now = trio.current_time()
@@ -188,6 +208,19 @@ class Health:
         if self._unanswered >= LOST_AFTER_FAILURES and lasting and not self._silent.is_set():
             self._silent_error = error
             self._silent.set()
+
+    def _count_useless(self, error: GatewayError | None) -> None:
+        """A gateway that refuses everything says no more than one that is silent."""
+        if error is None:
+            self._useless = 0
+            self._readiness.clear(Reason.USELESS_ANSWERS)
+            return
+        now = trio.current_time()
+        if self._useless == 0:
+            self._useless_since = now
+        self._useless += 1
+        if self._useless >= LOST_AFTER_FAILURES and now - self._useless_since >= LOST_AFTER_S:
+            self._readiness.block(Reason.USELESS_ANSWERS, str(error))
 
     async def wait_silent(self) -> NoAnswerError:
         """Wait until the gateway no longer answers; return what came of the last request."""

@@ -19,12 +19,12 @@ from trio_bridge.events.portal import (
     NoBrokerageSession,
 )
 from trio_bridge.gateways.portal.health import AnswerError, LoggedOutError, SessionState
-from trio_bridge.gateways.portal.pacing import OPEN_SESSION, STATUS, TICKLE
 from trio_bridge.gateways.portal.values import ShapeError
+from trio_bridge.gateways.portal.wire.pacing import OPEN_SESSION, STATUS, TICKLE
 
 if TYPE_CHECKING:
     from trio_bridge.events.event import Event
-    from trio_bridge.gateways.portal.client import Answer, PortalClient, Shared
+    from trio_bridge.gateways.portal.wire.client import Answer, PortalClient, Shared
 
 STATUS_GAP_S: Final = 1.0
 """At least this long between two checks of the status."""
@@ -39,7 +39,7 @@ def read_status(payload: object) -> SessionState:
         return SessionState.UNKNOWN
     if payload.get("competing") is True:
         return SessionState.COMPETING
-    if not payload["authenticated"]:
+    if not payload["authenticated"] or payload.get("established") is False:
         return SessionState.NO_BROKERAGE
     if payload.get("connected") is False:
         return SessionState.UPSTREAM_LOST

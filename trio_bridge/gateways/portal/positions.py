@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.events.gateway import AccountLeftOut
 from trio_bridge.gateways.accounts import Accounts
+from trio_bridge.gateways.portal.account import list_accounts
+from trio_bridge.gateways.portal.contracts import Definition
 from trio_bridge.gateways.portal.health import AnswerError
-from trio_bridge.gateways.portal.holdings import Definition, Held, HeldKey
-from trio_bridge.gateways.portal.pacing import ACCOUNTS, INVALIDATE, POSITIONS
+from trio_bridge.gateways.portal.holdings import Held, HeldKey
 from trio_bridge.gateways.portal.values import (
     ShapeError,
     read_con_id,
@@ -22,14 +24,15 @@ from trio_bridge.gateways.portal.values import (
     read_positive,
     read_text,
 )
+from trio_bridge.gateways.portal.wire.pacing import INVALIDATE, POSITIONS
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence, Set
 
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
     from trio_bridge.gateways.portal.login import Login
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
 
 CONFIRM_S: Final = 1.0
 """How long before a doubtful download is repeated."""
@@ -44,6 +47,9 @@ SMALLEST_PAGE: Final = 30
 and are of 100 in today's, where each entry says so."""
 
 NO_SUCH_ENDPOINT: Final = frozenset({404, 405, 501})
+
+NOT_OURS: Final = frozenset({400, 403, 404})
+"""How positions are refused that the login cannot have."""
 
 ASK_AGAIN_AFTER: Final = 2
 """After this many failures the accounts are requested again, which the gateway expects first: its
@@ -60,6 +66,10 @@ class PositionLoop:
         self._timing = shared.timing
         self._accounts = Accounts(shared.settings.ib_account, shared.emit)
         self._accounts_asked_at = -math.inf
+        self._unlisted: frozenset[str] = frozenset()
+        self._left_out: dict[str, None] = {}
+        """Accounts that only the brokerage session names, and whose positions are refused."""
+        self._emit = shared.emit
         self._requests = 0
         """Made by the last download."""
 
@@ -70,9 +80,12 @@ class PositionLoop:
             ConfigError: the gateway does not know an account of IB_ACCOUNT.
             GatewayError: no usable answer.
         """
-        answer = await self._client.ask(ACCOUNTS, read=read_accounts)
-        self._accounts.managed(answer.value)
-        self._accounts_asked_at = answer.asked_at
+        listed = await list_accounts(self._client)
+        self._accounts.managed(listed.accounts)
+        self._accounts_asked_at = listed.asked_at
+        self._unlisted = listed.unlisted
+        for account in [one for one in self._left_out if one not in listed.unlisted]:
+            del self._left_out[account]
 
     async def know_accounts(self) -> None:
         """Load the accounts unless this login has named them: it may be another person's.
@@ -103,8 +116,8 @@ class PositionLoop:
                 if backoff.attempts >= ASK_AGAIN_AFTER:
                     await self.load_accounts()
                 await self._look_for_accounts()
-                accounts = self._accounts.chosen
-                download = await self._download(accounts)
+                download = await self._download(self._recorded)
+                accounts = self._recorded
                 doubtful = self._memory.holdings.is_doubtful(download, accounts)
                 if doubtful and not await self._login.is_well():
                     # A gateway that is cut off may know of no positions.
@@ -124,6 +137,11 @@ class PositionLoop:
             else:
                 await trio.sleep(CONFIRM_S)
 
+    @property
+    def _recorded(self) -> tuple[str, ...]:
+        """The accounts that count and whose positions can be had."""
+        return tuple(one for one in self._accounts.chosen if one not in self._left_out)
+
     async def _look_for_accounts(self) -> None:
         """Look now and then for newly managed accounts."""
         due = self._accounts_asked_at + self._timing.accounts_s
@@ -136,9 +154,19 @@ class PositionLoop:
         held: list[Held] = []
         self._requests = 0
         for account in accounts:
-            await self._invalidate(account)
-            held += await self._download_account(account, frozenset(accounts) - {account})
+            try:
+                await self._invalidate(account)
+                held += await self._download_account(account, frozenset(accounts) - {account})
+            except AnswerError as error:
+                if not self._can_be_left_out(account, error):
+                    raise
+                self._left_out[account] = None
+                self._emit(AccountLeftOut(account, str(error)))
         return held
+
+    def _can_be_left_out(self, account: str, error: AnswerError) -> bool:
+        unlisted = account in self._unlisted and not self._accounts.are_named
+        return unlisted and error.status in NOT_OURS
 
     async def _invalidate(self, account: str) -> None:
         """Have the gateway reload the account's positions, where it supports that."""
@@ -207,18 +235,3 @@ def _read_held(entry: Mapping[str, object], account: str) -> Held:
     key = HeldKey(account, con_id, read_text(entry, "model"))
     kind, symbol = ("assetClass", "secType"), ("ticker", "contractDesc")
     return Held(key, quantity, Definition.read(entry, kind, symbol, "undConid"))
-
-
-def read_accounts(payload: object) -> tuple[str, ...]:
-    """The account ids of `/portfolio/accounts`.
-
-    Raises:
-        ShapeError: it is something else.
-    """
-    found = dict.fromkeys(
-        read_text(entry, "accountId", "id") for entry in read_objects(payload, "accounts")
-    )
-    found.pop("", None)
-    if not found:
-        raise ShapeError("the gateway names no account")
-    return tuple(found)

@@ -12,10 +12,10 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-import structlog
 import trio
 
 from trio_bridge.errors import GatewayError
+from trio_bridge.logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -28,7 +28,7 @@ LONGEST_ANSWER_S = 600.0
 ENDING_S = 0.5
 """How long a cancelled task may take to end; one pass of the loop is enough for a good one."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Loss:

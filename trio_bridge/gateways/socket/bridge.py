@@ -1,7 +1,7 @@
 """SOCKET mode: TWS or IB Gateway through ib_async.
 
-Read-only by construction: it requests positions, contract details, market data and the time, and
-nothing that involves orders.
+Read-only by construction: it requests positions, account values, contract details, market data and
+the time, and nothing that involves orders.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.gateways.socket.holdings import Details
+    from trio_bridge.gateways.socket.details import Details
 
 DISCONNECT_TIMEOUT_S = 2.0
 
@@ -70,6 +70,7 @@ class SocketBridge(IBridgeBase):
             readiness=self._begin(),
             lines=self._lines,
             details=self._details,
+            now=self._now,
         )
         await nursery.start(self._connection.run)
 
@@ -101,8 +102,11 @@ class SocketBridge(IBridgeBase):
     def inputs(self) -> RiskInputs:
         assert self._connection is not None
         connection = self._connection
+        held = connection.holdings.view
         return RiskInputs(
             connection.accounts.chosen,
-            connection.holdings.view.positions,
+            held.positions,
             connection.subscriptions.feed.greeks(),
+            connection.subscriptions.troubles(held),
+            connection.account.rates(),
         )

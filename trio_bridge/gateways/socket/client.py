@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import trio
-from ib_async import IB
+from ib_async import IB, Position
 from ib_async.util import globalErrorEvent
 
 from trio_bridge.gateways.socket.ticks import DELAYED_MODEL_TICK, TickFilter
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asyncio import Transport
     from collections.abc import Callable
 
-    from ib_async import Contract, Position
+    from ib_async import Contract
 
 CLOSE_TIMEOUT_S = 1.0
 
@@ -45,11 +45,19 @@ CURRENT_TIME_MESSAGE = 49
 COMPUTATION_MESSAGE = 21
 DATA_TYPE_MESSAGE = 58
 
+ACCOUNT_VALUE_MESSAGES = {63: (3, 4, 5, 6), 73: (3, 5, 6, 7)}
+"""Of reqAccountSummary and reqAccountUpdatesMulti, and where the account, the key, the value and
+the currency stand in them."""
+
+ACCOUNT_VALUES_END_MESSAGES = (64, 74)
+ONE_ACCOUNTS_POSITION_MESSAGE = 71
+ONE_ACCOUNTS_POSITIONS_END_MESSAGE = 72
+
 READ_MESSAGES = frozenset(
     {4, 9, 10, 15, 18, COMPUTATION_MESSAGE, 52, DATA_TYPE_MESSAGE, POSITION_MESSAGE, 62}
 )
-"""Errors, next request id, contract details (of bonds too), accounts, option computations, end of
-details, market data type, positions, end of positions: the answers to an observer's requests."""
+"""What ib_async decodes: errors, next request id, contract details (of bonds too), accounts, option
+computations, end of details, market data type, positions, end of positions."""
 
 
 class Listener(Protocol):
@@ -57,9 +65,19 @@ class Listener(Protocol):
 
     def error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None: ...
     def position(self, position: Position) -> None: ...
+    def positions_end(self, request_id: int) -> None:
+        """The request for one account's positions has been answered."""
+
+    def account_value(
+        self, request_id: int, account: str, key: str, value: str, currency: str
+    ) -> None: ...
+    def account_values_end(self, request_id: int) -> None: ...
     def current_time(self) -> None: ...
     def data_type_changes(self, request_id: int) -> None:
         """What comes for this request from now on is of another kind."""
+
+    def too_old(self, version: int, least: int) -> None:
+        """The gateway speaks a version of the protocol below `least`."""
 
     def closed(self, reason: str) -> None:
         """The connection has ended; `reason` is empty if it ended properly."""
@@ -79,6 +97,7 @@ class GatewayClient:
         self._listener = listener
         self._ticks = TickFilter()
         self._ended = trio.Event()
+        self._computations = 0
         self.received = self.sent = 0
         """Messages, as of the last `count`: ib_async forgets them when the connection ends."""
         client = self.ib.client
@@ -92,10 +111,16 @@ class GatewayClient:
         handlers: dict[int, Callable[[list[str]], None]] = client.decoder.handlers
         for kind in handlers.keys() - READ_MESSAGES:
             handlers[kind] = _ignore
+        self._read_accounts(handlers)
         handlers[POSITION_MESSAGE] = self._loudly(handlers[POSITION_MESSAGE])
         handlers[COMPUTATION_MESSAGE] = self._in_full(handlers[COMPUTATION_MESSAGE])
         handlers[DATA_TYPE_MESSAGE] = self._after_notice(handlers[DATA_TYPE_MESSAGE])
         handlers[CURRENT_TIME_MESSAGE] = lambda fields: listener.current_time()
+
+    @property
+    def ticks(self) -> int:
+        """How many market data messages there have been."""
+        return self._ticks.dropped + self._computations
 
     def count(self) -> None:
         """Note how many messages there were."""
@@ -135,9 +160,47 @@ class GatewayClient:
             wanted = self._ticks.feed(data)
         except ValueError as error:
             self._listener.unreadable(error)
-        else:
-            if wanted:
-                self._digest(wanted)
+            return
+        if not wanted:
+            return
+        client = self.ib.client
+        if client.connState == client.CONNECTING:
+            version = greeting_version(wanted)
+            if version is not None and version < client.MinClientVersion:
+                # ib_async would drop the connection and let us wait.
+                self._listener.too_old(version, client.MinClientVersion)
+                return
+        self._digest(wanted)
+
+    def _read_accounts(self, handlers: dict[int, Callable[[list[str]], None]]) -> None:
+        listener = self._listener
+        for kind, places in ACCOUNT_VALUE_MESSAGES.items():
+            handlers[kind] = self._passed_on(listener.account_value, *places)
+        for kind in ACCOUNT_VALUES_END_MESSAGES:
+            handlers[kind] = self._passed_on(listener.account_values_end)
+        handlers[ONE_ACCOUNTS_POSITIONS_END_MESSAGE] = self._passed_on(listener.positions_end)
+        decoder = self.ib.client.decoder
+        handlers[ONE_ACCOUNTS_POSITION_MESSAGE] = self._loudly(decoder.positionMulti)
+
+        def position(
+            _id: int, account: str, _model: str, contract: Contract, size: float, cost: float
+        ) -> None:
+            listener.position(Position(account, contract, size, cost))
+
+        self.ib.wrapper.positionMulti = position  # type: ignore[method-assign, assignment]
+
+    def _passed_on(self, tell: Callable[..., None], *places: int) -> Callable[[list[str]], None]:
+        """Read the request's number and the fields at these places."""
+
+        def read(fields: list[str]) -> None:
+            if len(fields) <= max(2, *places, 2) or not fields[2].isdecimal():
+                return  # no row depends on it
+            try:
+                tell(int(fields[2]), *(fields[place] for place in places))
+            except Exception as error:
+                self._listener.bug(error)
+
+        return read
 
     def _loudly(self, read: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
         @functools.wraps(read)
@@ -154,6 +217,7 @@ class GatewayClient:
 
         @functools.wraps(read)
         def read_in_full(fields: list[str]) -> None:
+            self._computations += 1
             ticker = wrapper.reqId2Ticker.get(int(fields[1]))
             try:
                 read(fields)
@@ -186,6 +250,14 @@ class GatewayClient:
 
     def _on_bug(self, _event: object, error: Exception) -> None:
         self._listener.bug(error)
+
+
+def greeting_version(data: bytes) -> int | None:
+    """The protocol version with which a gateway greets: the first of two fields."""
+    fields = data[4:].split(b"\0")
+    if len(fields) < 2 or not fields[0].isdigit():
+        return None
+    return int(fields[0])
 
 
 def _ignore(fields: list[str]) -> None:

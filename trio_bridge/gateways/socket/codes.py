@@ -27,9 +27,9 @@ class Reaction(Enum):
     CLIENT_ID_TAKEN = auto()
     """Another client has our id: end the attempt and say what to do."""
     FARM_BROKEN = auto()
-    """A market-data farm is down: its Greeks age; tear nothing down."""
+    """A market-data farm is down: its Greeks age; tear nothing down, subscribe to nothing again."""
     FARM_WELL = auto()
-    """A market-data farm is back: renew subscriptions that stay silent."""
+    """A market-data farm is back."""
     DEFINITIONS_WELL = auto()
     """The gateway can look contracts up again: try the unknown ones again."""
     NOTE = auto()
@@ -39,13 +39,13 @@ class Reaction(Enum):
     TOO_MANY_LINES = auto()
     """Fewer market-data lines than we thought: shrink the budget."""
     UNKNOWN_CONTRACT = auto()
-    """Give this contract up for a long while."""
-    NOT_SUBSCRIBED = auto()
-    """No live data for this contract: delayed if the settings allow, else unpriced."""
-    DATA_GOES_ON = auto()
-    """A remark about data that keeps coming: never cancel."""
+    """Ask another exchange, and when all have been asked, give the contract up for a long while."""
+    ADVICE = auto()
+    """About what the login is subscribed to. Data may come all the same; if none do, ask once more
+    for delayed data if the settings allow, else the contract is unpriced."""
     COMPETING_SESSION = auto()
-    """The owner uses the market data elsewhere: wait until that ends."""
+    """No data for this contract; when all lines have got it, the owner uses the market data
+    elsewhere: wait until that ends."""
     INVALID_REQUEST = auto()
     """The gateway refused a request: report it with its contract."""
     SUB_ACCOUNTS = auto()
@@ -54,13 +54,12 @@ class Reaction(Enum):
     """A warning that is not in the table: report it."""
 
 
-Refusal: TypeAlias = Literal[
-    Reaction.TOO_MANY_LINES,
-    Reaction.UNKNOWN_CONTRACT,
-    Reaction.NOT_SUBSCRIBED,
-    Reaction.COMPETING_SESSION,
-    Reaction.INVALID_REQUEST,
+ContractRefusal: TypeAlias = Literal[
+    Reaction.UNKNOWN_CONTRACT, Reaction.ADVICE, Reaction.INVALID_REQUEST
 ]
+"""What is about one contract, and never about all data."""
+
+Refusal: TypeAlias = ContractRefusal | Literal[Reaction.TOO_MANY_LINES, Reaction.COMPETING_SESSION]
 """What may end one contract's subscription."""
 
 REACTIONS: dict[int, Reaction] = {
@@ -70,7 +69,7 @@ REACTIONS: dict[int, Reaction] = {
     300: Reaction.IGNORE,  # cancelled a subscription that the gateway had ended itself
     321: Reaction.INVALID_REQUEST,
     326: Reaction.CLIENT_ID_TAKEN,
-    354: Reaction.NOT_SUBSCRIBED,
+    354: Reaction.ADVICE,
     502: Reaction.RECONNECT,
     504: Reaction.RECONNECT,
     1100: Reaction.UPSTREAM_LOST,
@@ -87,12 +86,12 @@ REACTIONS: dict[int, Reaction] = {
     2119: Reaction.IGNORE,
     2157: Reaction.NOTE,  # contract definitions
     2158: Reaction.DEFINITIONS_WELL,
-    10089: Reaction.NOT_SUBSCRIBED,
-    10090: Reaction.DATA_GOES_ON,
-    10091: Reaction.NOT_SUBSCRIBED,
-    10167: Reaction.DATA_GOES_ON,
-    10168: Reaction.NOT_SUBSCRIBED,
-    10186: Reaction.NOT_SUBSCRIBED,
+    10089: Reaction.ADVICE,
+    10090: Reaction.ADVICE,
+    10091: Reaction.ADVICE,
+    10167: Reaction.ADVICE,
+    10168: Reaction.ADVICE,
+    10186: Reaction.ADVICE,
     10197: Reaction.COMPETING_SESSION,
 }
 
@@ -102,9 +101,7 @@ SUB_ACCOUNTS_HINT = "subaccount"
 """Part of the text that refuses reqPositions to a master of more than 50 sub-accounts: the refusal
 has no code of its own."""
 
-NOTHING_TO_CANCEL = frozenset({101, 200, 354, 10089, 10168, 10186})
-"""After these codes the gateway certainly holds no subscription. After others it may, and without a
-cancel it would keep one of the market-data lines for good."""
+NO_SUCH_CONTRACT = 200
 
 
 def reaction_to(code: int, text: str = "") -> Reaction:
@@ -115,3 +112,8 @@ def reaction_to(code: int, text: str = "") -> Reaction:
     if hinted and reaction in (Reaction.REMARK, Reaction.INVALID_REQUEST):
         return Reaction.SUB_ACCOUNTS
     return reaction
+
+
+def farm_in(text: str) -> str:
+    """The farm that a message about one names at its end, `…connection is broken:usopt`."""
+    return text.rpartition(":")[2].strip()

@@ -14,15 +14,16 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
-import structlog
 import trio
 from ib_async import Contract
 
 from trio_bridge.asyncio_compat import trio_asyncio
 from trio_bridge.errors import BridgeError, GatewayError, leaves
 from trio_bridge.gateways.accounts import Accounts
-from trio_bridge.gateways.ongoing import Ongoing
+from trio_bridge.gateways.bursts import Bursts
+from trio_bridge.gateways.ongoing import Ongoing, Recurring
 from trio_bridge.gateways.readiness import SETTLE_S, Reason, Settling
+from trio_bridge.gateways.socket.account import AccountWatch, PositionRequests
 from trio_bridge.gateways.socket.asking import (
     Asking,
     Loss,
@@ -31,18 +32,26 @@ from trio_bridge.gateways.socket.asking import (
     resolve,
 )
 from trio_bridge.gateways.socket.client import GatewayClient
+from trio_bridge.gateways.socket.details import by_preference, details_from
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
-from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, details_from, learn_details
+from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, learn_details
 from trio_bridge.gateways.socket.market_data.subscriptions import POLL_S, Subscriptions
 from trio_bridge.gateways.socket.notices import Notices
+from trio_bridge.gateways.worth import Agreement
+from trio_bridge.logs import Log
+from trio_bridge.model import utc_now
+from trio_bridge.policy.reset_window import hold_until
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
     from ib_async import Position
 
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.readiness import Readiness
-    from trio_bridge.gateways.socket.holdings import Details
+    from trio_bridge.gateways.socket.details import Details
     from trio_bridge.gateways.socket.market_data.lines import MarketLines
 
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -56,7 +65,7 @@ worst error: an empty book counts only when reported twice, this far apart."""
 IDLE_POLL_S = 1.0
 """How often to check the subscriptions when all options have answered."""
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Phase(Enum):
@@ -86,8 +95,11 @@ class Connection:
         readiness: Readiness,
         lines: MarketLines,
         details: dict[int, Details],
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
+        """`now` is the wall clock."""
         self._settings = settings
+        self._now = now
         self._readiness = readiness
         self._readiness.block(Reason.DOWNLOADING)
         self._settling = Settling(readiness, SETTLE_S)
@@ -103,15 +115,24 @@ class Connection:
         self.accounts = Accounts(settings.ib_account, emit)
         self.holdings = Holdings(self.accounts, details)
         said = Ongoing(emit, trio.current_time)
+        self._recurring = Recurring(emit, trio.current_time)
+        self._bursts = Bursts(emit, trio.current_time)
         self.subscriptions = Subscriptions(
             self.client.ib,
             lines,
             data_type=settings.ib_market_data_type,
             max_age_s=settings.greeks_max_age_s,
             emit=emit,
-            said=said,
+            bursts=self._bursts,
+            look_up=self.holdings.look_up,
             clock=trio.current_time,
         )
+        sent = self.subscriptions.sent
+        self.account = AccountWatch(
+            self.client.ib.client, self.accounts, sent=sent, clock=trio.current_time
+        )
+        self._positions = PositionRequests(self.client.ib.client, self.accounts, sent=sent)
+        self._agreement = Agreement(readiness, said)
         self._notices = Notices(
             self.subscriptions,
             readiness,
@@ -119,6 +140,8 @@ class Connection:
             client_id=settings.ib_client_id,
             emit=emit,
             said=said,
+            recurring=self._recurring,
+            bursts=self._bursts,
             lose=self._lose_by,
             start_over=self._start_over,
             carry_on=self._carry_on,
@@ -167,6 +190,7 @@ class Connection:
                     finally:
                         self._phase = Phase.CLOSING
                         self._readiness.block(Reason.NOT_CONNECTED)
+                        self._bursts.look(at_once=True)
                         await self.client.close()
                         await end_all_tasks()
         except BaseExceptionGroup as group:
@@ -245,6 +269,8 @@ class Connection:
         cut_off, outages = self._notices.upstream_lost, self._notices.outages
         self.holdings.forget()
         self.subscriptions.open()
+        self._agreement.start(trio.current_time(), len(self.accounts.chosen))
+        self.account.start()
         await self._ask_positions()
         if not self.holdings.view.positions:
             with trio.move_on_after(CONFIRM_EMPTY_S):
@@ -256,19 +282,42 @@ class Connection:
         self.subscriptions.expect(self.holdings.view.exposures)
         self._phase = Phase.SERVING
         self._settling.start(trio.current_time())
+        self._compare()
         self._readiness.clear(Reason.DOWNLOADING)
 
-    async def _ask_positions(self) -> None:
-        self.subscriptions.sent(1)
-        await self._asking.ask(
-            self.client.ib.reqPositionsAsync, POSITIONS_TIMEOUT_S, "the positions did not arrive"
+    def _compare(self) -> None:
+        """Hold the rows back while account values say that positions are lacking."""
+        if self._phase is not Phase.SERVING:
+            return
+        was_lacking = not self._agreement.is_reached
+        held = self.holdings.view
+        now = trio.current_time()
+        self._agreement.judge(
+            self.accounts.chosen,
+            held.accounts,
+            self.account.values(),
+            now,
+            awaited=self.account.awaited,
+            why=self.account.refusal,
         )
+        if was_lacking and self._agreement.is_reached:
+            # What has arrived late is waited for as what came in time.
+            self.subscriptions.expect(held.exposures)
+            self._settling.forget()
+            self._settling.start(now)
+
+    async def _ask_positions(self) -> None:
+        request: Callable[[], Awaitable[object]] = self._positions.ask
+        if not self._positions.are_needed:
+            request = self.client.ib.reqPositionsAsync
+            self.subscriptions.sent(1)
+        await self._asking.ask(request, POSITIONS_TIMEOUT_S, "the positions did not arrive")
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.client.read)
             nursery.start_soon(self.heartbeat.run)
-            nursery.start_soon(learn_details, self.holdings, self._learn)
+            nursery.start_soon(learn_details, self.holdings, self._learn, self._now)
             try:
                 await self._follow()
             except GatewayError as error:
@@ -285,17 +334,36 @@ class Connection:
     async def _step(self) -> None:
         """Adjust the subscriptions to what we hold; wait for something to happen."""
         self.client.count()
+        self._recurring.look()
+        self._bursts.look()
         now = trio.current_time()
         again_at = now + IDLE_POLL_S
-        if not self._notices.upstream_lost:
+        if self._notices.upstream_lost:
+            self._look_for_comeback(now)
+        else:
             due = self.subscriptions.step(self.holdings.view)
+            due = min(due, self._step_account(now))
             again_at = max(now + POLL_S, min(again_at, due))
             if not self._settling.is_over(now):
                 again_at = now + POLL_S
-                if self.subscriptions.all_answered:
+                if self.subscriptions.all_answered and not self.holdings.view.lacking_details:
                     self._settling.answered()
         with trio.move_on_at(again_at):
             await self._wake.wait()
+
+    def _step_account(self, now: float) -> float:
+        """Keep the account values up to date; request positions again that are lacking."""
+        self._compare()
+        if now >= self._agreement.reload_at:
+            self._agreement.reloading(now)
+            self._start_over()
+            self._wake.set()
+        return min(self.account.step(soon=self._agreement.doubted(now)), self._agreement.reload_at)
+
+    def _look_for_comeback(self, now: float) -> None:
+        why = self._notices.comeback.look(self.client.ticks, now)
+        if why and hold_until(self._now(), self._settings.reset_windows) is None:
+            self._lose(why)
 
     def _ask_time(self) -> None:
         if not self._loss.has_come:
@@ -309,7 +377,7 @@ class Connection:
         with trio.move_on_after(AGAIN_S), suppress(OSError):  # OSError: the socket fell
             answers = await answer_to(request)
             # ib_async treats an option computation as an answer, too.
-            for answer in answers if isinstance(answers, list) else ():
+            for answer in by_preference(answers) if isinstance(answers, list) else ():
                 if answer.contract and answer.contract.conId == con_id:
                     self.holdings.learn(con_id, details_from(answer))
                     self._wake.set()
@@ -317,12 +385,30 @@ class Connection:
     # What the gateway says (`client.Listener`)
 
     def error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
-        self._notices.on_error(request_id, code, text, contract)
+        if not self.account.refused(request_id, code, text):
+            self._notices.on_error(request_id, code, text, contract)
         self._wake.set()
 
     def position(self, position: Position) -> None:
         self._asking.heard()
         self.holdings.update(position)
+        self._compare()
+        self._wake.set()
+
+    def positions_end(self, request_id: int) -> None:
+        self._asking.heard()
+        self._positions.ended(request_id)
+
+    def account_value(
+        self, request_id: int, account: str, key: str, value: str, currency: str
+    ) -> None:
+        self.account.take(request_id, account, key, value, currency)
+        if account not in self.holdings.view.accounts:
+            self._compare()
+
+    def account_values_end(self, request_id: int) -> None:
+        self.account.ended(request_id)
+        self._compare()
         self._wake.set()
 
     def current_time(self) -> None:
@@ -330,6 +416,14 @@ class Connection:
 
     def data_type_changes(self, request_id: int) -> None:
         self.subscriptions.feed.note(request_id)
+
+    def too_old(self, version: int, least: int) -> None:
+        self._lose_by(
+            GatewayError(
+                f"the gateway speaks API version {version}; at least {least} is needed",
+                remedy="update TWS or IB Gateway",
+            )
+        )
 
     def closed(self, reason: str) -> None:
         match self._phase:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
-import structlog
+import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.events.data import FarmDown
+from trio_bridge.events.data import FarmBack, FarmDown
 from trio_bridge.events.gateway import (
     GatewayNotice,
     GatewayRemark,
@@ -17,8 +18,10 @@ from trio_bridge.events.gateway import (
     UpstreamLost,
 )
 from trio_bridge.gateways.readiness import Reason
-from trio_bridge.gateways.socket.codes import Reaction, reaction_to
-from trio_bridge.gateways.socket.market_data.subscriptions import ASK_BROKEN_FARM_S
+from trio_bridge.gateways.socket.codes import Reaction, farm_in, reaction_to
+from trio_bridge.gateways.socket.comeback import Comeback
+from trio_bridge.logs import Log
+from trio_bridge.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,12 +29,13 @@ if TYPE_CHECKING:
     from ib_async import Contract
 
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.gateways.ongoing import Ongoing
+    from trio_bridge.gateways.bursts import Bursts
+    from trio_bridge.gateways.ongoing import Ongoing, Recurring
     from trio_bridge.gateways.readiness import Readiness, Settling
     from trio_bridge.gateways.socket.codes import Refusal
     from trio_bridge.gateways.socket.market_data.subscriptions import Subscriptions
 
-log = structlog.get_logger()
+log = Log()
 
 
 class Notices:
@@ -52,6 +56,8 @@ class Notices:
         client_id: int,
         emit: EventSink,
         said: Ongoing,
+        recurring: Recurring,
+        bursts: Bursts,
         lose: Callable[[GatewayError], None],
         start_over: Callable[[], None],
         carry_on: Callable[[], None],
@@ -62,11 +68,15 @@ class Notices:
         self._client_id = client_id
         self._emit = emit
         self._said = said
+        self._recurring = recurring
+        self._bursts = bursts
         self._lose = lose
         self._start_over = start_over
         self._carry_on = carry_on
         self._self_restoring = False
         self._lost_at: float | None = None
+        self._said_back = False
+        self.comeback = Comeback()
         self.outages = 0
         """How often the upstream was lost."""
 
@@ -77,9 +87,10 @@ class Notices:
 
     def on_error(self, request_id: int, code: int, text: str, contract: Contract | None) -> None:
         reaction = reaction_to(code, text)
+        self.comeback.heard(code, trio.current_time())
         match reaction:
             case Reaction.IGNORE:
-                log.debug("gateway notice", code=code, text=text)
+                log.debug("gateway notice", code=code, text=clean(text))
             case Reaction.UPSTREAM_LOST:
                 self._upstream_is_lost(code)
             case Reaction.UPSTREAM_BACK | Reaction.UPSTREAM_BACK_EMPTY:
@@ -95,9 +106,9 @@ class Notices:
                     )
                 )
             case Reaction.FARM_BROKEN:
-                self._subscriptions.data_stopped()
-                self._subscriptions.ask_silent_again(ASK_BROKEN_FARM_S)
-                self._emit(FarmDown(code, text))
+                farm = farm_in(text)
+                self._subscriptions.farms.broke(farm)
+                self._recurring.comes(farm, FarmDown(code, text), partial(FarmBack, farm))
             case Reaction.FARM_WELL:
                 if self._self_restoring:
                     # Some gateways report no more than this when the link is back. But positions
@@ -108,9 +119,11 @@ class Notices:
                             "reconnecting to find out"
                         )
                     )
-                self._subscriptions.ask_silent_again()
+                farm = farm_in(text)
+                self._subscriptions.farms.mended(farm)
+                self._recurring.goes(farm)
             case Reaction.DEFINITIONS_WELL:
-                self._subscriptions.ask_unknown_again()
+                self._subscriptions.refusals.ask_unknown_again()
             case Reaction.NOTE:
                 self._said.once(code, GatewayNotice(code, text))
             case Reaction.PACE:
@@ -123,14 +136,12 @@ class Notices:
                         remedy="log in as one of the accounts, or as a user who sees 50 or fewer",
                     )
                 )
-            case Reaction.DATA_GOES_ON:
-                self._said.once(code, GatewayRemark(code, _name(contract), text))
             case Reaction.REMARK:
                 self._pass_on(GatewayRemark, code, text, contract)
             case (
                 Reaction.TOO_MANY_LINES
                 | Reaction.UNKNOWN_CONTRACT
-                | Reaction.NOT_SUBSCRIBED
+                | Reaction.ADVICE
                 | Reaction.COMPETING_SESSION
                 | Reaction.INVALID_REQUEST
             ):
@@ -144,15 +155,21 @@ class Notices:
             self._lost_at = self._subscriptions.data_stopped()
             self._readiness.block(Reason.UPSTREAM_LOST)
             self._settling.hold(self._lost_at)
+            self.comeback.begin(code, self._lost_at)
             self._emit(UpstreamLost(code))
         self._self_restoring = code == 2110
 
     def _upstream_is_back(self, code: int, *, empty: bool) -> None:
+        if self._lost_at is None and self._said_back and not empty:
+            log.debug("the link is up, as it was", code=code)
+            return
+        self._said_back = True
+        self.comeback.over()
         self._readiness.clear(Reason.UPSTREAM_LOST)
         self._self_restoring = False
         # Ticks during the outage were computed from what was known before it.
         self._subscriptions.data_stopped(self._lost_at)
-        self._subscriptions.ask_unknown_again()
+        self._subscriptions.refusals.ask_unknown_again()
         self._lost_at = None
         if empty:
             self._subscriptions.all_gone()
@@ -167,23 +184,17 @@ class Notices:
         self, reaction: Refusal, request_id: int, code: int, text: str, contract: Contract | None
     ) -> None:
         if contract is not None and self._subscriptions.is_ours(contract.conId, request_id):
-            self._subscriptions.refused(reaction, contract, code, text)
+            self._subscriptions.refused(reaction, contract.conId, code, text)
         elif reaction is Reaction.COMPETING_SESSION and request_id < 0:
-            self._subscriptions.owner_is_elsewhere(_con_id(contract), code)
+            self._subscriptions.all_stopped(code)
         else:
             self._pass_on(GatewayWarning, code, text, contract)
 
     def _pass_on(
         self, kind: type[GatewayRemark], code: int, text: str, contract: Contract | None
     ) -> None:
-        con_id = _con_id(contract)
-        self._said.once((code, con_id), kind(code, _name(contract) if con_id else "", text))
-
-
-def _con_id(contract: Contract | None) -> int:
-    return 0 if contract is None else contract.conId
-
-
-def _name(contract: Contract | None) -> str:
-    symbol = "" if contract is None else contract.localSymbol
-    return symbol or f"contract {_con_id(contract)}"
+        if contract is None or not contract.conId:
+            self._said.once(code, kind(code, "", text))
+            return
+        name = contract.localSymbol or f"contract {contract.conId}"
+        self._bursts.add((kind, code), contract.conId, name, partial(kind, code=code, words=text))

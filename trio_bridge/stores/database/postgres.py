@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import trio
@@ -24,7 +24,7 @@ from trio_bridge.stores.database.sqlstate import TROUBLE, store_error, store_err
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from trio_bridge.model import ApiEvent, Snapshot
     from trio_bridge.stores.base import Store
@@ -101,11 +101,23 @@ async def insert(connection: TrioConnection, records: Sequence[Record]) -> int:
     if not connection.autocommit:
         raise ValueError("the connection must be in autocommit mode: nothing would be committed")
     batches = _by_table(records)
-    with store_errors(own_columns=OWN_COLUMNS):
+    with store_errors(connection, own_columns=OWN_COLUMNS):
         if len(records) >= FAST_PATH_ROWS:
             with suppress(*FALL_BACK_ON):
                 return await _insert_together(connection, batches, fast_insert_statement)
         return await _insert_together(connection, batches, insert_statement)
+
+
+async def try_out(connection: TrioConnection, record: Record) -> bool:
+    """See `Store.try_out`. The connection must be in autocommit mode; after any error drop it."""
+    # One query, see `_insert_together`. What is checked at the commit is checked now.
+    trial = f"BEGIN; {insert_statement(record.table)}; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK"
+    with store_errors(connection, own_columns=OWN_COLUMNS):
+        array = _array([record.row])
+        cursor = _filling_in(connection, [array])
+        await cursor.execute(trial, [Json(array, dumps=bytes)])
+        cursor.nextset()  # behind BEGIN's result
+        return cursor.rowcount == 1
 
 
 class PostgresStore:
@@ -131,33 +143,40 @@ class PostgresStore:
         """See `Store.write`."""
         if not records:
             return 0
-        async with self._turn:
-            connection = await self._connected()
-            try:
-                return await insert(connection, records)
-            except (RowRejectedError, SchemaMissingError):
-                raise
-            except BaseException:
-                # An outage, a cancellation: also when the connection itself lives on, a new one
-                # may find a server that is well, and has no transaction open.
-                connection.drop()
-                raise
+        async with self._using(keep_after=(RowRejectedError, SchemaMissingError)) as connection:
+            return await insert(connection, records)
+
+    async def try_out(self, record: Record) -> bool:
+        """See `Store.try_out`."""
+        async with self._using() as connection:
+            return await try_out(connection, record)
 
     async def ensure_schema(self) -> None:
         """See `Store.ensure_schema`."""
-        async with self._turn:
-            connection = await self._connected()
-            try:
-                await ensure_bridge_schema(connection)
-            except BaseException:
-                connection.drop()
-                raise
+        async with self._using() as connection:
+            await ensure_bridge_schema(connection)
 
     async def aclose(self) -> None:
         """See `Store.aclose`."""
         if self._connection is not None:
             self._connection.drop()
             self._connection = None
+
+    @asynccontextmanager
+    async def _using(
+        self, keep_after: tuple[type[Exception], ...] = ()
+    ) -> AsyncIterator[TrioConnection]:
+        """The connection, which is dropped after any other failure: an outage, a cancellation. Even
+        if it lives on, a new one may find a server that is well, and has no transaction open."""
+        async with self._turn:
+            connection = await self._connected()
+            try:
+                yield connection
+            except keep_after:
+                raise
+            except BaseException:
+                connection.drop()
+                raise
 
     async def _connected(self) -> TrioConnection:
         if self._connection is not None:
@@ -208,28 +227,30 @@ async def _insert_together(
     batches: Mapping[str, list[bytes]],
     statement: Callable[[str], str],
 ) -> int:
-    if len(batches) == 1:  # a statement alone is a transaction, and one round trip
-        return await _insert_batches(connection, batches, statement)
-    # Spelled out: psycopg's transaction() says nothing when it finds the connection closed
-    # at its end, and then nothing is committed.
-    await connection.execute("BEGIN")
-    try:
-        new = await _insert_batches(connection, batches, statement)
-        await connection.execute("COMMIT")
-    except psycopg.Error:
-        await connection.rollback()
-        raise
-    return new
-
-
-async def _insert_batches(
-    connection: TrioConnection,
-    batches: Mapping[str, list[bytes]],
-    statement: Callable[[str], str],
-) -> int:
-    new = 0
-    for table, rows in batches.items():
-        array = Json(b"[" + b",".join(rows) + b"]", dumps=bytes)
-        cursor = await connection.execute(statement(table), [array])
+    """One round trip. Several statements in one query are one transaction, also for a pooler that
+    shares its connections by the statement and refuses BEGIN."""
+    arrays = [_array(rows) for rows in batches.values()]
+    cursor = connection.cursor() if len(batches) == 1 else _filling_in(connection, arrays)
+    values = [Json(array, dumps=bytes) for array in arrays]
+    await cursor.execute(";".join(map(statement, batches)), values)
+    new = cursor.rowcount
+    while cursor.nextset():
         new += cursor.rowcount
     return new
+
+
+def _array(rows: Iterable[bytes]) -> bytes:
+    return b"[" + b",".join(rows) + b"]"
+
+
+def _filling_in(connection: TrioConnection, arrays: Iterable[bytes]) -> psycopg.AsyncCursor[Any]:
+    """A cursor that puts values into the statements itself, as several in one query need it.
+
+    It can't say which value is no text, so that is found out here.
+    """
+    for array in arrays:
+        try:
+            array.decode()
+        except UnicodeDecodeError as error:
+            raise psycopg.errors.CharacterNotInRepertoire(error.reason) from error
+    return psycopg.AsyncClientCursor(connection)

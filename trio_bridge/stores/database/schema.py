@@ -81,7 +81,7 @@ async def ensure_bridge_schema(connection: AsyncConnection[Any]) -> None:
         if not all(complete):
             await _complete(connection)
     except (psycopg.Error, OSError, trio.ClosedResourceError) as error:
-        found = store_error(error)
+        found = store_error(error, connection)
         text = f"cannot make the tables ready: {found.text}"
         raise OutageError(text, remedy=found.remedy) from error
 

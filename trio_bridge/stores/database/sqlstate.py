@@ -2,7 +2,8 @@
 
 The question is never "what went wrong" but "may this row ever get in": what may is an outage and
 waits, in order, with everything behind it; what never will is rejected and set aside. When in
-doubt it is an outage: loud, and nothing is lost.
+doubt it is an outage: loud, and nothing is lost. A code that is not in the table is unclear: a
+trigger's own refusal of one row, say, or of all; delivery finds out by trying others.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import trio
+from psycopg import pq
 
-from trio_bridge.errors import OutageError, RowRejectedError, SchemaMissingError, StoreError
+from trio_bridge.errors import (
+    OutageError,
+    RowRejectedError,
+    SchemaMissingError,
+    StoreError,
+    UnclearError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from psycopg import AsyncConnection
 
 TROUBLE = (psycopg.Error, OSError, trio.ClosedResourceError)
 """The errors that a database can cause. Anything else is a bug."""
@@ -40,6 +50,7 @@ class Meaning:
 
 
 OUTAGE = Meaning(OutageError)
+UNCLEAR = Meaning(UnclearError)
 REJECTED = Meaning(RowRejectedError)
 SCHEMA = Meaning(SchemaMissingError)
 
@@ -52,8 +63,8 @@ MEANINGS = {
     "23": REJECTED,  # integrity constraints
     "25006": Meaning(
         OutageError,
-        "this server takes no writes (a standby?): with target_session_attrs=read-write in "
-        "DATABASE_URL the one of several hosts that does is found",
+        "a standby, or default_transaction_read_only is on: name the primary in DATABASE_URL (of "
+        "several hosts target_session_attrs=read-write finds it), or set that to off",
     ),
     "28": Meaning(OutageError, "check user and password in DATABASE_URL, or DB_USER and DB_PASS"),
     "3D000": Meaning(
@@ -62,7 +73,7 @@ MEANINGS = {
     "3F000": SCHEMA,  # the schema in the search path is gone
     "40": OUTAGE,  # serialization failure, deadlock
     "42501": Meaning(
-        OutageError,
+        UnclearError,  # a policy may refuse a single row
         "the user needs SELECT and INSERT on the tables and USAGE on their sequences, and to make "
         "or complete them CREATE on the schema and to own them",
     ),
@@ -78,6 +89,31 @@ MEANINGS = {
 """SQLSTATE, or its first two characters (the class), to meaning; the longer one wins.
 https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
+STANDBY = Meaning(
+    OutageError,
+    "this server is a standby: name the primary in DATABASE_URL; of several hosts "
+    "target_session_attrs=read-write finds it",
+)
+READ_ONLY_BY_DEFAULT = Meaning(
+    OutageError,
+    "no standby, but default_transaction_read_only is on for this server, database or user (some "
+    "providers set it when the disk is nearly full): make room, or set it to off",
+)
+LEFT_READ_ONLY = Meaning(
+    OutageError,
+    "neither a standby nor read-only by default: a pooler gives out a connection that another "
+    "program left read-only, until it renews it",
+)
+
+NOT_LET_IN = Meaning(
+    OutageError, "the server's administrator must add a line for this user to its pg_hba.conf"
+)
+NOT_LET_IN_UNENCRYPTED = Meaning(
+    OutageError,
+    "the connection was not encrypted, and the server's pg_hba.conf lets this user in only if it "
+    "is, or not at all: try sslmode=require in DATABASE_URL",
+)
+
 FROM_BIGINT = frozenset({"int84", "int82"})
 """The server's own functions that make a smaller number of a bigint. No value of ours is one: it is
 the sequence's, which has outgrown its column."""
@@ -86,9 +122,11 @@ TAKES_TRANSACTION_ID = frozenset({"GetNewTransactionId", "GetNewMultiXactId"})
 """Functions of the server that take no writes any more when a wraparound of its counter is near."""
 
 _WHILE_CONNECTING = {
-    r'authentication failed|no password supplied|no pg_hba.conf entry|role ".*" does not exist': (
-        MEANINGS["28"]
-    ),
+    # Where encryption is preferred, the attempt with it comes first.
+    r"no pg_hba.conf entry .*, SSL encryption": NOT_LET_IN,
+    r"no pg_hba.conf entry .*, no encryption": NOT_LET_IN_UNENCRYPTED,
+    r"no pg_hba.conf entry": NOT_LET_IN,
+    r'authentication failed|no password supplied|role ".*" does not exist': MEANINGS["28"],
     r'database ".*" does not exist': MEANINGS["3D000"],
     r"session is read-only|server is in hot standby mode": MEANINGS["25006"],
 }
@@ -97,7 +135,9 @@ another language only the remedy is missing."""
 
 
 @contextmanager
-def store_errors(*, own_columns: frozenset[str] = frozenset()) -> Iterator[None]:
+def store_errors(
+    connection: AsyncConnection[Any] | None = None, *, own_columns: frozenset[str] = frozenset()
+) -> Iterator[None]:
     """Raise a database's errors in the block as the bridge's own; see `store_error`.
 
     Raises:
@@ -106,13 +146,19 @@ def store_errors(*, own_columns: frozenset[str] = frozenset()) -> Iterator[None]
     try:
         yield
     except TROUBLE as error:
-        raise store_error(error, own_columns=own_columns) from error
+        raise store_error(error, connection, own_columns=own_columns) from error
 
 
-def store_error(error: Exception, *, own_columns: frozenset[str] = frozenset()) -> StoreError:
+def store_error(
+    error: Exception,
+    connection: AsyncConnection[Any] | None = None,
+    *,
+    own_columns: frozenset[str] = frozenset(),
+) -> StoreError:
     """The bridge's error for one of the driver's or the operating system's.
 
-    `own_columns` are those that the bridge fills in the table at hand.
+    `connection` is where a statement failed; `own_columns` are those that the bridge fills in the
+    table at hand.
     """
     code = error.sqlstate if isinstance(error, psycopg.Error) else None
     text = _text(error)
@@ -121,9 +167,11 @@ def store_error(error: Exception, *, own_columns: frozenset[str] = frozenset()) 
             return RowRejectedError(text, sqlstate="22000")
         return _made(_connecting(text), text, "")
     assert isinstance(error, psycopg.Error)
-    meaning = MEANINGS.get(code) or MEANINGS.get(code[:2], OUTAGE)
+    meaning = MEANINGS.get(code) or MEANINGS.get(code[:2], UNCLEAR)
     if meaning.error is RowRejectedError:
         meaning = _rejected(error, code, own_columns)
+    if code == "25006" and connection is not None:
+        meaning = _read_only(connection) or meaning
     return _made(meaning, f"{text} (SQLSTATE {code})", code)
 
 
@@ -146,6 +194,24 @@ def _rejected(error: psycopg.Error, code: str, own_columns: frozenset[str]) -> M
     if code == "23514" and _is_without_partition(diagnostic):
         return Meaning(OutageError, "the table is partitioned: make the missing partition")
     return REJECTED
+
+
+def _read_only(connection: AsyncConnection[Any]) -> Meaning | None:
+    """Why a server takes no writes, as PostgreSQL 14 and newer report unasked; else None."""
+    if connection.pgconn.status != pq.ConnStatus.OK:
+        return None
+    told = [
+        connection.pgconn.parameter_status(name)
+        for name in (b"in_hot_standby", b"default_transaction_read_only")
+    ]
+    match told:
+        case [b"on", _]:
+            return STANDBY
+        case [_, b"on"]:
+            return READ_ONLY_BY_DEFAULT
+        case [b"off", b"off"]:
+            return LEFT_READ_ONLY
+    return None
 
 
 def _column(diagnostic: psycopg.errors.Diagnostic) -> str | None:
@@ -177,6 +243,8 @@ def _connecting(text: str) -> Meaning:
 def _made(meaning: Meaning, text: str, code: str) -> StoreError:
     if meaning.error is RowRejectedError:
         return RowRejectedError(text, sqlstate=code)
+    if meaning.error is UnclearError:
+        return UnclearError(text, sqlstate=code, remedy=meaning.remedy)
     return meaning.error(text, remedy=meaning.remedy)
 
 

@@ -139,13 +139,38 @@ class Room:
 
     def make(self) -> None:
         """Create the missing directories of the path; existing ones stay unchanged."""
-        missing = [one for one in (self.root, *self.root.parents) if not one.exists()]
-        for directory in reversed(missing):
+        for directory in reversed(self._missing()):
             directory.mkdir(mode=0o700)
             if self.account is not None:
                 directory.chmod(0o755)  # root's umask may be strict
-        if not self.root.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(self.root))
+
+    def try_out(self) -> None:
+        """As `make` and `tidy`, but leaves nothing behind."""
+        missing = self._missing()
+        there = missing[-1].parent if missing else self.root
+        tempfile.TemporaryDirectory(prefix=".trio-bridge-", dir=there).cleanup()
+        self.must_be_entered(there)
+        if os.path.lexists(self.socket_directory):
+            self._judge_own(self.socket_directory)
+
+    def must_be_entered(self, directory: Path) -> None:
+        """Raises ConfigError: the server's account can't reach it."""
+        if self.account is not None and not self.account.can_enter(directory):
+            raise ConfigError(
+                f"BRIDGE_EMBEDDED_DIR={self.root} cannot be reached by the account "
+                f"{self.account.name}, which PostgreSQL needs because it does not run as root",
+                setting=EMBEDDED_DIR,
+                remedy=f"choose a directory like {default_directory()}",
+            )
+
+    def _missing(self) -> list[Path]:
+        """The directories of the path that are to be made, the innermost first."""
+        paths = (self.root, *self.root.parents)
+        missing = [one for one in paths if not one.exists()]
+        there = paths[len(missing)]
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        return missing
 
     def tidy(self) -> None:
         """Create the socket's directory and remove leftovers; only for the holder of the lock."""
@@ -237,6 +262,9 @@ class Room:
         with suppress(FileExistsError):
             directory.mkdir(mode=0o700)
             self._give(directory)
+        self._judge_own(directory)
+
+    def _judge_own(self, directory: Path) -> None:
         status = directory.lstat()
         owner = self.account.uid if self.account else os.geteuid()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != owner or status.st_mode & 0o077:
@@ -266,8 +294,9 @@ def serves(pid: int, data: Path) -> bool:
     return f"-D{data}" in done.stdout
 
 
-def choose(installations: Iterable[Installation], room: Room) -> Installation:
-    """The first installation that fits the data and that the server's account can run.
+def choose(installations: Iterable[Installation], room: Room, *, copy: bool = True) -> Installation:
+    """The first installation that fits the data and that the server's account can run; to that end
+    it is copied into the room if need be, unless `copy` is False.
 
     Raises:
         ConfigError: no installation does.
@@ -281,7 +310,7 @@ def choose(installations: Iterable[Installation], room: Room) -> Installation:
         if room.account is None or room.account.can_run(installation.postgres, "--version"):
             return installation
         if is_bundled(installation):
-            return room.local_copy(installation)
+            return room.local_copy(installation) if copy else installation
     found = ", ".join(map(str, sorted(seen))) or "none"
     if wanted is None:
         raise ConfigError(

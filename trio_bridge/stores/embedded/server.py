@@ -110,18 +110,28 @@ def running_conninfo(directory: Path | None = None) -> str | None:
         raise _unusable(room.root, error) from error
 
 
+def try_out(directory: Path | None = None) -> tuple[Path, int]:
+    """The directory and PostgreSQL's major version that `open_embedded` would use. Blocking;
+    changes nothing.
+
+    Raises:
+        ConfigError: it could not start there; the text says why.
+    """
+    root = (directory or default_directory()).absolute()
+    try:
+        room = Room(root, Account.for_server(root / "data"))
+        room.try_out()
+        return root, choose(installations(), room, copy=False).major
+    except OSError as error:
+        raise _unusable(root, error) from error
+
+
 def _prepare(root: Path) -> tuple[Room, Installation, int]:
     """Prepare what the first process needs: directories, lock, programs. Blocking."""
     try:
         room = Room(root, Account.for_server(root / "data"))
         room.make()
-        if room.account is not None and not room.account.can_enter(root):
-            raise ConfigError(
-                f"BRIDGE_EMBEDDED_DIR={root} cannot be reached by the account "
-                f"{room.account.name}, which PostgreSQL needs because it does not run as root",
-                setting=EMBEDDED_DIR,
-                remedy=f"choose a directory like {default_directory()}",
-            )
+        room.must_be_entered(root)
         lock = room.lock()
         try:
             room.tidy()

@@ -11,8 +11,28 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from trio_bridge.events.gateway import Connected
-from trio_bridge.events.rows import CircuitChanged, CircuitOpened
+from trio_bridge.events.gateway import (
+    Connected,
+    ConnectionLost,
+    GatewaySilent,
+    HoldBegun,
+    UpstreamLost,
+)
+from trio_bridge.events.portal import (
+    CompetingLogin,
+    LoggedOut,
+    LoginCutOff,
+    NoBrokerageSession,
+)
+from trio_bridge.events.rows import (
+    CircuitChanged,
+    CircuitOpened,
+    RowsDropped,
+    RowsMissed,
+    RowsQuarantined,
+    SlotsSkipped,
+)
+from trio_bridge.events.service import ServiceStarted, ServiceStopped
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.reading.intervals import read_intervals
 from trio_bridge.stores.reading.landing import EVENT_COLUMNS, LandedEvent
@@ -37,6 +57,17 @@ MOST_GAPS = 300
 
 REASONS_PER_GAP = 3
 
+CAUSES = tuple(
+    event.kind
+    for event in (
+        *(RowsMissed, SlotsSkipped, RowsDropped, RowsQuarantined),
+        *(ServiceStarted, ServiceStopped),
+        *(ConnectionLost, HoldBegun, GatewaySilent, UpstreamLost),
+        *(LoggedOut, NoBrokerageSession, CompetingLogin, LoginCutOff),
+    )
+)
+"""Events that say why there are no rows; a start shows that there was no service until then."""
+
 NO_REASONS = tuple(event.kind for event in (Connected, CircuitChanged, CircuitOpened))
 """Events that explain no gap: while the database is down, rows are still taken and arrive later;
 and a new connection is not why rows were missing before it."""
@@ -58,18 +89,18 @@ _REASONS = f"""
     SELECT start, {EVENT_COLUMNS}
     FROM unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS gap(start, "end")
     CROSS JOIN LATERAL (
-        SELECT * FROM api_logs
+        SELECT *, kind IS NOT NULL AND kind = ANY (%(causes)s) AS is_cause FROM api_logs
         WHERE "timestamp" > start AND "timestamp" <= "end"
           AND coalesce(kind <> ALL (%(no_reasons)s), message !~ '^(database circuit|connected to)')
-        ORDER BY "timestamp", id LIMIT %(most)s
+        ORDER BY is_cause DESC, "timestamp", id LIMIT %(most)s
     ) AS said
-    ORDER BY start, said."timestamp", said.id
+    ORDER BY start, said.is_cause DESC, said."timestamp", said.id
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """No row after `start` and before `end`; `reasons` are the first events in between.
+    """No row after `start` and before `end`; `reasons` are events in between, causes first.
 
     `start` is a row's time and may lie before the window. `is_open`: `end` is the window's end.
     `interval_s`: how far apart rows were due, seconds.
@@ -155,6 +186,7 @@ async def _explain(connection: TrioConnection, gaps: Sequence[Gap]) -> list[Gap]
         "ends": [gap.end for gap in gaps],
         "most": REASONS_PER_GAP,
         "no_reasons": list(NO_REASONS),
+        "causes": list(CAUSES),
     }
     cursor = await connection.execute(_REASONS, parameters)
     reasons = _by_start(await cursor.fetchall())

@@ -118,7 +118,7 @@ class Inspection:
         """
         rows = [f"[{_sample(table, now).row.decode()}]"]
         async with self._reader.connection() as connection:
-            with store_errors(own_columns=OWN_COLUMNS):
+            with store_errors(connection, own_columns=OWN_COLUMNS):
                 async with connection.transaction(force_rollback=True):
                     await connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE}'")
                     await connection.execute(insert_statement(table), rows)

@@ -36,16 +36,15 @@ class AppendFile:
         there already is written again, because it may not be durable."""
         self.size = 0
         """Durable bytes: what was there at the opening and what appends have added."""
-        self.replaced = False
-        """Set when another program removed, replaced or shortened the file, so that offsets mean
-        nothing. Nothing is read or cut off until the owner resets it."""
+        self.gone: range | None = None
+        """The offsets whose bytes another program took away when it removed, replaced or shortened
+        the file: others mean nothing any more either. Nothing is read or cut off until the owner
+        resets it."""
 
     def open(self) -> None:
         """Open the file and treat its present content as durable."""
         fd = self._open_or_make()
         try:
-            if not self._disk.is_regular(fd):
-                raise OSError(errno.EINVAL, "not a regular file")
             # Even if the file was there: the process that made it may have been killed before this.
             self._disk.sync_directory(self.path.parent)
             self.identity = self._disk.identity(fd)
@@ -56,7 +55,7 @@ class AppendFile:
         self._fd = fd
 
     def look(self) -> None:
-        """Bring `size` and `replaced` up to date with what other programs did to the file."""
+        """Bring `size` and `gone` up to date with what other programs did to the file."""
         self._usable()
 
     def append(self, lines: bytes) -> None:
@@ -117,13 +116,13 @@ class AppendFile:
     def _usable(self) -> int:
         """The descriptor, after a check for what other programs did to the file."""
         if self._disk.identity_at(self.path) != self.identity:
-            self.replaced = True
+            self.gone = range(self.size)
             self.close()
             self.open()
         elif self._fd is None:
             self._reopen()
         elif (found := self._disk.size(self._fd)) != self.size:
-            self.replaced |= found < self.size
+            self._notice_loss(found)
             self._take_as_is(self._fd)
         assert self._fd is not None
         return self._fd
@@ -131,9 +130,13 @@ class AppendFile:
     def _unreplaced(self) -> int:
         """The descriptor for work at an offset, which means nothing in a replaced file."""
         fd = self._usable()
-        if self.replaced:
+        if self.gone is not None:
             raise OSError(errno.ESTALE, "the file was replaced")
         return fd
+
+    def _notice_loss(self, found: int) -> None:
+        if found < self.size:
+            self.gone = range(found, self.size)
 
     def _take_as_is(self, fd: int) -> None:
         size = self._disk.size(fd)
@@ -149,7 +152,7 @@ class AppendFile:
             if found > self.size:
                 self._cut_back(fd)
             elif found < self.size:
-                self.replaced = True
+                self._notice_loss(found)
                 self._take_as_is(fd)
         except BaseException:
             self._close(fd)

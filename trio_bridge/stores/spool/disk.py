@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import trio
 
 from trio_bridge.errors import ConfigError, StartError
+from trio_bridge.stores.spool.ownership import open_own, refuse_shared
 from trio_bridge.threads import NoThreadError, in_thread
 
 if TYPE_CHECKING:
@@ -64,10 +64,16 @@ class Disk(Protocol):
     """
 
     def open(self, path: Path, *, create: bool) -> int:
-        """Open for reading and writing; `create` makes a new file (mode 0600)."""
+        """Open for reading and writing; `create` makes a new file (mode 0600).
+
+        Raises:
+            UnsafeFileError: it is a link, not a regular file, or another user's.
+        """
         ...
 
-    def open_to_read(self, path: Path) -> int: ...
+    def open_to_read(self, path: Path) -> int:
+        """As `open`."""
+        ...
 
     def close(self, fd: int) -> None: ...
 
@@ -91,10 +97,6 @@ class Disk(Protocol):
         """The file that has this name now; None if there is none."""
         ...
 
-    def is_regular(self, fd: int) -> bool:
-        """False for a device, a pipe and the like, which store nothing."""
-        ...
-
     def make_private(self, fd: int) -> None:
         """Set mode 0600."""
         ...
@@ -114,7 +116,11 @@ class Disk(Protocol):
         ...
 
     def make_directory(self, path: Path) -> None:
-        """Create the directory and its parents (mode 0700) if they are missing."""
+        """Create the directory and its parents (mode 0700) if they are missing.
+
+        Raises:
+            UnsafeFileError: others may write into it.
+        """
         ...
 
     async def run(self, job: Callable[[], T]) -> T:
@@ -139,13 +145,10 @@ class RealDisk:
         self._one_at_a_time = trio.CapacityLimiter(1)
 
     def open(self, path: Path, *, create: bool) -> int:
-        flags = os.O_RDWR | os.O_CLOEXEC
-        if create:
-            flags |= os.O_CREAT | os.O_EXCL
-        return os.open(path, flags, PRIVATE_FILE)
+        return open_own(path, os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0), PRIVATE_FILE)
 
     def open_to_read(self, path: Path) -> int:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return open_own(path, os.O_RDONLY, PRIVATE_FILE)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -171,13 +174,10 @@ class RealDisk:
 
     def identity_at(self, path: Path) -> FileIdentity | None:
         try:
-            about = path.stat()
+            about = path.lstat()
         except FileNotFoundError:
             return None
         return FileIdentity(about.st_dev, about.st_ino)
-
-    def is_regular(self, fd: int) -> bool:
-        return stat.S_ISREG(os.fstat(fd).st_mode)
 
     def make_private(self, fd: int) -> None:
         os.fchmod(fd, PRIVATE_FILE)
@@ -208,6 +208,7 @@ class RealDisk:
             if not part.exists():
                 part.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
                 self.sync_directory(part.parent)
+        refuse_shared(path)
 
     async def run(self, job: Callable[[], T]) -> T:
         try:

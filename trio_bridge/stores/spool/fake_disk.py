@@ -241,10 +241,6 @@ class FakeDisk:
         file = self._names.get(path)
         return None if file is None else FileIdentity(1, file.inode)
 
-    def is_regular(self, fd: int) -> bool:
-        self._alive()
-        return not self._open[fd].is_directory
-
     def make_private(self, fd: int) -> None:
         self._alive()
 

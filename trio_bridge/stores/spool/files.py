@@ -17,11 +17,9 @@ class SpoolFiles(NamedTuple):
 
 
 def spool_files(path: Path) -> SpoolFiles:
-    """They lie beside the buffer; but if that is a link, the lock lies beside the file it leads to,
-    so that a file has one lock under all its names."""
-    real = path.resolve()
+    """They lie beside the buffer."""
     return SpoolFiles(
         path.with_name(path.name + ".cursor"),
         path.with_name(path.name + ".quarantine.jsonl"),
-        real.with_name(real.name + ".lock"),
+        path.with_name(path.name + ".lock"),
     )

@@ -14,6 +14,8 @@ from trio_bridge.stores.spool.append_file import AppendFile
 from trio_bridge.stores.spool.cursor import Cursor
 from trio_bridge.stores.spool.disk import RealDisk
 from trio_bridge.stores.spool.files import spool_files
+from trio_bridge.stores.spool.foreign import refuse_foreign
+from trio_bridge.stores.spool.ownership import refuse_shared
 
 PIECE_BYTES = 1024 * 1024
 KERNEL_LOCKS = Path("/proc/locks")
@@ -46,17 +48,23 @@ def look_at_spool(path: Path) -> SpoolLook:
     """What a spool holds now. Blocking.
 
     Raises:
-        OSError: this user cannot use it; the text says why.
+        OSError: a service of this user could not use it; `in_words` says why.
     """
-    files = spool_files(path)
+    files, disk = spool_files(path), RealDisk()
     directory = path.parent
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent  # the service creates missing directories
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(13, "the directory is not writable", str(directory))
+    if path.parent == directory:
+        refuse_shared(directory)
+    refuse_foreign(disk, path, files.lock)
+    for file in files:
+        with suppress(FileNotFoundError):
+            disk.close(disk.open(file, create=False))
     backlog_bytes = backlog_rows = 0
-    if path.exists():
-        backlog_rows, backlog_bytes = _backlog(path, files.cursor)
+    if disk.identity_at(path) is not None:
+        backlog_rows, backlog_bytes = _backlog(disk, path, files.cursor)
     return SpoolLook(
         path=path,
         holder=holder_of(path),
@@ -110,8 +118,7 @@ def _tried(lock: Path) -> Holder | None:
     return None
 
 
-def _backlog(path: Path, cursor: Path) -> tuple[int, int]:
-    disk = RealDisk()
+def _backlog(disk: RealDisk, path: Path, cursor: Path) -> tuple[int, int]:
     file = AppendFile(disk, path)
     file.open()
     known = file.size

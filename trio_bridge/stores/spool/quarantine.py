@@ -12,6 +12,7 @@ writes it twice.
 from __future__ import annotations
 
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ class Quarantine:
     def __init__(
         self, disk: Disk, path: Path, spool: AppendFile, now: Callable[[], datetime]
     ) -> None:
+        self._disk = disk
         self._file = AppendFile(disk, path)
         self._spool = spool
         self._now = now
@@ -68,6 +70,11 @@ class Quarantine:
                     batch, length = [], 0
         if batch:
             self._file.append(b"".join(batch))
+
+    def look(self) -> None:
+        """Find out, before it is needed, whether the file that is there can be used."""
+        with suppress(FileNotFoundError):
+            self._disk.close(self._disk.open(self._file.path, create=False))
 
     def close(self) -> None:
         self._file.close()

@@ -19,10 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-import structlog
 import trio
 
 from trio_bridge.errors import ConfigError, SpoolError, StartError
+from trio_bridge.logs import Log
 from trio_bridge.model import utc_now
 from trio_bridge.stores.record import encode_line
 from trio_bridge.stores.spool.append_file import AppendFile
@@ -30,6 +30,8 @@ from trio_bridge.stores.spool.chunk import Chunk, decode_chunk
 from trio_bridge.stores.spool.cursor import Cursor
 from trio_bridge.stores.spool.disk import RealDisk, cannot_start
 from trio_bridge.stores.spool.files import spool_files
+from trio_bridge.stores.spool.foreign import refuse_foreign
+from trio_bridge.stores.spool.ownership import in_words, remedy_for
 from trio_bridge.stores.spool.quarantine import Quarantine, Unfit
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ SET_ASIDE_BYTES = 4 * 1024 * 1024
 
 T = TypeVar("T")
 
-log = structlog.get_logger()
+log = Log()
 
 
 @dataclass
@@ -81,6 +83,8 @@ class Spool:
         self._place = _Place()
         self._appending = 0
         self._bookkeeping_fails = False
+        self.vanished = 0
+        """Bytes of rows that the database did not have yet and that another program took away."""
 
     @classmethod
     async def open(
@@ -101,10 +105,10 @@ class Spool:
         except OSError as error:
             spool.close()
             raise cannot_start(
-                f"BRIDGE_BUFFER_PATH={path}: {error.strerror or error}",
+                f"BRIDGE_BUFFER_PATH={in_words(path, error)}",
                 error,
                 setting="BRIDGE_BUFFER_PATH",
-                remedy="it must be a file that this user can read and write",
+                remedy=remedy_for(error),
             ) from error
         except trio.TooSlowError:
             text = f"BRIDGE_BUFFER_PATH={path}: the disk does not answer"
@@ -207,13 +211,14 @@ class Spool:
             try:
                 return await self._disk.run(job)
             except OSError as error:
-                raise SpoolError(f"{self.path}: {error.strerror or error}") from error
+                raise SpoolError(in_words(self.path, error)) from error
         raise SpoolError(f"{self.path}: the disk has not answered for {DISK_TIMEOUT_S:g} s")
 
     # Everything below blocks, and runs within `Disk.run`.
 
     def _open(self) -> None:
         self._disk.make_directory(self.path.parent)
+        refuse_foreign(self._disk, self.path, self._lock_path)
         try:
             self._lock_fd = self._disk.open(self._lock_path, create=True)
         except FileExistsError:
@@ -226,6 +231,7 @@ class Spool:
             )
         self._file.open()
         self._file.make_private()
+        self._quarantine.look()
         self._place.offset = self._place.saved = self._cursor.load()
 
     def _append(self, lines: bytes) -> None:
@@ -317,10 +323,11 @@ class Spool:
 
     def _start_over_if_replaced(self) -> None:
         """Start from the beginning of the file when another program has changed it."""
-        if not self._file.replaced:
+        if self._file.gone is None:
             return
         log.error("spool: the file was removed, replaced or shortened by someone else")
-        self._file.replaced = False
+        gone, self._file.gone = self._file.gone, None
+        self.vanished += len(range(max(gone.start, self._place.offset), gone.stop))
         self._place = _Place(
             generation=self._place.generation + 1,
             set_aside=[line for line in self._place.set_aside if line.raw is not None],

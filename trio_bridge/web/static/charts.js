@@ -1,9 +1,14 @@
 // Charts one above the other that share time, cursor and gaps.
 
 import { facts } from "./facts.js";
-import { mark, number } from "./format.js";
+import { mark, number, uncertain } from "./format.js";
+import { range } from "./scale.js";
+import * as zone from "./zone.js";
+
+const FONT = "12px system-ui, sans-serif";
 const AXIS_WIDTH = 76;
 const TIME_AXIS_HEIGHT = 42;
+const ZONE_HEIGHT = 18;
 const NARROWEST_GAP = 2; // CSS pixels: a gap of one row in a month is still seen.
 
 const TIME_MARKS = [
@@ -21,11 +26,14 @@ export class Charts {
   constructor(room, time, onPoint) {
     this.onPoint = onPoint;
     this.gaps = [];
+    this.errors = {}; // by how much the last row's values may be wrong
     this.window = time;
     this.plots = facts.series.map((one, i) => this.#build(room, one, i === facts.series.length - 1));
     this.observer = new ResizeObserver(() => this.#fit());
     for (const { canvas } of this.plots) this.observer.observe(canvas);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#repaint());
+    for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
+      matchMedia(query).addEventListener("change", () => this.#repaint());
+    }
     matchMedia("(resolution: 1dppx)").addEventListener("change", () => this.#fit());
   }
 
@@ -49,7 +57,8 @@ export class Charts {
   showValues(i) {
     for (const { name, value, unit, unitPlace } of this.plots) {
       const column = this.rows.series[name].last;
-      const text = number(column[i ?? column.length - 1]);
+      const error = i === null ? this.errors[name] : null;
+      const text = uncertain(column[i ?? column.length - 1], error);
       const stale = i === null && !this.live;
       value.textContent = stale ? "–" : text;
       unitPlace.textContent = stale && text !== "–" ? `last ${text}` : unit;
@@ -63,11 +72,13 @@ export class Charts {
     for (const one of this.plots) one.plot.setCursor({ left, top: one.plot.over.clientHeight / 2 });
   }
 
-  #build(room, { name, title, unit }, isLast) {
+  #build(room, { name, title, unit, is_price: isPrice }, isLast) {
     const value = element("span", "value", "–");
     const unitPlace = element("span", "unit", unit);
+    const zeroless = element("span", "zeroless", "0 is off the scale");
+    zeroless.hidden = true;
     const head = element("div", "name");
-    head.append(element("h3", "", title), value, unitPlace);
+    head.append(element("h3", "", title), value, unitPlace, zeroless);
     const canvas = element("div", "canvas");
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", title);
@@ -75,17 +86,20 @@ export class Charts {
     box.dataset.series = name;
     box.append(head, canvas);
     room.append(box);
-    const plot = new uPlot(this.#options(name, isLast), [[], [], [], []], canvas);
+    const options = this.#options(name, isPrice, isLast);
+    options.hooks.setScale = [(plot) => (zeroless.hidden = isPrice || hasZero(plot))];
+    const plot = new uPlot(options, [[], [], [], []], canvas);
     return { name, title, unit, value, unitPlace, canvas, plot };
   }
 
-  #options(name, isLast) {
-    const edge = { stroke: () => `${colour(name)}90`, width: 1, points: { show: false } };
+  #options(name, isPrice, isLast) {
+    const edge = { stroke: () => faint(name, 56), width: 1, points: { show: false } };
     return {
       width: 300,
       height: 90,
       padding: [10, 0, isLast ? 0 : 10, 22],
       legend: { show: false },
+      tzDate: (at) => uPlot.tzDate(new Date(at * 1000), zone.iana()),
       cursor: {
         sync: { key: "rows" },
         y: false,
@@ -99,14 +113,17 @@ export class Charts {
       },
       scales: {
         x: { time: true, range: () => this.window },
-        y: { range: (_, low, high) => withRoom(low, high) },
+        y: { range: (_, low, high) => range(low, high, isPrice) },
       },
       axes: [
         {
           size: isLast ? TIME_AXIS_HEIGHT : 0,
           space: 70,
           gap: 6,
-          font: "12px system-ui, sans-serif",
+          font: FONT,
+          label: isLast ? zone.title : null,
+          labelFont: FONT,
+          labelSize: ZONE_HEIGHT,
           stroke: () => colour("soft"),
           grid: { show: true, stroke: () => colour("grid"), width: 1 },
           ticks: { show: false },
@@ -115,9 +132,9 @@ export class Charts {
         {
           side: 1,
           size: AXIS_WIDTH,
-          space: 26,
+          space: (plot, axis, low, high, height) => Math.min(26, height / 4), // two marks at least
           gap: 8,
-          font: "12px system-ui, sans-serif",
+          font: FONT,
           stroke: () => colour("soft"),
           grid: { stroke: () => colour("grid"), width: 1 },
           ticks: { show: false },
@@ -135,9 +152,10 @@ export class Charts {
           points: { show: true, size: 4, fill: () => colour(name), filter: lonely },
         },
       ],
-      bands: [{ series: [1, 2], fill: () => `${colour(name)}38` }],
+      bands: [{ series: [1, 2], fill: () => faint(name, 22) }],
       hooks: {
         drawClear: [(plot) => this.#shade(plot)],
+        drawAxes: [drawZero],
         setCursor: [(plot) => this.#pointed(plot)],
       },
     };
@@ -218,7 +236,7 @@ function hatch(ctx) {
     const tile = document.createElement("canvas");
     tile.width = tile.height = size;
     const pen = tile.getContext("2d");
-    pen.fillStyle = `${colour("gap")}40`;
+    pen.fillStyle = faint("gap", 25);
     pen.fillRect(0, 0, size, size);
     pen.strokeStyle = colour("gap");
     pen.lineWidth = devicePixelRatio;
@@ -237,10 +255,16 @@ function isEmpty(plot) {
   return plot.data[3].every((value) => value === null);
 }
 
-function withRoom(low, high) {
-  if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high)) return [0, 1];
-  const room = Math.max((high - low) * 0.12, Math.abs(high) * 1e-5, 1e-6);
-  return [low - room, high + room];
+function hasZero({ scales: { y } }) {
+  return y.min <= 0 && y.max >= 0;
+}
+
+/** Zero stands out from the other lines of the grid. */
+function drawZero(plot) {
+  if (isEmpty(plot) || !hasZero(plot)) return;
+  const { ctx, bbox } = plot;
+  ctx.fillStyle = colour("soft");
+  ctx.fillRect(bbox.left, Math.round(plot.valToPos(0, "y", true)), bbox.width, devicePixelRatio);
 }
 
 /** Points that no line reaches, for uPlot's `points.filter`. */
@@ -260,6 +284,10 @@ function lonely(plot, series, show) {
 function colour(name) {
   const style = getComputedStyle(document.documentElement);
   return style.getPropertyValue(`--${name}`).trim() || style.getPropertyValue("--soft").trim();
+}
+
+function faint(name, percent) {
+  return `color-mix(in srgb, ${colour(name)} ${percent}%, transparent)`;
 }
 
 function element(tag, className, text = "") {

@@ -1,30 +1,43 @@
-// How numbers, times and durations are written. Pure functions; the same everywhere on the page.
+// How numbers, times and durations are written, the same everywhere on the page; times in the zone
+// that is chosen (zone.js).
 
-const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const dayAndClock = new Intl.DateTimeFormat("en-GB", {
-  day: "numeric", month: "short", hour: "2-digit", minute: "2-digit",
-});
+import * as zone from "./zone.js";
+
+const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
+const DAY_AND_CLOCK = { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" };
 const whole = new Intl.NumberFormat("en");
 
 const DAY_S = 86_400;
+const MOST_DECIMALS = 12;
 
 /** A thousands-separated number with as many decimals as make sense for its size; "–" for none. */
 export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  const decimals = size >= 1000 ? 1 : size >= 1 ? 2 : size === 0 ? 0 : 4;
+  const decimals = size >= 1 ? 2 : size === 0 ? 0 : 4;
   const digits = size > 0 && size < 0.001 // four decimals would make nothing of something
     ? { maximumSignificantDigits: 2 }
     : { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
-  return new Intl.NumberFormat("en", digits).format(value).replace("-", "−");
+  return written(value, digits);
 }
 
-/** The same for an axis whose marks are `step` apart. */
+/** The same, with what it may be wrong by where that is more than 1 % of it: "8.15 ± 1.30". */
+export function uncertain(value, error) {
+  const text = number(value);
+  return text !== "–" && error > Math.abs(value) / 100 ? `${text} ± ${number(error)}` : text;
+}
+
+/** The same for an axis whose marks are `step` apart: with the decimals that a step of 2.5 needs. */
 export function mark(value, step) {
-  const decimals = Math.min(8, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
-  return new Intl.NumberFormat("en", {
-    minimumFractionDigits: decimals, maximumFractionDigits: decimals,
-  }).format(value).replace("-", "−");
+  let decimals = 0;
+  while (decimals < MOST_DECIMALS && !isWhole(step * 10 ** decimals)) decimals += 1;
+  return written(value, { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+}
+
+const isWhole = (value) => Math.abs(value / Math.round(value) - 1) < 1e-9;
+
+function written(value, digits) {
+  return new Intl.NumberFormat("en", digits).format(value + 0).replace("-", "−"); // -0 + 0 is 0
 }
 
 export function count(value) {
@@ -37,9 +50,14 @@ export function many(value, word) {
 }
 
 /** A time of day, with the day when it is not the last 24 hours'. `at` and `now`: seconds. */
-export function time(at, now = Date.now() / 1000) {
-  const date = new Date(at * 1000);
-  return now - at < DAY_S ? clock.format(date) : dayAndClock.format(date);
+export function clock(at, now = Date.now() / 1000) {
+  const parts = now - at < DAY_S ? CLOCK : DAY_AND_CLOCK;
+  return new Intl.DateTimeFormat("en-GB", { ...parts, timeZone: zone.iana() }).format(at * 1000);
+}
+
+/** The same with its time zone. */
+export function time(at, now) {
+  return `${clock(at, now)} ${zone.abbreviation(at)}`;
 }
 
 /** "8 s", "3 min", "2.5 h", "4 days". */

@@ -16,8 +16,8 @@ export async function fetchRecent() {
   return fetchJson("/api/recent");
 }
 
-export async function fetchEvents() {
-  return fetchJson("/api/events");
+export async function fetchEvents(limit) {
+  return fetchJson(`/api/events?limit=${limit}`);
 }
 
 async function fetchJson(url) {
@@ -29,9 +29,11 @@ async function fetchJson(url) {
 }
 
 /**
- * The live stream. `on` has status, recent, row and event, each called with its message,
- * opened(again) when a stream begins, and lost() when it ends. A browser holds six connections to one server, for
- * all its tabs and for the pages that "back" leads to: a hidden page must not hold one.
+ * The live stream. `on` has status, recent, row and event, each called with its message, and
+ * opened(again) when a stream begins. That it ends is not said: only messages prove anything, since
+ * a network that is cut and a bridge that hangs leave a stream open. A browser holds six connections
+ * to one server, for all its tabs and for the pages that "back" leads to: a hidden page must not hold
+ * one.
  */
 export class Live {
   constructor(on) {
@@ -42,8 +44,9 @@ export class Live {
     this.timer = 0;
   }
 
+  /** Whether it was closed. */
   open() {
-    if (this.source !== null) return;
+    if (this.source !== null) return false;
     clearTimeout(this.timer);
     this.source = new EventSource("/events");
     this.source.onopen = () => {
@@ -55,13 +58,13 @@ export class Live {
       this.source.addEventListener(kind, (message) => this.on[kind](JSON.parse(message.data)));
     }
     this.source.onerror = () => {
-      this.on.lost();
       // The browser tries again by itself, except after an answer that is not a stream.
       if (this.source?.readyState !== EventSource.CLOSED) return;
       this.close();
       this.timer = setTimeout(() => this.open(), this.pause);
       this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
     };
+    return true;
   }
 
   close() {

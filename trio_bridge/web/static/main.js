@@ -1,12 +1,15 @@
 // Puts the page together: which time is shown, and what is redrawn when something comes.
 
 import { Charts } from "./charts.js";
+import { Contact } from "./contact.js";
+import { identity } from "./events.js";
 import { facts } from "./facts.js";
 import { time } from "./format.js";
 import { fetchEvents, fetchRecent, fetchRows, Live } from "./live.js";
-import { addEvent, showCoverage, showEvents, showReadout, showState, showVerdict, Tip } from "./panel.js";
-import { nothing, Rows } from "./rows.js";
+import { showContact, showCoverage, showEvents, showReadout, showState, showVerdict, Tip } from "./panel.js";
+import { Rows, unread } from "./rows.js";
 import * as words from "./words.js";
+import * as zone from "./zone.js";
 
 const RANGES = {
   quarter: { span: 900, words: "the last 15 minutes", again: 60 },
@@ -17,8 +20,6 @@ const EVENTS_KEPT = 300;
 const TICK_MS = 1_000;
 const RETRY_S = 5;
 const INATTENTION_MS = 20_000;
-const CONTACT_LOST_S = 3; // A short interruption is not worth a word.
-
 const CLOCK_ERROR_S = 1.5; // A phone's clock may be minutes off: the bridge's counts.
 
 /** The bridge's time, in seconds. */
@@ -27,6 +28,7 @@ const now = () => Date.now() / 1000 + page.skew;
 const page = {
   range: RANGES[location.hash.slice(1)] ? location.hash.slice(1) : "quarter",
   rows: null,
+  shown: null, // the range that `rows` is of: not the chosen one until its rows have come
   gaps: [],
   recent: [], // rows streamed since the question that `rows` answers: it may lack them
   events: [],
@@ -35,13 +37,13 @@ const page = {
   trouble: "", // why there is no history
   fetchAt: 0,
   asked: 0, // the number of the latest question: a late answer to an earlier one is not wanted
-  heard: null, // when the last message came
-  lostAt: null,
   safeAt: null, // when the last row became safe
   pointed: null,
   dirty: false,
   skew: 0, // what our clock lacks
 };
+
+const contact = new Contact();
 
 const underWay = ask(); // The database works while the charts are built.
 
@@ -68,7 +70,8 @@ function ask() {
 
 async function load(answer = ask()) {
   const asked = ++page.asked;
-  page.fetchAt = now() + RANGES[page.range].again;
+  const { range } = page;
+  page.fetchAt = now() + RANGES[range].again;
   let found = null;
   let trouble = "";
   try {
@@ -78,10 +81,13 @@ async function load(answer = ask()) {
     page.fetchAt = now() + RETRY_S;
   }
   const waiting = trouble || found.spooled ? await recentOrNone() : [];
-  if (found === null && page.rows === null) found = nothing(page.status?.interval_s ?? facts.interval_s, now() - RANGES[page.range].span);
   if (asked !== page.asked) return;
   page.trouble = trouble;
-  if (found !== null) page.rows = new Rows(found, page.events);
+  if (page.shown !== range) found ??= unread(page.status?.interval_s ?? facts.interval_s, now() - RANGES[range].span);
+  if (found !== null) {
+    page.rows = new Rows(found, page.events);
+    page.shown = range;
+  }
   for (const row of [...waiting, ...page.recent]) page.rows?.add(row);
   if (page.rows?.last) page.safeAt ??= page.rows.last;
   page.dirty = true;
@@ -103,27 +109,32 @@ function render() {
     return;
   }
   page.dirty = false;
-  const { span, words: name } = RANGES[page.range];
+  const { span, words: name } = RANGES[page.shown];
   const end = Math.max(now(), page.rows.last ?? 0);
   page.rows.trim(end - span);
-  page.gaps = page.rows.gapsUntil(end);
+  const known = contact.knownUntil(end);
+  const gaps = page.rows.gapsUntil(known);
+  if (contact.state === "there" && gaps.at(-1)?.open) gaps.at(-1).to = end;
+  page.gaps = contact.state === "lost" ? [...gaps, blindness(end)] : gaps;
   charts.draw(page.rows, page.gaps, end - span, end, isLive());
   scrub.max = Math.max(0, page.rows.t.length - 1);
   if (document.activeElement !== scrub) scrub.value = scrub.max;
   scrub.disabled = page.rows.t.length === 0;
-  showCoverage(page.rows.coverageUntil(end), name, end - span, page.gaps.map(explain));
+  showCoverage(page.rows.coverageUntil(known), name, end - span, gaps.map(explain));
   if (page.pointed) showPoint();
   else restReadout();
 }
 
-/** Whether the last row is current: none has been missed since, and the bridge answers. */
+/** Whether the last row is current: none has been missed since, and the bridge is heard. */
 function isLive() {
-  const current = now() - (page.rows.last ?? 0) <= facts.intervals_allowed * page.rows.interval + CONTACT_LOST_S;
-  return current && !isSilent() && page.status?.not_ready_because === null;
+  const late = facts.intervals_allowed * page.rows.interval + facts.in_the_dark_s;
+  const current = now() - (page.rows.last ?? 0) <= late;
+  return current && contact.state === "there" && page.status?.not_ready_because === null;
 }
 
-function isSilent() {
-  return page.lostAt !== null && now() - page.lostAt > CONTACT_LOST_S;
+/** The time since the last message, as a gap. */
+function blindness(end) {
+  return { from: contact.at ?? page.rows.start, to: end, open: true, blind: true, reasons: [] };
 }
 
 /** A gap in words. Behind the database's last row, rows may still be in the spool. */
@@ -134,8 +145,9 @@ function explain(gap) {
 
 function restReadout() {
   if (page.trouble) showReadout(page.trouble);
-  else if (page.rows && !page.rows.t.length) showReadout(`No rows in ${RANGES[page.range].words}.`);
-  else showReadout("");
+  else if (!page.rows) showReadout("");
+  else if (!page.rows.t.length) showReadout(`No rows in ${RANGES[page.shown].words}.`);
+  else showReadout(isLive() ? "" : words.lastRow(page.rows.last, now()));
 }
 
 function showPoint() {
@@ -186,12 +198,17 @@ function nearest(times, at) {
 }
 
 function showNow() {
-  if (isSilent()) {
-    showVerdict(words.silence(page.heard, now()));
-    return;
+  const { state, at } = contact;
+  showContact(state, at);
+  switch (state) {
+    case "lost":
+      return showVerdict(words.blind(at, now()));
+    case "sought":
+      return showVerdict(words.waiting(at, now()));
+    default:
+      if (page.status === null) return; // the first message is the status
+      showVerdict(words.verdict(page.status, page.safeAt === null ? null : Math.max(0, now() - page.safeAt)));
   }
-  if (page.status === null) return;
-  showVerdict(words.verdict(page.status, page.safeAt === null ? null : Math.max(0, now() - page.safeAt)));
 }
 
 function tick() {
@@ -219,6 +236,17 @@ addEventListener("hashchange", () => {
   const wanted = location.hash.slice(1);
   if (RANGES[wanted] && wanted !== page.range) chooseRange(wanted);
 });
+const zones = document.getElementById("zone");
+zones.replaceChildren(...Object.entries(zone.ZONES).map(([name, { title }]) => new Option(title, name)));
+zones.value = zone.chosen();
+zones.addEventListener("change", () => {
+  zone.choose(zones.value);
+  if (page.status) showState(page.status);
+  showNow();
+  showEvents(page.events);
+  page.dirty = true;
+  render();
+});
 scrub.addEventListener("input", () => charts.pointAt(page.rows.t[Number(scrub.value)]));
 scrub.addEventListener("blur", () => {
   page.pointed = null;
@@ -226,13 +254,14 @@ scrub.addEventListener("blur", () => {
 });
 const live = new Live({
   status(status) {
-    page.heard = now();
     page.status = status;
+    charts.errors = { gamma: status.ticker.last?.gamma_error };
     const skew = Date.parse(status.at) / 1000 - Date.now() / 1000;
     if (Math.abs(skew - page.skew) > CLOCK_ERROR_S) {
       page.skew = skew;
       load();
     }
+    contact.hear(now());
     showState(status);
     showNow();
   },
@@ -240,24 +269,19 @@ const live = new Live({
     addRows(rows);
   },
   row(row) {
-    page.heard = page.safeAt = now();
+    contact.hear(now());
+    page.safeAt = now();
     addRows([row]);
     showNow();
   },
   event(event) {
-    page.heard = now();
+    contact.hear(now());
     page.streamed.push(event);
     remember([event]);
-    addEvent(event);
   },
   opened(again) {
-    page.heard = now();
-    page.lostAt = null;
     if (again) load(); // the history has what we missed
     showLatest();
-  },
-  lost() {
-    page.lostAt ??= now();
   },
 });
 
@@ -272,6 +296,7 @@ function addRows(rows) {
 function remember(events) {
   page.events.push(...events);
   page.events.splice(0, page.events.length - EVENTS_KEPT);
+  showEvents(page.events);
   page.dirty = true;
   requestAnimationFrame(render);
 }
@@ -279,12 +304,11 @@ function remember(events) {
 async function showLatest() {
   page.streamed = [];
   try {
-    const { events } = await fetchEvents();
-    const known = new Set(events.map((event) => event.timestamp + event.message));
-    events.push(...page.streamed.filter((event) => !known.has(event.timestamp + event.message)));
+    const { events } = await fetchEvents(EVENTS_KEPT);
+    const known = new Set(events.map(identity));
+    events.push(...page.streamed.filter((event) => !known.has(identity(event))));
     page.events.length = 0;
     remember(events);
-    showEvents(events);
   } catch {
     // The next stream asks again; until then events come live.
   }
@@ -301,7 +325,7 @@ function attend() {
     }, INATTENTION_MS);
     return;
   }
-  live.open();
+  if (live.open()) contact.listen();
   tick();
 }
 document.addEventListener("visibilitychange", attend);

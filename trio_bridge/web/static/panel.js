@@ -1,7 +1,9 @@
 // Everything on the page that is text.
 
-import { count, many, time } from "./format.js";
+import { folded } from "./events.js";
+import { clock, count, many, time } from "./format.js";
 import * as words from "./words.js";
+import * as zone from "./zone.js";
 
 const MOST_EVENTS = 60;
 const MOST_GAPS = 50;
@@ -19,6 +21,13 @@ export function showVerdict({ mood, word, line }) {
   put($("headline"), word);
   put($("subline"), line);
   document.title = `${word} · trio_bridge`;
+}
+
+/** `contact`: "there", "sought" or "lost"; `heard`: when the last message came, seconds or null. */
+export function showContact(contact, heard) {
+  document.body.dataset.contact = contact;
+  const old = contact !== "there" && heard !== null;
+  put($("state-title"), old ? `State at ${time(heard)}, not current` : "State");
 }
 
 export function showState(status) {
@@ -49,25 +58,24 @@ export function showCoverage(coverage, span, start, gaps) {
 
 /** The latest events, newest first; `events` oldest first. */
 export function showEvents(events) {
-  const list = $("events");
-  list.replaceChildren();
-  for (const event of events) addEvent(event);
-  if (!events.length) list.append(line("detail", "None yet."));
+  put($("events-zone"), zone.title());
+  const runs = folded(events).slice(-MOST_EVENTS).reverse();
+  $("events").replaceChildren(...runs.map(eventItem));
+  if (!runs.length) $("events").append(line("detail", "None yet."));
 }
 
-export function addEvent(event) {
-  const list = $("events");
-  if (list.firstElementChild?.tagName !== "LI") list.replaceChildren();
+function eventItem(run) {
+  const { event, count: times, last } = run;
   const item = document.createElement("li");
   item.dataset.status = event.status;
-  const at = document.createElement("time");
+  const at = line("", clock(last), "time");
   at.dateTime = event.timestamp;
-  at.textContent = time(Date.parse(event.timestamp) / 1000);
+  at.title = time(last);
   const text = line("text");
   text.append(line("kind", KINDS[event.status] ?? ""), event.message);
+  if (times > 1) text.append(line("detail", words.run(run)));
   item.append(at, text);
-  list.prepend(item);
-  while (list.children.length > MOST_EVENTS) list.lastElementChild.remove();
+  return item;
 }
 
 /** The line above the charts. */

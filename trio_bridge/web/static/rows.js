@@ -1,14 +1,14 @@
 // The rows on the page: what /api/rows gave, and what has come since, in the same buckets.
 
+import { identity } from "./events.js";
 import { facts } from "./facts.js"; // What the server and this page must agree on: web/chart.py.
 
 export const SERIES = facts.series.map((one) => one.name);
 
-/** What /api/rows would say of a time without rows. */
-export function nothing(interval, start) {
+/** Instead of the answer of /api/rows when there is none: no rows, and a coverage that is not known. */
+export function unread(interval, start) {
   const series = Object.fromEntries(SERIES.map((name) => [name, { last: [] }]));
-  const coverage = { since: null, rows: 0, slots: 0 };
-  return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage };
+  return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage: null };
 }
 
 export class Rows {
@@ -26,8 +26,8 @@ export class Rows {
     this.gaps = found.gaps.filter((gap) => !gap.open);
     this.openGap = found.gaps.find((gap) => gap.open) ?? null;
     this.start = found.from;
-    // Without the open gap: it grows, see coverageUntil.
-    this.coverage = { ...found.coverage, slots: found.coverage.slots - (this.openGap?.slots ?? 0) };
+    // Null: it can't be read. Without the open gap: it grows, see coverageUntil.
+    this.coverage = found.coverage && { ...found.coverage, slots: found.coverage.slots - (this.openGap?.slots ?? 0) };
     this.storedTo = this.openGap?.from ?? this.last; // the database's last row
   }
 
@@ -42,9 +42,11 @@ export class Rows {
     if (last !== null && at <= last) return; // known already
     if (last !== null && at - last > facts.missing * this.interval) this.#close(last, at);
     this.openGap = null;
-    this.coverage.since ??= at;
-    this.coverage.slots += 1;
-    this.coverage.rows += row.delta === null ? 0 : 1;
+    if (this.coverage !== null) {
+      this.coverage.since ??= at;
+      this.coverage.slots += 1;
+      this.coverage.rows += row.delta === null ? 0 : 1;
+    }
     const sameBucket = this.t.length > 0 && this.#bucketOf(at) === this.#bucketOf(last);
     if (sameBucket) this.t[this.t.length - 1] = at;
     else this.t.push(at);
@@ -80,7 +82,7 @@ export class Rows {
    */
   coverageUntil(now) {
     const gap = this.gapsUntil(now).find((one) => one.open);
-    if (!gap) return this.coverage;
+    if (!gap || this.coverage === null) return this.coverage;
     const known = now - facts.in_the_dark_s - (facts.missing - 1) * this.interval;
     const missing = Math.max(0, Math.floor((known - Math.max(gap.from, this.start)) / this.interval));
     return { ...this.coverage, slots: this.coverage.slots + missing };
@@ -127,14 +129,18 @@ export class Rows {
     this.gaps.push({ from, to, open: false, watched: true, reasons: this.#reasons(from, to) });
     const missing = from >= this.start
       ? Math.round((to - from) / this.interval) - 1 : Math.floor((to - this.start) / this.interval);
-    this.coverage.slots += missing;
+    if (this.coverage !== null) this.coverage.slots += missing;
   }
 
+  /** As stores/reading/gaps.py chooses them: what stops rows comes first. */
   #reasons(from, to) {
-    if (this.openGap?.from === from && this.openGap.reasons.length) return this.openGap.reasons;
-    return this.events.filter((event) => {
+    const told = this.openGap?.from === from ? [...this.openGap.reasons] : [];
+    const known = new Set(told.map(identity));
+    told.push(...this.events.filter((event) => {
       const at = Date.parse(event.timestamp) / 1000;
-      return at > from && at <= to && !facts.no_reasons.includes(event.kind);
-    }).slice(0, facts.reasons_per_gap);
+      return at > from && at <= to && !facts.no_reasons.includes(event.kind) && !known.has(identity(event));
+    }));
+    const rank = (event) => (facts.causes.includes(event.kind) ? 0 : 1);
+    return told.sort((one, other) => rank(one) - rank(other)).slice(0, facts.reasons_per_gap);
   }
 }

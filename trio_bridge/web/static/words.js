@@ -1,6 +1,6 @@
 // The status in words. Pure functions of what /api/status says; a mood is "good", "warn" or "bad".
 
-import { bytes, count, duration, many, percent, time } from "./format.js";
+import { bytes, clock, count, duration, many, percent, time } from "./format.js";
 
 const FIRST_ROW_S = 30; // A window that begins so near to the first row ever begins with it.
 
@@ -24,12 +24,20 @@ export function verdict(status, sinceRow) {
   return { mood: "bad", word: "Not recording", line: sentence(reason) };
 }
 
-export function silence(since_s, now) {
-  return {
-    mood: "unknown",
-    word: "No contact with the bridge",
-    line: since_s === null ? "It has not answered yet." : `No message for ${duration(now - since_s)}.`,
-  };
+/** While there is no message yet, of a page or since it is looked at again. */
+export function waiting(heard, now) {
+  return { mood: "unknown", word: "Connecting …", line: lastMessage(heard, now) };
+}
+
+/** The page knows nothing of now, and is as loud as about an outage. `heard`: of the last message. */
+export function blind(heard, now) {
+  const line = `${lastMessage(heard, now)} Nothing here is current.`;
+  return { mood: "bad", word: "No contact with the bridge", line };
+}
+
+function lastMessage(heard, now) {
+  if (heard === null) return "The bridge has not answered yet.";
+  return `The last message came at ${time(heard, now)}, ${duration(now - heard)} ago.`;
 }
 
 export function gateway(status) {
@@ -95,7 +103,7 @@ export function rows(status) {
       detail: `${last.priced} of ${held} ${last.positions === 1 ? "was" : "were"} priced. ${many(taken, "row")} since the start.`,
     };
   }
-  const age = last.greeks_age_s ? ` The oldest Greek is ${duration(last.greeks_age_s)} old.` : "";
+  const age = last.greeks_age_s ? ` The oldest datum is ${duration(last.greeks_age_s)} old.` : "";
   const kind = last.data_type && last.data_type !== "live" ? ` Market data: ${last.data_type}.` : "";
   const missed = skipped ? ` ${many(skipped, "slot")} skipped.` : "";
   return {
@@ -105,8 +113,14 @@ export function rows(status) {
   };
 }
 
+/** Above charts whose end is not now. */
+export function lastRow(at, now) {
+  return `The last row is of ${time(at, now)}, ${duration(now - at)} ago.`;
+}
+
 /** Of `span` (in words), which begins at `start`, or of the time since the very first row. */
 export function coverage(found, span, start) {
+  if (found === null) return `Not known for ${span}: the history can't be read.`;
   if (!found.slots) return `Nothing recorded in ${span}.`;
   const share = percent(found.rows, found.slots);
   const slots = `${count(found.rows)} of ${many(found.slots, "slot")}`;
@@ -121,16 +135,25 @@ function at(when) {
 
 /** One gap: a heading and what api_logs says. `spooled`: its rows may exist all the same. */
 export function gap(one, now, silentBecause, spooled) {
-  const length = duration((one.open ? now : one.to) - one.from);
+  const length = duration(one.to - one.from);
+  if (one.blind) {
+    const heading = `No contact with the bridge since ${time(one.from, now)} (${length})`;
+    return { heading, lines: ["It may have recorded rows all the same."] };
+  }
   const heading = one.open
     ? `No rows since ${time(one.from, now)} (${length})`
-    : `No rows from ${time(one.from, now)} to ${time(one.to, now)} (${length})`;
-  const lines = one.reasons.map((event) => `${time(seconds(event.timestamp), now)} ${event.message}`);
+    : `No rows from ${clock(one.from, now)} to ${time(one.to, now)} (${length})`;
+  const lines = one.reasons.map((event) => `${clock(seconds(event.timestamp), now)} ${event.message}`);
   const known = one.reasons.some((event) => event.message === silentBecause);
   if (one.open && silentBecause && !known) lines.push(sentence(silentBecause));
   if (spooled) lines.push("Rows of this time may be waiting in the spool.");
   if (!lines.length) lines.push("No event gives a reason: the service was not running, or the machine was busy.");
   return { heading, lines };
+}
+
+/** Under the last event of a run (events.js), whose own time is beside it. */
+export function run({ count: times, first }) {
+  return `The last of ${count(times)} since ${time(first)}.`;
 }
 
 function sentence(text) {

@@ -8,9 +8,10 @@ import pytest
 import trio
 
 from tests.gateways.portal.support import QUICK, Rig, portal_rig
-from trio_bridge.events.portal import CompetingLogin, StreamBack, StreamLost
+from trio_bridge.events.portal import CompetingLogin, StreamBack, StreamBegun, StreamLost
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal.faults import Fault
+from trio_bridge.simulator.portal.rules import Refusal
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
@@ -119,7 +120,7 @@ async def test_subscriptions_are_renewed_before_they_end(
 
 
 async def test_the_default_renews_within_ten_minutes_and_keeps_the_socket_alive() -> None:
-    from trio_bridge.gateways.portal.pacing import USUAL_TIMING
+    from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 
     assert USUAL_TIMING.resubscribe_s < 600
     assert USUAL_TIMING.stream_tic_s <= 60
@@ -181,3 +182,46 @@ async def test_the_owners_session_is_noticed_through_the_stream(
         await trio.sleep(2)
         assert rig.row() is None
         assert rig.told(CompetingLogin)
+
+
+async def test_a_stream_counts_as_one_when_it_has_brought_data(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book) as rig:
+        await rig.until(lambda: rig.told(StreamBegun))
+        rig.sim.websocket.drop()
+        await rig.until(lambda: rig.sim.websocket.opened == 2)
+        await trio.sleep(30)
+        assert len(rig.told(StreamBegun)) == 1
+        assert not rig.told(StreamLost)
+
+
+@pytest.mark.parametrize("way", ["mute", "deaf"])
+async def test_a_stream_that_brings_nothing_is_reported_once_and_polling_stays_as_it_was(
+    fast_clock: PatientClock, book: Book, way: str
+) -> None:
+    timing = QUICK._replace(quotes_s=1.0, streamed_quotes_s=20.0)
+    async with portal_rig(book, timing=timing, connect=False) as rig:
+        setattr(rig.sim.websocket, way, True)
+        await rig.bridge.connect()
+        await rig.until_right()
+        await rig.until(lambda: rig.told(StreamLost))
+        asked = rig.sim.rules.counts["/iserver/marketdata/snapshot"]
+        await trio.sleep(120)
+        assert rig.sim.rules.counts["/iserver/marketdata/snapshot"] - asked > 80
+        assert not rig.told(StreamBegun)
+        assert len(rig.told(StreamLost)) == 1
+        assert rig.sim.websocket.opened == 1, "it is not given all subscriptions again and again"
+        setattr(rig.sim.websocket, way, False)
+        await rig.until(lambda: rig.told(StreamBack))
+
+
+async def test_a_refusal_is_told_by_its_status_without_page_and_cookies(
+    fast_clock: PatientClock, book: Book
+) -> None:
+    async with portal_rig(book, connect=False) as rig:
+        page = "<html>" + "x" * 48_000
+        rig.sim.websocket.refusal = Refusal(403, page, (("Set-Cookie", "secret=4711"),))
+        await rig.bridge.connect()
+        await rig.until(lambda: rig.told(StreamLost))
+        assert [event.reason for event in rig.told(StreamLost)] == ["refused with HTTP 403"]

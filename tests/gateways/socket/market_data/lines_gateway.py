@@ -12,7 +12,13 @@ from collections import defaultdict
 from itertools import count
 from typing import TYPE_CHECKING
 
-from trio_bridge.gateways.socket.market_data.lines import DWELL_S, Cancel, MarketLines, Subscribe
+from trio_bridge.gateways.socket.market_data.lines import (
+    DWELL_S,
+    Cancel,
+    MarketLines,
+    Renew,
+    Subscribe,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +30,8 @@ RTT_S = 0.001
 
 
 class LinesGateway:
-    """`latency_s(con_id)` is how long its Greeks take to arrive; infinite: they never do."""
+    """`latency_s(con_id)` is how long its Greeks take to arrive; infinite: they never do. `chatty`:
+    lines that have answered go on ticking; else they fall silent until they are renewed."""
 
     def __init__(
         self,
@@ -34,6 +41,7 @@ class LinesGateway:
         limit: int = 100,
         budget: int = 90,
         call_late_s: Callable[[], float] = lambda: 0.0,
+        chatty: bool = True,
     ) -> None:
         self.lines = lines
         self.latency_s = latency_s
@@ -44,6 +52,7 @@ class LinesGateway:
         self.wanted: set[int] = set()
         self._budget = budget
         self._call_late_s = call_late_s
+        self._chatty = chatty
 
         self.now = 0.0
         self.subscribed: dict[int, int] = {}
@@ -53,6 +62,7 @@ class LinesGateway:
         self.current: set[int] = set()
         self.current_until: dict[int, float] = {}
         self.first_answer: dict[int, float] = {}
+        self.heard_at: dict[int, float] = {}
         self.messages: list[float] = []
         self.sent: list[tuple[float, Action]] = []
         self.refusals: list[tuple[float, int]] = []
@@ -115,15 +125,22 @@ class LinesGateway:
         )
 
     def _decide(self) -> float | None:
+        if self._chatty and not self.competing:
+            for con_id in self.current:
+                self.lines.answered(con_id, self.now)
         turn = self.lines.decide(self.now)
         for action in turn.actions:
             self.messages.append(self.now)
             self.sent.append((self.now, action))
-            if isinstance(action, Subscribe):
-                self._subscribe(action.con_id)
-            else:
-                assert isinstance(action, Cancel)
-                self._cancel(action.con_id)
+            match action:
+                case Subscribe():
+                    self._subscribe(action.con_id)
+                case Cancel():
+                    self._cancel(action.con_id)
+                case Renew():
+                    self.messages.append(self.now)
+                    self._cancel(action.con_id)
+                    self._subscribe(action.con_id)
         assert set(self.lines.held) <= self.subscribed.keys()
         assert len(self.subscribed) == self.lines.lines_used
         return turn.again_at
@@ -175,13 +192,14 @@ class LinesGateway:
             if not self.competing:
                 self.current.add(con_id)
                 self.first_answer.setdefault(con_id, self.now)
+                self.heard_at[con_id] = self.now
                 self.lines.answered(con_id, self.now)
         elif what == "competing":
             self.told_10197.add(con_id)
             if con_id in self.current:
                 self.current.remove(con_id)
                 self.current_until[con_id] = self.now
-            if self.lines.competing_session(con_id, self.now):
+            if self.lines.data_stopped(con_id, self.now):
                 self.competing_news.append(self.now)
         elif what == "unknown":
             del self.subscribed[con_id]

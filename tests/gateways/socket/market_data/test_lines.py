@@ -22,11 +22,15 @@ from trio_bridge.gateways.socket.market_data.lines import (
     GROWTH_WAIT_S,
     MESSAGES_PER_S,
     REFUSED_WAIT_S,
+    RENEWAL_GAP_S,
     REST_S,
+    SILENT_S,
     Cancel,
     MarketLines,
+    Renew,
     Subscribe,
 )
+from trio_bridge.model import PositionState, Trouble
 
 LINES = 90
 SWAPS_PER_S = 20
@@ -53,14 +57,14 @@ def test_what_fits_is_subscribed_once_and_then_left_alone(count: int) -> None:
 
     assert len(gateway.messages) == count
     assert set(gateway.current) == set(options(count))
-    assert gateway.lines.decide(gateway.now) == ((), None)
+    assert gateway.lines.decide(gateway.now).actions == ()
 
 
 def test_what_never_answers_keeps_its_line_while_nobody_waits_for_it() -> None:
     gateway = gateway_with(LINES, latency_s=lambda con_id: math.inf)
     gateway.run(3600)
 
-    assert len(gateway.messages) == LINES
+    assert {type(action) for _, action in gateway.sent} == {Subscribe, Renew}
 
 
 def test_the_largest_exposures_are_subscribed_first() -> None:
@@ -187,6 +191,117 @@ def test_a_lower_message_limit_is_kept_too() -> None:
     assert gateway.first_answer.keys() == options(40).keys()
 
 
+# Lines that fall silent
+
+
+def test_a_silent_line_is_renewed_every_minute() -> None:
+    gateway = LinesGateway(MarketLines(3), chatty=False)
+    gateway.want({1: 1.0})
+    gateway.run(200)
+
+    renewed = [time for time, action in gateway.sent if action == Renew(1)]
+    assert [later - earlier for earlier, later in pairwise([0.0, *renewed])] == pytest.approx(
+        [SILENT_S] * 3, abs=1
+    )
+    assert gateway.subscriptions[1] == 4
+
+
+def test_ninety_lines_silent_at_once_cost_under_four_messages_a_second_and_none_is_late() -> None:
+    gateway = gateway_with(LINES, chatty=False)
+    gateway.run(10)
+    began = len(gateway.messages)
+    silent_s = 0.0
+
+    def observe() -> None:
+        nonlocal silent_s
+        silent_s = max(gateway.now - spoke_at for spoke_at in gateway.heard_at.values())
+
+    longest = 0.0
+    for _ in range(600):
+        gateway.run(gateway.now + 1, each=observe)
+        longest = max(longest, silent_s)
+
+    assert longest <= SILENT_S + 1
+    assert len(gateway.messages) - began <= 600 * 4
+    assert len(gateway.messages) - began >= 600 * 2.8
+    assert most_in_any_second(gateway.messages[began:]) <= 4
+    assert len(gateway.subscribed) == LINES
+
+
+def test_lines_that_never_answer_cost_no_more() -> None:
+    gateway = gateway_with(LINES, latency_s=lambda con_id: math.inf)
+    gateway.run(10)
+    began = len(gateway.messages)
+    gateway.run(610)
+
+    assert len(gateway.messages) - began <= 600 * 4
+
+
+def test_hundreds_of_booster_lines_are_all_renewed_in_time() -> None:
+    gateway = LinesGateway(MarketLines(400), limit=400, budget=400, chatty=False)
+    gateway.want(options(400))
+    gateway.run(30)
+    for _ in range(300):
+        gateway.run(gateway.now + 1)
+        assert gateway.now - min(gateway.heard_at.values()) <= SILENT_S + 1
+    assert most_in_any_second(gateway.messages) <= MESSAGES_PER_S
+
+
+def test_while_lines_rotate_those_that_keep_theirs_are_renewed_too() -> None:
+    gateway = gateway_with(240, latency_s=lambda con_id: 0.3, chatty=False)
+    gateway.run(300)
+    pinned = range(240 - 70, 241)
+
+    for con_id in pinned:
+        assert gateway.now - gateway.heard_at[con_id] <= SILENT_S + 1
+    assert max(gateway.age(con_id) for con_id in options(240)) <= 150 / SWAPS_PER_S + REST_S + 2
+    assert most_in_any_second(gateway.messages) <= MESSAGES_PER_S
+
+
+def test_a_line_that_ticks_now_and_then_is_never_renewed() -> None:
+    gateway = gateway_with(5, chatty=False)
+    gateway.run(5)
+    for time in range(30, 3600, 30):
+        for con_id in options(5):
+            gateway.lines.answered(con_id, gateway.now)
+        gateway.run(time)
+
+    assert len(gateway.messages) == 5
+
+
+def test_renewals_are_spread_evenly() -> None:
+    gateway = gateway_with(20, chatty=False)
+    gateway.run(300)
+    renewals = [time for time, action in gateway.sent if isinstance(action, Renew)]
+
+    assert min(later - earlier for earlier, later in pairwise(renewals)) >= RENEWAL_GAP_S - 1e-9
+
+
+def test_silence_in_an_outage_is_not_held_against_a_line() -> None:
+    gateway = gateway_with(5, chatty=False)
+    gateway.run(5)
+    gateway.now = 1000.0
+    gateway.lines.count_silence_from(1000.0)
+    gateway.run(1050)
+
+    assert len(gateway.messages) == 5
+
+
+def test_why_a_contract_was_given_up_is_known_until_it_speaks() -> None:
+    lines = MarketLines(2)
+    why = Trouble(PositionState.REFUSED, "because")
+    lines.want({1: 1.0})
+    lines.decide(0.0)
+    lines.given_up(1, until=60.0, why=why)
+    lines.connection_lost(30.0)
+    assert lines.why(1) == why
+    lines.decide(60.0)
+    assert lines.why(1) == why
+    lines.answered(1, 61.0)
+    assert lines.why(1) is None
+    assert lines.why(7) is None
+
+
 # Holdings that change
 
 
@@ -206,7 +321,7 @@ def test_an_option_sold_while_it_waits_gets_no_line() -> None:
     lines.decide(0.0)
     lines.want({2: 2.0})
 
-    assert lines.decide(100.0) == ((), None)
+    assert lines.decide(50.0).actions == ()
 
 
 def test_a_bought_option_is_priced_at_once_however_many_wait() -> None:
@@ -433,7 +548,7 @@ def test_a_contract_given_up_while_it_waits_gets_no_line() -> None:
     lines.decide(0.0)
     lines.given_up(1)
 
-    assert lines.decide(100.0) == ((), None)
+    assert lines.decide(50.0).actions == ()
 
 
 def test_a_contract_given_up_after_it_was_sold_needs_no_cancel() -> None:
@@ -467,23 +582,23 @@ def test_a_contract_that_has_just_given_up_its_line_is_not_postponed() -> None:
 
 
 def test_a_subscription_that_should_have_spoken_is_made_anew_unless_it_speaks() -> None:
-    gateway = gateway_with(3)
-    gateway.run(100)
+    gateway = gateway_with(3, chatty=False)
+    gateway.run(50)
     for con_id in (1, 2, 99):
         gateway.lines.renew(con_id)
     gateway.lines.answered(2, gateway.now)
-    gateway.run(110)
+    gateway.run(52)
 
-    assert [action for _, action in gateway.sent[3:]] == [Cancel(1), Subscribe(1)]
+    assert [action for _, action in gateway.sent[3:]] == [Renew(1)]
     assert 1 in gateway.current
 
 
 def test_ninety_renewals_keep_the_pace() -> None:
-    gateway = gateway_with(LINES)
-    gateway.run(100)
+    gateway = gateway_with(LINES, chatty=False)
+    gateway.run(10)
     for con_id in options(LINES):
         gateway.lines.renew(con_id)
-    gateway.run(110)
+    gateway.run(20)
 
     assert len(gateway.messages) == 3 * LINES
     assert most_in_any_second(gateway.messages) <= MESSAGES_PER_S
@@ -537,8 +652,7 @@ def test_data_that_come_back_by_themselves_are_not_subscribed_again() -> None:
     gateway.run(1000)
     gateway.competing = False
     already_sent = len(gateway.messages)
-    for con_id in options(LINES):
-        gateway.lines.answered(con_id, gateway.now)
+    gateway.current = set(options(LINES))
     gateway.run(1100)
 
     assert len(gateway.messages) == already_sent
@@ -549,17 +663,17 @@ def test_the_largest_exposure_is_tried_first() -> None:
     lines = MarketLines(3)
     lines.want(options(3))
     lines.decide(0.0)
-    lines.competing_session(2, 1.0)
+    lines.competing_session(1.0)
 
-    assert lines.decide(16.0).actions == (Cancel(3), Subscribe(3))
+    assert lines.decide(16.0).actions == (Renew(3),)
 
 
 def test_an_answer_that_was_under_way_does_not_end_the_wait() -> None:
     lines = MarketLines(2)
     lines.want({1: 1.0, 2: 2.0})
     lines.decide(0.0)
-    assert lines.competing_session(1, 1.0)
-    assert not lines.competing_session(2, 1.1)
+    assert not lines.data_stopped(1, 1.0)
+    assert lines.data_stopped(2, 1.1)
     lines.answered(2, 1.2)
 
     assert lines.competing
@@ -571,36 +685,47 @@ def test_the_answer_that_ends_it_is_news_whatever_came_before() -> None:
     lines.want({1: 1.0, 2: 2.0})
     lines.decide(0.0)
     lines.answered(2, 0.5)
-    lines.competing_session(1, 1.0)
-    lines.answered(2, 1.5)  # it counted as stopped
-    lines.competing_session(2, 2.0)
+    lines.competing_session(1.0)
+    lines.answered(2, 1.5)  # it was under way
+    lines.data_stopped(2, 2.0)
 
     lines.answered(2, 5.0)
     assert not lines.competing
 
 
-def test_data_that_never_stopped_does_not_end_it_either() -> None:
+def test_one_contract_without_data_is_no_competing_session_while_another_line_has_them() -> None:
+    lines = MarketLines(3)
+    lines.want(options(3))
+    lines.decide(0.0)
+    for time in range(1, 30):
+        assert not lines.data_stopped(1, float(time))
+        assert not lines.data_stopped(2, float(time))
+        lines.answered(3, time + 0.5)
+    assert not lines.competing
+    assert [lines.stopped(con_id) for con_id in options(3)] == [True, True, False]
+
+    assert lines.data_stopped(3, 30.0), "now all have lost theirs"
+
+
+def test_whichever_line_speaks_ends_a_competing_session() -> None:
     lines = MarketLines(2)
     lines.want({1: 1.0, 2: 2.0})
     lines.decide(0.0)
-    lines.competing_session(1, 1.0)
-    lines.answered(2, 10.0)
-    assert lines.competing
+    lines.competing_session(1.0)
+    lines.answered(1, 10.0)
 
-    # Only the silent one is tried, and its answer ends it.
-    assert lines.decide(16.0).actions == (Cancel(1), Subscribe(1))
-    lines.answered(1, 16.1)
-    assert lines.decide(40.0) == ((), None)
+    assert not lines.competing
+    assert lines.decide(11.0).actions == (Renew(2),), "the other one is asked again at once"
 
 
 def test_a_contract_that_has_nothing_to_say_does_not_prolong_it() -> None:
     lines = MarketLines(1)
     lines.want({1: 1.0, 2: 2.0})
     lines.decide(0.0)
-    lines.competing_session(2, 1.0)
-    assert lines.decide(16.0).actions == (Cancel(2), Subscribe(2))
-    lines.competing_session(2, 16.1)
-    assert lines.decide(31.0).actions == (Cancel(2), Subscribe(2))
+    assert lines.data_stopped(2, 1.0)
+    assert lines.decide(16.0).actions == (Renew(2),)
+    lines.data_stopped(2, 16.1)
+    assert lines.decide(31.0).actions == (Renew(2),)
     lines.decide(46.0)  # 10197 did not come again
 
     assert not lines.competing
@@ -610,21 +735,19 @@ def test_what_one_competing_session_said_does_not_count_in_the_next() -> None:
     lines = MarketLines(2)
     lines.want(options(2))
     lines.decide(0.0)
-    lines.competing_session(1, 1.0)
+    lines.competing_session(1.0)
     lines.answered(1, 10.0)
     assert not lines.competing
-    lines.competing_session(2, 100.0)
-    lines.answered(1, 102.0)  # this time it was not told
 
-    assert lines.competing
+    assert not lines.data_stopped(1, 11.0), "the other one was told in the last one"
 
 
 def test_one_contract_that_is_not_told_so_again_ends_it_for_all() -> None:
     lines = MarketLines(2)
     lines.want(options(2))
     lines.decide(0.0)
-    lines.competing_session(1, 1.0)
-    assert lines.decide(16.0).actions == (Cancel(2), Subscribe(2))
+    lines.competing_session(1.0)
+    assert lines.decide(16.0).actions == (Renew(2),)
     lines.decide(31.0)  # the other one was told once and not tried since
 
     assert not lines.competing
@@ -661,7 +784,7 @@ def test_a_new_connection_does_not_wait_for_the_end_of_a_competing_session() -> 
     lines = MarketLines(3)
     lines.want(options(3))
     lines.decide(0.0)
-    lines.competing_session(1, 1.0)
+    lines.competing_session(1.0)
     lines.connection_lost(2.0)
 
     assert not lines.competing
@@ -710,7 +833,8 @@ def test_a_silent_contract_that_nobody_waits_for_is_no_reason_to_decide_again() 
     lines.want({1: 1.0})
     lines.decide(0.0)
 
-    assert lines.decide(0.5) == ((), None)
+    lines.decide(0.5)
+    assert lines.decide(0.6) == ((), SILENT_S)
 
 
 def test_no_lines_at_all_is_no_budget() -> None:

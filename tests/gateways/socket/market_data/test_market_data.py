@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.gateways.socket.market_data.support import ticking
 from tests.gateways.socket.support import (
     CANCEL,
     DATA_TYPE,
@@ -33,8 +34,9 @@ from trio_bridge.events.data import (
     NotSubscribed,
 )
 from trio_bridge.events.gateway import ConnectionLost, GatewayRemark, GatewaySilent
-from trio_bridge.gateways.socket import lines as market_lines
-from trio_bridge.gateways.socket import subscriptions as socket_subscriptions
+from trio_bridge.gateways.socket.market_data import lines as market_lines
+from trio_bridge.gateways.socket.market_data import refusals
+from trio_bridge.gateways.socket.market_data import subscriptions as socket_subscriptions
 from trio_bridge.model import DataType, Severity
 
 if TYPE_CHECKING:
@@ -72,9 +74,8 @@ def unpriced(rig: Rig) -> int:
 
 
 async def test_200_gives_the_contract_up_for_long_and_says_so_once(
-    fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
+    fast_clock: PatientClock,
 ) -> None:
-    monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 5.0)
     book = still_book(options=6)
     lost, *_ = options_of(book)
     async with supervised_rig(book) as rig:
@@ -88,14 +89,15 @@ async def test_200_gives_the_contract_up_for_long_and_says_so_once(
         began = trio.current_time()
         await rig.until_right(without={lost.con_id})
         assert trio.current_time() - began < 10, "not after a reconnect either"
-        assert asked_for(rig, lost.con_id) == 1
-        assert rig.told(ContractUnknown) == [ContractUnknown(lost.local_symbol, 200)]
+        assert asked_for(rig, lost.con_id) == 3, "once at each of its exchanges, and by its id"
+        tried = (lost.exchange, "SMART", "")
+        assert rig.told(ContractUnknown) == [ContractUnknown(lost.local_symbol, 200, tried)]
 
 
 async def test_a_contract_that_was_unknown_during_a_reset_is_priced_again_without_a_restart(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_subscriptions, "ASK_UNKNOWN_S", 5.0)
+    monkeypatch.setattr(refusals, "ASK_UNKNOWN_S", 5.0)
     book = still_book(options=6)
     lost, *_ = options_of(book)
     async with socket_rig(book, connect=False) as rig:
@@ -103,7 +105,7 @@ async def test_a_contract_that_was_unknown_during_a_reset_is_priced_again_withou
         await rig.bridge.connect()
         await rig.until_right(without={lost.con_id})
         await trio.sleep(12)
-        assert 2 <= asked_for(rig, lost.con_id) <= 4
+        assert 2 * 3 <= asked_for(rig, lost.con_id) <= 4 * 3
         assert len(rig.told(ContractUnknown)) == 1
         rig.sim.allow_market_data()
         await rig.until_right()
@@ -127,7 +129,7 @@ async def test_an_unknown_contract_is_asked_for_again_when_what_was_lost_is_back
             rig.sim.restore_upstream(data_kept=sign == "1102")
         with trio.fail_after(60):
             await rig.until_right()
-        assert asked_for(rig, lost.con_id) == 2
+        assert asked_for(rig, lost.con_id) == 3 + 1
 
 
 # Not subscribed ---------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ NOT_SUBSCRIBED = (354, 10089, 10091, 10168, 10186)
 async def test_without_live_data_an_option_is_unpriced_where_delayed_is_not_allowed(
     code: int, setting: DataType, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_subscriptions, "ASK_REFUSED_S", 3.0)
+    monkeypatch.setattr(refusals, "ASK_REFUSED_S", 20.0)
     book = still_book(options=6)
     refused = {option.con_id for option in options_of(book)[:2]}
     async with socket_rig(book, connect=False, ib_market_data_type=setting) as rig:
@@ -148,6 +150,7 @@ async def test_without_live_data_an_option_is_unpriced_where_delayed_is_not_allo
         await rig.bridge.connect()
         row = await rig.until_right(without=refused)
         assert row.data_type is DataType.LIVE
+        await rig.until_told(NotSubscribed)
         (event,) = rig.told(NotSubscribed)
         assert event.code == code
         assert "IB_MARKET_DATA_TYPE" in event.remedy
@@ -201,6 +204,7 @@ async def test_data_that_are_not_even_delayed_leave_the_option_unpriced(
         rig.sim.refuse_market_data([refused], 10186)
         await rig.bridge.connect()
         await rig.until_right(without={refused})
+        await rig.until_told(NotSubscribed)
         await trio.sleep(12)
         assert asked_for(rig, refused) == 2, "once more for delayed data, then a long pause"
         (event,) = rig.told(NotSubscribed, code=10186)
@@ -223,7 +227,7 @@ async def test_remarks_on_data_that_go_on_cancel_nothing(
         assert rig.sim.received(CANCEL) == []
         assert len(rig.sim.received(SUBSCRIBE)) == 6
         (event,) = rig.told(GatewayRemark)
-        assert (event.code, event.severity) == (code, Severity.INFO)
+        assert (event.code, event.severity, event.contracts) == (code, Severity.INFO, 3)
 
 
 # A competing session ----------------------------------------------------------------------------
@@ -313,7 +317,7 @@ async def test_competing_sessions_come_again(
 async def test_a_request_that_is_not_accepted_is_logged_with_its_contract(
     code: int, fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_subscriptions, "ASK_INVALID_S", 2.0)
+    monkeypatch.setattr(refusals, "ASK_INVALID_S", 2.0)
     book = still_book(options=6)
     option = options_of(book)[0]
     async with socket_rig(book) as rig:
@@ -363,12 +367,13 @@ async def test_complaints_about_nothing_in_particular_are_told_and_change_nothin
 async def test_an_option_that_keeps_silent_is_asked_for_anew_once_in_a_while(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_subscriptions, "ASK_SILENT_AGAIN_S", 4.0)
+    monkeypatch.setattr(market_lines, "SILENT_S", 4.0)
     book = still_book(options=6)
     silent = str(options_of(book)[0].con_id)
     book.market.silence_greeks(int(silent))
     async with socket_rig(book) as rig:
-        await rig.until(lambda: asked_for(rig, int(silent)) == 3)
+        async with ticking(book):
+            await rig.until(lambda: asked_for(rig, int(silent)) == 3)
         times = [one.at for one in rig.sim.received(SUBSCRIBE) if one.fields[3] == silent]
         assert 3.5 <= times[1] - times[0] <= 4.0 + LATE_S
         assert len(rig.sim.received(SUBSCRIBE)) == 6 + 2

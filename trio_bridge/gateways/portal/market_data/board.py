@@ -16,23 +16,23 @@ from trio_bridge.gateways.portal.values import (
     ASK,
     AVAILABILITY,
     BID,
-    DELTA,
     GAMMA,
     GREEK_FIELDS,
     LAST,
     MARK,
     NUMBER_FIELDS,
     PRICE_FIELDS,
-    THETA,
     UNDERLYING_CON_ID,
-    VEGA,
+    Lack,
     is_allowed,
     read_availability,
     read_con_id,
+    read_lack,
     read_number,
 )
-from trio_bridge.model import DataType, Greeks
-from trio_bridge.risk.greeks import NOT_COMPUTED, valid_greek, valid_price
+from trio_bridge.gateways.readiness import SETTLE_S
+from trio_bridge.model import DataType, Greeks, PositionState, Trouble
+from trio_bridge.risk.greeks import NOT_COMPUTED, valid_four, valid_price
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -57,6 +57,8 @@ class _Said(NamedTuple):
     at: float
     kind: DataType | None
     """As it was known then, at best; None when the portal named none that we know."""
+    error: float = 0.0
+    """By how much the portal's rounding may have changed the value."""
 
 
 @dataclass(slots=True)
@@ -64,14 +66,20 @@ class _Quote:
     fields: dict[str, _Said] = field(default_factory=dict)
     kind: DataType | None = None
     kind_at: float = -math.inf
+    lack: Lack | None = None
+    """Why the current kind may not count."""
+    first_at: float = math.inf
+    """When the first answer was asked for."""
     underlying_con_id: int | None = None
 
-    def merge(self, answer: Mapping[str, object], at: float) -> None:
+    def merge(self, answer: Mapping[str, object], at: float, market_data_type: DataType) -> None:
+        self.first_at = min(self.first_at, at)
         kind = self.kind if self.kind_at > -math.inf else DataType.LIVE
         if AVAILABILITY in answer:
             kind = read_availability(answer[AVAILABILITY])
             if at >= self.kind_at:
                 self.kind, self.kind_at = kind, at
+                self.lack = read_lack(answer[AVAILABILITY], market_data_type)
         for name in NUMBER_FIELDS:
             if name in answer:
                 self._say(name, answer[name], at, kind)
@@ -90,7 +98,7 @@ class _Quote:
         if reading.prior_close and kind is not None:
             # The previous day's value is at best the last of a closed market.
             kind = max(kind, DataType.FROZEN)
-        self.fields[name] = _Said(reading.value, at, kind)
+        self.fields[name] = _Said(reading.value, at, kind, reading.error)
 
     def said(self, name: str) -> _Said | None:
         found = self.fields.get(name)
@@ -112,13 +120,15 @@ class _Quote:
     def greeks_said(self) -> list[_Said]:
         return [found for name in GREEK_FIELDS if (found := self.said(name)) is not None]
 
-    def greek(self, name: str) -> float | None:
-        found = self.said(name)
-        if found is None:
-            return None
-        if name == THETA and found.value == NOT_COMPUTED:
-            return THETA_OF_MINUS_2
-        return found.value if valid_greek(found.value) else None
+    def four(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Delta, gamma, vega and theta as the portal wrote them, whether they can be or not."""
+        delta, gamma, vega, theta = map(self.said, GREEK_FIELDS)
+        return (
+            delta.value if delta else None,
+            gamma.value if gamma else None,
+            vega.value if vega else None,
+            THETA_OF_MINUS_2 if theta and theta.value == NOT_COMPUTED else theta and theta.value,
+        )
 
 
 class QuoteBoard:
@@ -137,7 +147,8 @@ class QuoteBoard:
             at: for an answer the instant of its request, so that it never looks younger than it is,
                 nor replaces what was streamed since; for the stream the instant of arrival.
         """
-        self._quotes.setdefault(con_id, _Quote()).merge(answer, at)
+        quote = self._quotes.setdefault(con_id, _Quote())
+        quote.merge(answer, at, self._market_data_type)
 
     def keep(self, con_ids: Collection[int]) -> None:
         """Forget every other contract."""
@@ -153,8 +164,22 @@ class QuoteBoard:
         return (
             quote is not None
             and quote.kind_of(quote.greeks_said()) is not None
-            and all(quote.greek(name) is not None for name in GREEK_FIELDS)
+            and valid_four(*quote.four()) is not None
         )
+
+    def lack(self, con_id: int) -> Lack | None:
+        """Why the contract's market data may not count; None if they may, or nothing is known."""
+        quote = self._quotes.get(con_id)
+        return None if quote is None else quote.lack
+
+    def trouble(self, con_id: int, now: float) -> Trouble:
+        """Why a contract without Greeks has none."""
+        quote = self._quotes.get(con_id)
+        if quote is not None and quote.lack is not None:
+            return Trouble(PositionState.REFUSED, f"{quote.lack.value}; {quote.lack.remedy}")
+        if quote is None or now < quote.first_at + SETTLE_S:
+            return Trouble(PositionState.WAITING)
+        return Trouble(PositionState.NO_DATA, "the gateway computes no Greeks for it")
 
     def greeks_at(self, con_id: int) -> float:
         """When the oldest of the contract's four Greeks came; -inf if one is missing."""
@@ -190,14 +215,13 @@ class QuoteBoard:
             return None
         oldest = min(found.at for found in said)
         price_since = max(since, oldest - PRICE_BEHIND_S)
+        gamma = quote.said(GAMMA)
         return Greeks(
-            delta=quote.greek(DELTA),
-            gamma=quote.greek(GAMMA),
-            vega=quote.greek(VEGA),
-            theta=quote.greek(THETA),
+            *quote.four(),
             underlying_price=self._price(underlying_con_id or quote.underlying_con_id, price_since),
             data_type=kind,
             current_until=min(oldest, until),
+            gamma_error=0.0 if gamma is None else gamma.error,
         )
 
     def _price(self, con_id: int | None, since: float) -> float | None:

@@ -4,21 +4,26 @@ brings the changes."""
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
 from trio_bridge.errors import GatewayError
-from trio_bridge.gateways.portal.pacing import BROKERAGE_ACCOUNTS, SNAPSHOT, SNAPSHOT_CON_IDS
-from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id, read_objects
+from trio_bridge.events.data import DataUsable, DataWithheld
+from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, Lack, read_con_id, read_objects
+from trio_bridge.gateways.portal.wire.pacing import BROKERAGE_ACCOUNTS, SNAPSHOT, SNAPSHOT_CON_IDS
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
     from trio_bridge.gateways.portal.market_data.stream import QuoteStream
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
+
+NAMED: Final = 5
+"""How many contracts an event names."""
 
 INTRODUCE_AFTER: Final = 2
 """After this many failures the brokerage accounts are requested again, which the gateway expects
@@ -35,6 +40,7 @@ class QuoteLoop:
         self._memory = memory
         self._stream = stream
         self._timing = shared.timing
+        self._troubles = shared.troubles
 
     async def run(self) -> NoReturn:
         """Poll until cancelled."""
@@ -49,6 +55,7 @@ class QuoteLoop:
             if await self._ask_all(self._memory.wanted_con_ids()):
                 backoff = backoff.restarted()
                 pause_s = self._pause_s()
+                self._report_lacks()
             else:
                 pause_s = backoff.delay_s
                 backoff = backoff.attempted()
@@ -72,6 +79,21 @@ class QuoteLoop:
             for start in range(0, len(con_ids), SNAPSHOT_CON_IDS):
                 nursery.start_soon(ask, con_ids[start : start + SNAPSHOT_CON_IDS])
         return not failures
+
+    def _report_lacks(self) -> None:
+        """Each reason why data may not count: once, and its end. Not before the options have had
+        their time to answer."""
+        if not self._memory.is_settled:
+            return
+        found = self._memory.lacks()
+        for lack in Lack:
+            if contracts := found.get(lack):
+                withheld = DataWithheld(
+                    len(contracts), tuple(contracts[:NAMED]), lack.value, lack.remedy
+                )
+                self._troubles.begin(lack, withheld)
+            else:
+                self._troubles.end(lack, partial(DataUsable, lack.value))
 
     def _pause_s(self) -> float:
         if not self._memory.is_settled:

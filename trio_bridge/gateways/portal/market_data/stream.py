@@ -18,22 +18,23 @@ import orjson
 import trio
 from trio_websocket import (
     ConnectionClosed,
+    ConnectionRejected,
     HandshakeError,
     WebSocketConnection,
     wrap_client_stream,
 )
 
 from trio_bridge.errors import GatewayError, leaves
-from trio_bridge.events.portal import StreamBack, StreamLost
-from trio_bridge.gateways.portal.client import API_PATH
-from trio_bridge.gateways.portal.pacing import STREAM
+from trio_bridge.events.portal import StreamBack, StreamBegun, StreamLost
 from trio_bridge.gateways.portal.values import REQUESTED_FIELDS, read_con_id
+from trio_bridge.gateways.portal.wire.client import API_PATH
+from trio_bridge.gateways.portal.wire.pacing import STREAM
 from trio_bridge.policy.backoff import Backoff
 
 if TYPE_CHECKING:
-    from trio_bridge.gateways.portal.client import PortalClient, Shared
     from trio_bridge.gateways.portal.holdings import Memory
     from trio_bridge.gateways.portal.login import Login
+    from trio_bridge.gateways.portal.wire.client import PortalClient, Shared
 
 OPEN_TIMEOUT_S: Final = 10.0
 MESSAGES_A_SECOND: Final = 20
@@ -45,6 +46,9 @@ ROUND_S: Final = 1.0
 
 TROUBLE_AFTER_ATTEMPTS: Final = 3
 """Report the trouble after this many failed attempts."""
+
+MUTE_PAUSE_S: Final = 300.0
+"""Before a gateway that accepts subscriptions and brings nothing is given all of them again."""
 
 QUOTES_TOPIC: Final = "smd+"
 FIELDS: Final = orjson.dumps({"fields": list(REQUESTED_FIELDS)}).decode()
@@ -67,7 +71,7 @@ class QuoteStream:
     def __init__(self, client: PortalClient, shared: Shared, memory: Memory, login: Login) -> None:
         parts = urlsplit(shared.settings.ibkr_gateway_url)
         self.is_streaming = False
-        """Whether it brings the changes now: polling then only checks it."""
+        """Whether it has brought data and is still open: polling then only checks it."""
         self._context = client.context if parts.scheme == "https" else None
         self._host = parts.hostname or ""
         self._port = parts.port or (80 if self._context is None else 443)
@@ -79,6 +83,7 @@ class QuoteStream:
         self._timing = shared.timing
         self._welcome = trio.Event()
         self._subscribed_at: dict[int, float] = {}
+        self._is_mute = False
 
     async def run(self) -> NoReturn:
         """Stream until cancelled; when it breaks, try again after ever longer pauses."""
@@ -90,14 +95,15 @@ class QuoteStream:
             if self.is_streaming:
                 self.is_streaming = False
                 backoff = backoff.restarted()
-            if backoff.attempt >= TROUBLE_AFTER_ATTEMPTS:
+            if self._is_mute or backoff.attempt >= TROUBLE_AFTER_ATTEMPTS:
                 self._troubles.begin("stream", StreamLost(reason))
-            await trio.sleep(backoff.delay_s)
+            await trio.sleep(MUTE_PAUSE_S if self._is_mute else backoff.delay_s)
             backoff = backoff.attempted()
 
     async def _stream_once(self) -> str:
         """Open the WebSocket and follow it to its end; return why it ended."""
         reason = "ended"
+        self._is_mute = False
         stream = None
         try:
             await self._login.tickle()  # brings the token that the WebSocket asks for
@@ -107,8 +113,7 @@ class QuoteStream:
                 reason = await self._follow(await self._shake_hands(nursery, stream))
                 nursery.cancel_scope.cancel()
         except* STREAM_ERRORS as group:
-            said = (str(one) or type(one).__name__ for one in leaves(group))
-            reason = "; ".join(dict.fromkeys(said))
+            reason = "; ".join(dict.fromkeys(map(_said, leaves(group))))
         finally:
             if stream is not None:
                 # The library leaks it when the handshake is refused.
@@ -140,12 +145,24 @@ class QuoteStream:
     async def _follow(self, socket: WebSocketConnection) -> str:
         self._welcome = trio.Event()
         self._subscribed_at = {}
+        reason = f"no data within {self._timing.stream_mute_s:.0f} s of subscribing"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_subscribed, socket)
             nursery.start_soon(self._keep_alive, socket)
+            nursery.start_soon(self._notice_muteness, nursery.cancel_scope)
             reason = await self._receive(socket)
             nursery.cancel_scope.cancel()
         return reason
+
+    async def _notice_muteness(self, scope: trio.CancelScope) -> None:
+        """End a connection that accepts subscriptions and brings nothing. A live one answers each
+        subscription at once with what is known, also while the market is closed."""
+        while not self.is_streaming:
+            oldest = min(self._subscribed_at.values(), default=math.inf)
+            if trio.current_time() - oldest >= self._timing.stream_mute_s:
+                self._is_mute = True
+                scope.cancel()
+            await trio.sleep(ROUND_S)
 
     async def _receive(self, socket: WebSocketConnection) -> str:
         while True:
@@ -172,6 +189,7 @@ class QuoteStream:
         elif topic.startswith(QUOTES_TOPIC):
             con_id = read_con_id(content.get("conid", topic.removeprefix(QUOTES_TOPIC)))
             if con_id in self._subscribed_at:
+                self._has_brought_data()
                 self._memory.take_quotes([(con_id, content)], trio.current_time())
         elif topic == "sts" and isinstance(content.get("args"), dict):
             if content["args"].get("authenticated") is True:
@@ -194,10 +212,13 @@ class QuoteStream:
                     self._subscribed_at[con_id] = trio.current_time()
                     await _send(socket, f"{QUOTES_TOPIC}{con_id}+{FIELDS}")
                     await trio.sleep(1 / MESSAGES_A_SECOND)
-            if not self.is_streaming:
-                self.is_streaming = True
-                self._troubles.end("stream", StreamBack)
             await trio.sleep(ROUND_S)
+
+    def _has_brought_data(self) -> None:
+        if not self.is_streaming:
+            self.is_streaming = True
+            self._troubles.end("stream", StreamBack)
+            self._troubles.once("streaming", StreamBegun())
 
     async def _keep_alive(self, socket: WebSocketConnection) -> NoReturn:
         while True:
@@ -206,6 +227,13 @@ class QuoteStream:
 
     def _token(self) -> bytes:
         return orjson.dumps({"session": self._login.token})
+
+
+def _said(error: BaseException) -> str:
+    """Why it failed. The library's text for a refusal is the whole response, cookies included."""
+    if isinstance(error, ConnectionRejected):
+        return f"refused with HTTP {error.status_code}"
+    return str(error) or type(error).__name__
 
 
 async def _send(socket: WebSocketConnection, message: str) -> None:

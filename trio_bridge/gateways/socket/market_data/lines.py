@@ -4,7 +4,7 @@ An account has 100 market-data lines, the owner's TWS included, and a gateway ta
 second. With more options than lines the lines rotate: a contract is subscribed, held until it has
 answered (or `DWELL_S` has passed), and gives its line to the one that has waited longest.
 
-- If everything fits, each contract is subscribed once and kept; no further message is sent.
+- If everything fits, each contract keeps its line.
 - If not, the smallest exposure that has answered gives up its line. So the largest exposures keep
   theirs, and only as many lines rotate as the gateway's answers need. The message rate then limits
   the refresh (a swap costs two), hence the oldest Greek is about `(contracts - lines) / 20` seconds
@@ -12,11 +12,19 @@ answered (or `DWELL_S` has passed), and gives its line to the one that has waite
 - No contract starves: they are served in the order in which they last had a line; those that never
   had one come first, the largest exposure before the others.
 
+Silence is not health: lines have stood still for hours without a word. So a line that has said
+nothing for `SILENT_S` is renewed (cancelled and subscribed again), whether or not others rotate: a
+living one answers at once, even if its option never trades. Renewals never come faster than
+`RENEWAL_GAP_S` apart: 90 silent lines cost 3 messages a second. When many have fallen silent at
+once, the first are renewed so much earlier that the last is not late.
+
 Error 101 (too many lines) means that the owner's TWS holds some: the budget shrinks at once to what
 is held, and grows back by one a minute. A refused growth doubles the wait for the next.
 
-10197 (competing live session) stops all data of the username: nothing is subscribed or rotated but
-one contract from time to time, and when it answers, the others are subscribed again.
+10197 (competing live session) may come for one contract while the others stream: that one has no
+data. When all lines have got it, the owner is logged in elsewhere and all data of the username have
+stopped: nothing is subscribed or rotated but one contract from time to time, and when it answers,
+the others are subscribed again.
 
 Pure: the caller passes the time (monotonic seconds), reports what happened, sends what `decide`
 returns, and keeps the Greeks and their ages itself.
@@ -28,8 +36,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from trio_bridge.gateways.socket.market_data.pacer import Pacer
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Set
+
+    from trio_bridge.model import Trouble
 
 MESSAGES_PER_S = 44
 """The most in any second; the gateway takes 50, and ib_async queues what exceeds 45."""
@@ -40,6 +52,15 @@ DWELL_S = 5.0
 REST_S = 1.0
 """The least wait of a contract that gave up its line: rows are seconds apart, so a smaller age
 gains nothing."""
+
+SILENT_S = 60.0
+"""A line that has said nothing for this long is renewed."""
+
+RENEWAL_GAP_S = 0.55
+"""The least time between two renewals, of two messages each: under 4 messages a second."""
+
+ALL_RENEWED_S = 50.0
+"""With so many lines that this would not do, they are renewed within this time."""
 
 REFUSED_WAIT_S = 10.0
 """How long a contract that was refused with 101 waits."""
@@ -57,54 +78,28 @@ _SWAP = 2
 """Messages of the largest step: a cancel and a subscription."""
 
 
-class Pacer:
-    """Spreads steps of a few messages evenly, so that no second holds more than `per_s` messages.
-
-    The generic cell rate algorithm: a step may be taken while the messages so far, at the sustained
-    rate, run at most `catch_up_s` ahead of the clock. Any second then holds at most
-    `rate * (1 + catch_up_s)` messages and one step, from which the rate follows. There is no
-    credit for idle time beyond `catch_up_s`, hence no burst after a pause.
-
-    Args:
-        per_s: the most messages in any second, its ends included.
-        largest_step: the most messages in one step.
-        catch_up_s: how late a step may be taken without losing throughput.
-
-    Raises:
-        ValueError: `per_s` leaves nothing beyond one step.
-    """
-
-    def __init__(self, per_s: int, *, largest_step: int = 1, catch_up_s: float = 0.05) -> None:
-        if per_s <= largest_step:
-            raise ValueError(f"{per_s} messages a second cannot pace steps of {largest_step}")
-        self.rate = (per_s - largest_step) / (1 + catch_up_s)
-        """Messages a second, sustained."""
-        self._catch_up_s = catch_up_s
-        self._paid_until = -math.inf
-
-    @property
-    def free_at(self) -> float:
-        """When the next step may be taken, on the caller's clock (seconds); may have passed."""
-        return self._paid_until - self._catch_up_s
-
-    def spend(self, messages: int, now: float) -> None:
-        """A step of this many messages is taken now."""
-        self._paid_until = max(self._paid_until, now) + messages / self.rate
-
-
-class Subscribe(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Subscribe:
     """Request market data for the contract."""
 
     con_id: int
 
 
-class Cancel(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Cancel:
     """Cancel the contract's market data; its Greeks age from now on."""
 
     con_id: int
 
 
-Action = Subscribe | Cancel
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Cancel and subscribe at once: two messages. The Greeks count on unless no answer comes."""
+
+    con_id: int
+
+
+Action = Subscribe | Cancel | Renew
 
 
 class Turn(NamedTuple):
@@ -122,12 +117,20 @@ class _Contract:
     served_at: float = -math.inf
     """When it last gave up a line that had served it."""
     held_since: float = -math.inf
+    spoke_at: float = -math.inf
+    """When it last said something, as far as the caller has noticed."""
     answered: bool = False
     stalled: bool = False
     """Its subscription should have answered by now (a competing session began, or the caller says
     so): it is to be renewed unless it answers."""
     stopped_at: float = math.inf
     """When it got its 10197; -inf if it was tried since: any answer is then good news."""
+    why: Trouble | None = None
+    """Why it was given up, until it speaks."""
+
+    @property
+    def silent_since(self) -> float:
+        return max(self.held_since, self.spoke_at)
 
     def done(self, now: float) -> bool:
         """Whether its line may go to another."""
@@ -159,6 +162,8 @@ class MarketLines:
         self._growth_wait_s = GROWTH_WAIT_S
         self._growth_untested = False
         self._probe_at = math.inf
+        self._renew_at = -math.inf
+        """No renewal is due before, unless lines are added."""
 
     @property
     def held(self) -> Set[int]:
@@ -174,6 +179,16 @@ class MarketLines:
         """Whether the contract was given up, for good or for a while."""
         contract = self._waiting.get(con_id)
         return contract is not None and contract.ready_at > now + REST_S
+
+    def why(self, con_id: int) -> Trouble | None:
+        """Why the contract was given up, if it was and has not spoken since."""
+        contract = self._held.get(con_id) or self._waiting.get(con_id)
+        return contract.why if contract is not None else None
+
+    def stopped(self, con_id: int) -> bool:
+        """Whether the contract's line got 10197 and has not spoken since."""
+        contract = self._held.get(con_id)
+        return contract is not None and contract.stopped_at < math.inf
 
     def wanted(self, now: float) -> int:
         """How many contracts there are that were not given up."""
@@ -205,7 +220,7 @@ class MarketLines:
             contract.weight = weight
 
     def answered(self, con_id: int, now: float) -> None:
-        """The contract's model Greeks arrived, or an answer that they will not."""
+        """The contract's model Greeks arrived; to be reported whenever they do."""
         contract = self._held.get(con_id)
         if contract is None:
             return
@@ -213,9 +228,11 @@ class MarketLines:
             return
         contract.answered = True
         contract.stalled = False
-        if contract.stopped_at < math.inf:
-            self.competing = False
+        contract.spoke_at = now
+        contract.why = None
         contract.stopped_at = math.inf
+        if self.competing:
+            self._end_competition()
 
     def refused(self, con_id: int, now: float) -> None:
         """Error 101: the gateway has no line for this contract. There is nothing to cancel."""
@@ -233,16 +250,17 @@ class MarketLines:
         self._growth_untested = False
         self._grow_at = now + self._growth_wait_s
 
-    def given_up(self, con_id: int, *, until: float = math.inf) -> None:
+    def given_up(self, con_id: int, *, until: float = math.inf, why: Trouble | None = None) -> None:
         """The gateway will give no data for this contract before `until` (error 200 and its kind).
 
-        There is nothing to cancel.
+        The caller has cancelled it.
         """
         contract = self._held.pop(con_id, None) or self._waiting.get(con_id)
         if contract is None:
             self._leaving.pop(con_id, None)
             return
         contract.ready_at = until
+        contract.why = why
         self._waiting[con_id] = contract
 
     def renew(self, con_id: int) -> None:
@@ -252,21 +270,36 @@ class MarketLines:
             contract.answered = False
             contract.stalled = True
 
+    def count_silence_from(self, now: float) -> None:
+        """All data had stopped until now: no line is to blame for its silence."""
+        for contract in self._held.values():
+            contract.spoke_at = now
+
     def sent(self, messages: int, now: float) -> None:
         """The caller has sent something else to the gateway, which counts against the pace too."""
         self._pacer.spend(messages, now)
 
-    def competing_session(self, con_id: int, now: float) -> bool:
-        """Error 10197 for this contract: the owner is logged in elsewhere, all data has stopped.
+    def data_stopped(self, con_id: int, now: float) -> bool:
+        """Error 10197 for this contract. When every line has got it and is silent since, it is a
+        competing session; returns whether it has just become one."""
+        contract = self._held.get(con_id)
+        if contract is None:
+            return False
+        contract.stopped_at = now
+        still_growing = self.lines_used < self.budget and self._longest_waiting(now) is not None
+        if still_growing or any(one.stopped_at == math.inf for one in self._held.values()):
+            return False
+        return self.competing_session(now)
 
-        It ends when a contract with this error answers, or one that was tried since answers or does
-        not get the error again. Contracts that are silent then are subscribed again: whether data
-        comes back by itself is not known.
+    def competing_session(self, now: float) -> bool:
+        """The owner is logged in elsewhere, all data have stopped.
+
+        It ends when a contract answers, or one that was tried since does not get 10197 again.
+        Contracts that are silent then are subscribed again: whether data comes back by itself is
+        not known.
 
         Returns whether this is news.
         """
-        if (contract := self._held.get(con_id)) is not None:
-            contract.stopped_at = now
         if self.competing:
             return False
         self.competing = True
@@ -274,7 +307,13 @@ class MarketLines:
         for contract in self._held.values():
             contract.answered = False
             contract.stalled = True
+            contract.stopped_at = min(contract.stopped_at, now)
         return True
+
+    def _end_competition(self) -> None:
+        self.competing = False
+        for contract in self._held.values():
+            contract.stopped_at = math.inf
 
     def connection_lost(self, now: float) -> None:
         """All subscriptions are gone (also 1101): begin again with the largest exposures.
@@ -299,7 +338,7 @@ class MarketLines:
             step = self._step(now)
             if not step:
                 return Turn(tuple(actions), min(self._deadlines(now), default=None))
-            self._pacer.spend(len(step), now)
+            self._pacer.spend(_SWAP if isinstance(step[0], Renew) else len(step), now)
             actions.extend(step)
         return Turn(tuple(actions), self._pacer.free_at)
 
@@ -311,16 +350,19 @@ class MarketLines:
             if now < self._probe_at:
                 return ()
             self._probe_at = now + COMPETING_PROBE_S
-            # The one tried last may have no data, but it did not get 10197 again.
-            self.competing = not any(c.stopped_at == -math.inf for c in self._held.values())
+            if any(contract.stopped_at == -math.inf for contract in self._held.values()):
+                # The one tried last may have no data, but it did not get 10197 again.
+                self._end_competition()
         stalled = min(
             (contract for contract in self._held.values() if contract.stalled),
             key=lambda contract: (contract.held_since, -contract.weight, contract.con_id),
             default=None,
         )
+        if stalled is None and not self.competing:
+            stalled = self._silent_for_long(now)
         if stalled is not None:
             self._begin(stalled, now)
-            return Cancel(stalled.con_id), Subscribe(stalled.con_id)
+            return (Renew(stalled.con_id),)
         candidate = self._longest_waiting(now)
         if candidate is None:
             return ()
@@ -333,6 +375,22 @@ class MarketLines:
         self._release(victim, now)
         self._hold(candidate, now)
         return Cancel(victim.con_id), Subscribe(candidate.con_id)
+
+    def _silent_for_long(self, now: float) -> _Contract | None:
+        """The line whose renewal is due: each must be renewed in time, one after the other."""
+        if now < self._renew_at or not self._held:
+            return None
+        gap_s = min(RENEWAL_GAP_S, ALL_RENEWED_S / len(self._held))
+        by_silence = sorted(self._held.values(), key=lambda contract: contract.silent_since)
+        due = min(
+            contract.silent_since + SILENT_S - place * gap_s
+            for place, contract in enumerate(by_silence)
+        )
+        if now < due:
+            self._renew_at = due
+            return None
+        self._renew_at = now + gap_s
+        return by_silence[0]
 
     def _longest_waiting(self, now: float) -> _Contract | None:
         return min(
@@ -351,14 +409,17 @@ class MarketLines:
     def _hold(self, contract: _Contract, now: float) -> None:
         del self._waiting[contract.con_id]
         self._held[contract.con_id] = contract
+        contract.stopped_at = math.inf
         self._begin(contract, now)
 
     def _begin(self, contract: _Contract, now: float) -> None:
         """A new subscription: whatever it says is about now."""
         contract.held_since = now
+        self._renew_at = min(self._renew_at, now + SILENT_S - ALL_RENEWED_S)
         contract.answered = False
         contract.stalled = self.competing
-        contract.stopped_at = -math.inf if self.competing else math.inf
+        if self.competing:
+            contract.stopped_at = -math.inf
 
     def _release(self, contract: _Contract, now: float) -> None:
         del self._held[contract.con_id]
@@ -383,6 +444,8 @@ class MarketLines:
         if self.competing:
             yield self._probe_at
             return
+        if self._held:
+            yield self._renew_at
         ready = False
         for contract in self._waiting.values():
             if contract.ready_at <= now:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -12,8 +14,8 @@ import httpx
 import orjson
 import trio
 
-from trio_bridge.config import is_loopback
-from trio_bridge.errors import ConfigError, GatewayError, leaves
+from trio_bridge.errors import GatewayError, leaves
+from trio_bridge.events.portal import PaceUnshared
 from trio_bridge.gateways.ongoing import Ongoing
 from trio_bridge.gateways.portal.health import (
     AnswerError,
@@ -22,12 +24,14 @@ from trio_bridge.gateways.portal.health import (
     NoAnswerError,
     PausedError,
 )
-from trio_bridge.gateways.portal.pacing import Pacing
 from trio_bridge.gateways.portal.values import ShapeError
+from trio_bridge.gateways.portal.wire.pace_file import PaceFile
+from trio_bridge.gateways.portal.wire.pacing import MARGIN_S, Pacing
+from trio_bridge.text import clean
 from trio_bridge.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from trio_bridge.config import Settings
     from trio_bridge.gateways.base import EventSink
     from trio_bridge.gateways.portal.health import Health
-    from trio_bridge.gateways.portal.pacing import EndpointLimit, Timing
+    from trio_bridge.gateways.portal.wire.pacing import EndpointLimit, Progress, Rate, Timing
 
 API_PATH: Final = "/v1/api"
 PENALTY_S: Final = 600.0
@@ -51,7 +55,7 @@ LOGGED_OUT_CODES: Final = frozenset({401, 302, 303, 307})
 """Unauthorized, or redirected to the login page. Not 403: that gateway refuses our host."""
 
 TEXT_SHOWN: Final = 80
-UNTRUSTED_REMEDY: Final = "set IBKR_CA_FILE to the PEM file of its issuer"
+UNTRUSTED_REMEDY: Final = "set IBKR_CA_FILE to the PEM file of its issuer, or of itself"
 
 LIMITS: Final = httpx.Limits(max_connections=10, keepalive_expiry=4.0)
 """Idle connections are closed before the server closes them, commonly after five seconds."""
@@ -61,19 +65,33 @@ T = TypeVar("T")
 
 class Shared:
     """What the parts of a connection need and its successors take over: a reconnect must neither
-    ask too soon nor report things twice. `now` is the wall clock."""
+    ask too soon nor report things twice. `now` is the wall clock; `pace_file` is shared with other
+    processes (`pace_file`)."""
 
     def __init__(
-        self, settings: Settings, emit: EventSink, now: Callable[[], datetime], timing: Timing
+        self,
+        settings: Settings,
+        emit: EventSink,
+        now: Callable[[], datetime],
+        timing: Timing,
+        pace_file: Path | None = None,
     ) -> None:
         self.settings = settings
         self.emit = emit
         self.now = now
         self.timing = timing
-        self.pacing = Pacing()
         self.troubles = Ongoing(emit, trio.current_time)
+        self.pacing = Pacing(None if pace_file is None else partial(self._share_pace, pace_file))
         self.answers = Answers(
             self.troubles, trio.current_time, is_paused=lambda: self.pacing.pause_s > 0
+        )
+
+    def _share_pace(self, pace_file: Path, endpoint: str, rate: Rate) -> PaceFile:
+        return PaceFile(
+            pace_file.with_name(pace_file.name + endpoint.replace("/", "_")),
+            rate.requests,
+            rate.period_s + MARGIN_S,
+            say=lambda reason: self.troubles.once("pace", PaceUnshared(reason)),
         )
 
 
@@ -87,29 +105,6 @@ class Answer(NamedTuple, Generic[T]):
 def as_is(payload: object) -> Any:
     """Any JSON will do."""
     return payload
-
-
-def tls_context(url: str, ca_file: Path | None) -> ssl.SSLContext:
-    """How the gateway's certificate is checked.
-
-    The gateway ships with a self-signed certificate, so on a loopback host any certificate is
-    accepted unless a CA file is given. Everywhere else it must be valid for the host.
-
-    Raises:
-        ConfigError: IBKR_CA_FILE cannot be used.
-    """
-    if ca_file is None and is_loopback(urlsplit(url).hostname or ""):
-        # Without the system's certificates: reading them blocks all rows for 20 ms.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"IBKR_CA_FILE={ca_file}: no usable PEM certificates ({error})", setting="IBKR_CA_FILE"
-        ) from None
 
 
 class PortalClient:
@@ -165,25 +160,32 @@ class PortalClient:
             PausedError: the gateway wants a pause; until it ends nothing is sent.
             AnswerError: any other answer than the expected document with status 200.
         """
-        async with self.pacing.turn(endpoint):
-            if self.pacing.pause_s > 0:
-                raise PausedError(f"the gateway wants no requests for {self.pacing.pause_s:.0f} s")
-            asked_at = trio.current_time()
-            url = endpoint.path.format(**path)
-            where = f"{endpoint.method} {url}"
-            timeout_s = self._timing.slow_answer_s if slow else self._timing.answer_s
-            self.pacing.requests += 1
-            try:
-                answer = read(await self._send(endpoint, url, query, timeout_s, where))
-            except GatewayError as error:
-                self.health.note(endpoint, error)
-                raise
-            except ShapeError as error:
-                useless = AnswerError(f"{where}: {error}")
-                self.health.note(endpoint, useless)
-                raise useless from error
-            self.health.note(endpoint, None)
-            return Answer(answer, asked_at)
+        url = endpoint.path.format(**path)
+        account = str(path.get("account", ""))
+        timeout_s = self._timing.slow_answer_s if slow else self._timing.answer_s
+        asked_at = math.inf
+        try:
+            async with self.pacing.turn(endpoint, patience_s=timeout_s) as progress:
+                if self.pacing.pause_s > 0:
+                    raise PausedError(
+                        f"the gateway wants no requests for {self.pacing.pause_s:.0f} s"
+                    )
+                asked_at = trio.current_time()
+                value = read(await self._send(endpoint, url, query, timeout_s, progress))
+        except trio.TooSlowError:
+            silence = await self._nobody_answers()
+            self.health.note(endpoint, silence, account)
+            raise silence from None
+        except GatewayError as error:
+            if asked_at < math.inf:
+                self.health.note(endpoint, error, account)
+            raise
+        except ShapeError as error:
+            useless = AnswerError(f"{endpoint.method} {url}: {error}")
+            self.health.note(endpoint, useless, account)
+            raise useless from error
+        self.health.note(endpoint, None, account)
+        return Answer(value, asked_at)
 
     async def knock(self) -> None:
         """Check, without a request, that the gateway's port is open.
@@ -196,8 +198,22 @@ class PortalClient:
             with trio.fail_after(self._timing.answer_s):
                 stream = await trio.open_tcp_stream(host, port)
         except (OSError, UnicodeError, trio.TooSlowError) as error:
+            self._note_refusal(error)
             raise NoAnswerError(f"{host}:{port} does not take connections: {error}") from error
         await trio.aclose_forcefully(stream)
+
+    async def _nobody_answers(self) -> NoAnswerError:
+        """Nothing could be sent, for earlier requests are unanswered; or nobody is there."""
+        try:
+            await self.knock()
+        except NoAnswerError as error:
+            return error
+        return NoAnswerError("earlier requests are still unanswered")
+
+    def _note_refusal(self, error: BaseException) -> None:
+        """A port where nobody listens: the gateway has ended, and with it all that it owed."""
+        if any(isinstance(one, ConnectionRefusedError) for one in _causes(error)):
+            self.pacing.unanswered.forget()
 
     async def _send(
         self,
@@ -205,11 +221,13 @@ class PortalClient:
         path: str,
         query: Mapping[str, str] | None,
         timeout_s: float,
-        where: str,
+        progress: Progress,
     ) -> object:
+        where = f"{endpoint.method} {path}"
+        self.pacing.requests += 1
         body = orjson.dumps(endpoint.body) if endpoint.method == "POST" else b""
         headers = {"Content-Type": "application/json"} if body else None
-        opened = _Opened()
+        opened = _Opened(progress)
         try:
             with trio.fail_after(timeout_s):
                 request = self._http.build_request(
@@ -234,9 +252,11 @@ class PortalClient:
         except trio.TooSlowError:
             raise NoAnswerError(f"{where}: no answer within {timeout_s:g} s") from None
         except httpx.ConnectError as error:
+            self._note_refusal(error)
             remedy = UNTRUSTED_REMEDY if _is_untrusted(error) else ""
             raise NoAnswerError(f"cannot connect: {reason_of(error)}", remedy=remedy) from error
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            progress.closed()
             raise NoAnswerError(f"{where}: {reason_of(error)}") from error
         self.pacing.answers += 1
         return self._understand(where, response, content)
@@ -287,7 +307,8 @@ class _Body(httpx.AsyncByteStream):
 
 
 class _Opened:
-    """The TCP connection that a request has opened, if it did not reuse one.
+    """The TCP connection that a request has opened, if it did not reuse one. Notes the request's
+    progress.
 
     httpcore (1.0) leaks it when the request is cancelled during the TLS handshake: it closes after
     an `Exception`, which trio.Cancelled is not. Left to the garbage collector, a gateway that hangs
@@ -295,12 +316,18 @@ class _Opened:
     https://www.encode.io/httpcore/extensions/#trace
     """
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._stream: httpcore.AsyncNetworkStream | None = None
 
     async def note(self, event: str, info: Mapping[str, Any]) -> None:
-        if event == "connection.connect_tcp.complete":
-            self._stream = info["return_value"]
+        match event:
+            case "connection.connect_tcp.complete":
+                self._stream = info["return_value"]
+            case "http11.send_request_headers.started":
+                self._progress.sent()
+            case "http11.receive_response_headers.complete":
+                self._progress.answered()
 
     async def aclose(self) -> None:
         if self._stream is not None:
@@ -336,16 +363,22 @@ def reason_of(error: BaseException) -> str:
     return str(innermost) or type(error).__name__
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything that led to it, at each of several addresses."""
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _causes(one)
+    elif (cause := error.__cause__ or error.__context__) is not None:
+        yield from _causes(cause)
+
+
 def _is_untrusted(error: BaseException) -> bool:
     """Whether the certificate was refused, be it at one of several addresses."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(_is_untrusted, error.exceptions))
-    cause = error.__cause__ or error.__context__
-    here = isinstance(error, ssl.SSLCertVerificationError)
-    return here or (cause is not None and _is_untrusted(cause))
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error))
 
 
 def _shown(content: bytes) -> str:
-    """The beginning of an unusable answer, on one line."""
-    text = " ".join(content[: 4 * TEXT_SHOWN].decode("utf-8", "replace").split())
-    return f": {text[:TEXT_SHOWN]}" if text else ""
+    """The beginning of an unusable answer."""
+    text = clean(content[: 4 * TEXT_SHOWN].decode("utf-8", "replace"), TEXT_SHOWN)
+    return f": {text}" if text else ""

@@ -11,18 +11,25 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import psutil
 import pytest
 import trio
 import trustme
 
-from tests.gateways.portal.support import make_settings
+from tests.gateways.portal.support import QUICK, make_settings
 from tests.gateways.socket.support import steps
+from tests.support.heard import of
+from tests.support.patient_clock import until
 from trio_bridge.errors import ConfigError, GatewayError
-from trio_bridge.events.portal import CertificateUnchecked
+from trio_bridge.events.portal import (
+    AnswersUnusable,
+    CertificatePinned,
+    CertificateUnchecked,
+    NoBrokerageSession,
+)
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.portal.bridge import PortalBridge
-from trio_bridge.gateways.portal.client import PortalClient, Shared, reason_of, tls_context
 from trio_bridge.gateways.portal.health import (
     AnswerError,
     Answers,
@@ -31,16 +38,20 @@ from trio_bridge.gateways.portal.health import (
     NoAnswerError,
     PausedError,
 )
-from trio_bridge.gateways.portal.pacing import (
+from trio_bridge.gateways.portal.values import ShapeError
+from trio_bridge.gateways.portal.wire.certificate import fingerprint, tls_context, trust
+from trio_bridge.gateways.portal.wire.client import PortalClient, Shared, reason_of
+from trio_bridge.gateways.portal.wire.pacing import (
     DEFINITIONS,
     STATUS,
     USUAL_TIMING,
     EndpointLimit,
     Pacing,
 )
-from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.gateways.readiness import Readiness
 from trio_bridge.simulator.book import make_book
+from trio_bridge.simulator.portal import server as portal_server
+from trio_bridge.simulator.portal.certificate import vendor_certificate
 from trio_bridge.simulator.portal.faults import Fault
 from trio_bridge.simulator.portal.server import ServedPortal, open_portal_simulator
 
@@ -61,8 +72,8 @@ class Noted(Health):
         super().__init__(answers, Readiness(), 60.0)
         self.outcomes: list[tuple[str, type[GatewayError] | None]] = []
 
-    def note(self, endpoint: EndpointLimit, error: GatewayError | None) -> None:
-        super().note(endpoint, error)
+    def note(self, endpoint: EndpointLimit, error: GatewayError | None, account: str = "") -> None:
+        super().note(endpoint, error, account)
         self.outcomes.append((endpoint.path, None if error is None else type(error)))
 
 
@@ -271,6 +282,7 @@ async def test_a_request_given_up_at_any_step_leaves_no_socket_behind(
             for number in range(60):
                 client, _ = make_client(sim.url, pacing=pacing)
                 await trio.sleep(0.2)
+                pacing.unanswered.forget()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client.ask, STATUS)
                     await steps(number)
@@ -378,3 +390,115 @@ def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path, content: str | N
         ca_file.write_text(content)
     with pytest.raises(ConfigError, match=r"IBKR_CA_FILE=.*ca\.pem"):
         tls_context("https://localhost:5000", ca_file)
+
+
+# The gateway's own certificate fits no name and has expired; so a file that holds it pins it.
+
+
+async def test_a_file_with_the_servers_own_certificate_pins_it(
+    fast_clock: PatientClock, tmp_path: Path
+) -> None:
+    own = tmp_path / "gateway.pem"
+    async with open_portal_simulator(make_book(options=1), host="0.0.0.0", vendor_tls=True) as sim:
+        sim.ca_pem.write_to_path(own)
+        error, events = await connects(sim.url, own)
+        shown = fingerprint(ssl.PEM_cert_to_DER_cert(sim.ca_pem.bytes().decode()))
+    assert error is None
+    assert events == [CertificatePinned(sim.url, shown)]
+
+
+async def test_a_pin_for_another_certificate_is_refused_with_both_fingerprints(
+    fast_clock: PatientClock, tmp_path: Path
+) -> None:
+    own = tmp_path / "gateway.pem"
+    vendor_certificate().cert_chain_pems[0].write_to_path(own)
+    async with open_portal_simulator(make_book(options=1), host="0.0.0.0", vendor_tls=True) as sim:
+        error, events = await connects(sim.url, own)
+        shown = ssl.PEM_cert_to_DER_cert(sim.ca_pem.bytes().decode())
+    given = ssl.PEM_cert_to_DER_cert(own.read_text())
+    assert error is not None
+    assert "\n" not in error
+    assert error.index(fingerprint(shown)) < error.index(fingerprint(given))
+    assert events == []
+
+
+async def test_a_certificate_that_changes_later_is_refused_too(
+    fast_clock: PatientClock, tmp_path: Path
+) -> None:
+    own = tmp_path / "gateway.pem"
+    book = make_book(options=1)
+    async with open_portal_simulator(book, vendor_tls=True) as sim:
+        sim.ca_pem.write_to_path(own)
+        shared = Shared(make_settings(sim.url), discard_event, lambda: NOW, USUAL_TIMING)
+        client = PortalClient(shared, await trust(sim.url, own), Noted(shared.answers))
+        await client.ask(STATUS)
+    async with open_portal_simulator(book, port=sim.port, vendor_tls=True):
+        with pytest.raises(NoAnswerError, match="not the one in IBKR_CA_FILE"):
+            await client.ask(STATUS)
+    await client.aclose()
+
+
+async def test_a_self_signed_ca_that_is_the_servers_own_certificate_is_pinned(
+    fast_clock: PatientClock, tmp_path: Path
+) -> None:
+    """As `openssl req -x509` makes it: it calls itself a CA, and names another host."""
+    own = tmp_path / "gateway.pem"
+    certificate = self_signed_ca()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(portal_server, "vendor_certificate", lambda: certificate)
+        async with open_portal_simulator(
+            make_book(options=1), host="0.0.0.0", vendor_tls=True
+        ) as sim:
+            sim.ca_pem.write_to_path(own)
+            error, events = await connects(sim.url, own)
+    assert error is None
+    assert [type(event) for event in events] == [CertificatePinned]
+
+
+def self_signed_ca() -> trustme.LeafCert:
+    authority = trustme.CA(organization_name="somebody's own")
+    return trustme.LeafCert(authority.private_key_pem.bytes(), authority.cert_pem.bytes(), [])
+
+
+# What the gateway says is shown without anything that a terminal obeys, and never at length.
+
+NASTY = "\x1b[2J\u202eko\u202c\x9b1m\u2066" + "x" * 2_000
+
+
+async def test_the_gateways_words_are_shown_clean_and_short(fast_clock: PatientClock) -> None:
+    book = make_book(options=1)
+    events: list[Event] = []
+    async with (
+        open_portal_simulator(book) as sim,
+        PortalBridge(make_settings(sim.url), emit=events.append, timing=QUICK) as bridge,
+    ):
+        await bridge.connect()
+        sim.login.can_open = sim.login.brokerage = False
+        with sim.faults(Fault("/ssodh/init", text=orjson.dumps({"error": NASTY}).decode())):
+            await until(
+                lambda: of(events, NoBrokerageSession), every_s=0.2, complaint=lambda: str(events)
+            )
+        sim.login.brokerage = True
+        with sim.faults(Fault("/positions/", status=500, text=NASTY)):
+            await until(
+                lambda: of(events, AnswersUnusable), every_s=0.2, complaint=lambda: str(events)
+            )
+        await bridge.disconnect()
+    told = [*of(events, NoBrokerageSession), *of(events, AnswersUnusable)]
+    assert all(event.message.isprintable() for event in events)
+    assert all("\\x1b[2J\\u202eko" in event.message for event in told)
+    assert max(len(event.message) for event in events) < 700
+
+
+async def test_the_reason_of_a_failed_attempt_is_clean_and_short(fast_clock: PatientClock) -> None:
+    async with (
+        open_portal_simulator(make_book(options=1)) as sim,
+        PortalBridge(make_settings(sim.url), timing=QUICK) as bridge,
+    ):
+        with (
+            sim.faults(Fault("", status=500, text=NASTY)),
+            pytest.raises(GatewayError) as caught,
+        ):
+            await bridge.connect()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500

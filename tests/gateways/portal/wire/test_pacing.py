@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from trio_bridge.gateways.portal import pacing as portal_pacing
-from trio_bridge.gateways.portal.pacing import (
+from trio_bridge.gateways.portal.wire import pacing as portal_pacing
+from trio_bridge.gateways.portal.wire.pacing import (
     ACCOUNTS,
     MARGIN_S,
     OPEN_SESSION,
@@ -144,7 +144,7 @@ def test_the_limits_are_the_gateways() -> None:
 
 def test_what_may_be_asked_holds_no_order_no_logout_and_never_competes() -> None:
     endpoints = [one for one in vars(portal_pacing).values() if isinstance(one, EndpointLimit)]
-    assert len(endpoints) == 11
+    assert len(endpoints) == 16
     for endpoint in endpoints:
         assert endpoint.method in ("GET", "POST")
         assert "order" not in endpoint.path

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bridge.gateways.socket.market_data.lines import Pacer
+from trio_bridge.gateways.socket.market_data.pacer import Pacer
 
 
 def most_in_any_second(sent: list[tuple[float, int]]) -> int:
