@@ -285,7 +285,7 @@ async def test_a_run_of_attempts_to_connect_is_one_line(
 
 async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
-        receiver.body = orjson.dumps(a_status(120.0, "the positions are still being downloaded"))
+        receiver.body = orjson.dumps(a_status(Verdict.BLIND, "the positions are still being downloaded"))
         done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
     assert done.code == 1
     assert "no rows   the positions are still being downloaded" in done.out
