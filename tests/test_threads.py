@@ -77,7 +77,7 @@ def test_rows_are_safe_and_names_looked_up_later_while_no_thread_can_be_started(
     assert refused == "IB_SOCKET_HOST=localhost: no such host ([Errno 11] can't start new thread)"
     assert "127.0.0.1" in found
     assert in_another == "True"
-    assert "localhost:1/d: cannot find the host" in done.stdout
+    assert "localhost:1/d: cannot find the host" in done.stderr
     assert path.read_bytes().count(b"\n") >= 1
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -104,6 +104,26 @@ class Trouble(NamedTuple):
 
     state: PositionState
     reason: str = ""
+
+
+OLD: Final = "old"
+"""A position that counts, but with old Greeks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """What keeps a row from being complete: a contract, its state in a word, the reason in words.
+
+    The state is a `PositionState`, or OLD. PRICED: it is in delta and gamma, but the reason keeps
+    it out of vega and theta.
+    """
+
+    contract: str
+    state: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.contract} ({': '.join(filter(None, (self.state, self.reason)))})"
 
 
 class ExchangeRates(NamedTuple):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.model import ApiMode, Verdict
+from trio_bridge.model import ApiMode, Defect, Verdict
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, EventRow, PortfolioRow, values_of
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.tasks.supervisor import State
@@ -78,7 +78,7 @@ class BridgeStatus:
     api_mode: ApiMode
     interval_s: float
     verdict: Verdict
-    defects: tuple[str, ...]
+    defects: tuple[Defect, ...]
     gateway: GatewayStatus
     ticker: TickerView
     storage: StorageStatus
@@ -104,7 +104,7 @@ def status_of(service: "Service", verdict: Verdict) -> BridgeStatus:
         api_mode=settings.ib_api_mode,
         interval_s=settings.poll_interval_s,
         verdict=verdict,
-        defects=() if verdict is Verdict.BLIND else tuple(map(str, service.bridge.defects())),
+        defects=() if verdict is Verdict.BLIND else tuple(service.bridge.defects()),
         gateway=_gateway(service),
         ticker=_ticker(service),
         storage=StorageStatus(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.events.rows import RowsComplete, RowsPartial, RowsStale
-from trio_bridge.model import Position, PositionState, Verdict
+from trio_bridge.model import Defect, PositionState, Verdict
 from trio_bridge.policy.verdicts import INTERVALS_HELD, VerdictWatch
-from trio_bridge.risk.portfolio import Standing
 
 if TYPE_CHECKING:
     from trio_bridge.events.event import Event
@@ -16,8 +15,8 @@ INTERVAL_S = 5.0
 COMPLETE, STALE, PARTIAL = Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL
 
 
-def left_out(name: str) -> Standing:
-    return Standing(Position("U1", 1, "OPT", name, 1.0, 100.0), PositionState.NO_DATA)
+def left_out(name: str) -> Defect:
+    return Defect(name, PositionState.NO_DATA)
 
 
 class Rows:
@@ -102,5 +101,5 @@ def test_the_first_five_are_named_and_the_others_counted() -> None:
     event = Rows().take(PARTIAL, *names)
 
     assert isinstance(event, RowsPartial)
-    assert event.named.endswith("C4 (no data) and 2 more")
-    assert event.numbers == {"left_out": 7, "positions": 30}
+    assert event.text.endswith("C4 (no data) and 2 more")
+    assert event.numbers == {"missing": 7, "positions": 30}

@@ -13,19 +13,17 @@ from trio_bridge.rows import PortfolioRow
 
 
 @pytest.mark.parametrize(
-    ("positions", "priced", "age_s", "verdict"),
+    ("complete", "age_s", "verdict"),
     [
-        (0, 0, 0.0, Verdict.COMPLETE),
-        (30, 30, 0.0, Verdict.COMPLETE),
-        (30, 30, 70.0, Verdict.COMPLETE),
-        (30, 30, 70.1, Verdict.STALE),
-        (30, 29, 0.0, Verdict.PARTIAL),
-        (30, 29, 70.1, Verdict.PARTIAL),
-        (1, 0, 0.0, Verdict.PARTIAL),
+        (True, 0.0, Verdict.COMPLETE),
+        (True, 70.0, Verdict.COMPLETE),
+        (True, 70.1, Verdict.STALE),
+        (False, 0.0, Verdict.PARTIAL),
+        (False, 70.1, Verdict.PARTIAL),
     ],
 )
-def test_the_verdict(positions: int, priced: int, age_s: float, verdict: Verdict) -> None:
-    found = judge(positions=positions, priced=priced, age_s=age_s, interval_s=5.0)
+def test_the_verdict(complete: bool, age_s: float, verdict: Verdict) -> None:
+    found = judge(complete=complete, age_s=age_s, interval_s=5.0)
 
     assert found is verdict
 

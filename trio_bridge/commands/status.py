@@ -144,7 +144,7 @@ def _lines(overview: Overview) -> list[tuple[str, str]]:
     """Name and text of each line."""
     lines = [("verdict", str(overview.verdict)), *_service_lines(overview), *_row_lines(overview)]
     if overview.service is not None:
-        lines += [("", defect) for defect in overview.service.defects]
+        lines += [("", str(defect)) for defect in overview.service.defects]
     if overview.ahead_s:
         text = f"the database holds a row from the future, by {duration(overview.ahead_s)}"
         lines.append(("error", f"{text}: a clock is or was wrong, this machine's or the service's"))

@@ -13,17 +13,17 @@ from trio_bridge.gateways.readiness import NotReadyError, Readiness, Reason
 from trio_bridge.gateways.remarks import Remarks
 from trio_bridge.gateways.sleep import SleepWatch
 from trio_bridge.model import (
+    OLD,
     ApiMode,
+    Defect,
     ExchangeRates,
     Greeks,
     Position,
-    PositionState,
     Snapshot,
     Trouble,
     utc_now,
 )
 from trio_bridge.risk.portfolio import Portfolio, Standing, aggregate, standings
-from trio_bridge.risk.verdict import stale_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -220,16 +220,19 @@ class IBridgeBase(ABC):
             timestamp=now,
             now=instant,
             max_age_s=self.settings.greeks_max_age_s,
+            rates=book.rates,
         )
 
-    def defects(self) -> list[Standing]:
-        """The positions that make a row of this moment partial or stale; none without a row."""
+    def defects(self) -> list[Defect]:
+        """What makes a row of this moment partial or stale, the former first; none without a
+        row."""
         try:
-            found = self.states()
+            standings = self.states()
         except NotReadyError:
             return []
-        old_s = stale_after_s(self.settings.poll_interval_s)
-        return [one for one in found if one.state is not PositionState.PRICED or one.age_s > old_s]
+        interval_s = self.settings.poll_interval_s
+        found = [defect for one in standings if (defect := one.defect(interval_s)) is not None]
+        return sorted(found, key=lambda defect: defect.state == OLD)
 
     def _book(self, now: datetime, instant: float) -> RiskInputs:
         """What is held and what is known of it, with `_portfolio` made of it."""

@@ -10,13 +10,12 @@ import math
 from typing import TYPE_CHECKING
 
 from trio_bridge.events.rows import RowsComplete, RowsPartial, RowsStale
-from trio_bridge.model import Verdict
+from trio_bridge.model import OLD, Defect, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trio_bridge.events.event import Event
-    from trio_bridge.risk.portfolio import Standing
 
 INTERVALS_HELD = 12
 """One minute of rows, with the usual interval."""
@@ -43,7 +42,7 @@ class VerdictWatch:
     def look(
         self,
         verdict: Verdict,
-        defects: Callable[[], Sequence[Standing]],
+        defects: Callable[[], Sequence[Defect]],
         *,
         positions: int,
         now: float,
@@ -52,7 +51,7 @@ class VerdictWatch:
 
         Args:
             verdict: the row's.
-            defects: gives the positions that are left out or old; asked only if there are some.
+            defects: gives what keeps it from being complete; asked only if something does.
             positions: how many are held.
             now: monotonic, seconds.
         """
@@ -69,7 +68,7 @@ class VerdictWatch:
             self.forget()
             return event
         found = defects()
-        names = frozenset(one.position.symbol for one in found)
+        names = frozenset(one.contract for one in found)
         if worse == 0 and (names <= self._named or now - self._reported_at < self._hold_s):
             return None
         if self._reported is Verdict.COMPLETE:
@@ -77,7 +76,11 @@ class VerdictWatch:
         self._reported, self._reported_at = verdict, now
         self._named |= names
         self._so_bad_at = now
-        what = tuple(map(str, found))
-        return (RowsPartial if verdict is Verdict.PARTIAL else RowsStale)(
-            len(found), positions, what
-        )
+        return _rows_are(verdict, found, positions)
+
+
+def _rows_are(verdict: Verdict, found: Sequence[Defect], positions: int) -> Event:
+    if verdict is Verdict.STALE:
+        return RowsStale(len(found), positions, tuple(map(str, found)))
+    left_out = [str(one) for one in found if one.state != OLD]
+    return RowsPartial(len(left_out), positions, tuple(left_out))

@@ -1,9 +1,9 @@
 """What a row is worth, in one word. Pure.
 
 ========  ==================================================================================
-complete  every position counts in the sums, and nothing in them is old
-stale     every position counts, but something in the sums is older than `stale_after_s`
-partial   some position does not count (`priced` < `positions`)
+complete  every position counts in each sum, and no Greeks in them are old
+stale     every position counts, but some with Greeks older than `stale_after_s`
+partial   some position does not count (`priced` < `positions`), or an exchange rate is missing
 blind     there is no row: not one within `INTERVALS_ALLOWED` intervals
 ========  ==================================================================================
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from trio_bridge.rows import PortfolioRow
 
 RENEWAL_S = 60.0
-"""A market-data line may be silent for this long before the bridge asks whether it still lives: a
-quiet option has nothing to say."""
+"""A market-data line that has said nothing for this long is asked whether it still lives: a quiet
+option has nothing to say, so until then its silence means nothing."""
 
 
 def stale_after_s(interval_s: float) -> float:
@@ -43,15 +43,16 @@ def verdict_of(row: PortfolioRow) -> Verdict:
     return Verdict.PARTIAL if row.delta is None or incomplete else Verdict.COMPLETE
 
 
-def judge(*, positions: int, priced: int, age_s: float, interval_s: float) -> Verdict:
+def judge(*, complete: bool, age_s: float, interval_s: float) -> Verdict:
     """The verdict on a row.
 
     Args:
-        positions: how many are held.
-        priced: how many of them count in the sums.
-        age_s: the age of the oldest datum in the sums; 0 if there is none that ages.
+        complete: whether every position counts in each of its sums.
+        age_s: the age of the oldest Greeks in them; 0 if there are none. That of the positions does
+            not count here: a gateway that polls them has a bound of its own, beyond which there
+            is no row.
         interval_s: how far apart rows are.
     """
-    if priced < positions:
+    if not complete:
         return Verdict.PARTIAL
     return Verdict.STALE if age_s > stale_after_s(interval_s) else Verdict.COMPLETE

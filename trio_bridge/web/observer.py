@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 import trio
 
-from trio_bridge.events.rows import NAMED
+from trio_bridge.events.rows import named
 from trio_bridge.model import ApiEvent, Severity, Verdict
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.risk.verdict import suffices
@@ -114,7 +114,8 @@ class Observer:
         if suffices(verdict, self.safe_delta, self.service.settings.ready):
             return None
         if verdict is not Verdict.BLIND:
-            return "; ".join((str(verdict), *map(str, self.service.bridge.defects()[:NAMED])))
+            defects = named([str(one) for one in self.service.bridge.defects()])
+            return ": ".join(filter(None, (verdict, defects)))
         gateway, ticker = self.service.supervisor.status, self.service.ticker.status
         delivery = self.service.delivery
         if ticker.silent_because is not None:
