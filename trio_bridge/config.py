@@ -63,6 +63,12 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _ready(value: Any) -> Any:
+    if value not in (Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL):
+        raise ValueError("must be complete, stale or partial")
+    return value
+
+
 def _without_comment(name: str, value: str) -> str:
     """A value without its ` # comment`; in secrets that may be part of the secret, so it stays."""
     if name not in SECRETS:
@@ -217,9 +223,7 @@ class Settings(BaseSettings):
     ] = "23:40-00:05"  # type: ignore[assignment]  # parsed by the validator, like any other value
     heartbeat_s: Annotated[float, Field(ge=1, allow_inf_nan=False, alias="BRIDGE_HEARTBEAT")] = 10.0
     ready: Annotated[
-        Literal[Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL],
-        BeforeValidator(_lower),
-        Field(alias="BRIDGE_READY"),
+        Verdict, BeforeValidator(_ready), BeforeValidator(_lower), Field(alias="BRIDGE_READY")
     ] = Verdict.COMPLETE
     greeks_max_age_s: Annotated[Seconds, Field(alias="BRIDGE_GREEKS_MAX_AGE")] = 120.0
     log_format: Annotated[
