@@ -20,7 +20,7 @@ from trio_bridge.config import (
     settings_remarks,
 )
 from trio_bridge.errors import ConfigError
-from trio_bridge.model import ApiMode, DataType
+from trio_bridge.model import ApiMode, DataType, Verdict
 from trio_bridge.policy.reset_window import parse_reset_windows
 
 PASSWORD = "hunter2"
@@ -78,6 +78,7 @@ SETTINGS: list[tuple[str, str, Any, str, Any]] = [
     ),
     ("BRIDGE_HEARTBEAT", "heartbeat_s", 10.0, "5", 5.0),
     ("BRIDGE_GREEKS_MAX_AGE", "greeks_max_age_s", 120.0, "60", 60.0),
+    ("BRIDGE_READY", "ready", Verdict.COMPLETE, "Partial", Verdict.PARTIAL),
     ("BRIDGE_LOG_FORMAT", "log_format", "console", "json", "json"),
     ("BRIDGE_LOG_LEVEL", "log_level", "info", "debug", "debug"),
     ("BRIDGE_ALERT_URL", "alert_url", None, WEBHOOK, SecretStr(WEBHOOK)),
@@ -315,6 +316,7 @@ BAD = [
     ("BRIDGE_DB_TIMEOUT", "0", "more than 0"),
     ("BRIDGE_ALERT_AFTER", "0", "more than 0"),
     ("BRIDGE_BUFFER_PATH", "~nobody-of-that-name/buffer", "no such user"),
+    ("BRIDGE_READY", "blind", "complete, stale or partial"),
     ("BRIDGE_LOG_FORMAT", "xml", "console or json"),
     ("BRIDGE_LOG_LEVEL", "loud", "debug, info, warning or error"),
     ("BRIDGE_STATUS_PORT", "0", "1 or more"),

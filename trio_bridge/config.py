@@ -41,7 +41,7 @@ from pydantic_settings import (
 )
 
 from trio_bridge.errors import ConfigError
-from trio_bridge.model import ApiMode, DataType
+from trio_bridge.model import ApiMode, DataType, Verdict
 from trio_bridge.policy.reset_window import ResetWindow, parse_reset_windows
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ def _comma_list(value: Any) -> Any:
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _ready(value: Any) -> Any:
+    if value not in (Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL):
+        raise ValueError("must be complete, stale or partial")
+    return value
 
 
 def _without_comment(name: str, value: str) -> str:
@@ -216,6 +222,9 @@ class Settings(BaseSettings):
         Field(alias="BRIDGE_RESET_WINDOWS", validate_default=True),
     ] = "23:40-00:05"  # type: ignore[assignment]  # parsed by the validator, like any other value
     heartbeat_s: Annotated[float, Field(ge=1, allow_inf_nan=False, alias="BRIDGE_HEARTBEAT")] = 10.0
+    ready: Annotated[
+        Verdict, BeforeValidator(_ready), BeforeValidator(_lower), Field(alias="BRIDGE_READY")
+    ] = Verdict.COMPLETE
     greeks_max_age_s: Annotated[Seconds, Field(alias="BRIDGE_GREEKS_MAX_AGE")] = 120.0
     log_format: Annotated[
         Literal["console", "json"], BeforeValidator(_lower), Field(alias="BRIDGE_LOG_FORMAT")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -45,6 +45,20 @@ class Severity(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class Verdict(StrEnum):
+    """What a row is worth, from best to worst (`risk/verdict.py`); the value is what users read."""
+
+    COMPLETE = "complete"
+    STALE = "stale"
+    PARTIAL = "partial"
+    BLIND = "blind"
+
+    @property
+    def rank(self) -> int:
+        """0 is the best."""
+        return list(Verdict).index(self)
 
 
 class DataType(IntEnum):
@@ -90,6 +104,26 @@ class Trouble(NamedTuple):
 
     state: PositionState
     reason: str = ""
+
+
+OLD: Final = "old"
+"""A position that counts, but with old Greeks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """What keeps a row from being complete: a contract, its state in a word, the reason in words.
+
+    The state is a `PositionState`, or OLD. PRICED: it is in delta and gamma, but the reason keeps
+    it out of vega and theta.
+    """
+
+    contract: str
+    state: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.contract} ({': '.join(filter(None, (self.state, self.reason)))})"
 
 
 class ExchangeRates(NamedTuple):
@@ -166,7 +200,8 @@ class Snapshot:
     `timestamp` is the instant (UTC) at which the Greeks were read. The four sums cover the same
     positions; all four are None if some position is unpriced and no option is priced. `positions`
     counts the holdings, `priced` those whose contribution is known: the row covers the whole
-    portfolio exactly when both are equal. `greeks_age_s` is the age in seconds of the oldest datum
+    portfolio exactly when both are equal. `verdict` says whether it does, and with current data.
+    `greeks_age_s` is the age in seconds of the oldest datum
     that counted: a Greek, or the positions where they are polled (PORTAL); 0 means that all are
     current, which only SOCKET mode can say; None if nothing in the row has an age. `data_type` is
     the worst data type that counted, None if no option counted.
@@ -188,6 +223,7 @@ class Snapshot:
     priced: int
     greeks_age_s: float | None = None
     data_type: DataType | None = None
+    verdict: Verdict = Verdict.COMPLETE
     currency: str | None = None
     gamma_error: float | None = None
     contract: str = PORTFOLIO

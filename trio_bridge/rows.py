@@ -121,6 +121,9 @@ class PortfolioRow:
             metric="portfolio_gamma_error",
         ),
     ]
+    verdict: Annotated[
+        str | None, Column("text", "complete, stale or partial: whether the sums can be trusted")
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import trio
 from pydantic import TypeAdapter
 
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.model import ApiMode
+from trio_bridge.model import ApiMode, Defect, Verdict
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, EventRow, PortfolioRow, values_of
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.tasks.supervisor import State
@@ -39,8 +38,7 @@ class GatewayStatus:
 class TickerView:
     """The grid since the start.
 
-    `silent_because`: why there are no rows now. `right_age_s`: how long ago the last valid row
-    (Greeks not NULL) was taken; None before the first.
+    `silent_because`: why there are no rows now.
     """
 
     rows: int
@@ -48,7 +46,6 @@ class TickerView:
     silent_because: str | None
     last: PortfolioRow | None
     lateness_s: float
-    right_age_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,11 @@ class StorageStatus:
 
 @dataclass(frozen=True, slots=True)
 class BridgeStatus:
-    """Everything; `events` are the latest ones, oldest first."""
+    """Everything; `events` are the latest ones, oldest first.
+
+    `verdict` is that of the last row that became safe, BLIND when there was none within three
+    intervals; `defects` says position by position why it is not complete.
+    """
 
     version: str
     pid: int
@@ -76,6 +77,8 @@ class BridgeStatus:
     started_at: datetime
     api_mode: ApiMode
     interval_s: float
+    verdict: Verdict
+    defects: tuple[Defect, ...]
     gateway: GatewayStatus
     ticker: TickerView
     storage: StorageStatus
@@ -90,7 +93,7 @@ def from_json(text: bytes) -> BridgeStatus:
     return _ADAPTER.validate_json(text)
 
 
-def status_of(service: "Service") -> BridgeStatus:
+def status_of(service: "Service", verdict: Verdict) -> BridgeStatus:
     """The service as it is now, from memory alone; to be called within Trio."""
     settings, delivery = service.settings, service.delivery
     return BridgeStatus(
@@ -100,6 +103,8 @@ def status_of(service: "Service") -> BridgeStatus:
         started_at=service.started_at,
         api_mode=settings.ib_api_mode,
         interval_s=settings.poll_interval_s,
+        verdict=verdict,
+        defects=() if verdict is Verdict.BLIND else tuple(service.bridge.defects()),
         gateway=_gateway(service),
         ticker=_ticker(service),
         storage=StorageStatus(
@@ -131,12 +136,11 @@ def _gateway(service: "Service") -> GatewayStatus:
 
 def _ticker(service: "Service") -> TickerView:
     about = service.ticker.status
-    last, right_s = about.last, about.last_right_s
+    last = about.last
     return TickerView(
         rows=about.rows,
         skipped=about.skipped,
         silent_because=None if about.silent_because is None else str(about.silent_because),
         last=None if last is None else PortfolioRow(**values_of(last, PORTFOLIO_GREEKS.shown)),
         lateness_s=about.last_lateness_s,
-        right_age_s=None if right_s is None else trio.current_time() - right_s,
     )

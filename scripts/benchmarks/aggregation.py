@@ -93,7 +93,13 @@ def _measure(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
 
     def row_of_sums() -> object:
         return aggregate(
-            portfolio, inputs.greeks, timestamp=instant, now=now, max_age_s=120.0, account="U1"
+            portfolio,
+            inputs.greeks,
+            timestamp=instant,
+            now=now,
+            max_age_s=120.0,
+            interval_s=5.0,
+            account="U1",
         )
 
     calls: list[tuple[Callable[[], object], Callable[[int], None] | None]] = [

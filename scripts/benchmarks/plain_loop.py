@@ -61,7 +61,9 @@ async def run(port: int, interval_s: float, seconds: float, conninfo: str) -> li
                 for con_id, ticker in tickers.items()
                 if (model := ticker.modelGreeks) is not None
             }
-            row = aggregate(portfolio, greeks, timestamp=utc_now(), now=0.0, max_age_s=120.0)
+            row = aggregate(
+                portfolio, greeks, timestamp=utc_now(), now=0.0, max_age_s=120.0, interval_s=5.0
+            )
             values = [row.timestamp, row.delta, row.gamma, row.vega, row.theta]
             await connection.execute(INSERT, values)
             await asyncio.sleep(interval_s)

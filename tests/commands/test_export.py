@@ -85,7 +85,7 @@ async def test_the_rows_of_the_range_in_order(tmp_path: Path, filled: str) -> No
     assert rows[0]["timestamp"] == "2026-01-02T14:30:05.000000Z"
     assert ",".join(rows[0]) == (
         "timestamp,account,delta,gamma,vega,theta,underlying_price,positions,priced,"
-        "greeks_age_s,data_type,currency,gamma_error"
+        "greeks_age_s,data_type,currency,gamma_error,verdict"
     )
     assert rows[0]["vega"] == "-3.25"
 
@@ -157,7 +157,7 @@ async def test_batches_join_without_a_seam(filled: str, monkeypatch: pytest.Monk
     assert [*chain.from_iterable(found)] == list(range(20))
 
 
-@pytest.mark.parametrize(("piece_bytes", "most_records"), [(1, 1), (200, 4), (100_000, 21)])
+@pytest.mark.parametrize(("piece_bytes", "most_records"), [(1, 1), (200, 3), (100_000, 21)])
 async def test_pieces_of_csv_join_without_a_seam(
     filled: str, monkeypatch: pytest.MonkeyPatch, piece_bytes: int, most_records: int
 ) -> None:
@@ -214,7 +214,7 @@ async def test_no_file_appears_when_the_database_goes(
     own_postgres.execute(
         "CREATE VIEW portfolio_greeks AS SELECT kept.id, timestamp, contract, account, "
         "fail(number) AS delta, gamma, vega, theta, underlying_price, positions, priced, "
-        "greeks_age_s, data_type, currency, gamma_error "
+        "greeks_age_s, data_type, currency, gamma_error, verdict "
         "FROM kept, generate_series(1, 1000) AS number"
     )
     done = await run_command(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import orjson
+import pytest
 import trio
 
 from tests.support.command import run_command, run_process
@@ -18,7 +19,7 @@ from tests.support.receiver import open_receiver
 from tests.support.rows import event, row_as_read, snapshot
 from trio_bridge.commands import status as status_module
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.model import ApiMode
+from trio_bridge.model import ApiMode, Defect, Verdict
 from trio_bridge.rows import EventRow, PortfolioRow
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
@@ -38,14 +39,12 @@ from trio_bridge.text import size
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
     from tests.support.postgres import PostgresServer
     from trio_bridge.config import Settings
     from trio_bridge.model import Snapshot
 
 
-def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None) -> BridgeStatus:
+def a_status(verdict: Verdict = Verdict.PARTIAL, silent_because: str | None = None) -> BridgeStatus:
     now = datetime.now(UTC)
     row = row_as_read(
         PortfolioRow,
@@ -68,8 +67,10 @@ def a_status(right_age_s: float | None = 2.0, silent_because: str | None = None)
         started_at=now - timedelta(hours=3, minutes=20),
         api_mode=ApiMode.SOCKET,
         interval_s=5.0,
+        verdict=verdict,
+        defects=(Defect("SPX 260116C05000000", "refused", "not subscribed"),),
         gateway=GatewayStatus("127.0.0.1:4001", State.CONNECTED, "", now, 1, 0.001),
-        ticker=TickerView(2400, 1, silent_because, row, 0.001, right_age_s),
+        ticker=TickerView(2400, 1, silent_because, row, 0.001),
         storage=StorageStatus(
             "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
         ),
@@ -126,11 +127,12 @@ async def test_from_the_database_when_there_is_nothing_else(
     await fill(fresh_database, last=datetime.now(UTC))
     done = await run_process(tmp_path, "status", DATABASE_URL=fresh_database)
     assert done.code == 0, done
-    lines = done.out.splitlines()
-    assert lines[0].startswith("service   none is recording")
-    assert lines[1].startswith("last row  ")
-    assert "3 of 3 priced, live" in lines[1]
-    assert "delta 11.00" in lines[2]
+    verdict, service, last_row, greeks, *lines = done.out.splitlines()
+    assert verdict == "verdict   complete"
+    assert service.startswith("service   none is recording")
+    assert last_row.startswith("last row  ")
+    assert "3 of 3 priced, live" in last_row
+    assert "delta 11.00" in greeks
     assert "coverage" in done.out
     assert "% of the last" in done.out
     assert lines[-2].endswith("info: older")
@@ -143,7 +145,7 @@ async def test_old_rows_are_not_well(tmp_path: Path, fresh_database: str) -> Non
     done = await run_command(tmp_path, "status", "--json", DATABASE_URL=fresh_database)
     assert done.code == 1
     assert done.json["well"] is False
-    assert 600 <= done.json["right_age_s"] < 700
+    assert done.json["verdict"] == "blind"
     assert done.json["database"]["rows"] == 12
     assert done.json["database"]["coverage"] < 0.2
 
@@ -216,7 +218,9 @@ async def test_a_running_service_is_asked_itself(tmp_path: Path) -> None:
         )
     assert receiver.targets == ["/api/status"]
     assert receiver.authorizations == ["Bearer sesame-sesame-sesame"]
-    assert done.code == 0, done
+    assert done.code == 1, done
+    assert done.out.startswith("verdict   partial\n")
+    assert "SPX 260116C05000000 (refused: not subscribed)\n" in done.out
     assert "trio_bridge 9.9.9, process 4242, up for 3 h 20 min" in done.out
     assert "connected 127.0.0.1:4001 since" in done.out
     assert "2,400 rows taken, 1 slot skipped" in done.out
@@ -225,6 +229,36 @@ async def test_a_running_service_is_asked_itself(tmp_path: Path) -> None:
     assert "4 quarantined, 5 dropped" in done.out
     assert "2 of 3 priced" in done.out
     assert "warning: something happened" in done.out
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ready", "code"),
+    [
+        (Verdict.COMPLETE, "complete", 0),
+        (Verdict.STALE, "complete", 1),
+        (Verdict.STALE, "stale", 0),
+        (Verdict.PARTIAL, "stale", 1),
+        (Verdict.PARTIAL, "partial", 0),
+        (Verdict.BLIND, "partial", 1),
+    ],
+)
+async def test_how_good_a_row_must_be_is_the_users_to_say(
+    tmp_path: Path, verdict: Verdict, ready: str, code: int
+) -> None:
+    async with open_receiver() as receiver:
+        receiver.body = orjson.dumps(a_status(verdict))
+        done = await run_command(
+            tmp_path,
+            "status",
+            "--json",
+            DATABASE_URL="postgresql://127.0.0.1:1/d",
+            BRIDGE_STATUS_PORT=receiver.port,
+            BRIDGE_READY=ready,
+        )
+    assert (done.code, done.json["well"], done.json["verdict"]) == (code, not code, verdict)
+    assert done.json["service"]["defects"] == [
+        {"contract": "SPX 260116C05000000", "state": "refused", "reason": "not subscribed"}
+    ]
 
 
 async def test_a_database_that_is_waited_for_does_not_make_the_last_row_old(
@@ -283,7 +317,9 @@ async def test_a_run_of_attempts_to_connect_is_one_line(
 
 async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
-        receiver.body = orjson.dumps(a_status(120.0, "the positions are still being downloaded"))
+        receiver.body = orjson.dumps(
+            a_status(Verdict.BLIND, "the positions are still being downloaded")
+        )
         done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
     assert done.code == 1
     assert "no rows   the positions are still being downloaded" in done.out
@@ -374,7 +410,7 @@ async def test_a_row_from_the_future_is_an_error_and_not_fresh(
     done = await run_command(tmp_path, "status", DATABASE_URL=fresh_database)
     assert done.code == 1
     lines = done.out.splitlines()
-    assert lines[1].startswith("last row  1 h 0 min in the future (")
+    assert lines[2].startswith("last row  1 h 0 min in the future (")
     assert any(
         line.startswith("error     the database holds a row from the future") for line in lines
     )

@@ -156,7 +156,7 @@ def rows_hold_only_numbers(
     assert len(book.lacking()) + len(book.undefined()) <= 2 * len(book.positions())
     instant: dict[str, Any] = {"timestamp": datetime.now(UTC), "now": 9.0, "max_age_s": 60.0}
     portfolio = Portfolio(book.positions())
-    row = aggregate(portfolio, greeks, **instant)
+    row = aggregate(portfolio, greeks, **instant, interval_s=5.0)
     states = [one.state for one in standings(portfolio, greeks, {}, **instant)]
     assert states.count(PositionState.PRICED) == row.priced
     for value in (row.delta, row.gamma, row.vega, row.theta, row.underlying_price):

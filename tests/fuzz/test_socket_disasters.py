@@ -22,7 +22,7 @@ from trio_bridge.gateways import sleep
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.socket.market_data import refusals
 from trio_bridge.gateways.socket.market_data.feed import ANSWER_S
-from trio_bridge.gateways.socket.market_data.lines import SILENT_S
+from trio_bridge.risk.verdict import RENEWAL_S
 from trio_bridge.simulator.tws import wire
 from trio_bridge.simulator.tws.market_data import MarketData, Stall, Subscription
 from trio_bridge.simulator.tws.requests import Requests
@@ -47,7 +47,7 @@ PATIENCE_S = 900.0
 
 PAUSES_S = (0.0, 0.01, 0.1, 1.0, 3.0, 12.0, 80.0)
 
-SILENT_FOR_S = SILENT_S + ANSWER_S + 3.0
+SILENT_FOR_S = RENEWAL_S + ANSWER_S + 3.0
 """Until a line that says nothing is no longer called current: noticed once a second, and the
 answer's packets may be late."""
 

@@ -47,6 +47,13 @@ def test_what_is_new_is_told_within_seconds_together_with_what_belongs_to_it() -
     assert digest.due_at == math.inf
 
 
+def test_of_one_topic_only_the_latest_is_told() -> None:
+    digest = Digest()
+    for number, kind in enumerate(("partial", "complete", "missed", "complete")):
+        digest.add(AT, kind, Severity.INFO, f"{number}", now=100.0 + number, topic="rows")
+    assert digest.take(104.0).lines == (DigestLine(AT, "complete", Severity.INFO, "3", 4),)
+
+
 def test_two_alerts_keep_their_distance() -> None:
     digest = Digest()
     add(digest, "one", 100.0)

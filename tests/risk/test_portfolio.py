@@ -14,13 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_bridge.model import (
+    OLD,
     DataType,
+    Defect,
     ExchangeRates,
     Greeks,
     Position,
     PositionState,
     Snapshot,
     Trouble,
+    Verdict,
 )
 from trio_bridge.risk.greeks import KNOWN_TYPES, OPTION_TYPES, valid_four, valid_price
 from trio_bridge.risk.portfolio import NO_RATES, Portfolio, Standing, aggregate, standings
@@ -55,6 +58,7 @@ def row(
     positions: list[Position],
     greeks: dict[int, Greeks] | None = None,
     rates: ExchangeRates = NO_RATES,
+    positions_at: float | None = None,
 ) -> Snapshot:
     return aggregate(
         Portfolio(positions),
@@ -62,8 +66,10 @@ def row(
         timestamp=AT,
         now=NOW,
         max_age_s=MAX_AGE_S,
+        interval_s=5.0,
         account="DU1",
         rates=rates,
+        positions_at=positions_at,
     )
 
 
@@ -71,6 +77,7 @@ def states(
     positions: list[Position],
     greeks: dict[int, Greeks] | None = None,
     troubles: dict[int, Trouble] | None = None,
+    rates: ExchangeRates = NO_RATES,
 ) -> list[Standing]:
     return standings(
         Portfolio(positions),
@@ -79,7 +86,12 @@ def states(
         timestamp=AT,
         now=NOW,
         max_age_s=MAX_AGE_S,
+        rates=rates,
     )
+
+
+def defects(found: list[Standing]) -> list[Defect]:
+    return [defect for one in found if (defect := one.defect(5.0)) is not None]
 
 
 def counts(position: Position, greeks: Greeks = MODEL) -> bool:
@@ -794,3 +806,47 @@ def test_the_row_carries_its_instant_and_accounts() -> None:
 def test_every_type_that_adds_something_or_is_silent_on_purpose_is_known() -> None:
     documented = "OPT FOP WAR IOPT STK ETF FUND CFD CRYPTO FUT CONTFUT CASH BOND BILL CMDTY"
     assert set(documented.split()) == KNOWN_TYPES
+
+
+# The verdict, and who is to blame
+
+
+def aged(age_s: float) -> Greeks:
+    return MODEL._replace(current_until=NOW - age_s)
+
+
+@pytest.mark.parametrize(("age_s", "verdict"), [(70.0, Verdict.COMPLETE), (71.0, Verdict.STALE)])
+def test_old_greeks_make_a_row_stale_and_are_named(age_s: float, verdict: Verdict) -> None:
+    assert row([held()], {1: aged(age_s)}).verdict is verdict
+
+    found = defects(states([held()], {1: aged(age_s)}))
+    assert found == ([Defect("X", OLD, "71 s")] if verdict is Verdict.STALE else [])
+
+
+def test_a_position_left_out_makes_a_row_partial_and_is_named() -> None:
+    positions = [held(), held(2)]
+
+    assert row(positions, {1: MODEL}).verdict is Verdict.PARTIAL
+    (found,) = defects(states(positions, {1: MODEL}))
+    assert found == Defect("X", PositionState.NO_DATA, "no Greeks have come")
+
+
+def test_a_book_of_many_accounts_is_not_stale_because_its_turn_takes_minutes() -> None:
+    """The gateway has its own bound for the age of positions, beyond which there is no row."""
+    snapshot = row([held()], {1: MODEL}, positions_at=NOW - 200.0)
+
+    assert (snapshot.verdict, snapshot.greeks_age_s) == (Verdict.COMPLETE, 200.0)
+
+
+def test_without_an_exchange_rate_a_row_is_partial_and_the_options_are_named() -> None:
+    positions = [held(currency="USD"), held(2, currency="JPY")]
+    greeks, rates = {1: MODEL, 2: MODEL}, ExchangeRates("USD", {})
+
+    snapshot = row(positions, greeks, rates)
+    assert (snapshot.verdict, snapshot.priced, snapshot.vega) == (Verdict.PARTIAL, 2, None)
+    (found,) = defects(states(positions, greeks, rates=rates))
+    assert found.state == PositionState.PRICED
+    assert "JPY" in found.reason
+    known = ExchangeRates("USD", {"JPY": 0.007})
+    assert row(positions, greeks, known).verdict is Verdict.COMPLETE
+    assert defects(states(positions, greeks, rates=known)) == []

@@ -282,6 +282,7 @@ def test_the_bridge_sums_the_same_from_the_same_quotes() -> None:
         timestamp=datetime.now(UTC),
         now=0.0,
         max_age_s=120,
+        interval_s=5.0,
     )
     net = book.net_greeks()
     assert (row.positions, row.priced) == (net.positions, net.priced)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot
+from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot, Verdict
 from trio_bridge.stores.record import (
     DamagedLineError,
     Record,
@@ -34,6 +34,7 @@ SNAPSHOT = Snapshot(
     priced=2,
     greeks_age_s=12.5,
     data_type=DataType.DELAYED_FROZEN,
+    verdict=Verdict.PARTIAL,
     currency="USD",
     gamma_error=0.005,
 )
@@ -57,6 +58,7 @@ snapshots = st.builds(
     priced=st.integers(0, 10**6),
     greeks_age_s=st.none() | st.floats(0, 1e6),
     data_type=st.none() | st.sampled_from(DataType),
+    verdict=st.sampled_from([Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL]),
     currency=st.none() | st.sampled_from(["USD", "EUR"]),
     gamma_error=numbers,
 )
@@ -92,6 +94,7 @@ def test_a_snapshot_is_one_json_object_of_columns() -> None:
         "priced": 2,
         "greeks_age_s": 12.5,
         "data_type": "delayed-frozen",
+        "verdict": "partial",
         "currency": "USD",
         "gamma_error": 0.005,
     }

@@ -18,7 +18,7 @@ from tests.support import patient_clock
 from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from tests.support.rows import snapshot
-from trio_bridge.events.rows import RowsOnTime, RowsOverdue
+from trio_bridge.events.rows import RowsComplete, RowsOnTime, RowsOverdue, RowsPartial
 from trio_bridge.events.service import PartBroke, ServiceDied
 from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiEvent, ApiMode, Severity
@@ -134,6 +134,21 @@ async def test_warnings_and_errors_are_posted_and_infos_are_not(quick_clock: Pat
         "message": "spool can't be written",
         "count": 1,
     }
+
+
+async def test_the_last_word_about_rows_is_the_latest(quick_clock: PatientClock) -> None:
+    """However often they change within the hour, and though the good word is no warning."""
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        bench.emit(RowsPartial(1, 30, ("A (no data)",)))
+        await bench.until_posted(receiver, "A (no data)")
+        bench.emit(RowsComplete(20, 95.0))
+        await bench.until_posted(receiver, RowsComplete.kind)
+        for name in "BCD":
+            bench.emit(RowsComplete(3, 10.0))
+            bench.emit(RowsPartial(1, 30, (name,)))
+        await bench.until_posted(receiver, ": D")
+    assert [one["kind"] for one in receiver.posts[-1]["events"]] == [RowsPartial.kind]
+    assert receiver.posts[-1]["events"][0]["count"] == 6
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503])

@@ -20,7 +20,7 @@ def at(slot: float) -> datetime:
 
 def bucket(first: int, last: int, rows: int, right_rows: int | None = None) -> Bucket:
     right = rows if right_rows is None else right_rows
-    return Bucket(rows, right, at(first), at(last), (0.0,) * 5, (0.5,) * 5, (1.0,) * 5)
+    return Bucket(rows, right, 0, 0, at(first), at(last), (0.0,) * 5, (0.5,) * 5, (1.0,) * 5)
 
 
 def coverage(buckets: list[Bucket], gaps: list[Gap], slots: int = 12) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
@@ -12,7 +13,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.rows import snapshot
 from trio_bridge.config import load_settings
 from trio_bridge.gateways.readiness import Blocked, Reason
-from trio_bridge.model import ApiEvent, ApiMode, Severity, Snapshot, utc_now
+from trio_bridge.model import (
+    ApiEvent,
+    ApiMode,
+    DataType,
+    Defect,
+    PositionState,
+    Severity,
+    Snapshot,
+    Verdict,
+    utc_now,
+)
 from trio_bridge.service import Service
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
@@ -29,7 +40,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 CONNINFO = "host=nowhere.invalid dbname=none"
-NO_GREEKS = Snapshot(utc_now(), "U1", None, None, None, None, 100.0, 3, 0)
+NO_GREEKS = Snapshot(utc_now(), "U1", None, None, None, None, 100.0, 3, 0, verdict=Verdict.PARTIAL)
 
 
 class Bench:
@@ -88,7 +99,7 @@ async def test_all_is_well_when_a_right_row_became_safe_within_three_intervals(
     mock_clock.jump(15)
     assert bench.observer.not_ready_because() is None
     mock_clock.jump(0.1)
-    assert bench.observer.not_ready_because() == "no valid row within 3 intervals of 5 s"
+    assert bench.observer.not_ready_because() == "no row within 3 intervals of 5 s"
 
 
 async def test_a_row_that_is_not_safe_does_not_count(bench: Bench) -> None:
@@ -100,9 +111,32 @@ async def test_a_row_that_is_not_safe_does_not_count(bench: Bench) -> None:
     )
 
 
+@pytest.mark.parametrize("ready", [Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL])
+@pytest.mark.parametrize("verdict", [Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL])
+async def test_the_last_row_must_be_as_good_as_the_user_demands(
+    bench: Bench, ready: Verdict, verdict: Verdict
+) -> None:
+    bench.service.settings = bench.service.settings.model_copy(update={"ready": ready})
+    bench.row(replace(snapshot(1), verdict=verdict))
+    assert bench.observer.verdict() is verdict
+    assert (bench.observer.not_ready_because() is None) is (verdict.rank <= ready.rank)
+
+
+async def test_the_reason_is_the_verdict_and_the_first_five_defects(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defects = [Defect(name, PositionState.NO_DATA) for name in "ABCDEFG"]
+    monkeypatch.setattr(bench.service.bridge, "defects", lambda: defects)
+    bench.row(replace(snapshot(1), verdict=Verdict.PARTIAL))
+    assert bench.observer.not_ready_because() == (
+        "partial: A (no data); B (no data); C (no data); D (no data); E (no data) and 2 more"
+    )
+
+
 async def test_a_row_without_greeks_does_not_count(bench: Bench) -> None:
+    bench.service.settings = bench.service.settings.model_copy(update={"ready": Verdict.PARTIAL})
     bench.row(NO_GREEKS)
-    assert bench.observer.not_ready_because() == "rows without Greeks: not one option is priced"
+    assert bench.observer.not_ready_because() == "partial"
 
 
 async def test_the_reason_is_the_gateways_when_it_has_one(
@@ -231,6 +265,22 @@ async def test_exactly_one_state_is_the_present_one(bench: Bench) -> None:
     assert connection["trio_bridge_connection_state state=backing_off"] == 1
     assert sum(breaker.values()) == sum(connection.values()) == 1
     assert (len(breaker), len(connection)) == (3, 5)
+
+
+async def test_the_verdict_and_the_kind_of_data_are_gauges(
+    bench: Bench, mock_clock: MockClock
+) -> None:
+    def present(name: str) -> list[str]:
+        found = bench.samples().items()
+        return [key for key, value in found if key.startswith(f"trio_bridge_{name} ") and value]
+
+    assert present("verdict") == ["trio_bridge_verdict state=blind"]
+    bench.row(replace(snapshot(1), verdict=Verdict.STALE, data_type=DataType.DELAYED_FROZEN))
+    assert present("verdict") == ["trio_bridge_verdict state=stale"]
+    assert present("data_type") == ["trio_bridge_data_type state=delayed-frozen"]
+    mock_clock.jump(16)
+    assert present("verdict") == ["trio_bridge_verdict state=blind"]
+    assert present("data_type") == []
 
 
 async def test_what_the_disk_does_not_tell_is_left_out(bench: Bench) -> None:

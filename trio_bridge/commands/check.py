@@ -10,7 +10,7 @@ import trio
 
 from trio_bridge.commands.checks.database import check_database
 from trio_bridge.commands.checks.finding import (
-    Verdict,
+    Grade,
     failed,
     ok,
     report_with_rest,
@@ -63,7 +63,7 @@ class Report:
 
     @property
     def is_well(self) -> bool:
-        return all(finding.verdict is not Verdict.FAILED for finding in self.findings)
+        return all(finding.verdict is not Grade.FAILED for finding in self.findings)
 
     def close(self) -> None:
         if self._as_json:

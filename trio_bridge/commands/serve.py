@@ -80,6 +80,8 @@ def in_one_line(service: Service) -> str:
     """The state of the whole, for a place with little room."""
     ticker, delivery = service.ticker.status, service.delivery
     parts = [str(service.supervisor.status.state), count(ticker.rows, "row")]
+    if ticker.last is not None and ticker.silent_because is None:
+        parts.append(f"the last one {ticker.last.verdict}")
     if ticker.silent_because is not None:
         parts.append(f"none now: {ticker.silent_because}")
     parts.append(f"database circuit {delivery.breaker_state}")

@@ -17,8 +17,9 @@ from trio_bridge.commands.database import present_database
 from trio_bridge.commands.endpoint import NoStatusError, ask_service
 from trio_bridge.errors import BridgeError
 from trio_bridge.events.folding import folded, with_count
-from trio_bridge.model import utc_now
+from trio_bridge.model import Verdict, utc_now
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
+from trio_bridge.risk.verdict import suffices, verdict_of
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.reading.summary import read_summary
 from trio_bridge.stores.spool.look import look_at_spool
@@ -50,6 +51,7 @@ class Overview:
 
     at: datetime
     interval_s: float
+    ready: Verdict
     service: BridgeStatus | None
     database: Summary | None
     target: str
@@ -57,13 +59,16 @@ class Overview:
     missing: Mapping[str, str]
 
     @property
-    def right_age_s(self) -> float | None:
-        """How old the last valid row is; the service knows it even while the database is down."""
+    def verdict(self) -> Verdict:
+        """The last row's; BLIND without one in the last three intervals. The service knows it even
+        while the database is down."""
         if self.service is not None:
-            return self.service.ticker.right_age_s
-        if self.database is None or self.database.right_at is None:
-            return None
-        return (self.at - self.database.right_at).total_seconds()
+            return self.service.verdict
+        row = self.last_row
+        if row is None:
+            return Verdict.BLIND
+        age_s = (self.at - row.timestamp).total_seconds()
+        return Verdict.BLIND if age_s > INTERVALS_ALLOWED * self.interval_s else verdict_of(row)
 
     @property
     def ahead_s(self) -> float:
@@ -74,15 +79,20 @@ class Overview:
 
     @property
     def is_well(self) -> bool:
-        """Whether a valid row came within three intervals, and none is from the future."""
-        age_s = self.right_age_s
-        return (
-            age_s is not None and age_s <= INTERVALS_ALLOWED * self.interval_s and not self.ahead_s
-        )
+        """Whether the last row is one that BRIDGE_READY allows, and none is from the future."""
+        row = self.last_row
+        enough = row is not None and suffices(self.verdict, row.delta, self.ready)
+        return enough and not self.ahead_s
+
+    @property
+    def last_row(self) -> PortfolioRow | None:
+        if self.service is not None:
+            return self.service.ticker.last
+        return None if self.database is None else self.database.last
 
 
 async def run_status(settings: Settings, *, events: int, as_json: bool) -> bool:
-    """Show everything; whether a valid row came within three intervals."""
+    """Show everything; whether there is a row that BRIDGE_READY allows."""
     overview = await _gather(settings, events if as_json else events * FOLDED_EVENTS)
     if as_json:
         print(orjson.dumps(_as_json(overview), default=str).decode())
@@ -118,12 +128,23 @@ async def _gather(settings: Settings, events: int) -> Overview:
         service = await ask_service(settings)
     except NoStatusError as error:
         missing["service"] = str(error)
-    return Overview(utc_now(), settings.poll_interval_s, service, database, target, spool, missing)
+    return Overview(
+        utc_now(),
+        settings.poll_interval_s,
+        settings.ready,
+        service,
+        database,
+        target,
+        spool,
+        missing,
+    )
 
 
 def _lines(overview: Overview) -> list[tuple[str, str]]:
     """Name and text of each line."""
-    lines = _service_lines(overview) + _row_lines(overview)
+    lines = [("verdict", str(overview.verdict)), *_service_lines(overview), *_row_lines(overview)]
+    if overview.service is not None:
+        lines += [("", str(defect)) for defect in overview.service.defects]
     if overview.ahead_s:
         text = f"the database holds a row from the future, by {duration(overview.ahead_s)}"
         lines.append(("error", f"{text}: a clock is or was wrong, this machine's or the service's"))
@@ -167,11 +188,7 @@ def _service_lines(overview: Overview) -> list[tuple[str, str]]:
 
 
 def _row_lines(overview: Overview) -> list[tuple[str, str]]:
-    row: PortfolioRow | None = None
-    if overview.service is not None:
-        row = overview.service.ticker.last
-    elif overview.database is not None:
-        row = overview.database.last
+    row = overview.last_row
     if row is None:
         return [("last row", "none")]
     ago_s = (overview.at - row.timestamp).total_seconds()
@@ -249,7 +266,7 @@ def _as_json(overview: Overview) -> dict[str, Any]:
     return {
         "at": overview.at,
         "well": overview.is_well,
-        "right_age_s": overview.right_age_s,
+        "verdict": overview.verdict,
         "ahead_s": overview.ahead_s,
         "service": part("service"),
         "database": {"target": overview.target, **database},

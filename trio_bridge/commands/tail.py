@@ -14,6 +14,8 @@ from trio_bridge.commands.console import STYLES, Console
 from trio_bridge.commands.database import present_database
 from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.events.folding import folded, with_count
+from trio_bridge.model import Verdict
+from trio_bridge.risk.verdict import verdict_of
 from trio_bridge.stores.reading.landing import LandedRow, Landing
 from trio_bridge.text import number, uncertain
 
@@ -111,11 +113,12 @@ class Screen:
 
 
 def row_line(row: LandedRow) -> str:
-    """A row in 79 characters."""
+    """A row in 79 characters, and what is wrong with it behind them."""
+    verdict = verdict_of(row)
     priced = "–" if row.priced is None else f"{row.priced}/{row.positions}"
     return (
         f"{row.timestamp:%H:%M:%S} {number(row.delta):>12} "
         f"{uncertain(row.gamma, row.gamma_error):>10} "
         f"{number(row.vega):>12} {number(row.theta):>12} {number(row.underlying_price):>11} "
-        f"{priced:>7}"
+        f"{priced:>7}{'' if verdict is Verdict.COMPLETE else f' {verdict}'}"
     )

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.events.event import ERROR, WARNING, Event
+from trio_bridge.text import count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
+
+
+NAMED = 5
+"""Contracts that a sentence names; it counts the others."""
 
 
 class RowsMissed(Event):
@@ -26,6 +32,54 @@ class RowsResumed(Event):
     says = "recording again after {slots:missed slot} ({reason})"
     slots: int
     reason: str
+
+
+def named(contracts: Sequence[str]) -> str:
+    """The first ones, and how many more there are."""
+    others = len(contracts) - NAMED
+    more = f" and {others:,} more" if others > 0 else ""
+    return f"{'; '.join(contracts[:NAMED])}{more}"
+
+
+class RowsPartial(Event):
+    """The sums of the rows from here on lack `missing` of the `positions` held; `contracts` are
+    their names, states and reasons."""
+
+    kind = "rows.partial"
+    severity = WARNING
+    missing: int
+    positions: int
+    contracts: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        lacking = f"{self.missing:,} of {count(self.positions, 'position')} not in the sums"
+        return f"partial: {lacking}: {named(self.contracts)}"
+
+
+class RowsStale(Event):
+    """The sums of the rows from here on contain old data of `old` of the `positions` held;
+    `contracts` are their names and ages."""
+
+    kind = "rows.stale"
+    severity = WARNING
+    old: int
+    positions: int
+    contracts: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        data = f"old data of {self.old:,} of {count(self.positions, 'position')}"
+        return f"stale: {data}: {named(self.contracts)}"
+
+
+class RowsComplete(Event):
+    """The end of both: `rows` were partial or stale, over `lasted_s` seconds."""
+
+    kind = "rows.complete"
+    says = "complete rows again, after {rows:row} that lacked something, over {lasted_s:.0f} s"
+    rows: int
+    lasted_s: float
 
 
 class SlotsSkipped(Event):

@@ -13,7 +13,9 @@ from trio_bridge.gateways.readiness import NotReadyError, Readiness, Reason
 from trio_bridge.gateways.remarks import Remarks
 from trio_bridge.gateways.sleep import SleepWatch
 from trio_bridge.model import (
+    OLD,
     ApiMode,
+    Defect,
     ExchangeRates,
     Greeks,
     Position,
@@ -196,6 +198,7 @@ class IBridgeBase(ABC):
             timestamp=now,
             now=instant,
             max_age_s=self.settings.greeks_max_age_s,
+            interval_s=self.settings.poll_interval_s,
             account=",".join(book.accounts),
             rates=book.rates,
             positions_at=book.positions_at,
@@ -217,7 +220,19 @@ class IBridgeBase(ABC):
             timestamp=now,
             now=instant,
             max_age_s=self.settings.greeks_max_age_s,
+            rates=book.rates,
         )
+
+    def defects(self) -> list[Defect]:
+        """What makes a row of this moment partial or stale, the former first; none without a
+        row."""
+        try:
+            standings = self.states()
+        except NotReadyError:
+            return []
+        interval_s = self.settings.poll_interval_s
+        found = [defect for one in standings if (defect := one.defect(interval_s)) is not None]
+        return sorted(found, key=lambda defect: defect.state == OLD)
 
     def _book(self, now: datetime, instant: float) -> RiskInputs:
         """What is held and what is known of it, with `_portfolio` made of it."""

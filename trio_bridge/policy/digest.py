@@ -73,18 +73,29 @@ class Digest:
         self.due_at = math.inf
         """When the next alert is due; infinity while there is nothing to report."""
 
-    def add(self, at: datetime, kind: str, status: Severity, message: str, *, now: float) -> None:
+    def add(
+        self,
+        at: datetime,
+        kind: str,
+        status: Severity,
+        message: str,
+        *,
+        now: float,
+        topic: str | None = None,
+    ) -> None:
+        """Take an event; of those of one topic (by default its kind) only the latest is told."""
         self._forget(now)
-        heard = self._kinds.get(kind)
+        topic = topic or kind
+        heard = self._kinds.get(topic)
         if heard is None:
             if len(self._kinds) >= MOST_KINDS and not self._make_room():
                 self._left_out += 1  # the alert to come is full
                 return
-            heard = self._kinds[kind] = _Heard(now)
+            heard = self._kinds[topic] = _Heard(now)
         heard.heard_s = now
-        known = self._lines.get(kind)
+        known = self._lines.get(topic)
         times = 1 if known is None else known.times + 1
-        self._lines[kind] = DigestLine(at, kind, status, message, times)
+        self._lines[topic] = DigestLine(at, kind, status, message, times)
         due_s = max(now + GATHER_S, heard.reported_s + heard.wait_s, self._taken_s + CLOSEST_S)
         self.due_at = min(self.due_at, due_s)
 

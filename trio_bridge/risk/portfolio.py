@@ -16,7 +16,15 @@ from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
-from trio_bridge.model import DataType, ExchangeRates, Position, PositionState, Snapshot
+from trio_bridge.model import (
+    OLD,
+    DataType,
+    Defect,
+    ExchangeRates,
+    Position,
+    PositionState,
+    Snapshot,
+)
 from trio_bridge.risk.greeks import (
     LARGEST_CREDIBLE,
     NOTHING,
@@ -29,6 +37,7 @@ from trio_bridge.risk.greeks import (
     option_of,
     valid_price,
 )
+from trio_bridge.risk.verdict import judge, stale_after_s
 from trio_bridge.text import moment
 
 if TYPE_CHECKING:
@@ -87,6 +96,7 @@ def aggregate(
     timestamp: datetime,
     now: float,
     max_age_s: float,
+    interval_s: float,
     account: str = "",
     rates: ExchangeRates = NO_RATES,
     positions_at: float | None = None,
@@ -99,12 +109,12 @@ def aggregate(
         timestamp: the instant, UTC, at which both were read.
         now: the same instant on the monotonic clock, in seconds.
         max_age_s: an option whose Greeks are older than this is unpriced.
+        interval_s: how far apart rows are, for the verdict.
         account: the value of the row's `account` column.
         rates: the ledger's.
         positions_at: from when the age of the positions counts; None: they are current.
     """
-    at, worst = timestamp.timestamp(), DataType.LIVE
-    oldest = 0.0 if positions_at is None else max(0.0, now - positions_at)
+    at, worst, oldest = timestamp.timestamp(), DataType.LIVE, 0.0
     contributions: list[Contribution | None] = []
     errors: list[float] = []
     for option in portfolio.options:
@@ -134,6 +144,13 @@ def aggregate(
         currency = rates.base
         if vega is not None:
             vega, theta = _converted(portfolio, contributions, rates)
+    verdict = judge(
+        complete=counted == portfolio.positions and (vega is not None or delta is None),
+        age_s=oldest,
+        interval_s=interval_s,
+    )
+    if positions_at is not None:
+        oldest = max(oldest, now - positions_at)
     main = _main_underlying(portfolio, contributions)
     places = portfolio.leaders[main] if main else ()
     on_main = [greeks.get(portfolio.options[place].con_id) for place in places]
@@ -149,6 +166,7 @@ def aggregate(
         priced=counted,
         greeks_age_s=oldest if priced or positions_at is not None else None,
         data_type=worst if priced else None,
+        verdict=verdict,
         currency=currency or None,
         gamma_error=None if gamma is None else math.fsum(errors),
     )
@@ -210,11 +228,22 @@ def _price(options: Iterable[Greeks | None], now: float, max_age_s: float) -> fl
 
 
 class Standing(NamedTuple):
-    """Whether a position counts in the row, and if not, why, in words for a person."""
+    """Whether a position counts in the row, and if not, why, in words for a person. `age_s`: how
+    old its Greeks are. PRICED with a reason: not in vega and theta."""
 
     position: Position
     state: PositionState
     reason: str = ""
+    age_s: float = 0.0
+
+    def defect(self, interval_s: float) -> Defect | None:
+        """What it makes a row of this interval lack, if anything (`risk.verdict.judge`)."""
+        name = self.position.symbol or f"conid {self.position.con_id}"
+        if self.state is not PositionState.PRICED or self.reason:
+            return Defect(name, self.state, self.reason)
+        if self.age_s > stale_after_s(interval_s):
+            return Defect(name, OLD, f"{self.age_s:.0f} s")
+        return None
 
 
 def standings(
@@ -225,6 +254,7 @@ def standings(
     timestamp: datetime,
     now: float,
     max_age_s: float,
+    rates: ExchangeRates = NO_RATES,
 ) -> list[Standing]:
     """The state of each position in the row that `aggregate` makes of the same arguments.
 
@@ -236,13 +266,22 @@ def standings(
         outcome: Contribution | Part = part
         if isinstance(part, Option):
             outcome = contribution_of(part, quote, timestamp.timestamp(), now, max_age_s)
-        if not isinstance(outcome, PositionState):
-            found.append(Standing(position, PositionState.PRICED))
-            continue
         age_s = 0.0 if quote is None else age_of(quote, now)
+        if not isinstance(outcome, PositionState):
+            reason = _lacks_rate(portfolio, part, rates)
+            found.append(Standing(position, PositionState.PRICED, reason, age_s))
+            continue
         trouble = troubles.get(position.con_id)
         found.append(_unpriced(position, outcome, quote is not None, age_s, trouble))
     return found
+
+
+def _lacks_rate(portfolio: Portfolio, part: Part, rates: ExchangeRates) -> str:
+    if len(portfolio.currencies) < 2 or not isinstance(part, Option):
+        return ""
+    if _rate(rates, part.currency) is not None:
+        return ""
+    return f"no exchange rate of {part.currency or 'its currency'}, so vega and theta are unknown"
 
 
 def _unpriced(

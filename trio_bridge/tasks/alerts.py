@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_bridge.events.rows import RowsOnTime, RowsOverdue
+from trio_bridge.events.rows import (
+    RowsComplete,
+    RowsMissed,
+    RowsOnTime,
+    RowsOverdue,
+    RowsPartial,
+    RowsResumed,
+    RowsStale,
+)
 from trio_bridge.events.service import ServiceDied
 from trio_bridge.logs import Log
 from trio_bridge.model import ApiEvent, Severity, utc_now
@@ -48,6 +56,12 @@ service ends within 3 s."""
 
 SHORTEST_GOODBYE_S = 0.2
 
+ROWS = frozenset(
+    one.kind for one in (RowsMissed, RowsResumed, RowsPartial, RowsStale, RowsComplete)
+)
+"""What the rows are worth from here on. Of these only the latest is told, good news too: the last
+word that the receiver has heard must be true."""
+
 log = Log()
 
 
@@ -72,8 +86,8 @@ class Alerts:
         """What is being posted just now, perhaps not for the first time."""
 
     def notice(self, item: Snapshot | ApiEvent) -> None:
-        """Take note of a warning or an error; never waits."""
-        if isinstance(item, ApiEvent) and item.status is not Severity.INFO:
+        """Take note of a warning, an error, or the end of what was told; never waits."""
+        if isinstance(item, ApiEvent) and (item.status is not Severity.INFO or item.kind in ROWS):
             self._add(item.timestamp, item.kind or "", item.status, item.message)
 
     def say(self, event: Event) -> None:
@@ -112,7 +126,8 @@ class Alerts:
             await self._post_all()
 
     def _add(self, at: datetime, kind: str, status: Severity, message: str) -> None:
-        self._digest.add(at, kind, status, message, now=trio.current_time())
+        topic = "rows" if kind in ROWS else None
+        self._digest.add(at, kind, status, message, now=trio.current_time(), topic=topic)
         self._news.set()
 
     async def _watch_rows(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:

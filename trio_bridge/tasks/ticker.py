@@ -12,6 +12,7 @@ from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.logs import Log
 from trio_bridge.model import Snapshot, utc_now
 from trio_bridge.policy.schedule import STOOD_STILL_S, Grid
+from trio_bridge.policy.verdicts import VerdictWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,7 @@ class Ticker:
         self._interval_s = interval_s
         self._emit = emit
         self._now = now
+        self._verdicts = VerdictWatch(interval_s)
         self.status = TickerStatus()
 
     async def run(self) -> None:
@@ -99,6 +101,7 @@ class Ticker:
         if snapshot.delta is not None:
             status.last_right_s = status.last_slot_s
         self._put(snapshot)
+        self._judge(snapshot, status.last_slot_s)
         log.debug(
             "row",
             taken_at=snapshot.timestamp.isoformat(),
@@ -106,13 +109,22 @@ class Ticker:
             gamma=snapshot.gamma,
             vega=snapshot.vega,
             theta=snapshot.theta,
+            verdict=str(snapshot.verdict),
             priced=f"{snapshot.priced}/{snapshot.positions}",
             age_s=snapshot.greeks_age_s,
             late_ms=round(lateness_s * 1000, 1),
         )
 
+    def _judge(self, row: Snapshot, now: float) -> None:
+        event = self._verdicts.look(
+            row.verdict, self._bridge.defects, positions=row.positions, now=now
+        )
+        if event is not None:
+            self._emit(event)
+
     def _stay_silent(self, reason: Blocked) -> None:
         status = self.status
+        self._verdicts.forget()
         # Before the first row the supervisor's events are enough.
         if status.silent_because is None and status.rows:
             self._emit(RowsMissed(str(reason)))

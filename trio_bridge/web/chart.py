@@ -80,6 +80,7 @@ def chart_json(chart: Chart) -> dict[str, Any]:
         "interval_s": window.interval_s,
         "bucket_s": window.bucket_s,
         "t": [seconds(bucket.last) for bucket in buckets],
+        "verdict": [bucket.verdict for bucket in buckets],
         "series": series,
         "gaps": [_gap(gap, window) for gap in chart.gaps],
         "coverage": _coverage(chart),

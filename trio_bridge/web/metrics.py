@@ -16,13 +16,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.model import Severity
+from trio_bridge.model import DataType, Severity, Verdict
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.tasks.supervisor import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client import Metric
 
@@ -104,11 +104,13 @@ class Metrics(Collector):
             "skipped_slots", "Slots of the grid that could not be served in time", ticker.skipped
         )
         yield _gauge("interval_seconds", "The grid of the rows", status.interval_s)
+        blind = status.verdict is Verdict.BLIND
         yield _gauge(
             "recording",
-            f"1 when a row with Greeks became safe within the last {INTERVALS_ALLOWED} intervals",
-            float(observer.is_recording()),
+            f"1 when a row became safe within the last {INTERVALS_ALLOWED} intervals",
+            float(not blind),
         )
+        yield _one_of("verdict", "What the last row is worth", Verdict, status.verdict)
         events = CounterMetricFamily(
             "trio_bridge_events", "Events for api_logs, by their status", labels=["status"]
         )
@@ -121,8 +123,15 @@ class Metrics(Collector):
         yield _gauge(
             "last_row_timestamp_seconds", "When the last row was taken", last.timestamp.timestamp()
         )
-        if not observer.is_recording():
+        if blind:
             return
+        if last.data_type is not None:
+            yield _one_of(
+                "data_type",
+                "The least fresh kind of market data that counts",
+                [kind.label for kind in DataType],
+                last.data_type,
+            )
         for name, column in PORTFOLIO_GREEKS.columns.items():
             if column.metric and (value := getattr(last, name)) is not None:
                 yield _gauge(column.metric, column.help, value)
@@ -185,11 +194,9 @@ def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"trio_bridge_{name}", meaning, value=value)
 
 
-def _one_of(
-    name: str, meaning: str, states: type[BreakerState | State], now: BreakerState | State
-) -> GaugeMetricFamily:
+def _one_of(name: str, meaning: str, states: Iterable[str], now: str) -> GaugeMetricFamily:
     """1 for the state it is in, 0 for the others."""
     family = GaugeMetricFamily(f"trio_bridge_{name}", meaning, labels=["state"])
     for state in states:
-        family.add_metric([state.value.lower().replace(" ", "_")], float(state is now))
+        family.add_metric([state.lower().replace(" ", "_")], float(state == now))
     return family

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import orjson
 import trio
 
-from trio_bridge.model import ApiEvent, Severity
+from trio_bridge.events.rows import named
+from trio_bridge.model import ApiEvent, Severity, Verdict
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
+from trio_bridge.risk.verdict import suffices
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.status import status_of
 from trio_bridge.tasks.supervisor import State
@@ -56,8 +58,11 @@ class Observer:
     recent: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_ROWS))
     """The last safe rows, as the JSON that was stored."""
     safe_rows: int = 0
-    right_safe_s: float = -math.inf
-    """When the last row with known Greeks became safe (monotonic clock)."""
+    safe_verdict: Verdict = Verdict.BLIND
+    safe_delta: float | None = None
+    """Those of the last row that became safe."""
+    safe_s: float = -math.inf
+    """When it became safe (monotonic clock)."""
     began_s: float = field(default_factory=trio.current_time)
 
     def watch(self) -> None:
@@ -79,8 +84,9 @@ class Observer:
             self.safe_rows += 1
             self.recent.append(record.row)
             self.time_to_safe(waited_s)
-            if orjson.loads(record.row)["delta"] is not None:
-                self.right_safe_s = trio.current_time()
+            row = orjson.loads(record.row)
+            self.safe_verdict, self.safe_delta = Verdict(row["verdict"]), row["delta"]
+            self.safe_s = trio.current_time()
             self.hub.send("row", record.row)
         else:
             self.hub.send("event", record.row)
@@ -91,20 +97,25 @@ class Observer:
         return b"[%s]" % b",".join(islice(self.recent, len(self.recent) - int(rows), None))
 
     def status(self) -> BridgeStatus:
-        return status_of(self.service)
+        return status_of(self.service, self.verdict())
+
+    def verdict(self) -> Verdict:
+        """The last safe row's; BLIND when none became safe within the last three intervals."""
+        late = trio.current_time() - self.safe_s > INTERVALS_ALLOWED * self.interval_s
+        return Verdict.BLIND if late else self.safe_verdict
 
     @property
     def interval_s(self) -> float:
         return self.service.settings.poll_interval_s
 
-    def is_recording(self) -> bool:
-        """Whether a valid row became safe within the last three intervals."""
-        return trio.current_time() - self.right_safe_s <= INTERVALS_ALLOWED * self.interval_s
-
     def not_ready_because(self) -> str | None:
-        """Why the service is not ready; None when it is. The cause comes first."""
-        if self.is_recording():
+        """Why there is no row that BRIDGE_READY allows, the cause first; None when there is."""
+        verdict = self.verdict()
+        if suffices(verdict, self.safe_delta, self.service.settings.ready):
             return None
+        if verdict is not Verdict.BLIND:
+            defects = named([str(one) for one in self.service.bridge.defects()])
+            return ": ".join(filter(None, (verdict, defects)))
         gateway, ticker = self.service.supervisor.status, self.service.ticker.status
         delivery = self.service.delivery
         if ticker.silent_because is not None:
@@ -114,11 +125,9 @@ class Observer:
             return f"no rows: {gateway.state}{detail}"
         if delivery.waiting:
             return f"{count(delivery.waiting, 'row')} not safe: neither database nor disk takes any"
-        if ticker.last is not None and ticker.last.delta is None:
-            return "rows without Greeks: not one option is priced"
         if ticker.rows == 0:
             return "no row yet: just started"
-        return f"no valid row within {INTERVALS_ALLOWED} intervals of {self.interval_s:g} s"
+        return f"no row within {INTERVALS_ALLOWED} intervals of {self.interval_s:g} s"
 
     def stalled_because(self) -> str | None:
         """Why the process counts as dead although it answers; None when it does not."""

@@ -257,7 +257,7 @@ def test_definitions_are_read_by_contract() -> None:
         }
     )  # fmt: skip
     assert found == {
-        1: Definition("OPT", "SPX", "USD", 100.0, 416904),
+        1: Definition("OPT", "SPX", "", "USD", 100.0, 416904),
         2: Definition("FOP"),
     }
 
@@ -270,7 +270,7 @@ def test_definitions_of_another_shape_are_refused(payload: object) -> None:
 
 def test_a_contracts_info_tells_its_multiplier() -> None:
     info = {"instrument_type": "OPT", "symbol": "SPX", "multiplier": "100", "underlying_con_id": 5}
-    assert read_contract_info(info) == Definition("OPT", "SPX", "", 100.0, 5)
+    assert read_contract_info(info) == Definition("OPT", "SPX", "", "", 100.0, 5)
 
 
 def test_accounts_are_named_by_id() -> None:

@@ -340,7 +340,7 @@ async def test_quiet_options_of_a_farm_that_works_are_current_with_their_next_re
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which options a farm serves is not known: all are doubted, none for longer than it takes."""
-    monkeypatch.setattr(market_lines, "SILENT_S", 15.0)
+    monkeypatch.setattr(market_lines, "RENEWAL_S", 15.0)
     book = still_book(options=4)
     async with socket_rig(book) as rig:
         await rig.until_right()

@@ -88,7 +88,8 @@ async def test_the_tables_are_made_with_the_columns_that_readers_know(fresh_data
     greeks = [column[1:] for column in columns if column[0] == "portfolio_greeks"]
     assert ", ".join(column[0] for column in greeks) == (
         "id, timestamp, contract, delta, gamma, vega, theta, underlying_price, "
-        "event_id, account, positions, priced, greeks_age_s, data_type, currency, gamma_error"
+        "event_id, account, positions, priced, greeks_age_s, data_type, "
+        "currency, gamma_error, verdict"
     )
     assert greeks[:4] == [
         ("id", "bigint", "NO", "nextval('portfolio_greeks_id_seq'::regclass)"),

@@ -10,7 +10,7 @@ import pytest
 from trio_bridge.stores.reading.summary import Summary
 
 NOW = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
-EMPTY = Summary(NOW - timedelta(days=1), None, 0, 0, 0, None, None, ())
+EMPTY = Summary(NOW - timedelta(days=1), None, 0, 0, 0, None, ())
 
 
 def test_without_a_row_nothing_can_be_said() -> None:

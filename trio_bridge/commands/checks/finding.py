@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-class Verdict(StrEnum):
+class Grade(StrEnum):
     """SKIPPED: not checked, mostly because something before it failed."""
 
     OK = "ok"
@@ -20,10 +20,10 @@ class Verdict(StrEnum):
 
 
 STYLES = {
-    Verdict.OK: "green",
-    Verdict.WARNING: "yellow",
-    Verdict.FAILED: "bold red",
-    Verdict.SKIPPED: "dim",
+    Grade.OK: "green",
+    Grade.WARNING: "yellow",
+    Grade.FAILED: "bold red",
+    Grade.SKIPPED: "dim",
 }
 NAME_WIDTH = 11
 
@@ -33,7 +33,7 @@ class Finding:
     """`text` says what was found; `remedy` what the user can do about it."""
 
     name: str
-    verdict: Verdict
+    verdict: Grade
     text: str
     remedy: str = ""
 
@@ -61,20 +61,20 @@ Report = Callable[[Finding], None]
 
 
 def ok(name: str, text: str) -> Finding:
-    return Finding(name, Verdict.OK, text)
+    return Finding(name, Grade.OK, text)
 
 
 def warning(name: str, text: str, remedy: str) -> Finding:
-    return Finding(name, Verdict.WARNING, text, remedy)
+    return Finding(name, Grade.WARNING, text, remedy)
 
 
 def failed(name: str, text: str, remedy: str = "") -> Finding:
     """Without a remedy when the text (an error of the bridge) has it already."""
-    return Finding(name, Verdict.FAILED, text, remedy)
+    return Finding(name, Grade.FAILED, text, remedy)
 
 
 def skipped(name: str, text: str) -> Finding:
-    return Finding(name, Verdict.SKIPPED, text)
+    return Finding(name, Grade.SKIPPED, text)
 
 
 def report_with_rest(finding: Finding, names: Sequence[str], report: Report) -> None:

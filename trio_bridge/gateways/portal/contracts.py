@@ -24,6 +24,8 @@ class Definition:
 
     sec_type: str = ""
     symbol: str = ""
+    name: str = ""
+    """What people call the contract, if the answer says more than its symbol."""
     currency: str = ""
     multiplier: float | None = None
     underlying_con_id: int | None = None
@@ -44,6 +46,7 @@ class Definition:
         return cls(
             sec_type=read_text(entry, *kind),
             symbol=read_text(entry, *symbol),
+            name=_name(read_text(entry, "contractDesc")),
             currency=read_text(entry, "currency"),
             multiplier=read_positive(entry.get("multiplier")),
             underlying_con_id=read_con_id(entry.get(underlying)),
@@ -56,6 +59,7 @@ class Definition:
         return Definition(
             sec_type=self.sec_type or other.sec_type,
             symbol=self.symbol or other.symbol,
+            name=self.name or other.name,
             currency=self.currency or other.currency,
             multiplier=self.multiplier or other.multiplier,
             underlying_con_id=self.underlying_con_id or other.underlying_con_id,
@@ -66,3 +70,10 @@ class Definition:
     @property
     def product(self) -> Product:
         return Product(self.sec_type, self.symbol, "", self.currency, self.multiplier)
+
+
+def _name(description: str) -> str:
+    """`SPX 251219C05000000` of `SPX    DEC2025 5000 C [SPX   251219C05000000 100]`: the local
+    symbol, as SOCKET mode has it, without the multiplier behind it."""
+    _, _, local = description.partition("[")
+    return " ".join(local.rstrip("] ").split()[:2]) or description

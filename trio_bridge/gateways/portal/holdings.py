@@ -216,7 +216,7 @@ class Holdings:
             account=held.key.account,
             con_id=held.key.con_id,
             sec_type=known.sec_type or UNKNOWN_KIND,
-            symbol=held.definition.symbol or name,
+            symbol=held.definition.name or held.definition.symbol or name,
             quantity=held.quantity,
             # Without a kind, a multiplier means nothing.
             multiplier=known.multiplier if known.sec_type else None,

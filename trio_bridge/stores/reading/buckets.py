@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from trio_bridge.model import Verdict
 from trio_bridge.rows import PORTFOLIO_GREEKS
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 CHARTED = PORTFOLIO_GREEKS.charted
 
+PARTIAL = f"""coalesce(
+    verdict = '{Verdict.PARTIAL}', delta IS NULL OR coalesce(priced <> positions, false))"""
+"""The SQL condition for a row that is partial; rows of older versions have no verdict
+(`risk.verdict.verdict_of`)."""
+
 
 def _each(template: str) -> str:
     return ", ".join(template.format(column) for column in CHARTED)
@@ -26,6 +32,8 @@ def _each(template: str) -> str:
 _BUCKETS = f"""
     WITH bucket AS MATERIALIZED (
         SELECT count(*) AS rows, count(delta) AS right_rows,
+               count(*) FILTER (WHERE {PARTIAL}) AS partial_rows,
+               count(*) FILTER (WHERE verdict = '{Verdict.STALE}') AS stale_rows,
                min("timestamp") AS first, max("timestamp") AS last,
                {_each("min({})")}, {_each("max({})")}
         FROM portfolio_greeks
@@ -54,16 +62,26 @@ class Window(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """The rows of one stretch of time. `right_rows` have known Greeks; `lowest`, `highest` and
+    """The rows of one stretch of time. `right_rows` have known Greeks, `partial_rows` and
+    `stale_rows` that verdict; `lowest`, `highest` and
     `final` have a value for each of the `CHARTED` columns."""
 
     rows: int
     right_rows: int
+    partial_rows: int
+    stale_rows: int
     first: datetime
     last: datetime
     lowest: tuple[float | None, ...]
     highest: tuple[float | None, ...]
     final: tuple[float | None, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of its rows."""
+        if self.partial_rows:
+            return Verdict.PARTIAL
+        return Verdict.STALE if self.stale_rows else Verdict.COMPLETE
 
     def is_short(self, interval_s: float) -> bool:
         """Whether it holds fewer rows than its time allows when they are due `interval_s` apart."""
@@ -84,7 +102,14 @@ async def read_buckets(connection: TrioConnection, window: Window) -> list[Bucke
 
 
 def _bucket(
-    rows: int, right_rows: int, first: datetime, last: datetime, *values: float | None
+    rows: int,
+    right: int,
+    partial: int,
+    stale: int,
+    first: datetime,
+    last: datetime,
+    *values: float | None,
 ) -> Bucket:
     n = len(CHARTED)
-    return Bucket(rows, right_rows, first, last, values[:n], values[n : 2 * n], values[2 * n :])
+    lowest, highest, final = values[:n], values[n : 2 * n], values[2 * n :]
+    return Bucket(rows, right, partial, stale, first, last, lowest, highest, final)

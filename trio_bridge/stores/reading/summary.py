@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.reader import reading
+from trio_bridge.stores.reading.buckets import PARTIAL
 from trio_bridge.stores.reading.landing import EVENT_COLUMNS, ROW_COLUMNS, LandedEvent, LandedRow
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ _LAST_ROW = f"""
     WHERE {PORTFOLIO_GREEKS.ours} ORDER BY timestamp DESC LIMIT 1
 """
 _COVERED = f"""
-    SELECT count(*), count(delta), count(*) FILTER (WHERE priced = positions), min(timestamp),
-           max(timestamp) FILTER (WHERE delta IS NOT NULL),
+    SELECT count(*), count(delta), count(*) FILTER (WHERE NOT {PARTIAL}), min(timestamp),
            EXISTS (SELECT FROM portfolio_greeks
                    WHERE {PORTFOLIO_GREEKS.ours} AND timestamp < %(since)s)
     FROM portfolio_greeks WHERE {PORTFOLIO_GREEKS.ours} AND timestamp >= %(since)s
@@ -41,7 +41,7 @@ class Summary:
     """`rows` since `since`: of these `right` have Greeks, `complete` cover every position.
 
     `first_at` is the first of them, or `since` when there are earlier ones: a gap at the beginning
-    counts. `right_at` is the last row with Greeks. `events` come oldest first.
+    counts. `events` come oldest first.
     """
 
     since: datetime
@@ -50,7 +50,6 @@ class Summary:
     right: int
     complete: int
     first_at: datetime | None
-    right_at: datetime | None
     events: Sequence[LandedEvent]
 
     def coverage(self, now: datetime, interval_s: float) -> float | None:
@@ -73,7 +72,7 @@ async def read_summary(conninfo: str, *, since: datetime, events: int) -> Summar
         covered = await (await connection.execute(_COVERED, {"since": since})).fetchone()
         happened = await last_events(connection, events)
     assert covered is not None
-    rows, right, complete, first_at, right_at, recorded_before = covered
+    rows, right, complete, first_at, recorded_before = covered
     return Summary(
         since=since,
         last=None if last is None else LandedRow(*last),
@@ -81,7 +80,6 @@ async def read_summary(conninfo: str, *, since: datetime, events: int) -> Summar
         right=right,
         complete=complete,
         first_at=since if rows and recorded_before else first_at,
-        right_at=right_at,
         events=happened,
     )
 

@@ -42,6 +42,7 @@ def row_of(board: QuoteBoard) -> Snapshot:
         timestamp=datetime.now(UTC),
         now=10.0,
         max_age_s=60.0,
+        interval_s=5.0,
     )
 
 

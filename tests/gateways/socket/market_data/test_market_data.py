@@ -367,7 +367,7 @@ async def test_complaints_about_nothing_in_particular_are_told_and_change_nothin
 async def test_an_option_that_keeps_silent_is_asked_for_anew_once_in_a_while(
     fast_clock: PatientClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(market_lines, "SILENT_S", 4.0)
+    monkeypatch.setattr(market_lines, "RENEWAL_S", 4.0)
     book = still_book(options=6)
     silent = str(options_of(book)[0].con_id)
     book.market.silence_greeks(int(silent))

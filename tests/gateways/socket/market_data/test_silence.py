@@ -18,8 +18,8 @@ from tests.gateways.socket.market_data.support import (
 from tests.gateways.socket.support import CANCEL, SUBSCRIBE, socket_rig, still_book
 from trio_bridge.events.data import LinesTaken
 from trio_bridge.gateways.socket.market_data.feed import ANSWER_S
-from trio_bridge.gateways.socket.market_data.lines import SILENT_S
 from trio_bridge.model import PositionState
+from trio_bridge.risk.verdict import RENEWAL_S
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
@@ -39,14 +39,14 @@ async def test_lines_that_stand_still_are_renewed_within_a_minute(
             await trio.sleep(10)
             rig.sim.stall_lines(silent)
             stalled_at = trio.current_time()
-            await trio.sleep(SILENT_S - 10)
+            await trio.sleep(RENEWAL_S - 10)
             assert rig.sim.received(CANCEL) == []
             await trio.sleep(10 + LATE_S)
         await rig.until_right()
         assert age_of(rig) == 0.0
         for con_id in silent:
             _, again_at = times_asked(rig, con_id)
-            assert SILENT_S - 5 <= again_at - stalled_at <= SILENT_S + LATE_S
+            assert RENEWAL_S - 5 <= again_at - stalled_at <= RENEWAL_S + LATE_S
         assert len(rig.sim.received(SUBSCRIBE)) == 5 + stalled
         assert rig.sim.lines_in_use == 5
 
@@ -67,9 +67,9 @@ async def test_what_a_renewal_does_not_bring_ages_from_its_last_word_and_is_then
             silent_s = trio.current_time() - spoke_at
             row = rig.row()
             assert row is not None
-            if silent_s < SILENT_S - 5:
+            if silent_s < RENEWAL_S - 5:
                 assert (row.priced, row.greeks_age_s) == (9, 0.0)
-            elif SILENT_S + ANSWER_S + LATE_S < silent_s < 120:
+            elif RENEWAL_S + ANSWER_S + LATE_S < silent_s < 120:
                 assert row.priced == 9
                 assert row.greeks_age_s == pytest.approx(silent_s, abs=LATE_S)
                 assert rig.bridge.inputs().troubles[dead[0]].state is PositionState.NO_DATA
@@ -89,7 +89,7 @@ async def test_prices_without_computations_are_silence_too(faster_clock: Patient
     async with socket_rig(book) as rig, ticking(book):
         await trio.sleep(10)
         rig.sim.stall_lines(ids_of(book)[:1], prices_go_on=True)
-        await trio.sleep(SILENT_S + LATE_S)
+        await trio.sleep(RENEWAL_S + LATE_S)
         assert len(times_asked(rig, ids_of(book)[0])) == 2
         assert len(rig.sim.received(SUBSCRIBE)) == 4
 

@@ -15,9 +15,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from trio_bridge.gateways.socket.market_data.lines import SILENT_S
 from trio_bridge.model import DataType, Greeks
 from trio_bridge.risk.greeks import valid_four
+from trio_bridge.risk.verdict import RENEWAL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,7 +88,7 @@ class MarketLine:
             self.answered = self.news = True
             self.dumb = False
             self.heard_at = now
-            self.vouched_until = now + SILENT_S + ANSWER_S
+            self.vouched_until = now + RENEWAL_S + ANSWER_S
             self.ended_at = math.inf
             self.doubts.clear()
 

@@ -13,7 +13,7 @@ answered (or `DWELL_S` has passed), and gives its line to the one that has waite
   had one come first, the largest exposure before the others.
 
 Silence is not health: lines have stood still for hours without a word. So a line that has said
-nothing for `SILENT_S` is renewed (cancelled and subscribed again), whether or not others rotate: a
+nothing for `RENEWAL_S` is renewed (cancelled and subscribed again), whether or not others rotate: a
 living one answers at once, even if its option never trades. Renewals never come faster than
 `RENEWAL_GAP_S` apart: 90 silent lines cost 3 messages a second. When many have fallen silent at
 once, the first are renewed so much earlier that the last is not late.
@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from trio_bridge.gateways.socket.market_data.pacer import Pacer
+from trio_bridge.risk.verdict import RENEWAL_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Set
@@ -52,9 +53,6 @@ DWELL_S = 5.0
 REST_S = 1.0
 """The least wait of a contract that gave up its line: rows are seconds apart, so a smaller age
 gains nothing."""
-
-SILENT_S = 60.0
-"""A line that has said nothing for this long is renewed."""
 
 RENEWAL_GAP_S = 0.55
 """The least time between two renewals, of two messages each: under 4 messages a second."""
@@ -383,7 +381,7 @@ class MarketLines:
         gap_s = min(RENEWAL_GAP_S, ALL_RENEWED_S / len(self._held))
         by_silence = sorted(self._held.values(), key=lambda contract: contract.silent_since)
         due = min(
-            contract.silent_since + SILENT_S - place * gap_s
+            contract.silent_since + RENEWAL_S - place * gap_s
             for place, contract in enumerate(by_silence)
         )
         if now < due:
@@ -415,7 +413,7 @@ class MarketLines:
     def _begin(self, contract: _Contract, now: float) -> None:
         """A new subscription: whatever it says is about now."""
         contract.held_since = now
-        self._renew_at = min(self._renew_at, now + SILENT_S - ALL_RENEWED_S)
+        self._renew_at = min(self._renew_at, now + RENEWAL_S - ALL_RENEWED_S)
         contract.answered = False
         contract.stalled = self.competing
         if self.competing:
