@@ -704,23 +704,23 @@ async def test_the_coverage_is_said_in_percent_and_slots(browser: Browser, calm:
 async def test_what_there_is_one_of_or_none_is_told_so(browser: Browser, calm: str) -> None:
     await browser.reset()
     await browser.open(calm)
-    for positions, priced, reason, told in (
-        (3, 3, None, "All 3 positions priced"),
-        (3, 1, None, "1 of 3 positions priced"),
-        (1, 1, None, "1 of 1 position priced"),
-        (0, 0, None, "No positions held"),
-        (1, 1, "no rows: cut off", "1 of 1 position was priced. 1 row since the start."),
-        (2, 1, "no rows: cut off", "1 of 2 positions were priced. 1 row since the start."),
+    for positions, priced, verdict, told in (
+        (3, 3, "complete", "All 3 positions priced"),
+        (3, 1, "partial", "1 of 3 positions priced"),
+        (1, 1, "stale", "1 of 1 position priced"),
+        (0, 0, "complete", "No positions held"),
+        (1, 1, "blind", "1 of 1 position was priced. 1 row since the start."),
+        (2, 1, "blind", "1 of 2 positions were priced. 1 row since the start."),
     ):
         word, detail = await browser.import_and_do(
             "words.js",
             """
             const last = { timestamp: "2026-01-02T14:00:05Z", positions: a[0], priced: a[1] };
             const ticker = { last, rows: 1, skipped: 1 };
-            const { word, detail } = m.rows({ ticker, not_ready_because: a[2] });
+            const { word, detail } = m.rows({ ticker, verdict: a[2] });
             return [word, detail];
             """,
-            *(positions, priced, reason),
+            *(positions, priced, verdict),
         )
         assert told in (word, detail)
     text = await browser.import_and_do(

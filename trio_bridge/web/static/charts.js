@@ -26,6 +26,7 @@ export class Charts {
   constructor(room, time, onPoint) {
     this.onPoint = onPoint;
     this.gaps = [];
+    this.verdict = "complete"; // the last row's
     this.errors = {}; // by how much the last row's values may be wrong
     this.window = time;
     this.plots = facts.series.map((one, i) => this.#build(room, one, i === facts.series.length - 1));
@@ -61,6 +62,9 @@ export class Charts {
       const text = uncertain(column[i ?? column.length - 1], error);
       const stale = i === null && !this.live;
       value.textContent = stale ? "–" : text;
+      const imperfect = i === null ? this.verdict : this.rows.verdict[i] ?? "complete";
+      if (stale || text === "–" || imperfect === "complete") delete value.dataset.verdict;
+      else value.dataset.verdict = imperfect;
       unitPlace.textContent = stale && text !== "–" ? `last ${text}` : unit;
     }
   }
@@ -88,7 +92,7 @@ export class Charts {
     room.append(box);
     const options = this.#options(name, isPrice, isLast);
     options.hooks.setScale = [(plot) => (zeroless.hidden = isPrice || hasZero(plot))];
-    const plot = new uPlot(options, [[], [], [], []], canvas);
+    const plot = new uPlot(options, [[], [], [], [], [], [], []], canvas);
     return { name, title, unit, value, unitPlace, canvas, plot };
   }
 
@@ -147,10 +151,12 @@ export class Charts {
         edge,
         edge,
         {
-          stroke: () => colour(name),
-          width: 1.5,
+          stroke: "transparent",
           points: { show: true, size: 4, fill: () => colour(name), filter: lonely },
         },
+        { stroke: () => colour(name), width: 1.5, points: { show: false } },
+        { stroke: () => colour(name), width: 1.5, dash: [8, 4], points: { show: false } },
+        { stroke: () => colour("bad"), width: 1.5, dash: [2, 3], points: { show: false } },
       ],
       bands: [{ series: [1, 2], fill: () => faint(name, 22) }],
       hooks: {

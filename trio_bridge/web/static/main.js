@@ -129,7 +129,7 @@ function render() {
 function isLive() {
   const late = facts.intervals_allowed * page.rows.interval + facts.in_the_dark_s;
   const current = now() - (page.rows.last ?? 0) <= late;
-  return current && contact.state === "there" && page.status?.not_ready_because === null;
+  return current && contact.state === "there" && page.status !== null && page.status.verdict !== "blind";
 }
 
 /** The time since the last message, as a gap. */
@@ -168,7 +168,9 @@ function showPoint() {
     return;
   }
   charts.showValues(i);
-  const nameless = page.rows.series.delta.last[i] === null ? ": not one option was priced" : "";
+  const verdict = page.rows.verdict[i] ?? "complete";
+  const empty = page.rows.series.delta.last[i] === null;
+  const nameless = empty ? ": not one option was priced" : verdict === "complete" ? "" : `: ${verdict}`;
   showReadout(time(page.rows.t[i]) + nameless);
   scrub.value = i;
   scrub.setAttribute("aria-valuetext", `${time(page.rows.t[i])}${nameless}: ${spoken(i)}`);
@@ -256,6 +258,8 @@ const live = new Live({
   status(status) {
     page.status = status;
     charts.errors = { gamma: status.ticker.last?.gamma_error };
+    charts.verdict = status.verdict;
+    page.dirty = true;
     const skew = Date.parse(status.at) / 1000 - Date.now() / 1000;
     if (Math.abs(skew - page.skew) > CLOCK_ERROR_S) {
       page.skew = skew;

@@ -31,6 +31,9 @@ export function showContact(contact, heard) {
 }
 
 export function showState(status) {
+  $("defects").hidden = status.defects.length === 0;
+  put($("defects-summary"), `${many(status.defects.length, "position")} left out or old`);
+  $("defects-list").replaceChildren(...status.defects.map((one) => line("", words.defect(one), "li")));
   for (const name of ["gateway", "database", "spool", "rows"]) {
     const { mood, word, detail } = words[name](status);
     const place = $(name);

@@ -5,10 +5,25 @@ import { facts } from "./facts.js"; // What the server and this page must agree 
 
 export const SERIES = facts.series.map((one) => one.name);
 
+const WORSE = ["complete", "stale", "partial"]; // from best to worst
+
+/** Rows of older versions have no verdict: what they know decides (risk/verdict.py). */
+function verdictOf({ verdict, delta, priced, positions }) {
+  return verdict ?? (delta === null || (priced ?? positions) !== positions ? "partial" : "complete");
+}
+
+/** The values at the ends of all strokes with this verdict. */
+function stretches(values, verdicts, verdict) {
+  const rank = (i) => WORSE.indexOf(verdicts[i]);
+  const wanted = WORSE.indexOf(verdict);
+  const isOurs = (i, j) => verdicts[i] && verdicts[j] && Math.max(rank(i), rank(j)) === wanted;
+  return values.map((value, i) => (isOurs(i - 1, i) || isOurs(i, i + 1) ? value : null));
+}
+
 /** Instead of the answer of /api/rows when there is none: no rows, and a coverage that is not known. */
 export function unread(interval, start) {
   const series = Object.fromEntries(SERIES.map((name) => [name, { last: [] }]));
-  return { from: start, interval_s: interval, bucket_s: interval, t: [], series, gaps: [], coverage: null };
+  return { from: start, interval_s: interval, bucket_s: interval, t: [], verdict: [], series, gaps: [], coverage: null };
 }
 
 export class Rows {
@@ -18,6 +33,7 @@ export class Rows {
     this.interval = found.interval_s;
     this.bucket = found.bucket_s;
     this.t = found.t;
+    this.verdict = found.verdict ?? []; // of each bucket: the worst of its rows
     this.series = found.series;
     for (const name of SERIES) {
       this.series[name].min ??= [...this.series[name].last];
@@ -50,6 +66,9 @@ export class Rows {
     const sameBucket = this.t.length > 0 && this.#bucketOf(at) === this.#bucketOf(last);
     if (sameBucket) this.t[this.t.length - 1] = at;
     else this.t.push(at);
+    const verdict = verdictOf(row);
+    if (!sameBucket) this.verdict.push(verdict);
+    else if (WORSE.indexOf(verdict) > WORSE.indexOf(this.verdict.at(-1))) this.verdict[this.verdict.length - 1] = verdict;
     for (const name of SERIES) this.#put(this.series[name], row[name], sameBucket);
   }
 
@@ -59,6 +78,7 @@ export class Rows {
     while (old < this.t.length && this.t[old] < start) old += 1;
     if (old > 1) {
       this.t.splice(0, old - 1);
+      this.verdict.splice(0, old - 1);
       for (const name of SERIES) {
         for (const column of Object.values(this.series[name])) column.splice(0, old - 1);
       }
@@ -88,10 +108,14 @@ export class Rows {
     return { ...this.coverage, slots: this.coverage.slots + missing };
   }
 
-  /** Columns for a chart: [t, max, min, last], broken where buckets without a row lie between. */
+  /**
+   * Columns for a chart: [t, max, min, last, and of last what is complete, stale, partial], broken
+   * where buckets without a row lie between. A stroke is as good as the worse of its two ends.
+   */
   columns(name) {
     const { last, min, max } = this.series[name];
     const columns = [[], [], [], []];
+    const verdicts = [];
     const widest = facts.missing * Math.max(this.bucket, this.interval);
     let gap = 0; // the interval may have been longer: only a gap breaks a line
     for (let i = 0; i < this.t.length; i += 1) {
@@ -100,13 +124,15 @@ export class Rows {
       if (i > 0 && inGap && this.t[i] - this.t[i - 1] > widest) {
         columns[0].push((this.t[i] + this.t[i - 1]) / 2);
         for (const column of columns.slice(1)) column.push(null);
+        verdicts.push(null);
       }
       columns[0].push(this.t[i]);
       columns[1].push(max[i]);
       columns[2].push(min[i]);
       columns[3].push(last[i]);
+      verdicts.push(this.verdict[i]);
     }
-    return columns;
+    return [...columns, ...WORSE.map((verdict) => stretches(columns[3], verdicts, verdict))];
   }
 
   #bucketOf(at) {

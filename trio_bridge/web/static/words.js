@@ -7,21 +7,40 @@ const FIRST_ROW_S = 30; // A window that begins so near to the first row ever be
 const seconds = (text) => Date.parse(text) / 1000;
 const since = (text) => (text ? ` since ${time(seconds(text))}` : "");
 
-/** The whole in one word and one line. `sinceRow`: seconds since the last safe row, or null. */
+const NAMED = 3; // defects in the head; the others are listed below
+
+/** The verdict in words, and one line. `sinceRow`: seconds since the last safe row, or null. */
 export function verdict(status, sinceRow) {
-  const reason = status.not_ready_because;
-  if (reason === null) {
-    const age = sinceRow === null ? "" : `, the last one ${duration(sinceRow)} ago`;
-    const every = `A row every ${status.interval_s} s${age}.`;
-    if (status.storage.breaker !== "CLOSED") {
-      return { mood: "warn", word: "Recording into the spool", line: `${every} The database is down.` };
-    }
-    return { mood: "good", word: "Recording", line: every };
+  const age = sinceRow === null ? "" : `, the last one ${duration(sinceRow)} ago`;
+  const spooled = status.storage.breaker === "CLOSED" ? "" : " The database is down: rows go into the spool.";
+  const every = `A row every ${status.interval_s} s${age}.${spooled}`;
+  switch (status.verdict) {
+    case "complete":
+      if (spooled) return { mood: "warn", word: "Recording into the spool", line: `A row every ${status.interval_s} s${age}. The database is down.` };
+      return { mood: "good", word: "Recording", line: every };
+    case "stale":
+      return { mood: "warn", word: "Stale: old data in the sums", line: `${named(status)} ${every}` };
+    case "partial":
+      return { mood: "warn", word: `Partial: ${priced(status)}`, line: `${named(status)} ${every}` };
   }
   if (status.gateway.state === "holding") {
     return { mood: "warn", word: "Holding", line: `The gateway's nightly reset: no rows until it is over.` };
   }
-  return { mood: "bad", word: "Not recording", line: sentence(reason) };
+  return { mood: "bad", word: "Not recording", line: sentence(status.not_ready_because ?? "no row has come") };
+}
+
+/** What is wrong with one position. */
+export function defect({ contract, state, reason }) {
+  return `${contract} (${[state, reason].filter(Boolean).join(": ")})`;
+}
+
+function named({ defects }) {
+  const more = defects.length > NAMED ? ` and ${count(defects.length - NAMED)} more` : "";
+  return defects.length ? sentence(defects.slice(0, NAMED).map(defect).join(", ") + more) : "";
+}
+
+function priced({ ticker: { last } }) {
+  return `${count(last.priced)} of ${many(last.positions, "position")}`;
 }
 
 /** While there is no message yet, of a page or since it is looked at again. */
@@ -94,9 +113,8 @@ export function spool(status) {
 export function rows(status) {
   const { last, rows: taken, skipped } = status.ticker;
   if (last === null) return { mood: "warn", word: "None yet", detail: "" };
-  const complete = last.priced === last.positions;
   const held = many(last.positions, "position");
-  if (status.not_ready_because !== null) {
+  if (status.verdict === "blind") {
     return {
       mood: "unknown",
       word: `Last at ${time(seconds(last.timestamp))}`,
@@ -107,8 +125,8 @@ export function rows(status) {
   const kind = last.data_type && last.data_type !== "live" ? ` Market data: ${last.data_type}.` : "";
   const missed = skipped ? ` ${many(skipped, "slot")} skipped.` : "";
   return {
-    mood: complete ? "good" : "warn",
-    word: last.positions === 0 ? "No positions held" : complete && last.positions > 1 ? `All ${held} priced` : `${last.priced} of ${held} priced`,
+    mood: status.verdict === "complete" ? "good" : "warn",
+    word: last.positions === 0 ? "No positions held" : last.priced === last.positions && last.positions > 1 ? `All ${held} priced` : `${priced(status)} priced`,
     detail: `${last.account?.replaceAll(",", ", ") ?? ""}. ${many(taken, "row")} since the start.${age}${kind}${missed}`,
   };
 }
