@@ -344,6 +344,31 @@ async def test_an_unknown_account_is_answered_with_the_known_ones(
     assert "Traceback" not in service.output
 
 
+async def test_an_unknown_account_ends_the_service_when_its_time_is_up(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    # Python runs this file first: one second instead of three minutes.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from trio_bridge.tasks import supervisor\nsupervisor.ACCOUNTS_PATIENCE_S = 1.0\n"
+    )
+    async with (
+        open_tws_simulator(make_book(accounts=2)) as sim,
+        running_service(
+            tmp_path,
+            IB_SOCKET_PORT=sim.port,
+            DATABASE_URL=fresh_database,
+            IB_ACCOUNT="U7",
+            BRIDGE_RECONNECT_BACKOFF=0.3,
+            PYTHONPATH=tmp_path,
+        ) as service,
+    ):
+        assert await service.wait() == 2
+    last = service.output.splitlines()[-1]
+    assert last.startswith("trio_bridge: IB_ACCOUNT=U7: this login does not manage U7; it manages ")
+    assert "trying for 1 s" in service.output
+    assert "Traceback" not in service.output
+
+
 async def test_a_second_service_on_the_same_buffer_is_turned_away(
     tmp_path: Path, fresh_database: str
 ) -> None:

@@ -79,6 +79,7 @@ def nothing_is_lost(
     disk = FakeDisk()
     disk.put_directory(PATH.parent)
     disk.put(PATH, content)
+    disk.put(FILES.lock, b"")  # it was a spool before, whatever is in it now
     if cursor is not None:
         disk.put(FILES.cursor, cursor)
     seen: list[bytes] = []
@@ -155,6 +156,7 @@ def _whole(entries: list[dict[str, Any]]) -> list[tuple[int, bytes]]:
 def anyone_may_look(content: bytes, cursor: bytes | None) -> None:
     path = Path("buffer.jsonl").absolute()
     path.write_bytes(content)
+    spool_files(path).lock.touch()  # it was a spool before, whatever is in it now
     if cursor is not None:
         spool_files(path).cursor.write_bytes(cursor)
     look = look_at_spool(path)
