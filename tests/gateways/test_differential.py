@@ -22,7 +22,7 @@ from tests.support.patient_clock import until
 from trio_bridge.gateways.portal.bridge import PortalBridge
 from trio_bridge.gateways.readiness import NotReadyError
 from trio_bridge.gateways.socket.bridge import SocketBridge
-from trio_bridge.model import DataType, ExchangeRates, PositionState
+from trio_bridge.model import DataType, PositionState
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.listings import list_corn, list_nikkei
 from trio_bridge.simulator.portal.faults import Fault
@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 
     from tests.support.patient_clock import PatientClock
     from trio_bridge.events.event import Event
-    from trio_bridge.gateways.base import IBridgeBase, RiskInputs
+    from trio_bridge.gateways.base import IBridgeBase
     from trio_bridge.gateways.portal.wire.pacing import Timing
     from trio_bridge.model import Snapshot
-    from trio_bridge.simulator.money import Money
 
 STAYS_S = 2.0
 """So long two rows that agree must go on to agree while the book holds still."""
@@ -151,7 +150,6 @@ async def pair_of(
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         for bridge in bridges:
-            know_rates(bridge, book.money)
             await stack.enter_async_context(bridge)
             supervisor = Supervisor(
                 bridge, delays_s=(0.5,), windows=(), heartbeat_s=5.0, emit=events.append
@@ -159,16 +157,6 @@ async def pair_of(
             nursery.start_soon(supervisor.run)
         yield Pair(book, tws, portal, bridges, events)
         nursery.cancel_scope.cancel()
-
-
-def know_rates(bridge: IBridgeBase, money: Money) -> None:
-    """Let the bridge know the book's exchange rates."""
-    inputs = bridge.inputs
-
-    def with_rates() -> RiskInputs:
-        return inputs()._replace(rates=ExchangeRates(money.base_currency, money.rates))
-
-    bridge.inputs = with_rates  # type: ignore[method-assign]
 
 
 def moving_book(**shape: Any) -> Book:

@@ -17,9 +17,9 @@ from trio_bridge.gateways.portal.values import (
     read_magnification,
     read_number,
 )
-from trio_bridge.model import ExchangeRates, PositionState
+from trio_bridge.model import PositionState
 from trio_bridge.simulator.book import Book, make_book
-from trio_bridge.simulator.listings import YEN, list_corn, list_nikkei
+from trio_bridge.simulator.listings import list_corn, list_nikkei
 from trio_bridge.simulator.portal.faults import Fault
 
 if TYPE_CHECKING:
@@ -229,17 +229,11 @@ async def test_yen_and_dollars_are_summed_in_the_base_currency(
 ) -> None:
     list_nikkei(book, book.accounts[0])
     async with portal_rig(book, connect=False) as rig:
-        inputs = rig.bridge.inputs
-        rates = {"JPY": YEN}
-
-        def with_rates() -> object:
-            return inputs()._replace(rates=ExchangeRates("USD", rates))
-
-        rig.bridge.inputs = with_rates  # type: ignore[method-assign,assignment]
         await rig.bridge.connect()
         row = await rig.until_right()
         assert (row.currency, row.priced) == ("USD", row.positions)
-        rates.clear()
+        del book.money.rates["JPY"]
+        await rig.until(lambda: (row := rig.row()) is not None and row.vega is None)
         row = rig.bridge.get_portfolio_greeks()
         assert (row.vega, row.theta, row.currency) == (None, None, "USD")
         assert None not in (row.delta, row.gamma)

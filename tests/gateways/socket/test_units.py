@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.gateways.socket.support import DETAILS, Rig, options_of, socket_rig, still_book
-from trio_bridge.model import ExchangeRates, PositionState
+from trio_bridge.model import PositionState
 from trio_bridge.simulator.listings import YEN, list_corn, list_nikkei
 
 if TYPE_CHECKING:
@@ -176,23 +176,10 @@ async def test_a_number_that_a_greek_can_not_be_is_not_computed(
 # Currencies ---------------------------------------------------------------------------------------
 
 
-def know_rates(rig: Rig) -> None:
-    """Let the bridge know the book's rates."""
-    inputs = rig.bridge.inputs
-    money = rig.book.money
-
-    def with_rates() -> object:
-        others = {name: rate for name, rate in money.rates.items() if name != money.base_currency}
-        return inputs()._replace(rates=ExchangeRates(money.base_currency, others))
-
-    rig.bridge.inputs = with_rates  # type: ignore[method-assign,assignment]
-
-
 async def test_yen_and_dollars_are_summed_in_the_base_currency(fast_clock: PatientClock) -> None:
     book = still_book(options=4)
     yen = list_nikkei(book, book.accounts[0])
     async with socket_rig(book, connect=False) as rig:
-        know_rates(rig)
         await rig.bridge.connect()
         row = await rig.until_right()
         assert row.currency == "USD"
@@ -211,12 +198,11 @@ async def test_without_a_rate_vega_and_theta_are_null_and_the_rest_stays(
     book = still_book(options=4)
     list_nikkei(book, book.accounts[0])
     async with socket_rig(book, connect=False) as rig:
-        know_rates(rig)
         await rig.bridge.connect()
         right = await rig.until_right()
         del book.money.rates["JPY"]
-        row = rig.row()
-        assert row is not None
+        await rig.until(lambda: (row := rig.row()) is not None and row.vega is None)
+        row = rig.bridge.get_portfolio_greeks()
         assert (row.vega, row.theta) == (None, None)
         assert (row.delta, row.gamma, row.currency) == (right.delta, right.gamma, "USD")
         assert (row.positions, row.priced) == (right.positions, right.priced)
