@@ -8,6 +8,7 @@ from the owner's other programs; reqAccountUpdates (6) would, and is never sent.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from trio_bridge.gateways.worth import AccountValues, fresh, rates_of
@@ -36,6 +37,9 @@ LINGER_S: Final = 2.0
 
 GAP_S: Final = 0.2
 """Between two requests about single accounts: most of the message rate is for market data."""
+
+REMEMBERED: Final = 1_000
+"""Requests; a connection may live for months, at one a minute or more."""
 
 AT_ONCE: Final = 5
 PATIENCE_S: Final = 10.0
@@ -100,8 +104,8 @@ class AccountWatch:
         """Whether the values that `start` asked for have not all come."""
         self.refusal = ""
         """What the gateway said against a request for them."""
-        self._ours: set[int] = set()
-        """All requests there were: the gateway may object to any of them."""
+        self._ours: deque[int] = deque(maxlen=REMEMBERED)
+        """The last requests: the gateway may object to one that has ended, too."""
         self._summary_id: int | None = None
         self._summary: dict[str, AccountValues] = {}
         self._queue: dict[str, bool] = {}
@@ -188,7 +192,7 @@ class AccountWatch:
 
     def _new_request(self) -> int:
         request_id = self._client.getReqId()
-        self._ours.add(request_id)
+        self._ours.append(request_id)
         self._sent(1)
         return request_id
 
