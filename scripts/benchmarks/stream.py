@@ -23,7 +23,8 @@ QUIET_S = 2.0
 PIECE = 64 * 1024
 """Bytes sent at a time in a flood."""
 MESSAGES_AN_UPDATE = 10
-REQUEST_POSITIONS, REQUEST_MARKET_DATA, REQUEST_DETAILS, REQUEST_TIME = "61", "1", "9", "49"
+REQUEST_POSITIONS, REQUEST_MARKET_DATA, REQUEST_TIME = "61", "1", "49"
+REQUEST_ACCOUNT_VALUES = "62"
 
 
 class Recording(NamedTuple):
@@ -95,6 +96,14 @@ class Player:
             return held + wire.position_end()
         if kind == REQUEST_TIME:
             return wire.current_time(int(time.time()))
+        if kind == REQUEST_ACCOUNT_VALUES:
+            number = int(fields[2])
+            told = (
+                wire.account_summary(number, account, key, "100000", "USD")
+                for account in book.accounts  # type: ignore[attr-defined]
+                for key in ("NetLiquidation", "GrossPositionValue")
+            )
+            return b"".join(told) + wire.account_summary_end(number)
         if kind == REQUEST_MARKET_DATA:
             requests[int(fields[2])] = int(fields[3])
             return wire.market_data_type(int(fields[2]), 1)
