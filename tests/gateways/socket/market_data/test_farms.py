@@ -74,7 +74,8 @@ async def test_quiet_options_are_not_doubted_once_others_of_their_kind_tick_thro
         rig.sim.notify(2104, "cashfarm")
         rig.sim.notify(2103, "cashfarm")
         await rig.settle()
-        assert age_of(rig) == 0.0, "and this is remembered"
+        # Not the age of all: on a busy machine this clock outruns those that tick.
+        assert not set(quiet) & set(rig.bridge.inputs().troubles), "and this is remembered"
 
 
 async def test_the_options_of_a_broken_farm_age_until_it_is_back_while_others_tick(
