@@ -28,6 +28,10 @@ Written by `./scripts/bench`; don't edit. Figures are medians of several runs wi
 largest in brackets, omitted where all runs agree; the soak is a single run. Percentiles and maxima
 are taken within each run, so three runs give three of each. Absolute figures hold for this machine
 only; the ratios carry over, because both sides always come from the same run.
+
+A section with a Python in its title was taken with that one, each figure from a single run. That is
+another build as well (Debian's own, where the others are built from source), and each section names
+its commit: compare the two for their order, not to the percent.
 """
 
 VERSIONED = ("trio", "trio-asyncio", "ib_async", "psycopg", "httpx", "orjson", "numpy", "uvloop")
