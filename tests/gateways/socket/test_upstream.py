@@ -417,7 +417,7 @@ async def test_a_link_that_is_back_without_1101_or_1102_brings_a_new_connection(
             rig.sim.pause_ticks(one.con_id for one in options_of(book))
             for code, farm in ((2103, "usopt"), (2104, "usopt"), (2106, "ushmds"), (2158, "sec")):
                 rig.sim.notify(code, farm)
-        while not rig.told(ConnectionLost):
+        while not rig.told(ConnectionLost) and trio.current_time() - back_at <= 70:
             await trio.sleep(1)
             if ticks:
                 book.advance(1)
