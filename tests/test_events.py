@@ -77,6 +77,7 @@ from trio_bridge.events.portal import (
 from trio_bridge.events.rows import (
     CircuitChanged,
     CircuitOpened,
+    RowsBegun,
     RowsComplete,
     RowsDropped,
     RowsMissed,
@@ -215,6 +216,7 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (SlotsSkipped(3), "rows.skipped", "warning", "3 slots skipped: the machine was busy or asleep"),
     (SlotsDoubled(12, ("U1", "U2")), "rows.doubled", "warning", "12 of the last slots hold two rows of U1, U2: another service records into this database too; stop one of the two"),
     (SlotsSingle(), "rows.single", "info", "each slot holds one row again"),
+    (RowsBegun(), "rows.begun", "info", "recording complete rows since the start"),
     (RowsOverdue(305.2, "not connected to the gateway"), "rows.overdue", "error", "no valid row for 305 s: not connected to the gateway"),
     (RowsOnTime(494.0), "rows.on_time", "info", "valid rows again, after 494 s without one"),
     (CircuitOpened("CLOSED", "OPEN", "3 failures in a row: connection refused"), "database.circuit_opened", "warning", "database circuit CLOSED → OPEN: 3 failures in a row: connection refused"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.events.rows import (
+    RowsBegun,
     RowsComplete,
     RowsMissed,
     RowsOnTime,
@@ -24,7 +25,7 @@ from trio_bridge.events.rows import (
 )
 from trio_bridge.events.service import ServiceDied
 from trio_bridge.logs import Log
-from trio_bridge.model import ApiEvent, Severity, utc_now
+from trio_bridge.model import ApiEvent, Severity, Snapshot, Verdict, utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.digest import Digest, SilenceWatch
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.model import Snapshot
     from trio_bridge.policy.digest import Bulletin
     from trio_bridge.tasks.supervisor import ConnectionStatus
     from trio_bridge.tasks.ticker import TickerStatus
@@ -57,7 +57,7 @@ service ends within 3 s."""
 SHORTEST_GOODBYE_S = 0.2
 
 ROWS = frozenset(
-    one.kind for one in (RowsMissed, RowsResumed, RowsPartial, RowsStale, RowsComplete)
+    one.kind for one in (RowsBegun, RowsMissed, RowsResumed, RowsPartial, RowsStale, RowsComplete)
 )
 """What the rows are worth from here on. Of these only the latest is told, good news too: the last
 word that the receiver has heard must be true."""
@@ -84,10 +84,21 @@ class Alerts:
         self._news = trio.Event()
         self._in_hand: Bulletin | None = None
         """What is being posted just now, perhaps not for the first time."""
+        self._begun = False
+        """Whether there has been a row."""
 
     def notice(self, item: Snapshot | ApiEvent) -> None:
-        """Take note of a warning, an error, or the end of what was told; never waits."""
-        if isinstance(item, ApiEvent) and (item.status is not Severity.INFO or item.kind in ROWS):
+        """Take note of a warning, an error, or the end of what was told; never waits.
+
+        What the first row is worth is always told: the last that the receiver has heard, from an
+        earlier process, may be that rows are partial or that the service has died. A row that is
+        not complete has an event of its own.
+        """
+        if isinstance(item, Snapshot):
+            if not self._begun and item.verdict is Verdict.COMPLETE:
+                self.say(RowsBegun())
+            self._begun = True
+        elif item.status is not Severity.INFO or item.kind in ROWS:
             self._add(item.timestamp, item.kind or "", item.status, item.message)
 
     def say(self, event: Event) -> None:
