@@ -76,6 +76,7 @@ from trio_bridge.events.portal import (
 )
 from trio_bridge.events.rows import (
     CircuitChanged,
+    CircuitClosed,
     CircuitOpened,
     RowsBegun,
     RowsComplete,
@@ -221,6 +222,7 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (RowsOnTime(494.0), "rows.on_time", "info", "valid rows again, after 494 s without one"),
     (CircuitOpened("CLOSED", "OPEN", "3 failures in a row: connection refused"), "database.circuit_opened", "warning", "database circuit CLOSED → OPEN: 3 failures in a row: connection refused"),
     (CircuitChanged("OPEN", "HALF_OPEN", "812 bytes to replay"), "database.circuit_changed", "info", "database circuit OPEN → HALF_OPEN: 812 bytes to replay"),
+    (CircuitClosed("HALF_OPEN", "CLOSED", "everything is replayed"), "database.circuit_closed", "info", "database circuit HALF_OPEN → CLOSED: everything is replayed"),
     (RowsQuarantined(1, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1 row could not be stored: see /var/lib/quarantine.jsonl"),
     (RowsQuarantined(1234, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1,234 rows could not be stored: see /var/lib/quarantine.jsonl"),
     (SpoolUnwritable(10_000, "no space left on device"), "spool.unwritable", "error", "the spool can't be written, up to 10,000 rows wait in memory: no space left on device"),

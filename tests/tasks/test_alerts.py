@@ -19,6 +19,8 @@ from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from tests.support.rows import snapshot
 from trio_bridge.events.rows import (
+    CircuitClosed,
+    CircuitOpened,
     RowsBegun,
     RowsComplete,
     RowsOnTime,
@@ -155,6 +157,18 @@ async def test_the_last_word_about_rows_is_the_latest(quick_clock: PatientClock)
         await bench.until_posted(receiver, ": D")
     assert [one["kind"] for one in receiver.posts[-1]["events"]] == [RowsPartial.kind]
     assert receiver.posts[-1]["events"][0]["count"] == 6
+
+
+async def test_the_end_of_a_database_outage_is_told_like_its_beginning(
+    quick_clock: PatientClock,
+) -> None:
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        bench.emit(CircuitOpened("CLOSED", "OPEN", "3 failures in a row: refused"))
+        await bench.until_posted(receiver, CircuitOpened.kind)
+        bench.emit(CircuitOpened("HALF_OPEN", "OPEN", "refused"))
+        bench.emit(CircuitClosed("HALF_OPEN", "CLOSED", "everything is replayed"))
+        await bench.until_posted(receiver, CircuitClosed.kind)
+    assert [one["kind"] for one in receiver.posts[-1]["events"]] == [CircuitClosed.kind]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.COMPLETE, Verdict.PARTIAL])

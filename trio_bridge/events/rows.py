@@ -155,6 +155,12 @@ class CircuitOpened(CircuitChanged):
     severity = WARNING
 
 
+class CircuitClosed(CircuitChanged):
+    """`after` is CLOSED: every row is in the database."""
+
+    kind = "database.circuit_closed"
+
+
 class RowsQuarantined(Event):
     """The database will never take them."""
 

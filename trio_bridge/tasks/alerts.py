@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.events.rows import (
+    CircuitClosed,
+    CircuitOpened,
     RowsBegun,
     RowsComplete,
     RowsMissed,
@@ -59,8 +61,14 @@ SHORTEST_GOODBYE_S = 0.2
 ROWS = frozenset(
     one.kind for one in (RowsBegun, RowsMissed, RowsResumed, RowsPartial, RowsStale, RowsComplete)
 )
-"""What the rows are worth from here on. Of these only the latest is told, good news too: the last
-word that the receiver has heard must be true."""
+"""What the rows are worth from here on."""
+
+DATABASE = frozenset(one.kind for one in (CircuitOpened, CircuitClosed))
+"""Whether they reach the database, or wait in the spool."""
+
+TOPICS = dict.fromkeys(ROWS, "rows") | dict.fromkeys(DATABASE, "database")
+"""Of the kinds of one topic only the latest is told, good news too: the last word that the receiver
+has heard must be true."""
 
 log = Log()
 
@@ -98,7 +106,7 @@ class Alerts:
             if not self._begun and item.verdict is Verdict.COMPLETE:
                 self.say(RowsBegun())
             self._begun = True
-        elif item.status is not Severity.INFO or item.kind in ROWS:
+        elif item.status is not Severity.INFO or item.kind in TOPICS:
             self._add(item.timestamp, item.kind or "", item.status, item.message)
 
     def say(self, event: Event) -> None:
@@ -137,8 +145,8 @@ class Alerts:
             await self._post_all()
 
     def _add(self, at: datetime, kind: str, status: Severity, message: str) -> None:
-        topic = "rows" if kind in ROWS else None
-        self._digest.add(at, kind, status, message, now=trio.current_time(), topic=topic)
+        now = trio.current_time()
+        self._digest.add(at, kind, status, message, now=now, topic=TOPICS.get(kind))
         self._news.set()
 
     async def _watch_rows(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:
