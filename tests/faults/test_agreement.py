@@ -17,6 +17,7 @@ other way round.
 from __future__ import annotations
 
 import random
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,10 @@ import trio
 from tests.faults.scene import FAULTS, SAYS, Scene, open_scene
 from tests.support.database import fetch
 from tests.support.process import PATIENCE_S
+from trio_bridge.events.rows import RowsOverdue
 from trio_bridge.model import Verdict
+from trio_bridge.policy.reset_window import EASTERN
+from trio_bridge.tasks.supervisor import State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -137,3 +141,30 @@ async def test_each_fault_is_told_everywhere_in_the_same_word(
 
 def names(defects: list[dict[str, str]]) -> list[str]:
     return [one["contract"] for one in defects]
+
+
+async def test_a_nightly_reset_is_blind_to_all_four_and_raises_no_alarm(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    """It is expected, but there are no rows: who looks is told so, and why. A person hears of the
+    first missing row, not that rows are overdue."""
+    now = datetime.now(EASTERN)
+    begin, end = now - timedelta(minutes=2), now + timedelta(hours=2)
+    async with open_scene(
+        tmp_path,
+        own_postgres,
+        BRIDGE_RESET_WINDOWS=f"{begin:%H:%M}-{end:%H:%M}",
+        BRIDGE_ALERT_AFTER=1,
+    ) as scene:
+        before = len(scene.told())
+        await scene.begin("gateway gone")
+        await scene.gateway()  # too early: the window is not over
+        await trio.sleep(2)
+        await scene.settle()
+        assert (await scene.look())["gateway"]["state"] == State.HOLDING
+        answer = await scene.ask("/readyz")
+        assert answer is not None
+        assert answer.json()["reason"].startswith(f"no rows: {State.HOLDING}")
+        done = await scene.status()
+        assert (done.code, done.json["verdict"]) == (1, Verdict.BLIND)
+        assert RowsOverdue.kind not in scene.told()[before:]
