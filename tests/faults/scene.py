@@ -75,15 +75,6 @@ TABLE = "rows reach the table"
 """What the person takes the alerts about the database to mean."""
 
 
-class Period(NamedTuple):
-    """When all who could see agreed, and on what; `unseen`: the script could not."""
-
-    since: datetime
-    until: datetime
-    verdict: Verdict
-    unseen: bool
-
-
 Act: TypeAlias = "Callable[[Scene], Awaitable[None]]"
 
 
@@ -100,9 +91,8 @@ class Scene:
     """Through the network."""
     active: list[str] = field(default_factory=list)
     """The faults that are there now, in order of their coming."""
-    agreed: list[Period] = field(default_factory=list)
-    _since: datetime | None = None
-    """Since when all who can see agree."""
+    unseen: list[tuple[datetime, datetime]] = field(default_factory=list)
+    """From when to when the others saw rows, but the script could not."""
 
     async def ask(self, path: str) -> httpx.Response | None:
         """None when no answer comes."""
@@ -206,18 +196,17 @@ class Scene:
                 await trio.sleep(0.05)
         print(f"{trio.current_time() - began:6.1f} s until {self.truth}, with {self.active}")
         assert found == wanted, f"{found} instead of {wanted}"
-        self._since = datetime.now(UTC)
 
     async def begin(self, name: str) -> None:
-        self._note_the_period()
         await FAULTS[name].begin(self)
         self.active.append(name)
         await self.settle()
-        if SCRIPT in FAULTS[name].hides:
-            await trio.sleep(3 * INTERVAL_S)  # some rows that the script will find later
+        if SCRIPT in FAULTS[name].hides and self.truth is not Verdict.BLIND:
+            since = datetime.now(UTC)
+            await trio.sleep(3 * INTERVAL_S)
+            self.unseen.append((since, datetime.now(UTC)))
 
     async def end(self, name: str) -> None:
-        self._note_the_period()
         await FAULTS[name].end(self)
         self.active.remove(name)
         await self.settle()
@@ -225,7 +214,6 @@ class Scene:
     async def nap(self, seconds: float) -> None:
         """The service is stopped, and goes on: it can say nothing meanwhile, and whoever asks hears
         nothing; then it says that slots were skipped."""
-        self._note_the_period()
         skipped = self.told().count(SlotsSkipped.kind)
         self.watched.service.interrupt(signal.SIGSTOP)
         try:
@@ -238,24 +226,16 @@ class Scene:
             while self.told().count(SlotsSkipped.kind) == skipped:
                 await trio.sleep(0.05)
         await self.settle()
-        self._since = None  # what was computed before the nap may be stale just after it
 
-    def _note_the_period(self) -> None:
-        if self._since is not None:
-            unseen = any(SCRIPT in FAULTS[name].hides for name in self.active)
-            period = Period(self._since, datetime.now(UTC), self.truth, unseen)
-            self.agreed.append(period)
-        self._since = None
-
-    def check_what_is_stored(self) -> None:
-        """Each row bears the word that was the truth, also those that came late."""
+    async def check_what_is_stored(self) -> None:
+        """Each row bears the word that the page got with it, also those that came late."""
+        async with self.watched.client() as http:
+            recent = (await http.get("/api/recent")).json()
+        said = {datetime.fromisoformat(row["timestamp"]): row["verdict"] for row in recent}
         rows = fetch(self.database.conninfo, "SELECT timestamp, verdict FROM portfolio_greeks")
-        unseen = 0
-        for period in self.agreed:
-            stored = [word for at, word in rows if period.since < at < period.until]
-            assert set(stored) <= {period.verdict} - {Verdict.BLIND}, period
-            unseen += len(stored) if period.unseen else 0
-        assert unseen, "some rows came late"
+        assert said.items() <= dict(rows).items()
+        late = [at for at, _ in rows if any(since < at < until for since, until in self.unseen)]
+        assert late, "no row came late"
 
     # The faults: each begins, and ends
 
