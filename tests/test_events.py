@@ -76,7 +76,9 @@ from trio_bridge.events.portal import (
 )
 from trio_bridge.events.rows import (
     CircuitChanged,
+    CircuitClosed,
     CircuitOpened,
+    RowsBegun,
     RowsComplete,
     RowsDropped,
     RowsMissed,
@@ -215,10 +217,12 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (SlotsSkipped(3), "rows.skipped", "warning", "3 slots skipped: the machine was busy or asleep"),
     (SlotsDoubled(12, ("U1", "U2")), "rows.doubled", "warning", "12 of the last slots hold two rows of U1, U2: another service records into this database too; stop one of the two"),
     (SlotsSingle(), "rows.single", "info", "each slot holds one row again"),
+    (RowsBegun(), "rows.begun", "info", "recording complete rows since the start"),
     (RowsOverdue(305.2, "not connected to the gateway"), "rows.overdue", "error", "no valid row for 305 s: not connected to the gateway"),
     (RowsOnTime(494.0), "rows.on_time", "info", "valid rows again, after 494 s without one"),
     (CircuitOpened("CLOSED", "OPEN", "3 failures in a row: connection refused"), "database.circuit_opened", "warning", "database circuit CLOSED → OPEN: 3 failures in a row: connection refused"),
     (CircuitChanged("OPEN", "HALF_OPEN", "812 bytes to replay"), "database.circuit_changed", "info", "database circuit OPEN → HALF_OPEN: 812 bytes to replay"),
+    (CircuitClosed("HALF_OPEN", "CLOSED", "everything is replayed"), "database.circuit_closed", "info", "database circuit HALF_OPEN → CLOSED: everything is replayed"),
     (RowsQuarantined(1, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1 row could not be stored: see /var/lib/quarantine.jsonl"),
     (RowsQuarantined(1234, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1,234 rows could not be stored: see /var/lib/quarantine.jsonl"),
     (SpoolUnwritable(10_000, "no space left on device"), "spool.unwritable", "error", "the spool can't be written, up to 10,000 rows wait in memory: no space left on device"),

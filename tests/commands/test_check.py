@@ -219,6 +219,18 @@ async def test_two_services_that_record_the_same_account(
     assert found["rows"]["verdict"] == "ok"
 
 
+@pytest.mark.parametrize("ahead_s", [20, 3_630], ids=["within the look-back", "beyond it"])
+async def test_a_row_from_the_future_is_named(
+    tmp_path: Path, fresh_database: str, ahead_s: int
+) -> None:
+    now = utc_now()
+    times = [now - timedelta(seconds=5), now + timedelta(seconds=ahead_s)]
+    await store(fresh_database, [snapshot(number, at) for number, at in enumerate(times)])
+    found = await check(tmp_path, **NOBODY, DATABASE_URL=fresh_database)
+    assert found["rows"]["verdict"] == "warn"
+    assert "the last row is from the future, by " in line(found["rows"])
+
+
 async def test_a_database_that_is_not_there(tmp_path: Path, postgres: PostgresServer) -> None:
     found = await check(tmp_path, **NOBODY, DATABASE_URL=postgres.url_of("no_such_database"))
     assert "make the database with createdb" in line(found["database"])

@@ -15,7 +15,7 @@ from tests.support.database import count_rows, fetch, wait_for_rows
 from tests.support.process import PATIENCE_S, postgres_below, running_service
 from tests.support.receiver import open_receiver
 from trio_bridge.events.gateway import ConnectionLost
-from trio_bridge.events.rows import CircuitOpened, RowsOverdue
+from trio_bridge.events.rows import CircuitOpened, RowsBegun, RowsOverdue, RowsPartial
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.tasks.webhook import POST_TIMEOUT_S
@@ -190,6 +190,31 @@ async def test_an_end_that_nobody_wanted_calls_a_person(
         assert await service.wait() == 2
     assert f"IBKR_CA_FILE={no_certificate}" in service.output
     assert "the service ended without being asked to" in receiver.text
+
+
+async def test_good_news_after_a_restart_follows_bad_news_before_it(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    """The new process knows nothing of what the old one said; its receiver remembers."""
+    async with open_receiver() as receiver, open_tws_simulator(make_book()) as sim:
+        settings: dict[str, Any] = {
+            "IB_SOCKET_PORT": sim.port,
+            "DATABASE_URL": fresh_database,
+            "BRIDGE_ALERT_URL": receiver.url(),
+            **FAST,
+        }
+        option = sim.book.market.options()[0].con_id
+        sim.book.market.override(option, delta=40.0)
+        async with running_service(tmp_path, **settings) as service:
+            await receiver.wait_for(RowsPartial.kind)
+            service.interrupt(signal.SIGKILL)
+            await service.wait()
+        assert RowsBegun.kind not in receiver.text
+        sim.book.market.override(option)
+        async with running_service(tmp_path, **settings) as service:
+            await receiver.wait_for(RowsBegun.kind)
+            assert await clean_end(service) == 0
+    assert [one["kind"] for one in receiver.posts[-1]["events"]] == [RowsBegun.kind]
 
 
 async def clean_end(service: ServiceProcess) -> int:

@@ -18,7 +18,7 @@ from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.flusher import run_flusher
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
-from trio_bridge.events.rows import CircuitChanged, CircuitOpened
+from trio_bridge.events.rows import CircuitChanged, CircuitClosed, CircuitOpened
 from trio_bridge.model import ApiMode
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.stores.spool.spool import Spool
@@ -123,7 +123,7 @@ def circuit(store: FakeStore) -> list[tuple[str, str]]:
     return [
         (row["kind"], row["message"].split(": ")[0].removeprefix("database circuit "))
         for row in store.tables[API_LOGS.name]
-        if row["kind"] in (CircuitOpened.kind, CircuitChanged.kind)
+        if row["kind"] in (CircuitOpened.kind, CircuitChanged.kind, CircuitClosed.kind)
     ]
 
 

@@ -30,6 +30,7 @@ from trio_bridge.delivery.replay import REPLAY_TIMEOUT_S
 from trio_bridge.errors import OutageError
 from trio_bridge.events.rows import (
     CircuitChanged,
+    CircuitClosed,
     CircuitOpened,
     RowsQuarantined,
     SpoolTakenAway,
@@ -274,7 +275,7 @@ async def test_every_change_of_the_circuit_is_an_event_in_order(
         await trio.sleep(2 * FLUSH_INTERVAL_S + 1)
         store.trouble = None
         await trio.sleep(FLUSH_INTERVAL_S)
-    assert {*kinds(store)} == {CircuitOpened.kind, CircuitChanged.kind}
+    assert {*kinds(store)} == {CircuitOpened.kind, CircuitChanged.kind, CircuitClosed.kind}
     changes = [change for _, change in circuit(store)]
     there_and_back = ["OPEN → HALF_OPEN", "HALF_OPEN → OPEN"]
     assert changes == [

@@ -30,6 +30,7 @@ from trio_bridge.delivery import delivery
 from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.events.rows import (
     CircuitChanged,
+    CircuitClosed,
     CircuitOpened,
     RowsDropped,
     RowsQuarantined,
@@ -174,7 +175,7 @@ async def test_the_third_failure_leaves_the_database_alone_until_the_flusher_com
     assert circuit(store) == [
         (CircuitOpened.kind, "CLOSED → OPEN"),
         (CircuitChanged.kind, "OPEN → HALF_OPEN"),
-        (CircuitChanged.kind, "HALF_OPEN → CLOSED"),
+        (CircuitClosed.kind, "HALF_OPEN → CLOSED"),
     ]
     check_tables(store)
 

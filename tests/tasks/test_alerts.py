@@ -18,10 +18,18 @@ from tests.support import patient_clock
 from tests.support.patient_clock import PatientClock
 from tests.support.receiver import Receiver, open_receiver
 from tests.support.rows import snapshot
-from trio_bridge.events.rows import RowsComplete, RowsOnTime, RowsOverdue, RowsPartial
+from trio_bridge.events.rows import (
+    CircuitClosed,
+    CircuitOpened,
+    RowsBegun,
+    RowsComplete,
+    RowsOnTime,
+    RowsOverdue,
+    RowsPartial,
+)
 from trio_bridge.events.service import PartBroke, ServiceDied
 from trio_bridge.gateways.readiness import Blocked, Reason
-from trio_bridge.model import ApiEvent, ApiMode, Severity
+from trio_bridge.model import ApiEvent, ApiMode, Severity, Verdict
 from trio_bridge.policy.digest import MOST_KINDS
 from trio_bridge.tasks.alerts import GOODBYE_S, LAST_WORD_S, SHORTEST_GOODBYE_S, Alerts
 from trio_bridge.tasks.supervisor import ConnectionStatus, State
@@ -149,6 +157,35 @@ async def test_the_last_word_about_rows_is_the_latest(quick_clock: PatientClock)
         await bench.until_posted(receiver, ": D")
     assert [one["kind"] for one in receiver.posts[-1]["events"]] == [RowsPartial.kind]
     assert receiver.posts[-1]["events"][0]["count"] == 6
+
+
+async def test_the_end_of_a_database_outage_is_told_like_its_beginning(
+    quick_clock: PatientClock,
+) -> None:
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        bench.emit(CircuitOpened("CLOSED", "OPEN", "3 failures in a row: refused"))
+        await bench.until_posted(receiver, CircuitOpened.kind)
+        bench.emit(CircuitOpened("HALF_OPEN", "OPEN", "refused"))
+        bench.emit(CircuitClosed("HALF_OPEN", "CLOSED", "everything is replayed"))
+        await bench.until_posted(receiver, CircuitClosed.kind)
+    assert [one["kind"] for one in receiver.posts[-1]["events"]] == [CircuitClosed.kind]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.COMPLETE, Verdict.PARTIAL])
+async def test_what_the_first_row_after_a_start_is_worth_is_said_once(
+    verdict: Verdict, quick_clock: PatientClock
+) -> None:
+    """A partial one has an event of its own."""
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        bench.alerts.notice(replace(snapshot(1), verdict=verdict))
+        if verdict is Verdict.PARTIAL:
+            bench.emit(RowsPartial(1, 30, ("A (no data)",)))
+        for number in range(2, 5):
+            bench.alerts.notice(snapshot(number))
+        await until(lambda: receiver.posts, "nothing is posted")
+        await trio.sleep(3600)
+    said = [(one["kind"], one["count"]) for post in receiver.posts for one in post["events"]]
+    assert said == [((RowsBegun if verdict is Verdict.COMPLETE else RowsPartial).kind, 1)]
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503])

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.delivery.breaker import BreakerState
-from trio_bridge.events.rows import CircuitChanged, CircuitOpened, RowsDropped, RowsQuarantined
+from trio_bridge.events.rows import (
+    CircuitChanged,
+    CircuitClosed,
+    CircuitOpened,
+    RowsDropped,
+    RowsQuarantined,
+)
 from trio_bridge.logs import Log
 
 if TYPE_CHECKING:
@@ -22,6 +28,12 @@ if TYPE_CHECKING:
 REPORT_INTERVAL_S = 60.0
 """At most one event per interval reports quarantined rows. Otherwise a database that rejects the
 reports as well would cause reports without end."""
+
+CHANGES = {
+    BreakerState.CLOSED: CircuitClosed,
+    BreakerState.OPEN: CircuitOpened,
+    BreakerState.HALF_OPEN: CircuitChanged,
+}
 
 log = Log()
 
@@ -53,8 +65,7 @@ class DeliveryNotices:
     def changed(self, transition: Transition | None) -> None:
         """Report a change of the circuit breaker, if there was one."""
         if transition is not None:
-            opened = transition.after is BreakerState.OPEN
-            self.emit((CircuitOpened if opened else CircuitChanged)(*transition))
+            self.emit(CHANGES[transition.after](*transition))
 
     def dropped(self, timestamp: datetime) -> None:
         """A row is lost; it is reported when there is room again (`gap_ended`)."""

@@ -82,6 +82,16 @@ class RowsComplete(Event):
     lasted_s: float
 
 
+class RowsBegun(Event):
+    """For alerts only: the first row since the start, and a complete one.
+
+    What an earlier process said last may have been bad; this one can't know.
+    """
+
+    kind = "rows.begun"
+    says = "recording complete rows since the start"
+
+
 class SlotsSkipped(Event):
     """The process did not run when a row was due."""
 
@@ -143,6 +153,12 @@ class CircuitOpened(CircuitChanged):
 
     kind = "database.circuit_opened"
     severity = WARNING
+
+
+class CircuitClosed(CircuitChanged):
+    """`after` is CLOSED: every row is in the database."""
+
+    kind = "database.circuit_closed"
 
 
 class RowsQuarantined(Event):

@@ -57,9 +57,9 @@ class Bulletin(NamedTuple):
 @dataclass(slots=True)
 class _Heard:
     heard_s: float
-    reported_s: float = -math.inf
-    wait_s: float = FIRST_REPEAT_S
+    wait_s: float
     """The least time from the last report of this kind to the next."""
+    reported_s: float = -math.inf
 
 
 class Digest:
@@ -91,7 +91,7 @@ class Digest:
             if len(self._kinds) >= MOST_KINDS and not self._make_room():
                 self._left_out += 1  # the alert to come is full
                 return
-            heard = self._kinds[topic] = _Heard(now)
+            heard = self._kinds[topic] = _Heard(now, FIRST_REPEAT_S)
         heard.heard_s = now
         known = self._lines.get(topic)
         times = 1 if known is None else known.times + 1

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.events.rows import (
+    CircuitClosed,
+    CircuitOpened,
+    RowsBegun,
     RowsComplete,
     RowsMissed,
     RowsOnTime,
@@ -24,7 +27,7 @@ from trio_bridge.events.rows import (
 )
 from trio_bridge.events.service import ServiceDied
 from trio_bridge.logs import Log
-from trio_bridge.model import ApiEvent, Severity, utc_now
+from trio_bridge.model import ApiEvent, Severity, Snapshot, Verdict, utc_now
 from trio_bridge.policy.backoff import Backoff
 from trio_bridge.policy.digest import Digest, SilenceWatch
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 
     from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.model import Snapshot
     from trio_bridge.policy.digest import Bulletin
     from trio_bridge.tasks.supervisor import ConnectionStatus
     from trio_bridge.tasks.ticker import TickerStatus
@@ -57,10 +59,16 @@ service ends within 3 s."""
 SHORTEST_GOODBYE_S = 0.2
 
 ROWS = frozenset(
-    one.kind for one in (RowsMissed, RowsResumed, RowsPartial, RowsStale, RowsComplete)
+    one.kind for one in (RowsBegun, RowsMissed, RowsResumed, RowsPartial, RowsStale, RowsComplete)
 )
-"""What the rows are worth from here on. Of these only the latest is told, good news too: the last
-word that the receiver has heard must be true."""
+"""What the rows are worth from here on."""
+
+DATABASE = frozenset(one.kind for one in (CircuitOpened, CircuitClosed))
+"""Whether they reach the database, or wait in the spool."""
+
+TOPICS = dict.fromkeys(ROWS, "rows") | dict.fromkeys(DATABASE, "database")
+"""Of the kinds of one topic only the latest is told, good news too: the last word that the receiver
+has heard must be true."""
 
 log = Log()
 
@@ -84,10 +92,21 @@ class Alerts:
         self._news = trio.Event()
         self._in_hand: Bulletin | None = None
         """What is being posted just now, perhaps not for the first time."""
+        self._begun = False
+        """Whether there has been a row."""
 
     def notice(self, item: Snapshot | ApiEvent) -> None:
-        """Take note of a warning, an error, or the end of what was told; never waits."""
-        if isinstance(item, ApiEvent) and (item.status is not Severity.INFO or item.kind in ROWS):
+        """Take note of a warning, an error, or the end of what was told; never waits.
+
+        What the first row is worth is always told: the last that the receiver has heard, from an
+        earlier process, may be that rows are partial or that the service has died. A row that is
+        not complete has an event of its own.
+        """
+        if isinstance(item, Snapshot):
+            if not self._begun and item.verdict is Verdict.COMPLETE:
+                self.say(RowsBegun())
+            self._begun = True
+        elif item.status is not Severity.INFO or item.kind in TOPICS:
             self._add(item.timestamp, item.kind or "", item.status, item.message)
 
     def say(self, event: Event) -> None:
@@ -126,8 +145,8 @@ class Alerts:
             await self._post_all()
 
     def _add(self, at: datetime, kind: str, status: Severity, message: str) -> None:
-        topic = "rows" if kind in ROWS else None
-        self._digest.add(at, kind, status, message, now=trio.current_time(), topic=topic)
+        now = trio.current_time()
+        self._digest.add(at, kind, status, message, now=now, topic=TOPICS.get(kind))
         self._news.set()
 
     async def _watch_rows(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:

@@ -28,7 +28,7 @@ from trio_bridge.gateways.portal.values import ShapeError
 from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.worth import VALUES_WAIT_S
-from trio_bridge.model import ExchangeRates
+from trio_bridge.model import ExchangeRates, Verdict
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.listings import list_nikkei
 from trio_bridge.simulator.portal.faults import Fault
@@ -87,7 +87,7 @@ async def test_positions_that_lack_are_no_book_while_the_account_is_worth_someth
             assert rig.row() is None
             assert book.accounts[0] in str(rig.bridge.readiness.why(trio.current_time()))
             unknown.clear()
-            await rig.until_right()
+            assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert rig.only_true_rows()
         assert rig.told(PositionsLacking) == [PositionsLacking(book.accounts[:lacking])]
 
@@ -98,7 +98,7 @@ async def test_an_account_that_is_truly_flat_is_confirmed(
     close_out(book)
     async with portal_rig(book) as rig:
         row = await rig.until_right()
-        assert (row.positions, row.delta) == (0, 0.0)
+        assert (row.positions, row.delta, row.verdict) == (0, 0.0, Verdict.COMPLETE)
         assert rig.told(PositionsUnconfirmed) == []
 
 
@@ -152,7 +152,7 @@ async def test_a_session_that_is_not_established_is_not_ready(
             assert blocked(rig) in (Reason.NOT_CONNECTED, Reason.NO_BROKERAGE)
             assert not rig.rows.distinct
             rig.sim.login.established = True
-            await rig.until_right()
+            assert (await rig.until_right()).verdict is Verdict.COMPLETE
 
 
 def test_established_is_believed_only_when_it_is_denied() -> None:
@@ -221,6 +221,7 @@ async def test_an_advisers_clients_are_recorded(fast_clock: PatientClock, book: 
         everyone = (MASTER, *book.accounts)
         await rig.until(lambda: rig.is_right(rig.row()))
         assert {row.account for row in rig.rows.distinct.values()} == {",".join(sorted(everyone))}
+        assert rig.bridge.get_portfolio_greeks().verdict is Verdict.COMPLETE
         assert rig.only_true_rows()
 
 
@@ -235,7 +236,7 @@ async def test_more_than_a_hundred_clients_come_in_pages(
         lists.missing["/iserver/accounts"] = set(book.accounts)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.bridge.connect)
-            await rig.until_right()
+            assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert rig.only_true_rows()
         assert rig.sim.rules.violations == []
 
@@ -256,7 +257,7 @@ async def test_an_account_that_any_list_names_is_recorded(
         for path in lacking:
             rig.sim.account_lists.missing[path] = {book.accounts[1]}
         await rig.bridge.connect()
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert rig.only_true_rows()
 
 

@@ -13,6 +13,7 @@ from tests.support.heard import because
 from trio_bridge.events.portal import AnswersUnusable, AnswersUsable
 from trio_bridge.gateways.portal.wire.pacing import USUAL_TIMING
 from trio_bridge.gateways.readiness import Reason
+from trio_bridge.model import Verdict
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal.faults import Fault
 
@@ -64,8 +65,9 @@ async def test_what_refuses_everything_is_given_up_as_soon_as_what_is_silent(
         ages = [row.greeks_age_s for row in rows if row.greeks_age_s is not None]
         assert len(ages) == len(rows)
         assert max(ages) > 5
+        assert {row.verdict for row in rows} == {Verdict.COMPLETE}, "no row before one is stale"
         assert rig.told(AnswersUnusable)
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
 
 
 async def test_positions_that_are_refused_alone_age_and_then_make_no_row(
@@ -79,8 +81,9 @@ async def test_positions_that_are_refused_alone_age_and_then_make_no_row(
         assert len(ages) == len(rows)
         assert ages == sorted(ages)
         assert 30 < max(ages) <= USUAL_TIMING.positions_stale_s
+        assert {row.verdict for row in rows} == {Verdict.COMPLETE}, "no row before one is stale"
         assert because(rig.told(AnswersUnusable), "HTTP 401")
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
 
 
 async def test_positions_have_an_age_beside_fresh_greeks(fast_clock: PatientClock) -> None:
@@ -117,7 +120,7 @@ async def test_one_account_that_cannot_be_read_is_named(
             assert rig.row() is None
             assert len(rig.told(AnswersUnusable)) == 1
         await rig.until(lambda: rig.told(AnswersUsable))
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert rig.only_true_rows()
 
 

@@ -20,6 +20,7 @@ from trio_bridge.gateways.portal.wire.pacing import (
     EndpointLimit,
     Pacing,
 )
+from trio_bridge.model import Verdict
 from trio_bridge.simulator.book import Book, make_book
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ async def test_an_upstream_that_returns_after_a_hang_gets_no_burst(
         assert rig.sim.upstream.queued <= 8
         rig.sim.rules.person_logs_in()  # after six minutes without a tickle the login is gone
         rig.sim.upstream.come_back()
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         await trio.sleep(30)
         assert most_within([one.at for one in rig.sim.rules.requests], 1.0) <= 10
         assert not rig.sim.rules.violations

@@ -17,7 +17,7 @@ from trio_bridge.gateways.portal.values import (
     read_magnification,
     read_number,
 )
-from trio_bridge.model import PositionState
+from trio_bridge.model import PositionState, Verdict
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.listings import list_corn, list_nikkei
 from trio_bridge.simulator.portal.faults import Fault
@@ -64,7 +64,7 @@ async def test_corn_is_in_dollars_wherever_the_portal_tells_its_unit(
             rig.sim.quirks.magnifier_in_rules[one.con_id] = ruled
         await rig.bridge.connect()
         row = await rig.until_right()
-        assert row.priced == row.positions
+        assert (row.priced, row.verdict) == (row.positions, Verdict.COMPLETE)
         assert rig.only_true_rows()
 
 
@@ -78,7 +78,7 @@ async def test_a_price_magnifier_that_is_not_known_yet_leaves_options_unpriced(
             await rig.until(rig.row)
             row = rig.row()
             assert row is not None
-            assert row.priced == row.positions - 6
+            assert (row.priced, row.verdict) == (row.positions - 6, Verdict.PARTIAL)
             assert state_of(rig, corn.con_id) is PositionState.NO_MULTIPLIER
         await rig.until_right()
         assert state_of(rig, corn.con_id) is PositionState.PRICED
@@ -185,6 +185,7 @@ async def test_an_option_counts_until_its_last_day_is_over(
     async with portal_rig(book, now=lambda: at) as rig:
         row = await rig.until_right(without=without)
         assert row.priced == row.positions - len(without)
+        assert row.verdict is (Verdict.PARTIAL if expired else Verdict.COMPLETE)
         state = PositionState.EXPIRED if expired else PositionState.PRICED
         assert state_of(rig, option) is state
 
@@ -217,7 +218,7 @@ async def test_a_number_that_a_greek_can_not_be_is_not_computed(
     book.market.override(option, **value)
     async with portal_rig(book, timing=BRIEF) as rig:
         row = await rig.until_right()
-        assert row.priced == row.positions - 1
+        assert (row.priced, row.verdict) == (row.positions - 1, Verdict.PARTIAL)
         assert state_of(rig, option) is PositionState.NO_DATA
 
 
@@ -232,10 +233,12 @@ async def test_yen_and_dollars_are_summed_in_the_base_currency(
         await rig.bridge.connect()
         row = await rig.until_right()
         assert (row.currency, row.priced) == ("USD", row.positions)
+        assert row.verdict is Verdict.COMPLETE
         del book.money.rates["JPY"]
         await rig.until(lambda: (row := rig.row()) is not None and row.vega is None)
         row = rig.bridge.get_portfolio_greeks()
         assert (row.vega, row.theta, row.currency) == (None, None, "USD")
+        assert row.verdict is Verdict.PARTIAL
         assert None not in (row.delta, row.gamma)
 
 
@@ -258,6 +261,7 @@ async def test_the_row_says_by_how_much_rounded_gammas_may_be_wrong(
             if held.contract.is_option
         )
         assert row.gamma_error == pytest.approx(0.005 * units)
+        assert row.verdict is Verdict.COMPLETE
         assert row.gamma is not None
         assert row.gamma_error is not None
         assert 0 < abs(row.gamma - book.net_greeks().gamma) <= row.gamma_error

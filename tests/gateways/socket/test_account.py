@@ -29,7 +29,7 @@ from trio_bridge.events.gateway import (
 from trio_bridge.gateways.accounts import UnmanagedAccountError
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.worth import VALUES_WAIT_S
-from trio_bridge.model import ExchangeRates
+from trio_bridge.model import ExchangeRates, Verdict
 from trio_bridge.simulator.listings import list_nikkei
 from trio_bridge.simulator.tws.accounts import AccountRequests
 from trio_bridge.tasks.supervisor import ACCOUNTS_PATIENCE_S
@@ -73,7 +73,7 @@ async def test_positions_of_a_second_account_that_come_late_are_waited_for(
             async with connecting(rig):
                 await rig.until(lambda: rig.blocked() is Reason.POSITIONS_LACKING)
                 assert book.accounts[1] in str(rig.bridge.readiness.why(trio.current_time()))
-                await rig.until_right()
+                assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert watch.rows
         assert watch.false_rows == []
 
@@ -101,7 +101,7 @@ async def test_empty_downloads_are_no_zeros_while_the_account_is_worth_something
         rig.sim.quirks.empty_downloads = 4
         with EveryStep(rig.bridge, whole_book_only(book)) as watch:
             async with connecting(rig):
-                await rig.until_right()
+                assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert watch.false_rows == []
         assert len(rig.told(PositionsLacking)) == 1
         assert len(rig.sim.received(POSITIONS)) == 5, "asked for again until they came"
@@ -126,7 +126,7 @@ async def test_an_account_that_is_truly_flat_is_confirmed_at_once(
         began = trio.current_time()
         row = await rig.until_right()
         assert trio.current_time() - began < 1.0
-        assert (row.positions, row.delta) == (0, 0.0)
+        assert (row.positions, row.delta, row.verdict) == (0, 0.0, Verdict.COMPLETE)
         assert rig.events == []
 
 
@@ -294,7 +294,7 @@ async def test_an_account_of_the_settings_that_the_list_lacks_for_a_while_is_wai
     first, second = book.accounts
     async with supervised_rig(book, ib_account=(second,), delays_s=(5.0,)) as rig:
         rig.sim.hide_account(second, 60.0)
-        await rig.until_right({second})
+        assert (await rig.until_right({second})).verdict is Verdict.COMPLETE
         assert rig.told(AccountsAwaited) == [
             AccountsAwaited((second,), (first,), ACCOUNTS_PATIENCE_S)
         ]

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.gateways.socket.support import DETAILS, Rig, options_of, socket_rig, still_book
-from trio_bridge.model import PositionState
+from trio_bridge.model import PositionState, Verdict
 from trio_bridge.simulator.listings import YEN, list_corn, list_nikkei
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ async def test_two_corn_options_are_65_dollars_a_volatility_point_not_6500(
         assert row.delta == pytest.approx(2 * 5000 * sum(one.delta for one in values))
         assert row.gamma == pytest.approx(2 * 5000 * sum(one.gamma for one in values))
         assert (row.currency, row.gamma_error) == ("USD", 0.0)
+        assert row.verdict is Verdict.COMPLETE
 
 
 async def test_a_price_magnifier_that_is_not_known_yet_leaves_options_unpriced(
@@ -66,6 +67,7 @@ async def test_a_price_magnifier_that_is_not_known_yet_leaves_options_unpriced(
         row = rig.row()
         assert row is not None
         assert (row.positions, row.priced, row.vega) == (6, 4, None)
+        assert row.verdict is Verdict.PARTIAL
         assert state_of(rig, corn.con_id) is PositionState.NO_MULTIPLIER
         rig.sim.quirks.details_delay_s = 0.0
         await rig.until_right()
@@ -116,6 +118,7 @@ async def test_an_option_counts_until_its_last_trading_instant_though_its_line_l
     async with socket_rig(book, now=lambda: now) as rig:
         row = await rig.until_right(without=expired)
         assert (row.positions, row.priced) == (8, 8 - len(expired))
+        assert row.verdict is (Verdict.PARTIAL if expired else Verdict.COMPLETE)
         state = PositionState.EXPIRED if expired else PositionState.PRICED
         assert state_of(rig, option.con_id) is state
         # Its line goes on.
@@ -129,7 +132,7 @@ async def test_an_option_whose_last_day_was_yesterday_is_expired(fast_clock: Pat
     now = datetime(2026, 7, 16, 14, 30, tzinfo=UTC)
     async with socket_rig(book, now=lambda: now) as rig:
         row = await rig.until_right(without={option.con_id})
-        assert row.greeks_age_s == 0.0
+        assert (row.greeks_age_s, row.verdict) == (0.0, Verdict.PARTIAL)
         assert state_of(rig, option.con_id) is PositionState.EXPIRED
 
 
@@ -141,9 +144,10 @@ async def test_an_option_expires_while_the_service_runs(fast_clock: PatientClock
     book.market.clear_quirks()
     now = at.astimezone(UTC) - timedelta(seconds=1)
     async with socket_rig(book, now=lambda: now) as rig:
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         now += timedelta(seconds=1)
-        await rig.until_right(without={option.con_id})
+        row = await rig.until_right(without={option.con_id})
+        assert row.verdict is Verdict.PARTIAL
 
 
 # What cannot be -----------------------------------------------------------------------------------
@@ -169,7 +173,7 @@ async def test_a_number_that_a_greek_can_not_be_is_not_computed(
     book.market.override(option.con_id, **value)
     async with socket_rig(book) as rig:
         row = await rig.until_right()
-        assert (row.positions, row.priced) == (8, 7)
+        assert (row.positions, row.priced, row.verdict) == (8, 7, Verdict.PARTIAL)
         assert state_of(rig, option.con_id) is PositionState.NO_DATA
 
 
@@ -182,7 +186,7 @@ async def test_yen_and_dollars_are_summed_in_the_base_currency(fast_clock: Patie
     async with socket_rig(book, connect=False) as rig:
         await rig.bridge.connect()
         row = await rig.until_right()
-        assert row.currency == "USD"
+        assert (row.currency, row.verdict) == ("USD", Verdict.COMPLETE)
         in_yen = sum(2 * 1000 * book.moment.true_value(one.con_id).vega for one in yen)
         book.set_position(book.accounts[0], yen[0].con_id, 0)
         book.set_position(book.accounts[0], yen[1].con_id, 0)
@@ -206,6 +210,7 @@ async def test_without_a_rate_vega_and_theta_are_null_and_the_rest_stays(
         assert (row.vega, row.theta) == (None, None)
         assert (row.delta, row.gamma, row.currency) == (right.delta, right.gamma, "USD")
         assert (row.positions, row.priced) == (right.positions, right.priced)
+        assert (right.verdict, row.verdict) == (Verdict.COMPLETE, Verdict.PARTIAL)
 
 
 async def test_options_in_yen_alone_stay_in_yen(fast_clock: PatientClock) -> None:
@@ -213,6 +218,6 @@ async def test_options_in_yen_alone_stay_in_yen(fast_clock: PatientClock) -> Non
     yen = list_nikkei(book, book.accounts[0])
     async with socket_rig(book) as rig:
         row = await rig.until_right()
-        assert row.currency == "JPY"
+        assert (row.currency, row.verdict) == ("JPY", Verdict.COMPLETE)
         in_yen = sum(2 * 1000 * book.moment.true_value(one.con_id).vega for one in yen)
         assert row.vega == pytest.approx(in_yen)

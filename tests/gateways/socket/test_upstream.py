@@ -36,6 +36,7 @@ from trio_bridge.events.service import ServiceStopped
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.socket.market_data import lines as market_lines
 from trio_bridge.gateways.socket.market_data.subscriptions import ASK_AFTER_INCIDENT_S
+from trio_bridge.model import Verdict
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
@@ -417,13 +418,14 @@ async def test_a_link_that_is_back_without_1101_or_1102_brings_a_new_connection(
             rig.sim.pause_ticks(one.con_id for one in options_of(book))
             for code, farm in ((2103, "usopt"), (2104, "usopt"), (2106, "ushmds"), (2158, "sec")):
                 rig.sim.notify(code, farm)
-        while not rig.told(ConnectionLost):
+        while not rig.told(ConnectionLost) and trio.current_time() - back_at <= 70:
             await trio.sleep(1)
             if ticks:
                 book.advance(1)
         assert 59 <= trio.current_time() - back_at <= 70
+        assert rig.rows_between(back_at, back_at + 59) == []
         rig.sim.resume_ticks()
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         (lost,) = rig.told(ConnectionLost)
         assert "has not said for 60 s that it is back" in lost.reason
         assert ("market data comes" if ticks else "data farms are well") in lost.reason
@@ -444,8 +446,9 @@ async def test_farms_that_flap_are_no_sign_of_the_link_but_minutes_are_enough(
         assert rig.told(ConnectionLost) == []
         await rig.until(lambda: rig.told(ConnectionLost))
         assert 299 <= trio.current_time() - lost_at <= 305
+        assert rig.rows_between(lost_at + 1, lost_at + 299) == []
         rig.sim.restore_upstream()
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
 
 
 async def test_in_a_reset_window_the_link_is_waited_for_on_the_connection(

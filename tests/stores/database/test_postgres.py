@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import trio
 import trio.testing
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.support.pgbouncer import needs_pgbouncer, open_pgbouncer
 from trio_bridge.delivery.commit import Committer
 from trio_bridge.errors import (
     ConfigError,
@@ -40,6 +41,7 @@ from trio_bridge.stores.record import Record, decode_line, encode_line, record_o
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.support.postgres import PostgresFactory, PostgresServer
 
@@ -860,20 +862,32 @@ async def statement_pooler(listener: trio.SocketListener, server: PostgresServer
     await trio.serve_listeners(serve, [listener])
 
 
-async def test_through_a_statement_pooler_rows_of_both_tables_go_together(
-    own_store: PostgresStore, own_postgres: PostgresServer
-) -> None:
+@asynccontextmanager
+async def our_own_pooler(home: Path, server: PostgresServer, mode: str) -> AsyncIterator[str]:
+    assert mode == "statement"
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(statement_pooler, listener, own_postgres)
-        store = PostgresStore(f"host=127.0.0.1 port={port} user=portfolio dbname=portfolio_engine")
-        await own_store.aclose()
+        nursery.start_soon(statement_pooler, listener, server)
+        yield f"host=127.0.0.1 port={port} user=portfolio dbname=portfolio_engine"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "open_pooler",
+    [our_own_pooler, pytest.param(open_pgbouncer, marks=needs_pgbouncer)],
+    ids=["as described", "PgBouncer"],
+)
+async def test_through_a_statement_pooler_rows_of_both_tables_go_together(
+    open_pooler: Any, own_store: PostgresStore, own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    await own_store.aclose()
+    async with open_pooler(tmp_path, own_postgres, "statement") as conninfo:
+        store = PostgresStore(conninfo)
         for rows in (mixed(9), mixed(300)):
             await store.write(rows)
         assert await store.try_out(record_of(snapshot(1_000)))
         await store.aclose()
-        nursery.cancel_scope.cancel()
     assert query(own_postgres.conninfo, "SELECT count(*) FROM portfolio_greeks") == [(206,)]
     assert query(own_postgres.conninfo, "SELECT count(*) FROM api_logs") == [(103,)]
 

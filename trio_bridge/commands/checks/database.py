@@ -24,7 +24,7 @@ from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.embedded.server import try_out
 from trio_bridge.stores.reading.inspection import Inspection
-from trio_bridge.stores.reading.summary import recent_rows
+from trio_bridge.stores.reading.summary import newest_row, recent_rows
 from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
@@ -171,6 +171,13 @@ def _judge_rights(server: ServerFacts, tried: list[str]) -> Finding:
 async def _judge_rows(conninfo: str | None, settings: Settings) -> Finding:
     interval_s = settings.poll_interval_s
     at, back = utc_now(), timedelta(seconds=look_back_s(interval_s))
+    newest = None if conninfo is None else await newest_row(conninfo)
+    if newest is not None and (ahead_s := (newest - at).total_seconds()) > CLOCK_TOLERANCE_S:
+        return warning(
+            "rows",
+            f"the last row is from the future, by {duration(ahead_s)}",
+            "a clock is or was wrong, this machine's or the service's: let an NTP server keep them",
+        )
     rows = () if conninfo is None else await recent_rows(conninfo, at - back, at + back)
     if not rows:
         return skipped("rows", f"none in the last {duration(back.total_seconds())}")

@@ -26,6 +26,7 @@ from trio_bridge.events.portal import (
 )
 from trio_bridge.events.rows import (
     CircuitChanged,
+    CircuitClosed,
     CircuitOpened,
     RowsDropped,
     RowsMissed,
@@ -68,7 +69,9 @@ CAUSES = tuple(
 )
 """Events that say why there are no rows; a start shows that there was no service until then."""
 
-NO_REASONS = tuple(event.kind for event in (Connected, CircuitChanged, CircuitOpened))
+NO_REASONS = tuple(
+    event.kind for event in (Connected, CircuitChanged, CircuitOpened, CircuitClosed)
+)
 """Events that explain no gap: while the database is down, rows are still taken and arrive later;
 and a new connection is not why rows were missing before it."""
 

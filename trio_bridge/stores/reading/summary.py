@@ -27,6 +27,7 @@ _COVERED = f"""
                    WHERE {PORTFOLIO_GREEKS.ours} AND timestamp < %(since)s)
     FROM portfolio_greeks WHERE {PORTFOLIO_GREEKS.ours} AND timestamp >= %(since)s
 """
+_NEWEST = f"SELECT max(timestamp) FROM portfolio_greeks WHERE {PORTFOLIO_GREEKS.ours}"
 _LAST_EVENTS = f"""
     SELECT {EVENT_COLUMNS} FROM api_logs ORDER BY timestamp DESC, id DESC LIMIT %s
 """
@@ -88,6 +89,17 @@ async def last_events(connection: TrioConnection, limit: int) -> list[LandedEven
     """The latest events, oldest first. Raises psycopg's errors."""
     cursor = await connection.execute(_LAST_EVENTS, [limit])
     return [LandedEvent(*row) for row in reversed(await cursor.fetchall())]
+
+
+async def newest_row(conninfo: str) -> datetime | None:
+    """The time that the last row bears, over a connection of its own. Bound it from outside.
+
+    Raises:
+        StoreError: the database or the table is not there (yet).
+    """
+    async with reading(conninfo) as connection:
+        found = await (await connection.execute(_NEWEST)).fetchone()
+    return None if found is None else found[0]
 
 
 async def recent_rows(

@@ -10,7 +10,7 @@ import trio
 from tests.gateways.portal.support import QUICK, portal_rig
 from trio_bridge.events.data import DataUsable, DataWithheld
 from trio_bridge.gateways.portal.values import Lack, read_lack
-from trio_bridge.model import DataType, PositionState
+from trio_bridge.model import DataType, PositionState, Verdict
 from trio_bridge.simulator.book import Book, make_book
 
 if TYPE_CHECKING:
@@ -54,12 +54,13 @@ async def test_options_whose_data_may_not_count_have_a_reason_and_a_remedy(
         row = rig.row()
         assert row is not None
         assert (row.delta, row.priced) == (None, row.positions - 8)
+        assert row.verdict is Verdict.PARTIAL
         troubles = rig.bridge.inputs().troubles
         assert troubles.keys() == set(options)
         assert {one.state for one in troubles.values()} == {PositionState.REFUSED}
         assert all(lack.remedy in one.reason for one in troubles.values())
         rig.sim.quirks.availability.clear()
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert [one.reason for one in rig.told(DataUsable)] == [lack.value]
         assert rig.bridge.inputs().troubles == {}
 

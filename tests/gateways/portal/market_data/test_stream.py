@@ -9,6 +9,7 @@ import trio
 
 from tests.gateways.portal.support import QUICK, Rig, portal_rig
 from trio_bridge.events.portal import CompetingLogin, StreamBack, StreamBegun, StreamLost
+from trio_bridge.model import Verdict
 from trio_bridge.simulator.book import Book, make_book
 from trio_bridge.simulator.portal.faults import Fault
 from trio_bridge.simulator.portal.rules import Refusal
@@ -208,6 +209,7 @@ async def test_a_stream_that_brings_nothing_is_reported_once_and_polling_stays_a
         await rig.until(lambda: rig.told(StreamLost))
         asked = rig.sim.rules.counts["/iserver/marketdata/snapshot"]
         await trio.sleep(120)
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert rig.sim.rules.counts["/iserver/marketdata/snapshot"] - asked > 80
         assert not rig.told(StreamBegun)
         assert len(rig.told(StreamLost)) == 1
@@ -225,3 +227,4 @@ async def test_a_refusal_is_told_by_its_status_without_page_and_cookies(
         await rig.bridge.connect()
         await rig.until(lambda: rig.told(StreamLost))
         assert [event.reason for event in rig.told(StreamLost)] == ["refused with HTTP 403"]
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE, "polling goes on"

@@ -14,7 +14,7 @@ from trio_bridge.events.data import CompetingSession, CompetingSessionEnded, Not
 from trio_bridge.events.gateway import GatewayRemark
 from trio_bridge.gateways.socket.market_data.feed import ANSWER_S
 from trio_bridge.gateways.socket.market_data.refusals import ASK_REFUSED_S
-from trio_bridge.model import DataType, PositionState
+from trio_bridge.model import DataType, PositionState, Verdict
 from trio_bridge.simulator.tws.quirks import Advice
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ async def test_whatever_code_comes_before_valid_ticks_the_option_is_priced(
         await rig.bridge.connect()
         assert (await rig.until_right()).data_type is data_type
         await trio.sleep(30)
-        assert (await rig.until_right()).greeks_age_s == 0.0
+        row = await rig.until_right()
+        assert (row.greeks_age_s, row.verdict) == (0.0, Verdict.COMPLETE)
         assert rig.sim.received(CANCEL) == []
         assert len(rig.sim.received(SUBSCRIBE)) == 3
         assert rig.told(NotSubscribed) == []
@@ -69,7 +70,7 @@ async def test_without_a_computation_it_is_refused_and_cancelled_and_no_line_is_
         await rig.bridge.connect()
         await rig.until(lambda: times_asked(rig, advised))
         asked_at = times_asked(rig, advised)[0]
-        await rig.until_right(without={advised})
+        assert (await rig.until_right(without={advised})).verdict is Verdict.PARTIAL
         await rig.until(lambda: rig.sim.lines_in_use == 2)
         assert ANSWER_S <= trio.current_time() - asked_at <= ANSWER_S + LATE_S
         trouble = rig.bridge.inputs().troubles[advised]
@@ -84,7 +85,7 @@ async def test_without_a_computation_it_is_refused_and_cancelled_and_no_line_is_
         assert (event.code, event.contracts) == (code, 1)
 
         del rig.sim.quirks.advice[advised]
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert rig.bridge.inputs().troubles == {}
 
 
@@ -100,6 +101,7 @@ async def test_codes_for_a_line_that_lives_change_nothing_and_leak_nothing(
                 rig.sim.say_of_lines([advised], code)
             assert await most_lines(rig, 60) == 3
             assert age_of(rig) == 0.0
+            assert rig.bridge.get_portfolio_greeks().verdict is Verdict.COMPLETE
         assert rig.sim.received(CANCEL) == []
         assert rig.told(NotSubscribed) == []
 
@@ -127,6 +129,7 @@ async def test_many_that_are_refused_at_once_are_one_event(faster_clock: Patient
         await rig.until_told(NotSubscribed)
         await trio.sleep(60)
         (event,) = rig.told(NotSubscribed)
+        assert rig.bridge.get_portfolio_greeks().verdict is Verdict.PARTIAL
         assert event.contracts == 40
         assert event.contract.count(", ") == 4
 
@@ -151,7 +154,9 @@ async def test_10197_for_one_contract_while_others_stream_is_no_competing_sessio
             silent_s = trio.current_time() - stopped_at
             if silent_s > 50 + LATE_S:
                 assert (row.priced, row.greeks_age_s) == (7, 0.0)
+                assert row.verdict is Verdict.PARTIAL
             elif silent_s < 50:
+                assert row.verdict is Verdict.COMPLETE
                 assert row.greeks_age_s == pytest.approx(silent_s, abs=LATE_S)
             trouble = rig.bridge.inputs().troubles[stopped]
             assert trouble.state is PositionState.REFUSED
@@ -163,6 +168,7 @@ async def test_10197_for_one_contract_while_others_stream_is_no_competing_sessio
 
         rig.sim.resume_ticks()
         await rig.until(lambda: (now := rig.row()) and now.priced == 8)
+        assert rig.bridge.get_portfolio_greeks().verdict is Verdict.COMPLETE
 
 
 async def test_10197_for_every_line_in_turn_is_one(faster_clock: PatientClock) -> None:

@@ -12,7 +12,8 @@ from tests.gateways.socket.market_data.support import age_of, ids_of, ticking
 from tests.gateways.socket.support import CANCEL, SUBSCRIBE, options_of, socket_rig, still_book
 from trio_bridge.events.data import FarmBack, FarmDown
 from trio_bridge.gateways.ongoing import CALM_S
-from trio_bridge.model import PositionState
+from trio_bridge.model import PositionState, Verdict
+from trio_bridge.risk.verdict import stale_after_s
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
@@ -41,16 +42,18 @@ async def test_a_farm_on_which_no_option_is_may_flap_for_long(
         await trio.sleep(5)
         if quiet:
             rig.sim.pause_ticks(ids_of(book)[:2])
-        ages = []
+        ages, verdicts = [], set()
         for _ in range(13):  # 52 s: no line is due for renewal
             rig.sim.notify(2103, "cashfarm")
             await trio.sleep(2)
             ages.append(age_of(rig))
+            verdicts.add(rig.bridge.get_portfolio_greeks().verdict)
             rig.sim.notify(2104, "cashfarm")
             await trio.sleep(2)
             ages.append(age_of(rig))
         assert len(rig.sim.received(SUBSCRIBE)) == 10
         assert rig.sim.received(CANCEL) == []
+        assert verdicts == {Verdict.COMPLETE}
         if not quiet:
             assert set(ages) == {0.0}
         assert len(rig.told(FarmDown)) == 1
@@ -94,6 +97,10 @@ async def test_the_options_of_a_broken_farm_age_until_it_is_back_while_others_ti
             troubles = rig.bridge.inputs().troubles
             assert {one.state for one in troubles.values()} == {PositionState.NO_DATA}
             assert set(troubles) == set(index[:3])
+            if abs(age - stale_after_s(5.0)) > 2:
+                stale = age > stale_after_s(5.0)
+                verdict = rig.bridge.get_portfolio_greeks().verdict
+                assert verdict is (Verdict.STALE if stale else Verdict.COMPLETE)
         rig.sim.mend_farm(farm="usopt")
         await rig.until(lambda: age_of(rig) == 0.0)
         assert rig.sim.lines_in_use == 10

@@ -18,7 +18,7 @@ from tests.gateways.socket.market_data.support import (
 from tests.gateways.socket.support import CANCEL, SUBSCRIBE, socket_rig, still_book
 from trio_bridge.events.data import LinesTaken
 from trio_bridge.gateways.socket.market_data.feed import ANSWER_S
-from trio_bridge.model import PositionState
+from trio_bridge.model import PositionState, Verdict
 from trio_bridge.risk.verdict import RENEWAL_S
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def test_lines_that_stand_still_are_renewed_within_a_minute(
             await trio.sleep(RENEWAL_S - 10)
             assert rig.sim.received(CANCEL) == []
             await trio.sleep(10 + LATE_S)
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert age_of(rig) == 0.0
         for con_id in silent:
             _, again_at = times_asked(rig, con_id)
@@ -69,18 +69,20 @@ async def test_what_a_renewal_does_not_bring_ages_from_its_last_word_and_is_then
             assert row is not None
             if silent_s < RENEWAL_S - 5:
                 assert (row.priced, row.greeks_age_s) == (9, 0.0)
+                assert row.verdict is Verdict.COMPLETE
             elif RENEWAL_S + ANSWER_S + LATE_S < silent_s < 120:
-                assert row.priced == 9
+                assert (row.priced, row.verdict) == (9, Verdict.STALE)
                 assert row.greeks_age_s == pytest.approx(silent_s, abs=LATE_S)
                 assert rig.bridge.inputs().troubles[dead[0]].state is PositionState.NO_DATA
             elif silent_s > 120 + LATE_S:
-                assert row.priced == others
+                assert (row.priced, row.verdict) == (others, Verdict.PARTIAL)
         assert silent_s > 140
         assert set(rig.bridge.inputs().troubles) == set(dead)
         assert rig.sim.lines_in_use == 5
 
         rig.sim.resume_ticks()
         await rig.until(lambda: (now := rig.row()) and (now.priced, now.greeks_age_s) == (9, 0.0))
+        assert rig.bridge.get_portfolio_greeks().verdict is Verdict.COMPLETE
         assert rig.bridge.inputs().troubles == {}
 
 

@@ -12,7 +12,7 @@ from tests.gateways.socket.market_data.support import exchanges_asked, ids_of
 from tests.gateways.socket.support import DETAILS, options_of, socket_rig, still_book
 from trio_bridge.events.data import ContractUnknown, ExchangeGivenUp
 from trio_bridge.gateways.socket.market_data.refusals import ASK_UNKNOWN_S
-from trio_bridge.model import PositionState
+from trio_bridge.model import PositionState, Verdict
 
 if TYPE_CHECKING:
     from tests.support.patient_clock import PatientClock
@@ -28,7 +28,8 @@ async def test_when_its_exchange_answers_200_the_next_is_asked(
         rig.sim.quirks.position_exchanges[option.con_id] = "AMEX"
         rig.sim.quirks.data_exchanges[option.con_id] = (served_at,)
         await rig.bridge.connect()
-        assert (await rig.until_right()).greeks_age_s == 0.0
+        row = await rig.until_right()
+        assert (row.greeks_age_s, row.verdict) == (0.0, Verdict.COMPLETE)
         first, *_, last = exchanges_asked(rig, option.con_id)
         assert (first, last) == ("AMEX", served_at)
         await rig.until_told(ExchangeGivenUp)
@@ -77,7 +78,8 @@ async def test_when_all_have_refused_it_is_given_up_and_all_are_asked_again_an_h
         rig.sim.quirks.position_exchanges[option.con_id] = "AMEX"
         rig.sim.quirks.data_exchanges[option.con_id] = ("NOWHERE",)
         await rig.bridge.connect()
-        await rig.until_right(without={option.con_id})
+        row = await rig.until_right(without={option.con_id})
+        assert row.verdict is Verdict.PARTIAL
         await rig.until_told(ContractUnknown)
         await trio.sleep(30)
         asked = exchanges_asked(rig, option.con_id)
@@ -101,6 +103,7 @@ async def test_three_hundred_contracts_that_answer_200_are_one_event(
         rig.sim.refuse_market_data(ids_of(book), 200)
         await rig.bridge.connect()
         await trio.sleep(200)
+        assert rig.bridge.get_portfolio_greeks().verdict is Verdict.PARTIAL
         events = rig.told(ContractUnknown)
         assert sum(event.contracts for event in events) == 300
         assert len(events) <= 2
@@ -120,5 +123,5 @@ async def test_of_two_answers_about_a_contract_smart_is_believed(
         rig.sim.positions_lack = frozenset({"exchange"})
         rig.sim.quirks.details[option.con_id] = answers if smart_first else answers[::-1]
         await rig.bridge.connect()
-        await rig.until_right()
+        assert (await rig.until_right()).verdict is Verdict.COMPLETE
         assert exchanges_asked(rig, option.con_id) == ["SMART"]
