@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import orjson
+import psycopg
 import trio
 
 from tests.support.process import PATIENCE_S as START_PATIENCE_S
@@ -109,6 +110,27 @@ def in_background(home: Path, database: str, **settings: object) -> Iterator[str
     finally:
         token.run_sync_soon(scope.cancel)
         thread.join()
+
+
+def record_the_quarter_before(conninfo: str, interval_s: float) -> None:
+    """Complete rows, as if the service had run for 15 minutes already: charts to look at."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        slots = {"interval_s": interval_s, "rows": round(900 / interval_s)}
+        connection.execute(QUARTER, slots)
+
+
+QUARTER = """
+    INSERT INTO portfolio_greeks
+        (timestamp, account, delta, gamma, vega, theta, underlying_price, positions, priced)
+    SELECT timestamp - n * make_interval(secs => %(interval_s)s), account,
+           delta * (1 + sin(n * %(interval_s)s / 90) / 30 + random() / 50),
+           gamma * (1 + sin(n * %(interval_s)s / 70) / 40),
+           vega * (1 + cos(n * %(interval_s)s / 50) / 50),
+           theta * (1 + sin(n * %(interval_s)s / 60) / 60),
+           underlying_price + 10 * sin(n * %(interval_s)s / 100), positions, priced
+    FROM (SELECT * FROM portfolio_greeks ORDER BY timestamp LIMIT 1) AS first,
+         generate_series(1, %(rows)s) AS n
+"""
 
 
 @asynccontextmanager

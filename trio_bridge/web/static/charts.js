@@ -2,6 +2,7 @@
 
 import { facts } from "./facts.js";
 import { mark, number, uncertain } from "./format.js";
+import { worse } from "./rows.js";
 import { range } from "./scale.js";
 import * as zone from "./zone.js";
 
@@ -10,6 +11,14 @@ const AXIS_WIDTH = 76;
 const TIME_AXIS_HEIGHT = 42;
 const ZONE_HEIGHT = 18;
 const NARROWEST_GAP = 2; // CSS pixels: a gap of one row in a month is still seen.
+
+// Told apart by shape alone, too. Dashes are in CSS pixels.
+const FIRST_STROKE = 5; // among a plot's series: before them are time, the band and its edges
+const STROKES = [
+  { verdict: "complete", width: 1.5, stroke: (name) => colour(name) },
+  { verdict: "stale", width: 1.5, dash: [9, 5], stroke: (name) => faint(name, 70) },
+  { verdict: "partial", width: 2.5, dash: [2.5, 4], stroke: () => colour("warn") },
+];
 
 const TIME_MARKS = [
   [86_400 * 28, "{MMM}", "\n{YYYY}", null, null, null, null, null, 1],
@@ -26,7 +35,7 @@ export class Charts {
   constructor(room, time, onPoint) {
     this.onPoint = onPoint;
     this.gaps = [];
-    this.verdict = "complete"; // the last row's
+    this.verdicts = []; // of the points drawn
     this.errors = {}; // by how much the last row's values may be wrong
     this.window = time;
     this.plots = facts.series.map((one, i) => this.#build(room, one, i === facts.series.length - 1));
@@ -38,14 +47,16 @@ export class Charts {
     matchMedia("(resolution: 1dppx)").addEventListener("change", () => this.#fit());
   }
 
-  /** Draw rows from `start` to `end`. `live`: the last row's values still hold. */
-  draw(rows, gaps, start, end, live) {
+  /** Draw rows from `start` to `end`. `verdict`: on the values of now. */
+  draw(rows, gaps, start, end, verdict) {
     this.rows = rows;
-    this.live = live;
+    this.verdict = verdict;
     this.gaps = gaps;
     this.window = [start, end];
     for (const { name, title, plot, canvas } of this.plots) {
-      plot.setData(rows.columns(name), true);
+      const [t, max, min, last, verdicts] = rows.columns(name);
+      this.verdicts = verdicts; // the same for all
+      plot.setData([t, max, min, max, min, ...STROKES.map(() => last)], true);
       canvas.setAttribute("aria-label", this.#summary(name, title));
     }
     this.showValues(null);
@@ -56,16 +67,16 @@ export class Charts {
    * for -1 none: there was no row.
    */
   showValues(i) {
-    for (const { name, value, unit, unitPlace } of this.plots) {
+    const verdict = i === null ? this.verdict : this.rows.verdict[i];
+    for (const { name, box, value, doubt, unit, unitPlace } of this.plots) {
       const column = this.rows.series[name].last;
       const error = i === null ? this.errors[name] : null;
       const text = uncertain(column[i ?? column.length - 1], error);
-      const stale = i === null && !this.live;
-      value.textContent = stale ? "–" : text;
-      const imperfect = i === null ? this.verdict : this.rows.verdict[i] ?? "complete";
-      if (stale || text === "–" || imperfect === "complete") delete value.dataset.verdict;
-      else value.dataset.verdict = imperfect;
-      unitPlace.textContent = stale && text !== "–" ? `last ${text}` : unit;
+      const blind = verdict === "blind";
+      value.textContent = blind ? "–" : text;
+      doubt.textContent = isDoubtful(verdict) ? verdict : "";
+      box.classList.toggle("doubtful", isDoubtful(verdict));
+      unitPlace.textContent = blind && text !== "–" ? `last ${text}` : unit;
     }
   }
 
@@ -78,11 +89,12 @@ export class Charts {
 
   #build(room, { name, title, unit, is_price: isPrice }, isLast) {
     const value = element("span", "value", "–");
+    const doubt = element("span", "doubt");
     const unitPlace = element("span", "unit", unit);
     const zeroless = element("span", "zeroless", "0 is off the scale");
     zeroless.hidden = true;
     const head = element("div", "name");
-    head.append(element("h3", "", title), value, unitPlace, zeroless);
+    head.append(element("h3", "", title), value, " ", doubt, " ", unitPlace, zeroless);
     const canvas = element("div", "canvas");
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", title);
@@ -92,12 +104,13 @@ export class Charts {
     room.append(box);
     const options = this.#options(name, isPrice, isLast);
     options.hooks.setScale = [(plot) => (zeroless.hidden = isPrice || hasZero(plot))];
-    const plot = new uPlot(options, [[], [], [], [], [], [], []], canvas);
-    return { name, title, unit, value, unitPlace, canvas, plot };
+    const plot = new uPlot(options, options.series.map(() => []), canvas);
+    return { name, title, unit, box, value, doubt, unitPlace, canvas, plot };
   }
 
   #options(name, isPrice, isLast) {
-    const edge = { stroke: () => faint(name, 56), width: 1, points: { show: false } };
+    const side = { stroke: "transparent", points: { show: false } };
+    const edge = { ...side, stroke: () => faint(name, 56), width: 1, gaps: (plot, series) => this.#edgeless(plot, series) };
     return {
       width: 300,
       height: 90,
@@ -110,8 +123,8 @@ export class Charts {
         drag: { x: false, y: false, setScale: false },
         points: {
           size: 7,
-          fill: (_, i) => (i === 3 ? colour(name) : "transparent"),
-          stroke: (_, i) => (i === 3 ? colour("card") : "transparent"),
+          fill: (_, i) => (i === FIRST_STROKE ? colour(name) : "transparent"),
+          stroke: (_, i) => (i === FIRST_STROKE ? colour("card") : "transparent"),
           width: 2,
         },
       },
@@ -148,15 +161,11 @@ export class Charts {
       ],
       series: [
         {},
+        side,
+        side,
         edge,
         edge,
-        {
-          stroke: "transparent",
-          points: { show: true, size: 4, fill: () => colour(name), filter: lonely },
-        },
-        { stroke: () => colour(name), width: 1.5, points: { show: false } },
-        { stroke: () => colour(name), width: 1.5, dash: [8, 4], points: { show: false } },
-        { stroke: () => colour("bad"), width: 1.5, dash: [2, 3], points: { show: false } },
+        ...STROKES.map((one) => this.#stroke(name, one)),
       ],
       bands: [{ series: [1, 2], fill: () => faint(name, 22) }],
       hooks: {
@@ -167,7 +176,41 @@ export class Charts {
     };
   }
 
+  /** One of the series that share a line's values; each draws its own pieces of it. */
+  #stroke(name, { verdict, width, stroke }) {
+    const isMine = (i) => this.verdicts[i] === verdict;
+    return {
+      width,
+      stroke: () => stroke(name),
+      gaps: (plot, series) => leftOut(plot, (i) => this.#reaches(i, verdict) && isKnown(plot.data[series], i)),
+      points: {
+        show: true,
+        size: verdict === "complete" ? 4 : 6,
+        fill: () => (verdict === "complete" ? colour(name) : colour("card")),
+        filter: (plot, series, show) => lonely(plot, series, show).filter(isMine),
+      },
+    };
+  }
+
+  /** Whether the stroke to point `i` has this verdict: it is as good as the worse of its ends. */
+  #reaches(i, verdict) {
+    return worse(this.verdicts[i - 1], this.verdicts[i]) === verdict;
+  }
+
+  /**
+   * Where the band between lowest and highest has no edges, for uPlot's `gaps`: they would be a
+   * solid line beside or under one that must not look solid.
+   */
+  #edgeless(plot, series) {
+    const [, max, min] = plot.data;
+    const isOpen = (i) => max[i - 1] !== min[i - 1] || max[i] !== min[i];
+    return leftOut(plot, (i) => isKnown(plot.data[series], i) && isOpen(i) && this.#reaches(i, "complete"));
+  }
+
   #shade(plot) {
+    STROKES.forEach(({ dash }, i) => { // uPlot's are in the screen's pixels, which zooming changes
+      plot.series[FIRST_STROKE + i].dash = dash?.map((one) => one * devicePixelRatio);
+    });
     const { ctx } = plot;
     const { left, top, width, height } = plot.bbox;
     ctx.save();
@@ -227,7 +270,9 @@ export class Charts {
     if (!lows.length) return `${title}: no values in this time`;
     const low = lows.reduce((a, b) => Math.min(a, b));
     const high = max.reduce((a, b) => Math.max(a, b ?? -Infinity), -Infinity);
-    return `${title} over time: now ${number(last[last.length - 1])}, `
+    const now = this.verdict === "blind" ? "unknown" : number(last[last.length - 1]);
+    const doubt = isDoubtful(this.verdict) ? ` (${this.verdict})` : "";
+    return `${title} over time: now ${now}${doubt}, `
       + `lowest ${number(low)}, highest ${number(high)}`;
   }
 }
@@ -258,7 +303,7 @@ function hatch(ctx) {
 }
 
 function isEmpty(plot) {
-  return plot.data[3].every((value) => value === null);
+  return plot.data[FIRST_STROKE].every((value) => value === null);
 }
 
 function hasZero({ scales: { y } }) {
@@ -271,6 +316,27 @@ function drawZero(plot) {
   const { ctx, bbox } = plot;
   ctx.fillStyle = colour("soft");
   ctx.fillRect(bbox.left, Math.round(plot.valToPos(0, "y", true)), bbox.width, devicePixelRatio);
+}
+
+function isDoubtful(verdict) {
+  return verdict === "stale" || verdict === "partial";
+}
+
+/** For uPlot's `gaps`: the pieces of a line that it does not draw, in pixels. `isDrawn(i)`: that from i - 1. */
+function leftOut(plot, isDrawn) {
+  const [t] = plot.data;
+  const spans = [];
+  for (let i = 1; i < t.length; i += 1) {
+    if (isDrawn(i)) continue;
+    const [from, to] = [t[i - 1], t[i]].map((at) => Math.round(plot.valToPos(at, "x", true)));
+    if (spans.at(-1)?.[1] === from) spans.at(-1)[1] = to;
+    else spans.push([from, to]);
+  }
+  return spans;
+}
+
+function isKnown(column, i) {
+  return column[i - 1] !== null && column[i] !== null;
 }
 
 /** Points that no line reaches, for uPlot's `points.filter`. */
