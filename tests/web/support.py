@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from trio_bridge.simulator.book import Book
+
 PATIENCE_S = 25.0
 """For an answer or a page: less than the endpoint waits for a database (ANSWER_TIMEOUT_S)."""
 
@@ -69,7 +71,9 @@ async def is_answering(service: ServiceProcess, port: int) -> None:
 
 
 @asynccontextmanager
-async def watched_service(home: Path, database: str, **settings: object) -> AsyncIterator[Watched]:
+async def watched_service(
+    home: Path, database: str, *, book: Book | None = None, **settings: object
+) -> AsyncIterator[Watched]:
     """The real thing: a service process on a simulated gateway and a real database."""
     port = int(str(settings.get("BRIDGE_STATUS_PORT") or free_port()))
     wanted = {
@@ -79,7 +83,7 @@ async def watched_service(home: Path, database: str, **settings: object) -> Asyn
         **settings,
     }
     async with (
-        open_tws_simulator(make_book(accounts=2)) as gateway,
+        open_tws_simulator(book or make_book(accounts=2)) as gateway,
         running_service(
             home,
             IB_SOCKET_PORT=gateway.port,
@@ -97,7 +101,7 @@ def in_background(home: Path, database: str, **settings: object) -> Iterator[str
 
     async def main() -> None:
         with trio.CancelScope() as scope:
-            async with watched_service(home, database, **settings) as here:
+            async with watched_service(home, database, book=None, **settings) as here:
                 await here.wait_ready()
                 started.put((here.url, trio.lowlevel.current_trio_token(), scope))
                 await trio.sleep_forever()

@@ -713,7 +713,7 @@ async def test_what_there_is_one_of_or_none_is_told_so(browser: Browser, calm: s
     await browser.open(calm)
     for positions, priced, verdict, told in (
         (3, 3, "complete", "All 3 positions priced"),
-        (3, 1, "partial", "Partial: 1 of 3 positions priced"),
+        (3, 1, "partial", "Partial: 1 of 3 positions"),
         (3, 3, "stale", "Stale: old data of 1 of 3 positions"),
         (1, 1, "stale", "Stale: old data of 1 of 1 position"),
         (1, 1, "complete", "1 of 1 position priced"),

@@ -77,9 +77,7 @@ def restless_day() -> list[Snapshot]:
 
 
 @asynccontextmanager
-async def page_without_gateway(
-    home: Path, database: str, **settings: object
-) -> AsyncIterator[str]:
+async def page_without_gateway(home: Path, database: str, **settings: object) -> AsyncIterator[str]:
     """The page's address of a service that takes no rows, because no gateway answers."""
     port = free_port()
     async with running_service(

@@ -13,7 +13,8 @@ const ZONE_HEIGHT = 18;
 const NARROWEST_GAP = 2; // CSS pixels: a gap of one row in a month is still seen.
 
 // Told apart by shape alone, too. Dashes are in CSS pixels.
-const FIRST_STROKE = 5; // among a plot's series: before them are time, the band and its edges
+const LAST = 5; // a plot's series: time, the band's two sides, its two edges, all last values, strokes
+const FIRST_STROKE = LAST + 1;
 const STROKES = [
   { verdict: "complete", width: 1.5, stroke: (name) => colour(name) },
   { verdict: "stale", width: 1.5, dash: [9, 5], stroke: (name) => faint(name, 70) },
@@ -56,7 +57,9 @@ export class Charts {
     for (const { name, title, plot, canvas } of this.plots) {
       const [t, max, min, last, verdicts] = rows.columns(name);
       this.verdicts = verdicts; // the same for all
-      plot.setData([t, max, min, max, min, ...STROKES.map(() => last)], true);
+      const of = (verdict, values) => values.map((value, i) => (this.#touches(i, verdict, last) ? value : null));
+      const edges = [max, min].map((values) => of("complete", values)); // solid lines, too
+      plot.setData([t, max, min, ...edges, last, ...STROKES.map((one) => of(one.verdict, last))], true);
       canvas.setAttribute("aria-label", this.#summary(name, title));
     }
     this.showValues(null);
@@ -110,7 +113,7 @@ export class Charts {
 
   #options(name, isPrice, isLast) {
     const side = { stroke: "transparent", points: { show: false } };
-    const edge = { ...side, stroke: () => faint(name, 56), width: 1, gaps: (plot, series) => this.#edgeless(plot, series) };
+    const edge = { ...side, stroke: () => faint(name, 56), width: 1 };
     return {
       width: 300,
       height: 90,
@@ -123,8 +126,8 @@ export class Charts {
         drag: { x: false, y: false, setScale: false },
         points: {
           size: 7,
-          fill: (_, i) => (i === FIRST_STROKE ? colour(name) : "transparent"),
-          stroke: (_, i) => (i === FIRST_STROKE ? colour("card") : "transparent"),
+          fill: (_, i) => (i === LAST ? colour(name) : "transparent"),
+          stroke: (_, i) => (i === LAST ? colour("card") : "transparent"),
           width: 2,
         },
       },
@@ -165,6 +168,7 @@ export class Charts {
         side,
         edge,
         edge,
+        side,
         ...STROKES.map((one) => this.#stroke(name, one)),
       ],
       bands: [{ series: [1, 2], fill: () => faint(name, 22) }],
@@ -176,18 +180,19 @@ export class Charts {
     };
   }
 
-  /** One of the series that share a line's values; each draws its own pieces of it. */
+  /** One of the series that share a line; each draws its own pieces of it. */
   #stroke(name, { verdict, width, stroke }) {
-    const isMine = (i) => this.verdicts[i] === verdict;
     return {
       width,
       stroke: () => stroke(name),
-      gaps: (plot, series) => leftOut(plot, (i) => this.#reaches(i, verdict) && isKnown(plot.data[series], i)),
+      gaps: (plot, series) => leftOut(
+        plot, (i) => this.#reaches(i, verdict) && isKnown(plot.data[series], i), isDoubtful(verdict) ? devicePixelRatio : 0,
+      ),
       points: {
         show: true,
         size: verdict === "complete" ? 4 : 6,
         fill: () => (verdict === "complete" ? colour(name) : colour("card")),
-        filter: (plot, series, show) => lonely(plot, series, show).filter(isMine),
+        filter: (plot, _, show) => (show ? lonely(plot.data[LAST]).filter((i) => this.verdicts[i] === verdict) : []),
       },
     };
   }
@@ -198,13 +203,12 @@ export class Charts {
   }
 
   /**
-   * Where the band between lowest and highest has no edges, for uPlot's `gaps`: they would be a
-   * solid line beside or under one that must not look solid.
+   * Whether point `i` is the end of a stroke of this verdict, or has no stroke and is of it. Only
+   * these are drawn: two points within a pixel can't be told apart by `gaps`.
    */
-  #edgeless(plot, series) {
-    const [, max, min] = plot.data;
-    const isOpen = (i) => max[i - 1] !== min[i - 1] || max[i] !== min[i];
-    return leftOut(plot, (i) => isKnown(plot.data[series], i) && isOpen(i) && this.#reaches(i, "complete"));
+  #touches(i, verdict, column) {
+    if (isLonely(column, i)) return this.verdicts[i] === verdict;
+    return this.#reaches(i, verdict) || (i + 1 < column.length && this.#reaches(i + 1, verdict));
   }
 
   #shade(plot) {
@@ -303,7 +307,7 @@ function hatch(ctx) {
 }
 
 function isEmpty(plot) {
-  return plot.data[FIRST_STROKE].every((value) => value === null);
+  return plot.data[LAST].every((value) => value === null);
 }
 
 function hasZero({ scales: { y } }) {
@@ -322,34 +326,34 @@ function isDoubtful(verdict) {
   return verdict === "stale" || verdict === "partial";
 }
 
-/** For uPlot's `gaps`: the pieces of a line that it does not draw, in pixels. `isDrawn(i)`: that from i - 1. */
-function leftOut(plot, isDrawn) {
+/**
+ * For uPlot's `gaps`: the pieces of a line that it does not draw, in pixels. `isDrawn(i)`: that from
+ * i - 1. `more`: by how much each end of what is drawn is longer, lest it be too short to be seen.
+ */
+function leftOut(plot, isDrawn, more = 0) {
   const [t] = plot.data;
+  const place = (i) => Math.round(plot.valToPos(t[i], "x", true));
   const spans = [];
-  for (let i = 1; i < t.length; i += 1) {
-    if (isDrawn(i)) continue;
-    const [from, to] = [t[i - 1], t[i]].map((at) => Math.round(plot.valToPos(at, "x", true)));
-    if (spans.at(-1)?.[1] === from) spans.at(-1)[1] = to;
-    else spans.push([from, to]);
+  for (let i = 1, wasDrawn = true; i < t.length; i += 1) {
+    const isLeftOut = !isDrawn(i);
+    if (isLeftOut && wasDrawn) spans.push([place(i - 1), place(i)]);
+    else if (isLeftOut) spans.at(-1)[1] = place(i);
+    wasDrawn = !isLeftOut;
   }
-  return spans;
+  return spans.map(([from, to]) => [from + more, to - more]).filter(([from, to]) => from < to);
 }
 
 function isKnown(column, i) {
   return column[i - 1] !== null && column[i] !== null;
 }
 
-/** Points that no line reaches, for uPlot's `points.filter`. */
-function lonely(plot, series, show) {
-  if (show === false) return [];
-  const column = plot.data[series];
-  const found = [];
-  for (let i = 0; i < column.length; i += 1) {
-    if (column[i] !== null && (column[i - 1] ?? null) === null && (column[i + 1] ?? null) === null) {
-      found.push(i);
-    }
-  }
-  return found;
+/** Points that no line reaches. */
+function lonely(column) {
+  return [...column.keys()].filter((i) => isLonely(column, i));
+}
+
+function isLonely(column, i) {
+  return column[i] !== null && (column[i - 1] ?? null) === null && (column[i + 1] ?? null) === null;
 }
 
 /** Of page.css; a series without a colour of its own gets that of soft text. */

@@ -7,7 +7,7 @@ import * as zone from "./zone.js";
 
 const MOST_EVENTS = 60;
 const MOST_GAPS = 50;
-const FEW_DEFECTS = 5; // they are shown without being asked for
+const FEW_DEFECTS = 3; // they are shown without being asked for
 const KINDS = { info: "", warning: "Warning: ", error: "Error: " };
 
 const $ = (id) => document.getElementById(id);
