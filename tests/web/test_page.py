@@ -380,6 +380,8 @@ async def test_everybody_can_read_it(
         else:
             here.gateway.restore_upstream()
         await browser.until_text("#headline", verdict)
+        says_no_rows = "no rows" in await browser.text("#gateway")
+        assert says_no_rows is (verdict == "Not recording")
         await browser.until("return !document.querySelector('#gaps').hidden")
         await browser.do("document.querySelector('#gaps').open = true")
         await browser.look_well(verdict.lower().replace(" ", "-"))

@@ -15,7 +15,7 @@ from tests.faults.test_agreement import QUICK
 from tests.support.database import store
 from tests.support.rows import snapshot
 from tests.web.browser import LOOKS
-from tests.web.support import record_the_quarter_before, watched_service
+from tests.web.support import following, record_the_quarter_before, watched_service
 from tests.web.test_page import HEADLINE, SPOKEN
 from tests.web.test_scales import DRAWN, page_without_gateway
 from trio_bridge.model import Verdict
@@ -207,6 +207,27 @@ async def test_a_row_is_believed_before_the_next_status(
         assert set(await browser.do(DOUBTS)) == {"partial"}
         here.gateway.book.market.override(option)
         await browser.until_text("#headline", "Recording")
+
+
+async def test_the_status_follows_the_verdict_at_once_also_where_partial_is_good_enough(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    """It names the contracts. Rows come every 0.5 s, the status at least every five."""
+    async with (
+        hasty_service(tmp_path, fresh_database, BRIDGE_READY="partial") as here,
+        following(here.port) as messages,
+    ):
+        here.gateway.book.market.override(
+            here.gateway.book.market.options()[0].con_id, delta=IMPOSSIBLE_DELTA
+        )
+        rows = 0
+        async for message in messages:
+            if message.data and message.kind == "row":
+                rows += message.data["verdict"] == "partial"
+            elif message.kind == "status" and message.data["verdict"] == "partial":
+                break
+        assert rows < 5
+        assert len(message.data["defects"]) == 1
 
 
 ONE_STATUS = """

@@ -297,7 +297,7 @@ function withRow(status, row) {
   if (Date.parse(row.timestamp) < Date.parse(ticker.last?.timestamp)) return status;
   const verdict = verdictOf(row);
   const defects = verdict === before ? status.defects : [];
-  return { ...status, verdict, defects, ticker: { ...ticker, last: row } };
+  return { ...status, verdict, defects, ticker: { ...ticker, last: row, silent_because: null } };
 }
 
 function addRows(rows) {
