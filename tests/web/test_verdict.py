@@ -135,6 +135,13 @@ async def test_partial_and_stale_are_headline_title_numbers_and_list(
         await browser.drawn()
         await browser.until_text("#subline", " and ")
         await browser.look_well("partial")
+        await browser.become(1_280, 720)
+        await browser.keep_screenshot("page-low-partial")
+        overflowing = await browser.do(
+            "return [document.documentElement, ...document.querySelectorAll('.plot')]"
+            ".filter((one) => one.scrollHeight > one.clientHeight).map((one) => one.innerText)"
+        )
+        assert overflowing == []
         for option in options[:MANY]:
             market.override(option)
         await assert_complete(browser)
