@@ -255,6 +255,16 @@ class Browser:
         )
         return set(found)
 
+    async def look_well(self, name: str) -> None:
+        """In each of `LOOKS` everybody can read the page, and it fits the window's width; keeps
+        screenshots."""
+        for look_name, look in LOOKS.items():
+            await self.become(**look)
+            assert await self.violations() == [], (name, look_name)
+            width, room = await self.do("return [document.documentElement.scrollWidth, innerWidth]")
+            assert width <= room, (name, look_name)
+            await self.keep_screenshot(f"page-{look_name}-{name}")
+
     async def keep_screenshot(self, name: str) -> None:
         """As artifacts/NAME.png, the whole page."""
         ARTIFACTS.mkdir(exist_ok=True)

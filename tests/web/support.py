@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import orjson
+import psycopg
 import trio
 
 from tests.support.process import PATIENCE_S as START_PATIENCE_S
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.types import ASGIApp
+
+    from trio_bridge.simulator.book import Book
 
 PATIENCE_S = 25.0
 """For an answer or a page: less than the endpoint waits for a database (ANSWER_TIMEOUT_S)."""
@@ -68,7 +71,9 @@ async def is_answering(service: ServiceProcess, port: int) -> None:
 
 
 @asynccontextmanager
-async def watched_service(home: Path, database: str, **settings: object) -> AsyncIterator[Watched]:
+async def watched_service(
+    home: Path, database: str, *, book: Book | None = None, **settings: object
+) -> AsyncIterator[Watched]:
     """The real thing: a service process on a simulated gateway and a real database."""
     port = int(str(settings.get("BRIDGE_STATUS_PORT") or free_port()))
     wanted = {
@@ -78,7 +83,7 @@ async def watched_service(home: Path, database: str, **settings: object) -> Asyn
         **settings,
     }
     async with (
-        open_tws_simulator(make_book(accounts=2)) as gateway,
+        open_tws_simulator(book or make_book(accounts=2)) as gateway,
         running_service(
             home,
             IB_SOCKET_PORT=gateway.port,
@@ -96,7 +101,7 @@ def in_background(home: Path, database: str, **settings: object) -> Iterator[str
 
     async def main() -> None:
         with trio.CancelScope() as scope:
-            async with watched_service(home, database, **settings) as here:
+            async with watched_service(home, database, book=None, **settings) as here:
                 await here.wait_ready()
                 started.put((here.url, trio.lowlevel.current_trio_token(), scope))
                 await trio.sleep_forever()
@@ -109,6 +114,27 @@ def in_background(home: Path, database: str, **settings: object) -> Iterator[str
     finally:
         token.run_sync_soon(scope.cancel)
         thread.join()
+
+
+def record_the_quarter_before(conninfo: str, interval_s: float) -> None:
+    """Complete rows, as if the service had run for 15 minutes already: charts to look at."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        slots = {"interval_s": interval_s, "rows": round(900 / interval_s)}
+        connection.execute(QUARTER, slots)
+
+
+QUARTER = """
+    INSERT INTO portfolio_greeks
+        (timestamp, account, delta, gamma, vega, theta, underlying_price, positions, priced)
+    SELECT timestamp - n * make_interval(secs => %(interval_s)s), account,
+           delta * (1 + sin(n * %(interval_s)s / 90) / 30 + random() / 50),
+           gamma * (1 + sin(n * %(interval_s)s / 70) / 40),
+           vega * (1 + cos(n * %(interval_s)s / 50) / 50),
+           theta * (1 + sin(n * %(interval_s)s / 60) / 60),
+           underlying_price + 10 * sin(n * %(interval_s)s / 100), positions, priced
+    FROM (SELECT * FROM portfolio_greeks ORDER BY timestamp LIMIT 1) AS first,
+         generate_series(1, %(rows)s) AS n
+"""
 
 
 @asynccontextmanager

@@ -77,7 +77,7 @@ def restless_day() -> list[Snapshot]:
 
 
 @asynccontextmanager
-async def page_without_gateway(home: Path, database: str) -> AsyncIterator[str]:
+async def page_without_gateway(home: Path, database: str, **settings: object) -> AsyncIterator[str]:
     """The page's address of a service that takes no rows, because no gateway answers."""
     port = free_port()
     async with running_service(
@@ -86,6 +86,7 @@ async def page_without_gateway(home: Path, database: str) -> AsyncIterator[str]:
         DATABASE_URL=database,
         BRIDGE_STATUS_PORT=port,
         BRIDGE_RECONNECT_BACKOFF="0.2",
+        **settings,
     ) as service:
         await is_answering(service, port)
         yield f"http://127.0.0.1:{port}/"

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trio_bridge.events.folding import FOLDED
+from trio_bridge.model import Verdict
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, values_of
 from trio_bridge.stores.reading.buckets import CHARTED
@@ -50,6 +51,7 @@ def page_facts(interval_s: float) -> dict[str, Any]:
             }
             for name in PORTFOLIO_GREEKS.charted
         ],
+        "verdicts": list(Verdict),  # from best to worst
         "interval_s": interval_s,
         "intervals_allowed": INTERVALS_ALLOWED,
         "missing": MISSING,

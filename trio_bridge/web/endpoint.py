@@ -95,6 +95,7 @@ async def _send_status(site: Site) -> None:
         gateway, storage = status["gateway"], status["storage"]
         essence = (
             status["not_ready_because"],
+            (status["verdict"], [one.contract for one in status["defects"]]),
             (gateway.state, gateway.reason),
             (storage.breaker, storage.waiting > 1, storage.quarantined, storage.dropped),
             (storage.spool_bytes > 0, status["ticker"].skipped),

@@ -2,6 +2,7 @@
 
 import { facts } from "./facts.js";
 import { mark, number, uncertain } from "./format.js";
+import { worse } from "./rows.js";
 import { range } from "./scale.js";
 import * as zone from "./zone.js";
 
@@ -10,6 +11,15 @@ const AXIS_WIDTH = 76;
 const TIME_AXIS_HEIGHT = 42;
 const ZONE_HEIGHT = 18;
 const NARROWEST_GAP = 2; // CSS pixels: a gap of one row in a month is still seen.
+
+// Told apart by shape alone, too. Dashes are in CSS pixels.
+const LAST = 5; // a plot's series: time, the band's two sides, its two edges, all last values, strokes
+const FIRST_STROKE = LAST + 1;
+const STROKES = [
+  { verdict: "complete", width: 1.5, stroke: (name) => colour(name) },
+  { verdict: "stale", width: 1.5, dash: [9, 5], stroke: (name) => faint(name, 70) },
+  { verdict: "partial", width: 2.5, dash: [2.5, 4], stroke: () => colour("warn") },
+];
 
 const TIME_MARKS = [
   [86_400 * 28, "{MMM}", "\n{YYYY}", null, null, null, null, null, 1],
@@ -26,7 +36,7 @@ export class Charts {
   constructor(room, time, onPoint) {
     this.onPoint = onPoint;
     this.gaps = [];
-    this.verdict = "complete"; // the last row's
+    this.verdicts = []; // of the points drawn
     this.errors = {}; // by how much the last row's values may be wrong
     this.window = time;
     this.plots = facts.series.map((one, i) => this.#build(room, one, i === facts.series.length - 1));
@@ -38,14 +48,18 @@ export class Charts {
     matchMedia("(resolution: 1dppx)").addEventListener("change", () => this.#fit());
   }
 
-  /** Draw rows from `start` to `end`. `live`: the last row's values still hold. */
-  draw(rows, gaps, start, end, live) {
+  /** Draw rows from `start` to `end`. `verdict`: on the values of now. */
+  draw(rows, gaps, start, end, verdict) {
     this.rows = rows;
-    this.live = live;
+    this.verdict = verdict;
     this.gaps = gaps;
     this.window = [start, end];
     for (const { name, title, plot, canvas } of this.plots) {
-      plot.setData(rows.columns(name), true);
+      const [t, max, min, last, verdicts] = rows.columns(name);
+      this.verdicts = verdicts; // the same for all
+      const of = (verdict, values) => values.map((value, i) => (this.#touches(i, verdict, last) ? value : null));
+      const edges = [max, min].map((values) => of("complete", values)); // solid lines, too
+      plot.setData([t, max, min, ...edges, last, ...STROKES.map((one) => of(one.verdict, last))], true);
       canvas.setAttribute("aria-label", this.#summary(name, title));
     }
     this.showValues(null);
@@ -56,16 +70,16 @@ export class Charts {
    * for -1 none: there was no row.
    */
   showValues(i) {
-    for (const { name, value, unit, unitPlace } of this.plots) {
+    const verdict = i === null ? this.verdict : this.rows.verdict[i];
+    for (const { name, box, value, doubt, unit, unitPlace } of this.plots) {
       const column = this.rows.series[name].last;
       const error = i === null ? this.errors[name] : null;
       const text = uncertain(column[i ?? column.length - 1], error);
-      const stale = i === null && !this.live;
-      value.textContent = stale ? "–" : text;
-      const imperfect = i === null ? this.verdict : this.rows.verdict[i] ?? "complete";
-      if (stale || text === "–" || imperfect === "complete") delete value.dataset.verdict;
-      else value.dataset.verdict = imperfect;
-      unitPlace.textContent = stale && text !== "–" ? `last ${text}` : unit;
+      const blind = verdict === "blind";
+      value.textContent = blind ? "–" : text;
+      doubt.textContent = isDoubtful(verdict) ? verdict : "";
+      box.classList.toggle("doubtful", isDoubtful(verdict));
+      unitPlace.textContent = blind && text !== "–" ? `last ${text}` : unit;
     }
   }
 
@@ -78,11 +92,12 @@ export class Charts {
 
   #build(room, { name, title, unit, is_price: isPrice }, isLast) {
     const value = element("span", "value", "–");
+    const doubt = element("span", "doubt");
     const unitPlace = element("span", "unit", unit);
     const zeroless = element("span", "zeroless", "0 is off the scale");
     zeroless.hidden = true;
     const head = element("div", "name");
-    head.append(element("h3", "", title), value, unitPlace, zeroless);
+    head.append(element("h3", "", title), value, " ", doubt, " ", unitPlace, zeroless);
     const canvas = element("div", "canvas");
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", title);
@@ -92,12 +107,13 @@ export class Charts {
     room.append(box);
     const options = this.#options(name, isPrice, isLast);
     options.hooks.setScale = [(plot) => (zeroless.hidden = isPrice || hasZero(plot))];
-    const plot = new uPlot(options, [[], [], [], [], [], [], []], canvas);
-    return { name, title, unit, value, unitPlace, canvas, plot };
+    const plot = new uPlot(options, options.series.map(() => []), canvas);
+    return { name, title, unit, box, value, doubt, unitPlace, canvas, plot };
   }
 
   #options(name, isPrice, isLast) {
-    const edge = { stroke: () => faint(name, 56), width: 1, points: { show: false } };
+    const side = { stroke: "transparent", points: { show: false } };
+    const edge = { ...side, stroke: () => faint(name, 56), width: 1 };
     return {
       width: 300,
       height: 90,
@@ -110,8 +126,8 @@ export class Charts {
         drag: { x: false, y: false, setScale: false },
         points: {
           size: 7,
-          fill: (_, i) => (i === 3 ? colour(name) : "transparent"),
-          stroke: (_, i) => (i === 3 ? colour("card") : "transparent"),
+          fill: (_, i) => (i === LAST ? colour(name) : "transparent"),
+          stroke: (_, i) => (i === LAST ? colour("card") : "transparent"),
           width: 2,
         },
       },
@@ -148,15 +164,12 @@ export class Charts {
       ],
       series: [
         {},
+        side,
+        side,
         edge,
         edge,
-        {
-          stroke: "transparent",
-          points: { show: true, size: 4, fill: () => colour(name), filter: lonely },
-        },
-        { stroke: () => colour(name), width: 1.5, points: { show: false } },
-        { stroke: () => colour(name), width: 1.5, dash: [8, 4], points: { show: false } },
-        { stroke: () => colour("bad"), width: 1.5, dash: [2, 3], points: { show: false } },
+        side,
+        ...STROKES.map((one) => this.#stroke(name, one)),
       ],
       bands: [{ series: [1, 2], fill: () => faint(name, 22) }],
       hooks: {
@@ -167,7 +180,41 @@ export class Charts {
     };
   }
 
+  /** One of the series that share a line; each draws its own pieces of it. */
+  #stroke(name, { verdict, width, stroke }) {
+    return {
+      width,
+      stroke: () => stroke(name),
+      gaps: (plot, series) => leftOut(
+        plot, (i) => this.#reaches(i, verdict) && isKnown(plot.data[series], i), isDoubtful(verdict) ? devicePixelRatio : 0,
+      ),
+      points: {
+        show: true,
+        size: verdict === "complete" ? 4 : 6,
+        fill: () => (verdict === "complete" ? colour(name) : colour("card")),
+        filter: (plot, _, show) => (show ? lonely(plot.data[LAST]).filter((i) => this.verdicts[i] === verdict) : []),
+      },
+    };
+  }
+
+  /** Whether the stroke to point `i` has this verdict: it is as good as the worse of its ends. */
+  #reaches(i, verdict) {
+    return worse(this.verdicts[i - 1], this.verdicts[i]) === verdict;
+  }
+
+  /**
+   * Whether point `i` is the end of a stroke of this verdict, or has no stroke and is of it. Only
+   * these are drawn: two points within a pixel can't be told apart by `gaps`.
+   */
+  #touches(i, verdict, column) {
+    if (isLonely(column, i)) return this.verdicts[i] === verdict;
+    return this.#reaches(i, verdict) || (i + 1 < column.length && this.#reaches(i + 1, verdict));
+  }
+
   #shade(plot) {
+    STROKES.forEach(({ dash }, i) => { // uPlot's are in the screen's pixels, which zooming changes
+      plot.series[FIRST_STROKE + i].dash = dash?.map((one) => one * devicePixelRatio);
+    });
     const { ctx } = plot;
     const { left, top, width, height } = plot.bbox;
     ctx.save();
@@ -227,7 +274,9 @@ export class Charts {
     if (!lows.length) return `${title}: no values in this time`;
     const low = lows.reduce((a, b) => Math.min(a, b));
     const high = max.reduce((a, b) => Math.max(a, b ?? -Infinity), -Infinity);
-    return `${title} over time: now ${number(last[last.length - 1])}, `
+    const now = this.verdict === "blind" ? "unknown" : number(last[last.length - 1]);
+    const doubt = isDoubtful(this.verdict) ? ` (${this.verdict})` : "";
+    return `${title} over time: now ${now}${doubt}, `
       + `lowest ${number(low)}, highest ${number(high)}`;
   }
 }
@@ -258,7 +307,7 @@ function hatch(ctx) {
 }
 
 function isEmpty(plot) {
-  return plot.data[3].every((value) => value === null);
+  return plot.data[LAST].every((value) => value === null);
 }
 
 function hasZero({ scales: { y } }) {
@@ -273,17 +322,38 @@ function drawZero(plot) {
   ctx.fillRect(bbox.left, Math.round(plot.valToPos(0, "y", true)), bbox.width, devicePixelRatio);
 }
 
-/** Points that no line reaches, for uPlot's `points.filter`. */
-function lonely(plot, series, show) {
-  if (show === false) return [];
-  const column = plot.data[series];
-  const found = [];
-  for (let i = 0; i < column.length; i += 1) {
-    if (column[i] !== null && (column[i - 1] ?? null) === null && (column[i + 1] ?? null) === null) {
-      found.push(i);
-    }
+function isDoubtful(verdict) {
+  return verdict === "stale" || verdict === "partial";
+}
+
+/**
+ * For uPlot's `gaps`: the pieces of a line that it does not draw, in pixels. `isDrawn(i)`: that from
+ * i - 1. `more`: by how much each end of what is drawn is longer, lest it be too short to be seen.
+ */
+function leftOut(plot, isDrawn, more = 0) {
+  const [t] = plot.data;
+  const place = (i) => Math.round(plot.valToPos(t[i], "x", true));
+  const spans = [];
+  for (let i = 1, wasDrawn = true; i < t.length; i += 1) {
+    const isLeftOut = !isDrawn(i);
+    if (isLeftOut && wasDrawn) spans.push([place(i - 1), place(i)]);
+    else if (isLeftOut) spans.at(-1)[1] = place(i);
+    wasDrawn = !isLeftOut;
   }
-  return found;
+  return spans.map(([from, to]) => [from + more, to - more]).filter(([from, to]) => from < to);
+}
+
+function isKnown(column, i) {
+  return column[i - 1] !== null && column[i] !== null;
+}
+
+/** Points that no line reaches. */
+function lonely(column) {
+  return [...column.keys()].filter((i) => isLonely(column, i));
+}
+
+function isLonely(column, i) {
+  return column[i] !== null && (column[i - 1] ?? null) === null && (column[i + 1] ?? null) === null;
 }
 
 /** Of page.css; a series without a colour of its own gets that of soft text. */

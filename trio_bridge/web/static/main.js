@@ -7,7 +7,7 @@ import { facts } from "./facts.js";
 import { time } from "./format.js";
 import { fetchEvents, fetchRecent, fetchRows, Live } from "./live.js";
 import { showContact, showCoverage, showEvents, showReadout, showState, showVerdict, Tip } from "./panel.js";
-import { Rows, unread } from "./rows.js";
+import { Rows, unread, verdictOf } from "./rows.js";
 import * as words from "./words.js";
 import * as zone from "./zone.js";
 
@@ -116,7 +116,7 @@ function render() {
   const gaps = page.rows.gapsUntil(known);
   if (contact.state === "there" && gaps.at(-1)?.open) gaps.at(-1).to = end;
   page.gaps = contact.state === "lost" ? [...gaps, blindness(end)] : gaps;
-  charts.draw(page.rows, page.gaps, end - span, end, isLive());
+  charts.draw(page.rows, page.gaps, end - span, end, isLive() ? page.status.verdict : "blind");
   scrub.max = Math.max(0, page.rows.t.length - 1);
   if (document.activeElement !== scrub) scrub.value = scrub.max;
   scrub.disabled = page.rows.t.length === 0;
@@ -140,14 +140,18 @@ function blindness(end) {
 /** A gap in words. Behind the database's last row, rows may still be in the spool. */
 function explain(gap) {
   const spooled = page.status?.storage.spool_bytes > 0 && gap.from === page.rows.storedTo;
-  return words.gap(gap, now(), page.status?.not_ready_because ?? "", spooled);
+  const silence = page.status?.verdict === "blind" ? page.status.not_ready_because : "";
+  return words.gap(gap, now(), silence, spooled);
 }
 
 function restReadout() {
   if (page.trouble) showReadout(page.trouble);
   else if (!page.rows) showReadout("");
   else if (!page.rows.t.length) showReadout(`No rows in ${RANGES[page.shown].words}.`);
-  else showReadout(isLive() ? "" : words.lastRow(page.rows.last, now()));
+  else {
+    const age = isLive() ? "" : words.lastRow(page.rows.last, now());
+    showReadout(`${age} ${words.legend(page.rows.verdict)}`.trim());
+  }
 }
 
 function showPoint() {
@@ -168,12 +172,11 @@ function showPoint() {
     return;
   }
   charts.showValues(i);
-  const verdict = page.rows.verdict[i] ?? "complete";
-  const empty = page.rows.series.delta.last[i] === null;
-  const nameless = empty ? ": not one option was priced" : verdict === "complete" ? "" : `: ${verdict}`;
-  showReadout(time(page.rows.t[i]) + nameless);
+  const nameless = page.rows.series.delta.last[i] === null ? ": not one option was priced" : "";
+  const told = `${time(page.rows.t[i])}${words.doubt(page.rows.verdict[i], page.rows.isThinned)}${nameless}`;
+  showReadout(told);
   scrub.value = i;
-  scrub.setAttribute("aria-valuetext", `${time(page.rows.t[i])}${nameless}: ${spoken(i)}`);
+  scrub.setAttribute("aria-valuetext", `${told}: ${spoken(i)}`);
 }
 
 function spoken(i) {
@@ -209,7 +212,7 @@ function showNow() {
       return showVerdict(words.waiting(at, now()));
     default:
       if (page.status === null) return; // the first message is the status
-      showVerdict(words.verdict(page.status, page.safeAt === null ? null : Math.max(0, now() - page.safeAt)));
+      showVerdict(words.headline(page.status, page.safeAt === null ? null : Math.max(0, now() - page.safeAt)));
   }
 }
 
@@ -258,8 +261,6 @@ const live = new Live({
   status(status) {
     page.status = status;
     charts.errors = { gamma: status.ticker.last?.gamma_error };
-    charts.verdict = status.verdict;
-    page.dirty = true;
     const skew = Date.parse(status.at) / 1000 - Date.now() / 1000;
     if (Math.abs(skew - page.skew) > CLOCK_ERROR_S) {
       page.skew = skew;
@@ -275,6 +276,7 @@ const live = new Live({
   row(row) {
     contact.hear(now());
     page.safeAt = now();
+    if (page.status) showState(page.status = withRow(page.status, row));
     addRows([row]);
     showNow();
   },
@@ -288,6 +290,15 @@ const live = new Live({
     showLatest();
   },
 });
+
+/** The status as a newer row makes it; that of the bridge follows within seconds. */
+function withRow(status, row) {
+  const { ticker, verdict: before } = status;
+  if (Date.parse(row.timestamp) < Date.parse(ticker.last?.timestamp)) return status;
+  const verdict = verdictOf(row);
+  const defects = verdict === before ? status.defects : [];
+  return { ...status, verdict, defects, ticker: { ...ticker, last: row, silent_because: null } };
+}
 
 function addRows(rows) {
   for (const row of rows) page.rows?.add(row);

@@ -7,6 +7,7 @@ import * as zone from "./zone.js";
 
 const MOST_EVENTS = 60;
 const MOST_GAPS = 50;
+const FEW_DEFECTS = 3; // they are shown without being asked for
 const KINDS = { info: "", warning: "Warning: ", error: "Error: " };
 
 const $ = (id) => document.getElementById(id);
@@ -31,9 +32,6 @@ export function showContact(contact, heard) {
 }
 
 export function showState(status) {
-  $("defects").hidden = status.defects.length === 0;
-  put($("defects-summary"), `${many(status.defects.length, "position")} left out or old`);
-  $("defects-list").replaceChildren(...status.defects.map((one) => line("", words.defect(one), "li")));
   for (const name of ["gateway", "database", "spool", "rows"]) {
     const { mood, word, detail } = words[name](status);
     const place = $(name);
@@ -42,6 +40,19 @@ export function showState(status) {
     put(place.children[0], word);
     put(place.children[1], detail);
   }
+  showDefects(status.defects);
+}
+
+function showDefects(defects) {
+  const few = defects.length <= FEW_DEFECTS;
+  if ($("defects-summary").hidden !== few) $("defects").open = few;
+  $("defects").hidden = defects.length === 0;
+  $("defects-summary").hidden = few;
+  put($("defects-summary"), `${many(defects.length, "position")} with a problem`);
+  const texts = defects.map(words.defect);
+  const shown = [...$("defects-list").children].map((one) => one.textContent);
+  if (texts.join("\n") === shown.join("\n")) return; // what is marked stays marked
+  $("defects-list").replaceChildren(...texts.map((text) => line("", text, "li")));
 }
 
 /** Of `span` (in words), which begins at `start`. `gaps`: each in words, oldest first. */

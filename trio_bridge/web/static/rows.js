@@ -5,19 +5,15 @@ import { facts } from "./facts.js"; // What the server and this page must agree 
 
 export const SERIES = facts.series.map((one) => one.name);
 
-const WORSE = ["complete", "stale", "partial"]; // from best to worst
-
-/** Rows of older versions have no verdict: what they know decides (risk/verdict.py). */
-function verdictOf({ verdict, delta, priced, positions }) {
-  return verdict ?? (delta === null || (priced ?? positions) !== positions ? "partial" : "complete");
+/** What a row is worth; rows of older versions have no verdict (risk/verdict.py, `verdict_of`). */
+export function verdictOf({ verdict, delta, positions, priced }) {
+  if (verdict) return verdict;
+  return delta === null || (priced ?? positions) !== positions ? "partial" : "complete";
 }
 
-/** The values at the ends of all strokes with this verdict. */
-function stretches(values, verdicts, verdict) {
-  const rank = (i) => WORSE.indexOf(verdicts[i]);
-  const wanted = WORSE.indexOf(verdict);
-  const isOurs = (i, j) => verdicts[i] && verdicts[j] && Math.max(rank(i), rank(j)) === wanted;
-  return values.map((value, i) => (isOurs(i - 1, i) || isOurs(i, i + 1) ? value : null));
+/** The worse of two verdicts. */
+export function worse(one, other) {
+  return facts.verdicts.indexOf(one) > facts.verdicts.indexOf(other) ? one : other;
 }
 
 /** Instead of the answer of /api/rows when there is none: no rows, and a coverage that is not known. */
@@ -33,7 +29,7 @@ export class Rows {
     this.interval = found.interval_s;
     this.bucket = found.bucket_s;
     this.t = found.t;
-    this.verdict = found.verdict ?? []; // of each bucket: the worst of its rows
+    this.verdict = found.verdict;
     this.series = found.series;
     for (const name of SERIES) {
       this.series[name].min ??= [...this.series[name].last];
@@ -51,6 +47,11 @@ export class Rows {
     return this.t.length ? this.t[this.t.length - 1] : null;
   }
 
+  /** Whether a bucket may hold several rows. */
+  get isThinned() {
+    return this.bucket > this.interval;
+  }
+
   /** A row that has just become safe. */
   add(row) {
     const at = Date.parse(row.timestamp) / 1000;
@@ -64,11 +65,14 @@ export class Rows {
       this.coverage.rows += row.delta === null ? 0 : 1;
     }
     const sameBucket = this.t.length > 0 && this.#bucketOf(at) === this.#bucketOf(last);
-    if (sameBucket) this.t[this.t.length - 1] = at;
-    else this.t.push(at);
     const verdict = verdictOf(row);
-    if (!sameBucket) this.verdict.push(verdict);
-    else if (WORSE.indexOf(verdict) > WORSE.indexOf(this.verdict.at(-1))) this.verdict[this.verdict.length - 1] = verdict;
+    if (sameBucket) {
+      this.t[this.t.length - 1] = at;
+      this.verdict.push(worse(this.verdict.pop(), verdict));
+    } else {
+      this.t.push(at);
+      this.verdict.push(verdict);
+    }
     for (const name of SERIES) this.#put(this.series[name], row[name], sameBucket);
   }
 
@@ -108,14 +112,10 @@ export class Rows {
     return { ...this.coverage, slots: this.coverage.slots + missing };
   }
 
-  /**
-   * Columns for a chart: [t, max, min, last, and of last what is complete, stale, partial], broken
-   * where buckets without a row lie between. A stroke is as good as the worse of its two ends.
-   */
+  /** Columns for a chart, broken where buckets without a row lie between: [t, max, min, last, verdict]. */
   columns(name) {
     const { last, min, max } = this.series[name];
-    const columns = [[], [], [], []];
-    const verdicts = [];
+    const columns = [[], [], [], [], []];
     const widest = facts.missing * Math.max(this.bucket, this.interval);
     let gap = 0; // the interval may have been longer: only a gap breaks a line
     for (let i = 0; i < this.t.length; i += 1) {
@@ -124,15 +124,14 @@ export class Rows {
       if (i > 0 && inGap && this.t[i] - this.t[i - 1] > widest) {
         columns[0].push((this.t[i] + this.t[i - 1]) / 2);
         for (const column of columns.slice(1)) column.push(null);
-        verdicts.push(null);
       }
       columns[0].push(this.t[i]);
       columns[1].push(max[i]);
       columns[2].push(min[i]);
       columns[3].push(last[i]);
-      verdicts.push(this.verdict[i]);
+      columns[4].push(this.verdict[i]);
     }
-    return [...columns, ...WORSE.map((verdict) => stretches(columns[3], verdicts, verdict))];
+    return columns;
   }
 
   #bucketOf(at) {

@@ -2,45 +2,94 @@
 
 import { bytes, clock, count, duration, many, percent, time } from "./format.js";
 
+const FIRST_DEFECTS = 3; // for the line under the headline: the list has them all
 const FIRST_ROW_S = 30; // A window that begins so near to the first row ever begins with it.
 
 const seconds = (text) => Date.parse(text) / 1000;
 const since = (text) => (text ? ` since ${time(seconds(text))}` : "");
 
-const NAMED = 3; // defects in the head; the others are listed below
-
-/** The verdict in words, and one line. `sinceRow`: seconds since the last safe row, or null. */
-export function verdict(status, sinceRow) {
+/** The whole in one word and one line. `sinceRow`: seconds since the last safe row, or null. */
+export function headline(status, sinceRow) {
+  const { verdict, defects, storage, ticker: { last } } = status;
   const age = sinceRow === null ? "" : `, the last one ${duration(sinceRow)} ago`;
-  const spooled = status.storage.breaker === "CLOSED" ? "" : " The database is down: rows go into the spool.";
-  const every = `A row every ${status.interval_s} s${age}.${spooled}`;
-  switch (status.verdict) {
-    case "complete":
-      if (spooled) return { mood: "warn", word: "Recording into the spool", line: `A row every ${status.interval_s} s${age}. The database is down.` };
-      return { mood: "good", word: "Recording", line: every };
+  const every = `A row every ${status.interval_s} s${age}.${dataType(last)}`;
+  const spooling = storage.breaker === "CLOSED" ? "" : " The database is down: rows go into the spool.";
+  switch (verdict) {
+    case "complete": {
+      const line = `Complete. ${every}${spooling}`;
+      const word = `Recording ${covered(last)}`;
+      return spooling ? { mood: "warn", word: `${word} into the spool`, line } : { mood: "good", word, line };
+    }
     case "stale":
-      return { mood: "warn", word: "Stale: old data in the sums", line: `${named(status)} ${every}` };
+      return { mood: "warn", word: `Stale: ${old(status)}`, line: `${first(defects)}${every}${spooling}` };
     case "partial":
-      return { mood: "warn", word: `Partial: ${priced(status)}`, line: `${named(status)} ${every}` };
+      return { mood: "warn", word: `Partial${lacking(last)}`, line: `${first(defects)}${every}${spooling}` };
+    default: // blind
+      if (status.gateway.state === "holding") {
+        return { mood: "warn", word: "Holding", line: `The gateway's nightly reset: no rows until it is over.` };
+      }
+      return { mood: "bad", word: "Not recording", line: sentence(status.not_ready_because ?? "no rows") };
   }
-  if (status.gateway.state === "holding") {
-    return { mood: "warn", word: "Holding", line: `The gateway's nightly reset: no rows until it is over.` };
-  }
-  return { mood: "bad", word: "Not recording", line: sentence(status.not_ready_because ?? "no row has come") };
 }
 
-/** What is wrong with one position. */
+/** "17 of 30 positions". */
+function priced({ priced: found, positions }) {
+  return `${count(found)} of ${many(positions, "position")}`;
+}
+
+function old({ defects, ticker: { last } }) {
+  if (!defects.length) return "old data"; // the status that names them comes within seconds
+  return `old data of ${count(defects.length)} of ${many(last.positions, "position")}`;
+}
+
+/** What a partial row has, or lacks when an exchange rate is missing: then delta and gamma are whole. */
+function lacking(last) {
+  if (last.priced < last.positions) return `: ${priced(last)}`;
+  return last.vega === null ? ": vega and theta unknown" : "";
+}
+
+function covered({ positions }) {
+  return positions > 1 ? `all ${many(positions, "position")}` : many(positions, "position");
+}
+
+/** What is not live is said. */
+function dataType(last) {
+  return last?.data_type && last.data_type !== "live" ? ` Market data: ${last.data_type}.` : "";
+}
+
+/** One that keeps the rows from being complete. */
 export function defect({ contract, state, reason }) {
-  return `${contract} (${[state, reason].filter(Boolean).join(": ")})`;
+  return `${contract} (${reason ? `${state}: ${reason}` : state})`;
 }
 
-function named({ defects }) {
-  const more = defects.length > NAMED ? ` and ${count(defects.length - NAMED)} more` : "";
-  return defects.length ? sentence(defects.slice(0, NAMED).map(defect).join(", ") + more) : "";
+/** The first ones, those that have a reason in common together, and how many more there are. */
+function first(defects) {
+  if (!defects.length) return "";
+  const runs = [];
+  for (const one of defects.slice(0, FIRST_DEFECTS)) {
+    const run = runs.at(-1);
+    if (run?.state === one.state && run.reason === one.reason) run.contract += `, ${one.contract}`;
+    else runs.push({ ...one });
+  }
+  const others = defects.length - FIRST_DEFECTS;
+  const more = others > 0 ? ` and ${count(others)} more` : "";
+  return `${runs.map(defect).join(", ")}${more}. `;
 }
 
-function priced({ ticker: { last } }) {
-  return `${count(last.priced)} of ${many(last.positions, "position")}`;
+/** What is said of a row, or a stretch of them, that is not complete: with the time, at the cursor. */
+export function doubt(verdict, isStretch) {
+  if (verdict === "complete") return "";
+  return isStretch ? `, ${verdict} for some of it` : `, ${verdict}`;
+}
+
+const STROKES = {
+  partial: "Dotted: partial, some position is not in the sums.",
+  stale: "Dashed: stale, some data in the sums are old.",
+};
+
+/** The legend: how the charts draw what is not complete; `verdicts`: of what they show. */
+export function legend(verdicts) {
+  return Object.entries(STROKES).filter(([one]) => verdicts.includes(one)).map(([, text]) => text).join(" ");
 }
 
 /** While there is no message yet, of a page or since it is looked at again. */
@@ -111,24 +160,30 @@ export function spool(status) {
 }
 
 export function rows(status) {
-  const { last, rows: taken, skipped } = status.ticker;
+  const { verdict, ticker: { last, rows: taken, skipped } } = status;
   if (last === null) return { mood: "warn", word: "None yet", detail: "" };
-  const held = many(last.positions, "position");
-  if (status.verdict === "blind") {
+  if (verdict === "blind") {
     return {
       mood: "unknown",
       word: `Last at ${time(seconds(last.timestamp))}`,
-      detail: `${last.priced} of ${held} ${last.positions === 1 ? "was" : "were"} priced. ${many(taken, "row")} since the start.`,
+      detail: `${priced(last)} ${last.positions === 1 ? "was" : "were"} priced. ${many(taken, "row")} since the start.`,
     };
   }
   const age = last.greeks_age_s ? ` The oldest datum is ${duration(last.greeks_age_s)} old.` : "";
-  const kind = last.data_type && last.data_type !== "live" ? ` Market data: ${last.data_type}.` : "";
   const missed = skipped ? ` ${many(skipped, "slot")} skipped.` : "";
   return {
-    mood: status.verdict === "complete" ? "good" : "warn",
-    word: last.positions === 0 ? "No positions held" : last.priced === last.positions && last.positions > 1 ? `All ${held} priced` : `${priced(status)} priced`,
-    detail: `${last.account?.replaceAll(",", ", ") ?? ""}. ${many(taken, "row")} since the start.${age}${kind}${missed}`,
+    mood: verdict === "complete" ? "good" : "warn",
+    word: worth(status),
+    detail: `${last.account?.replaceAll(",", ", ") ?? ""}. ${many(taken, "row")} since the start.${age}${dataType(last)}${missed}`,
   };
+}
+
+function worth(status) {
+  const { verdict, ticker: { last } } = status;
+  if (verdict === "stale") return `Stale: ${old(status)}`;
+  if (verdict === "partial") return `Partial${lacking(last)}`;
+  if (last.positions === 0) return "No positions held";
+  return last.positions === 1 ? "1 of 1 position priced" : `All ${many(last.positions, "position")} priced`;
 }
 
 /** Above charts whose end is not now. */
