@@ -722,10 +722,13 @@ async def test_the_cause_of_a_gap_comes_before_what_else_happened_live_too(
 async def test_the_coverage_is_said_in_percent_and_slots(browser: Browser, calm: str) -> None:
     await browser.reset()
     await browser.open(calm)
-    text = await browser.import_and_do(
-        "words.js", "return m.coverage({ rows: 9, slots: 10, since: 0 }, 'a day', 0)"
-    )
-    assert text == "90.00 % of a day: 9 of 10 slots."
+    for complete, more in ((9, ""), (7, ", 7 of them complete"), (0, ", 0 of them complete")):
+        text = await browser.import_and_do(
+            "words.js",
+            "return m.coverage({ rows: 9, complete: a[0], slots: 10, since: 0 }, 'a day', 0)",
+            complete,
+        )
+        assert text == f"90.00 % of a day: 9 of 10 slots{more}."
 
 
 async def test_what_there_is_one_of_or_none_is_told_so(browser: Browser, calm: str) -> None:
@@ -753,7 +756,7 @@ async def test_what_there_is_one_of_or_none_is_told_so(browser: Browser, calm: s
         )
         assert told in (word, detail)
     text = await browser.import_and_do(
-        "words.js", "return m.coverage({ rows: 1, slots: 1, since: 0 }, 'a day', 0, 5)"
+        "words.js", "return m.coverage({ rows: 1, complete: 1, slots: 1, since: 0 }, 'a day', 0, 5)"
     )
     assert text == "100 % of a day: 1 of 1 slot."
 

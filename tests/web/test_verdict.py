@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -114,13 +115,15 @@ async def still_page(
     rows: list[Snapshot],
     database: str,
     interval_s: float,
-    **window: int,
+    *,
+    width: int = 1_440,
+    height: int = 900,
 ) -> AsyncIterator[Callable[[float], float]]:
     """A page that shows the 15 minutes before the last of these rows, however long it is looked at:
     what is drawn stays at its place. Gives that place for a number of seconds since 1970."""
     await store(database, rows)
     now = rows[-1].timestamp.timestamp() + 0.001
-    await browser.reset(**window)
+    await browser.reset(width, height)
     async with (
         page_without_gateway(home, database, BRIDGE_POLL_INTERVAL=interval_s) as url,
         browser.before_each_page(STOPPED.replace("SECOND", str(now))),
@@ -308,6 +311,11 @@ async def test_history_is_drawn_by_its_verdicts_and_they_are_said_at_the_cursor(
             await browser.keep_screenshot(f"page-{name}-strokes-{rows_per_bucket}")
             await assert_strokes(browser, name)
         await browser.become()
+        complete = re.search("([0-9,]+) of them complete", await browser.text("#coverage"))
+        assert complete
+        assert int(complete[1].replace(",", "")) == sum(
+            row.verdict is Verdict.COMPLETE for row in rows
+        )
         for verdict, place in zip(thirds, (0.2, 0.5, 0.8), strict=True):
             await browser.do(
                 "const scrub = document.querySelector('#scrub');"
@@ -423,7 +431,8 @@ async def test_a_bucket_is_worth_what_its_worst_row_is(browser: Browser, calm: s
         """
         const series = Object.fromEntries(m.SERIES.map((name) => [name, { last: [1] }]));
         const grid = { from: 0, interval_s: 5, bucket_s: 30 };
-        const told = { ...grid, t: [90], verdict: ["complete"], gaps: [], series, coverage: null };
+        const coverage = { since: 90, rows: 1, complete: 1, slots: 1 };
+        const told = { ...grid, t: [90], verdict: ["complete"], gaps: [], series, coverage };
         const rows = new m.Rows(told, []);
         const add = (second, verdict) =>
           rows.add({ timestamp: new Date(1000 * second).toISOString(), delta: 1, verdict });
@@ -431,10 +440,11 @@ async def test_a_bucket_is_worth_what_its_worst_row_is(browser: Browser, calm: s
           .forEach(([verdict, second]) => add(second, verdict));
         const found = [...rows.verdict];
         rows.trim(126);
-        return [found, rows.verdict, rows.t];
+        return [found, rows.verdict, rows.t, rows.coverage];
         """,
     )
-    assert found == [["partial", "stale"], ["stale"], [125]]
+    coverage = {"since": 90, "rows": 6, "complete": 3, "slots": 6}
+    assert found == [["partial", "stale"], ["stale"], [125], coverage]
 
 
 async def test_a_missing_exchange_rate_is_named(
