@@ -443,7 +443,7 @@ async def test_a_bucket_is_worth_what_its_worst_row_is(browser: Browser, calm: s
         return [found, rows.verdict, rows.t, rows.coverage];
         """,
     )
-    coverage = {"since": 90, "rows": 6, "complete": 3, "slots": 6}
+    coverage = {"since": 90, "rows": 6, "complete": 3, "slots": 8}
     assert found == [["partial", "stale"], ["stale"], [125], coverage]
 
 
