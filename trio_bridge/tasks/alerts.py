@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.model import Snapshot
+    from trio_bridge.model import Item
     from trio_bridge.policy.digest import Bulletin
     from trio_bridge.tasks.supervisor import ConnectionStatus
     from trio_bridge.tasks.ticker import TickerStatus
@@ -85,7 +85,7 @@ class Alerts:
         self._in_hand: Bulletin | None = None
         """What is being posted just now, perhaps not for the first time."""
 
-    def notice(self, item: Snapshot | ApiEvent) -> None:
+    def notice(self, item: Item) -> None:
         """Take note of a warning, an error, or the end of what was told; never waits."""
         if isinstance(item, ApiEvent) and (item.status is not Severity.INFO or item.kind in ROWS):
             self._add(item.timestamp, item.kind or "", item.status, item.message)
@@ -198,7 +198,7 @@ class Alerts:
 
 def _why(ticker: TickerStatus) -> str:
     if ticker.silent_because is not None:
-        return str(ticker.silent_because)
+        return ticker.silent_because
     if ticker.last is not None and ticker.last.delta is None:
         return "not one option has Greeks: rows are NULL"
     return "no slot was served in time: the machine is too busy"
