@@ -48,7 +48,13 @@ class Verdict(StrEnum):
     COMPLETE = "complete"
     STALE = "stale"
     PARTIAL = "partial"
+    STANDBY = "standby"
     BLIND = "blind"
+
+    @property
+    def is_of_a_row(self) -> bool:
+        """Whether a row can be worth this: the others say why there is none."""
+        return self not in (Verdict.STANDBY, Verdict.BLIND)
 
     @property
     def rank(self) -> int:

@@ -22,7 +22,7 @@ from trio_bridge.events.rows import (
     RowsResumed,
     RowsStale,
 )
-from trio_bridge.events.service import ServiceDied
+from trio_bridge.events.service import ServiceDied, SteppedBack, TookOver
 from trio_bridge.logs import Log
 from trio_bridge.model import ApiEvent, Severity, utc_now
 from trio_bridge.policy.backoff import Backoff
@@ -62,6 +62,11 @@ ROWS = frozenset(
 """What the rows are worth from here on. Of these only the latest is told, good news too: the last
 word that the receiver has heard must be true."""
 
+RECORDER = frozenset({TookOver.kind, SteppedBack.kind})
+"""The same of who records."""
+
+TOLD = ROWS | RECORDER
+
 log = Log()
 
 
@@ -87,7 +92,7 @@ class Alerts:
 
     def notice(self, item: Item) -> None:
         """Take note of a warning, an error, or the end of what was told; never waits."""
-        if isinstance(item, ApiEvent) and (item.status is not Severity.INFO or item.kind in ROWS):
+        if isinstance(item, ApiEvent) and (item.status is not Severity.INFO or item.kind in TOLD):
             self._add(item.timestamp, item.kind or "", item.status, item.message)
 
     def say(self, event: Event) -> None:
@@ -101,14 +106,16 @@ class Alerts:
         *,
         emit: EventSink,
         asked_s: Callable[[], float | None],
+        stands_by: Callable[[], bool] = lambda: False,
     ) -> None:
         """Post alerts until cancelled; then a last one if there is something to report.
 
-        `emit` gets the bugs of this task. `asked_s` says when the service was asked to end (Trio's
-        clock); None: it was not.
+        `stands_by` says whether there need be no rows, because another records. `emit` gets the
+        bugs of this task. `asked_s` says when the service was asked to end (Trio's clock); None: it
+        was not.
         """
         try:
-            await keep_going("alerting", partial(self._work, ticker, connection), emit)
+            await keep_going("alerting", partial(self._work, ticker, connection, stands_by), emit)
         finally:
             now, asked = trio.current_time(), asked_s()
             limit = LAST_WORD_S
@@ -120,24 +127,34 @@ class Alerts:
                 await self._post_last()
                 await self._webhook.aclose()
 
-    async def _work(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:
+    async def _work(
+        self,
+        ticker: TickerStatus,
+        connection: ConnectionStatus,
+        stands_by: Callable[[], bool],
+    ) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_rows, ticker, connection)
+            nursery.start_soon(self._watch_rows, ticker, connection, stands_by)
             await self._post_all()
 
     def _add(self, at: datetime, kind: str, status: Severity, message: str) -> None:
-        topic = "rows" if kind in ROWS else None
+        topic = "rows" if kind in ROWS else "recorder" if kind in RECORDER else None
         self._digest.add(at, kind, status, message, now=trio.current_time(), topic=topic)
         self._news.set()
 
-    async def _watch_rows(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:
+    async def _watch_rows(
+        self,
+        ticker: TickerStatus,
+        connection: ConnectionStatus,
+        stands_by: Callable[[], bool],
+    ) -> None:
         watch = SilenceWatch(self._after_s, now=trio.current_time())
         while True:
             await trio.sleep(LOOK_EVERY_S)
             silence = watch.look(
                 now=trio.current_time(),
                 right_s=ticker.last_right_s,
-                excused=connection.state is State.HOLDING,
+                excused=connection.state is State.HOLDING or stands_by(),
             )
             if silence is None:
                 continue

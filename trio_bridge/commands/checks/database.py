@@ -3,6 +3,7 @@ one service record each account?"""
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from trio_bridge.model import utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.conninfo import safe_target
+from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.embedded.server import try_out
 from trio_bridge.stores.reading.inspection import Inspection
 from trio_bridge.stores.reading.summary import recent_rows
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Report
     from trio_bridge.config import Settings
     from trio_bridge.stores.reading.inspection import ServerFacts, TableState
+    from trio_bridge.stores.reading.summary import RecentRow
 
 CONNECT_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 10.0
@@ -171,10 +174,14 @@ def _judge_rights(server: ServerFacts, tried: list[str]) -> Finding:
 async def _judge_rows(conninfo: str | None, settings: Settings) -> Finding:
     interval_s = settings.poll_interval_s
     at, back = utc_now(), timedelta(seconds=look_back_s(interval_s))
-    rows = () if conninfo is None else await recent_rows(conninfo, at - back, at + back)
+    rows: list[RecentRow] = []
+    if conninfo is not None:
+        with closing(Reader(conninfo)) as reader:
+            rows = await recent_rows(reader, at - back, at + back)
     if not rows:
         return skipped("rows", f"none in the last {duration(back.total_seconds())}")
-    doubled = doubled_slots(rows, interval_s, ours=settings.ib_account or None)
+    taken = [(row.at, row.accounts) for row in rows]
+    doubled = doubled_slots(taken, interval_s, ours=settings.ib_account or None)
     if doubled is not None:
         return warning(
             "rows",

@@ -23,6 +23,9 @@ export function verdict(status, sinceRow) {
     case "partial":
       return { mood: "warn", word: `Partial: ${priced(status)}`, line: `${named(status)} ${every}` };
   }
+  if (status.verdict === "standby") {
+    return { mood: "good", word: "Standing by", line: sentence(status.recorder.other ? `${status.recorder.other} records` : "it takes over if nobody records") };
+  }
   if (status.gateway.state === "holding") {
     return { mood: "warn", word: "Holding", line: `The gateway's nightly reset: no rows until it is over.` };
   }
@@ -114,7 +117,7 @@ export function rows(status) {
   const { last, rows: taken, skipped } = status.ticker;
   if (last === null) return { mood: "warn", word: "None yet", detail: "" };
   const held = many(last.positions, "position");
-  if (status.verdict === "blind") {
+  if (status.verdict === "blind" || status.verdict === "standby") {
     return {
       mood: "unknown",
       word: `Last at ${time(seconds(last.timestamp))}`,
