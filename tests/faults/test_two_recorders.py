@@ -5,22 +5,28 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.faults.ledger import POLL_INTERVAL_S, Run, bridge, more_rows
 from tests.support.database import fetch
+from trio_bridge.identity import account_of, is_key
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 INTERVAL = timedelta(seconds=POLL_INTERVAL_S)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("accounts", [1, 12])
 async def test_each_slot_is_stored_once_whoever_took_it(
-    tmp_path: Path, fresh_database: str
+    accounts: int, tmp_path: Path, fresh_database: str
 ) -> None:
-    async with open_tws_simulator(make_book()) as gateway:
+    book = make_book(accounts=accounts)
+    async with open_tws_simulator(book) as gateway:
         settings = {"IB_SOCKET_PORT": gateway.port, "DATABASE_URL": fresh_database}
         homes = [tmp_path / name for name in ("one", "other")]
         for home in homes:
@@ -49,3 +55,17 @@ async def test_each_slot_is_stored_once_whoever_took_it(
     assert {recorder for _, _, recorder in stored} <= recorders
     for service in (one, other):
         assert any(f":{service.pid}-" in name for name in recorders)
+    _check_accounts(fresh_database, book.accounts)
+
+
+def _check_accounts(conninfo: str, accounts: Sequence[str]) -> None:
+    account = account_of(accounts)
+    assert fetch(conninfo, "SELECT DISTINCT account FROM portfolio_greeks") == [(account,)]
+    sets = fetch(conninfo, "SELECT key, accounts, timestamp FROM account_sets ORDER BY id")
+    if not is_key(account):
+        assert sets == []
+        return
+    assert 1 <= len(sets) <= 2
+    assert {(key, names) for key, names, _ in sets} == {(account, ",".join(sorted(accounts)))}
+    first = fetch(conninfo, "SELECT min(timestamp) FROM portfolio_greeks")
+    assert min(at for _, _, at in sets) == first[0][0]
