@@ -274,6 +274,15 @@ class ApiEvent:
             object.__setattr__(self, "event_id", new_event_id(self.timestamp))
 
 
+class RecentRow(NamedTuple):
+    """A row in the database: its slot, its accounts by name, separated by commas, and who recorded
+    it; both are None where an older version did not say."""
+
+    at: datetime
+    accounts: str | None
+    recorder: str | None
+
+
 Item: TypeAlias = Snapshot | AccountSet | ApiEvent
 """A row of one of the tables (`rows.py`), before it is encoded."""
 

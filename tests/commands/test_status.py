@@ -26,6 +26,7 @@ from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.status import (
     BridgeStatus,
     GatewayStatus,
+    RecorderStatus,
     StorageStatus,
     TickerView,
     from_json,
@@ -44,7 +45,11 @@ if TYPE_CHECKING:
     from trio_bridge.model import Snapshot
 
 
-def a_status(verdict: Verdict = Verdict.PARTIAL, silent_because: str | None = None) -> BridgeStatus:
+def a_status(
+    verdict: Verdict = Verdict.PARTIAL,
+    silent_because: str | None = None,
+    recorder: RecorderStatus | None = None,
+) -> BridgeStatus:
     now = datetime.now(UTC)
     row = row_as_read(
         PortfolioRow,
@@ -71,6 +76,7 @@ def a_status(verdict: Verdict = Verdict.PARTIAL, silent_because: str | None = No
         defects=(Defect("SPX 260116C05000000", "refused", "not subscribed"),),
         gateway=GatewayStatus("127.0.0.1:4001", State.CONNECTED, "", now, 1, 0.001),
         ticker=TickerView(2400, 1, silent_because, row, ("U1",)),
+        recorder=recorder or RecorderStatus("pi:7-cd56", False, False, 0, None),
         storage=StorageStatus(
             "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
         ),

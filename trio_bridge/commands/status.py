@@ -79,7 +79,7 @@ class Overview:
 
     @property
     def is_well(self) -> bool:
-        """Whether the last row is one that BRIDGE_READY allows, unless a standby need give none; and
+        """Whether the last row is one that BRIDGE_READY allows, or none is needed of a standby; and
         none is from the future."""
         row = self.last_row
         enough = row is not None and suffices(self.verdict, row.delta, self.ready)

@@ -35,7 +35,7 @@ PATIENCE = 1.5
 """Intervals without a new row, after which a standby takes over: a row may be half of one late."""
 
 ROWS_TO_STEP_BACK = 2
-"""One row may be the last of a recorder that has just died."""
+"""Within `RECENT`. One row may be the last of a recorder that has just died."""
 
 RECENT = 3.0
 """Intervals. Older rows come out of a spool: they do not show that their recorder lives."""
@@ -101,7 +101,7 @@ class Recorders:
         news = [row for row in theirs if self._newest is None or row[0] > self._newest]
         if not news:
             return
-        if now - self._news_s > PATIENCE * self._interval_s:
+        if now - self._news_s > RECENT * self._interval_s:
             self._returned = 0
         if any(self._goes_first(name) and self._is_recent(slot, wall) for slot, name in news):
             self._returned += 1

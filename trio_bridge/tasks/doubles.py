@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.gateways.base import EventSink
-    from trio_bridge.stores.reading.summary import RecentRow
+    from trio_bridge.model import RecentRow
     from trio_bridge.tasks.ticker import TickerStatus
 
     RecentRows = Callable[[datetime, datetime], Awaitable[Sequence[RecentRow]]]

@@ -117,7 +117,7 @@ class Ticker:
             return
         if self._recorders is not None:
             snapshot = replace(snapshot, recorder=self._recorders.name)
-        if status.silent_slots and status.rows:
+        if status.silent_because is not None and status.silent_slots and status.rows:
             self._emit(RowsResumed(status.silent_slots, status.silent_because))
         status.silent_because, status.silent_slots = None, 0
         status.rows += 1
@@ -145,6 +145,7 @@ class Ticker:
         after_s = 0.0
         if self._recorders is not None:
             after_s = self._recorders.hand_over_after_s(row.verdict, now)
+        self._hand_over()  # the last one, if the clock was set since
         self._in_hand = row
         self._hand_over_s = now + after_s - max(0.0, row.late_s)
         if self._hand_over_s <= now:

@@ -19,7 +19,7 @@ from trio_bridge.commands.checks.finding import (
 )
 from trio_bridge.commands.database import find_database
 from trio_bridge.errors import ConfigError, OutageError, StoreError
-from trio_bridge.model import utc_now
+from trio_bridge.model import RecentRow, utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.conninfo import safe_target
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Report
     from trio_bridge.config import Settings
     from trio_bridge.stores.reading.inspection import ServerFacts, TableState
-    from trio_bridge.stores.reading.summary import RecentRow
 
 CONNECT_TIMEOUT_S = 10.0
 LOOK_TIMEOUT_S = 10.0

@@ -4,9 +4,10 @@ whose rows there are."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trio_bridge.identity import is_key
+from trio_bridge.model import RecentRow
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.reader import Reader, reading
 from trio_bridge.stores.reading.buckets import PARTIAL
@@ -36,15 +37,6 @@ _RECENT = f"""
     WHERE {PORTFOLIO_GREEKS.ours} AND timestamp BETWEEN %s AND %s ORDER BY timestamp, id
 """
 _NAMES = "SELECT key, accounts FROM account_sets WHERE key = ANY (%s)"
-
-
-class RecentRow(NamedTuple):
-    """A row's slot, its accounts by name, separated by commas, and who recorded it; both are None
-    where an older version did not say."""
-
-    at: datetime
-    accounts: str | None
-    recorder: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +102,7 @@ async def recent_rows(reader: Reader, since: datetime, until: datetime) -> list[
     async with reader.connection() as connection:
         cursor = await connection.execute(_RECENT, [since, until])
         rows = [RecentRow(*row) for row in await cursor.fetchall()]
-        keys = sorted({row.accounts for row in rows if is_key(row.accounts)})
+        keys = sorted({row.accounts for row in rows if row.accounts and is_key(row.accounts)})
         names: dict[str | None, str] = {}
         if keys:
             names = dict(await (await connection.execute(_NAMES, [keys])).fetchall())
