@@ -330,6 +330,7 @@ class Memory:
         if not is_resting and self.accounts:
             self._settling.forget()
             self._settling.start(now)
+        self._settle()
 
     def take_values(self, account: str, values: AccountValues) -> None:
         """Take what was said about an account's worth."""

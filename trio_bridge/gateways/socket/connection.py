@@ -312,7 +312,8 @@ class Connection:
         """Rows wait for the Greeks of every option."""
         self.subscriptions.expect(self._needs_data.exposures)
         self._settling.forget()
-        self._settling.start(trio.current_time())
+        if not self._notices.upstream_lost:  # its return starts that clock otherwise
+            self._settling.start(trio.current_time())
 
     def _compare(self) -> None:
         """Hold the rows back while account values say that positions are lacking."""
