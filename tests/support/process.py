@@ -16,7 +16,7 @@ import psutil
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
 PATIENCE_S = 90.0
@@ -91,12 +91,16 @@ class ServiceProcess:
 
 @asynccontextmanager
 async def running_service(
-    home: Path, *arguments: str, **settings: object
+    home: Path,
+    *arguments: str,
+    program: Sequence[str] = ("-m", "trio_bridge"),
+    **settings: object,
 ) -> AsyncIterator[ServiceProcess]:
-    """Run the service (or a command) in `home`; kill it on leaving if it is still running."""
+    """Run the service (or a command) in `home`; kill it on leaving if it is still running.
+    `program`: what Python gets to run it."""
     number = len(list(home.glob("output*")))
     output_path = home / f"output{number}.txt"
-    command = [sys.executable, "-m", "trio_bridge", *arguments]
+    command = [sys.executable, *program, *arguments]
     with output_path.open("wb") as output:
         process = await trio.lowlevel.open_process(
             command,
