@@ -331,6 +331,38 @@ async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -
     assert "no rows   the positions are still being downloaded" in done.out
 
 
+@pytest.mark.parametrize(
+    ("recorder", "verdict", "lines"),
+    [
+        (RecorderStatus("pi:7-cd56", False, False, 0, None), Verdict.COMPLETE, ["pi:7-cd56"]),
+        (
+            RecorderStatus("pi:7-cd56", False, False, 0, "nas:12-ab34"),
+            Verdict.COMPLETE,
+            ["pi:7-cd56", "nas:12-ab34"],
+        ),
+        (
+            RecorderStatus("pi:7-cd56 (standby)", True, True, 0, "nas:12-ab34"),
+            Verdict.STANDBY,
+            ["nas:12-ab34"],
+        ),
+        (
+            RecorderStatus("pi:7-cd56 (standby)", True, False, 1, None),
+            Verdict.COMPLETE,
+            ["pi:7-cd56 (standby)"],
+        ),
+    ],
+)
+async def test_it_says_who_records(
+    recorder: RecorderStatus, verdict: Verdict, lines: list[str], tmp_path: Path
+) -> None:
+    async with open_receiver() as receiver:
+        receiver.body = orjson.dumps(a_status(verdict, recorder=recorder))
+        done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
+    assert done.code == 0, "a standby that rests is well"
+    found = [line for line in done.out.splitlines() if line.startswith("recorder")]
+    assert [line.removeprefix("recorder").strip() for line in found] == lines
+
+
 async def test_an_endpoint_that_is_something_else_or_wants_another_token(tmp_path: Path) -> None:
     async with open_receiver() as receiver:
         receiver.body = b"<html>"

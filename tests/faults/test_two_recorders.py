@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.faults.ledger import BUFFER, POLL_INTERVAL_S, Run, bridge, more_rows
+from tests.faults.ledger import BUFFER, POLL_INTERVAL_S, SETTINGS, Run, bridge, more_rows
 from tests.support import skewed
 from tests.support.command import run_command
 from tests.support.database import fetch
-from tests.support.process import PATIENCE_S
+from tests.support.process import PATIENCE_S, running_program
 from trio_bridge.identity import account_of, is_key
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
@@ -57,8 +57,8 @@ class Station:
         return self._service
 
     async def start(self) -> None:
-        script = ("-P", str(Path(skewed.__file__)))
-        service = bridge(self.home, program=script, **self.settings)
+        script = ("-P", skewed.__file__)
+        service = running_program(self.home, script, **{**SETTINGS, **self.settings})
         self._service = await self._stack.enter_async_context(service)
 
     async def kill(self) -> None:

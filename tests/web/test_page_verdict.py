@@ -32,6 +32,7 @@ def a_status(verdict: str, defects: int = 0, **more: Any) -> dict[str, Any]:
         "defects": [one] * defects,
         "interval_s": 5,
         "storage": {"breaker": "CLOSED"},
+        "recorder": {"standby": False, "other": None},
         "gateway": {"state": "connected"},
         "ticker": {"last": {"priced": 17, "positions": 30}},
         "not_ready_because": None,
@@ -54,6 +55,20 @@ async def test_the_headline_is_the_verdict(browser: Browser, calm: str) -> None:
     )
     blind = a_status("blind", not_ready_because="no rows: cut off")
     assert await verdict_of(browser, blind) == ("bad", "Not recording", "No rows: cut off.")
+
+
+async def test_the_headline_says_who_records(browser: Browser, calm: str) -> None:
+    await browser.reset()
+    await browser.open(calm)
+    other = "nas:12-ab34"
+    resting = a_status("standby", recorder={"standby": True, "other": other})
+    assert await verdict_of(browser, resting) == ("good", "Standing by", f"{other} records.")
+    awake = a_status("complete", recorder={"standby": True, "other": None})
+    mood, word, line = await verdict_of(browser, awake)
+    assert (mood, word) == ("good", "Recording")
+    assert line.endswith(" This is the standby: no other records.")
+    two = a_status("complete", recorder={"standby": False, "other": other})
+    assert (await verdict_of(browser, two))[2].endswith(f" {other} records, too.")
 
 
 async def test_a_row_is_as_good_as_it_says_whatever_the_user_lets_pass(

@@ -13,10 +13,10 @@ const NAMED = 3; // defects in the head; the others are listed below
 export function verdict(status, sinceRow) {
   const age = sinceRow === null ? "" : `, the last one ${duration(sinceRow)} ago`;
   const spooled = status.storage.breaker === "CLOSED" ? "" : " The database is down: rows go into the spool.";
-  const every = `A row every ${status.interval_s} s${age}.${spooled}`;
+  const every = `A row every ${status.interval_s} s${age}.${spooled}${beside(status)}`;
   switch (status.verdict) {
     case "complete":
-      if (spooled) return { mood: "warn", word: "Recording into the spool", line: `A row every ${status.interval_s} s${age}. The database is down.` };
+      if (spooled) return { mood: "warn", word: "Recording into the spool", line: `A row every ${status.interval_s} s${age}. The database is down.${beside(status)}` };
       return { mood: "good", word: "Recording", line: every };
     case "stale":
       return { mood: "warn", word: "Stale: old data in the sums", line: `${named(status)} ${every}` };
@@ -24,12 +24,17 @@ export function verdict(status, sinceRow) {
       return { mood: "warn", word: `Partial: ${priced(status)}`, line: `${named(status)} ${every}` };
   }
   if (status.verdict === "standby") {
-    return { mood: "good", word: "Standing by", line: sentence(status.recorder.other ? `${status.recorder.other} records` : "it takes over if nobody records") };
+    return { mood: "good", word: "Standing by", line: status.recorder.other ? `${status.recorder.other} records.` : "It takes over if nobody records." };
   }
   if (status.gateway.state === "holding") {
     return { mood: "warn", word: "Holding", line: `The gateway's nightly reset: no rows until it is over.` };
   }
   return { mood: "bad", word: "Not recording", line: sentence(status.not_ready_because ?? "no row has come") };
+}
+
+function beside({ recorder: { standby, other } }) {
+  if (other) return ` ${other} records, too.`;
+  return standby ? " This is the standby: no other records." : "";
 }
 
 /** What is wrong with one position. */
