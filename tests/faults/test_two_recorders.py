@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +21,7 @@ from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
     from tests.support.postgres import PostgresServer
     from tests.support.process import ServiceProcess
