@@ -145,7 +145,6 @@ class Ticker:
         after_s = 0.0
         if self._recorders is not None:
             after_s = self._recorders.hand_over_after_s(row.verdict, now)
-        self._hand_over()  # the last one, if the clock was set since
         self._in_hand = row
         self._hand_over_s = now + after_s - max(0.0, row.late_s)
         if self._hand_over_s <= now:
