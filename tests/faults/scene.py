@@ -137,10 +137,11 @@ class Scene:
             "SELECT verdict, extract(epoch FROM now() - timestamp)::float FROM portfolio_greeks"
             " ORDER BY timestamp DESC LIMIT 1",
         )
-        with trio.move_on_after(ANSWER_S), suppress(psycopg.OperationalError):
-            ((verdict, age_s),) = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
-            if age_s <= INTERVALS_ALLOWED * INTERVAL_S:
-                return Verdict(verdict)
+        nothing = (psycopg.OperationalError, psycopg.errors.UndefinedTable)
+        with trio.move_on_after(ANSWER_S), suppress(*nothing):
+            for verdict, age_s in await trio.to_thread.run_sync(read, abandon_on_cancel=True):
+                if age_s <= INTERVALS_ALLOWED * INTERVAL_S:
+                    return Verdict(verdict)
         return Verdict.BLIND
 
     def told(self) -> list[str]:
