@@ -29,6 +29,7 @@ from trio_bridge.events.gateway import (
 from trio_bridge.gateways.accounts import UnmanagedAccountError
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.gateways.worth import VALUES_WAIT_S
+from trio_bridge.identity import account_of
 from trio_bridge.model import ExchangeRates, Verdict
 from trio_bridge.simulator.listings import list_nikkei
 from trio_bridge.simulator.tws.accounts import AccountRequests
@@ -246,7 +247,7 @@ async def test_more_than_fifty_sub_accounts_are_asked_about_one_by_one(
             async with connecting(rig):
                 row = await rig.until_right()
         assert watch.false_rows == []
-        assert row.account == ",".join(book.accounts)
+        assert row.account == account_of(book.accounts)
         book.set_position(book.accounts[3], options_of(book)[0].con_id, 99)
         await rig.until_right()
         assert rig.sim.received(POSITIONS) == rig.sim.received(ALL_TOGETHER) == []
