@@ -111,6 +111,10 @@ class Disk(Protocol):
         """Remove the file if it exists."""
         ...
 
+    def names(self, directory: Path) -> list[str]:
+        """The names in it, sorted; none if it does not exist."""
+        ...
+
     def sync_directory(self, path: Path) -> None:
         """Make new, renamed and removed names in this directory durable."""
         ...
@@ -194,6 +198,12 @@ class RealDisk:
 
     def unlink(self, path: Path) -> None:
         path.unlink(missing_ok=True)
+
+    def names(self, directory: Path) -> list[str]:
+        try:
+            return sorted(path.name for path in directory.iterdir())
+        except FileNotFoundError:
+            return []
 
     def sync_directory(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

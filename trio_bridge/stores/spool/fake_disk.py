@@ -266,6 +266,10 @@ class FakeDisk:
                 self._call("unlink")
             self._rename(_Naming(path, None))
 
+    def names(self, directory: Path) -> list[str]:
+        self._alive()
+        return sorted(path.name for path in self._names if path.parent == directory)
+
     def sync_directory(self, path: Path) -> None:
         self._alive()
         with self._maybe_crash_in(self._sync_names):
