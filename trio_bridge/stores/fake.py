@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class Mishap(Enum):
     """What happens to a write."""
 
+    NONE = auto()
+    """Nothing: in a list it lets one write pass."""
     REFUSED = auto()
     """The connection is refused; nothing is committed."""
     LOST_AFTER_COMMIT = auto()
@@ -70,7 +72,9 @@ class FakeStore:
         self._ids: set[tuple[str, str]] = set()
         self._order: list[tuple[str, dict[str, Any]]] = []
         """All rows as they were committed."""
-        self._server = Server("1", "fake")
+        self.data = "fake"
+        """Of which data it is a server."""
+        self._starts = 1
         self._schema_missing = False
         self._thawed: trio.Event | None = None
         self._under_way: list[Record] = []
@@ -128,11 +132,26 @@ class FakeStore:
 
     def restart(self, *, losing: int = 0) -> None:
         """Another server takes over, which lacks the last `losing` rows, or the same one starts."""
-        self._server = self._server._replace(started=str(int(self._server.started) + 1))
-        for _ in range(min(losing, len(self._order))):
-            table, row = self._order.pop()
+        self._starts += 1
+        self.lose(losing)
+
+    def lose(self, rows: int) -> None:
+        """The last ones are no longer there."""
+        self._remove(self._order[max(0, len(self._order) - rows) :])
+
+    def lose_oldest(self, rows: int) -> None:
+        """The first ones are no longer there."""
+        self._remove(self._order[:rows])
+
+    def _remove(self, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        for table, row in list(rows):
+            self._order.remove((table, row))
             self.tables[table].remove(row)
             self._ids.discard(_key(table, row))
+
+    @property
+    def _server(self) -> Server:
+        return Server(str(self._starts), self.data)
 
     async def _write(self, records: Sequence[Record], to: Server | None) -> int:
         self.batches.append(list(records))

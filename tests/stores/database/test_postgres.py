@@ -21,6 +21,7 @@ from trio_bridge.errors import (
     OutageError,
     RowRejectedError,
     SchemaMissingError,
+    ServerChangedError,
     StoreError,
     UnclearError,
 )
@@ -906,3 +907,63 @@ async def test_a_trial_meets_what_a_commit_would_meet(
         await store.try_out(record_of(snapshot(1)))
     with pytest.raises(UnclearError, match="too late"):
         await store.write(snapshots(1))
+
+
+# Which server takes rows
+
+
+@few_or_many
+async def test_rows_for_one_server_are_not_taken_by_another(
+    own_postgres: PostgresServer, count: int
+) -> None:
+    """The one that is started again may lack rows, and a pooler may hide that it was."""
+    store = PostgresStore(own_postgres.conninfo)
+    await store.ensure_schema()
+    server = await store.server()
+    assert server is not None
+    rows = [record_of(snapshot(k)) for k in range(count)]
+    rows[-1] = record_of(event())  # a batch of both tables
+    assert await store.write(rows, to=server) == count
+    assert await store.write(rows, to=server) == 0
+    assert await store.holds(rows[0])
+    assert await store.holds(rows[-1])
+    more = [record_of(snapshot(k)) for k in range(count, 2 * count)]
+    own_postgres.stop()
+    own_postgres.start()
+    for batch in (more, more[:1], [*more, record_of(event())]):
+        with pytest.raises(ServerChangedError):
+            await store.write(batch, to=server)
+    assert not await store.holds(more[0])
+    again = await store.server()
+    assert again is not None
+    assert again.data == server.data
+    assert again.started != server.started
+    assert await store.write(more, to=again) == count
+    await store.aclose()
+
+
+async def test_an_engine_that_does_not_tell_who_it_is_gets_rows_without_a_condition(
+    own_postgres: PostgresServer,
+) -> None:
+    with psycopg.connect(own_postgres.conninfo, autocommit=True) as owner:
+        owner.execute("CREATE ROLE modest LOGIN")
+        owner.execute("GRANT ALL ON SCHEMA public TO modest")
+        owner.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    store = PostgresStore(own_postgres.conninfo_of("portfolio_engine", user="modest"))
+    await store.ensure_schema()
+    assert await store.server() is None
+    assert await store.write([record_of(snapshot())]) == 1
+    await store.aclose()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+async def test_the_settings_of_a_session_make_no_other_server(
+    own_postgres: PostgresServer, zone: str
+) -> None:
+    plain = PostgresStore(own_postgres.conninfo)
+    server = await plain.server()
+    options = f"{own_postgres.conninfo} options='-c TimeZone={zone} -c DateStyle=SQL'"
+    other = PostgresStore(options)
+    assert await other.server() == server
+    await plain.aclose()
+    await other.aclose()

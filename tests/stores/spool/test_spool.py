@@ -22,8 +22,9 @@ from structlog.testing import capture_logs
 from tests.support.rows import event, number_of, record
 from trio_bridge.errors import ConfigError, SpoolError, StartError
 from trio_bridge.stores.record import Rejected, encode_line, record_of
+from trio_bridge.stores.spool import spool as module
 from trio_bridge.stores.spool.disk import RealDisk
-from trio_bridge.stores.spool.fake_disk import FakeDisk
+from trio_bridge.stores.spool.fake_disk import FakeDisk, SimulatedCrash
 from trio_bridge.stores.spool.look import look_at_spool
 from trio_bridge.stores.spool.ownership import UnsafeFileError, in_words
 from trio_bridge.stores.spool.spool import CHUNK_BYTES, Spool
@@ -833,6 +834,111 @@ async def test_a_row_costs_one_write_and_one_fsync(disk: FakeDisk) -> None:
     disk.calls.clear()
     await spool.append([record(6)])
     assert disk.calls == ["pwrite", "fsync"]
+
+
+async def test_a_row_that_is_not_durable_yet_costs_one_write(disk: FakeDisk) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    calls = len(disk.calls)
+    ends = await spool.append([record(0), record(1)], durably=False)
+    assert disk.calls[calls:] == ["pwrite"]
+    assert ends == [len(encode_line(record(0))), spool.end]
+    assert disk.durable(FAKE) == b""
+    assert await spool.sync() == spool.end
+    assert disk.durable(FAKE) == disk.content(FAKE) != b""
+    calls = len(disk.calls)
+    await spool.sync()
+    assert disk.calls[calls:] == []
+
+
+async def test_what_a_failed_fsync_takes_along_is_told_and_may_be_appended_again(
+    disk: FakeDisk,
+) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(0)])
+    generation = spool.generation
+    await spool.append([record(1)], durably=False)
+    chunk = await spool.read()
+    disk.fail_next.append(("fsync", errno.EIO))
+    with pytest.raises(SpoolError):
+        await spool.sync()
+    assert spool.generation != generation
+    assert await spool.acknowledge(chunk, 2) == 0
+    assert spool.acknowledged == 0, "the chunk is none of this file"
+    await spool.append([record(1)])
+    assert [line.record for line in (await spool.read()).lines] == [record(0), record(1)]
+    assert disk.durable(FAKE) == encode_line(record(0)) + encode_line(record(1))
+
+
+async def test_a_torn_line_of_before_stays_apart_after_a_failed_fsync(disk: FakeDisk) -> None:
+    torn = encode_line(record(9))[:50]
+    disk.put(FAKE, torn)
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(0)], durably=False)
+    disk.fail_next.append(("fsync", errno.EIO))
+    with pytest.raises(SpoolError):
+        await spool.sync()
+    await spool.append([record(0)])
+    chunk = await spool.read()
+    assert [line.record for line in chunk.lines] == [record(0)]
+    assert [line.raw for line in chunk.unfit] == [torn]
+
+
+async def test_what_is_acknowledged_is_cut_off_although_new_rows_keep_coming(
+    disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CUT_OFF_BYTES", 2_000)
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(0)], durably=False)
+    largest = 0
+    for n in range(1, 200):
+        chunk = await spool.read()
+        await spool.append([record(n)], durably=False)  # while the database takes the one before
+        assert [line.record for line in chunk.lines] == [record(n - 1)]
+        await spool.acknowledge(chunk, 1, durably=n % 7 == 0)
+        largest = max(largest, len(disk.content(FAKE) or b""))
+    assert 2_000 < largest < 6_000
+    disk.kill()
+    disk.restart()
+    again = await Spool.open(FAKE, disk=disk)
+    numbers = [number_of(line.record) for line in (await again.read()).lines]
+    assert numbers[-1] == 199
+    assert numbers == list(range(numbers[0], 200))
+
+
+async def test_lines_of_the_earlier_system_are_not_moved(
+    disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids depend on their place."""
+    monkeypatch.setattr(module, "CUT_OFF_BYTES", 1_000)
+    old = b'{"table": "api_logs", "row": {"timestamp": "2026-01-02T14:30:00Z", "message": "m"}}\n'
+    disk.put(FAKE, old * 20)
+    spool = await Spool.open(FAKE, disk=disk)
+    ids = [line.record for line in (await spool.read()).lines]
+    found = []
+    while chunk := await spool.read(3):
+        found += [line.record for line in chunk.lines]
+        await spool.acknowledge(chunk, len(chunk.lines))
+    assert found == ids
+
+
+@pytest.mark.parametrize("call", range(8))
+async def test_a_crash_while_it_is_cut_off_leaves_every_row_that_is_not_acknowledged(
+    disk: FakeDisk, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    monkeypatch.setattr(module, "CUT_OFF_BYTES", 2_000)
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(n) for n in range(20)])
+    chunk = await spool.read(17)
+    disk.crash_at = len(disk.calls) + call
+    with suppress(SimulatedCrash):
+        await spool.acknowledge(chunk, 17)
+    if not disk.crashed:
+        disk.crash()
+    disk.restart()
+    again = await Spool.open(FAKE, disk=disk)
+    left = [number_of(line.record) for line in (await again.read()).lines]
+    assert left[-3:] == [17, 18, 19]
+    assert left == list(range(left[0], 20))
 
 
 async def test_of_what_waits_for_the_quarantine_what_memory_holds_outlives_the_file(
