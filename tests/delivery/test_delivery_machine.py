@@ -250,7 +250,7 @@ class World:
         await trio.sleep(150)
         self.check()
         assert life.sinks.state() is BreakerState.CLOSED
-        assert not life.sinks.spool.holds_rows()
+        assert not life.sinks.spool.backlog_bytes
         assert life.sinks.delivery.waiting == 0
         await self.goodbye(60.0)
         committed, _, quarantined = self._where_rows_are()

@@ -134,7 +134,7 @@ async def test_rows_and_the_hand_over_meet_at_every_moment(autojump_clock: MockC
             sinks.send(6)
             await trio.sleep(5)
             assert sinks.state() is BreakerState.CLOSED
-            assert not sinks.spool.holds_rows()
+            assert not sinks.spool.backlog_bytes
         assert numbers(store) == list(range(7))
         check_tables(store)
 

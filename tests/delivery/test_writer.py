@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from trio_bridge.stores.record import Record
 
 SAFE_WITHIN_S = DB_TIMEOUT_S + 1.0
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -740,3 +742,32 @@ async def test_the_flushers_last_word_is_kept_too(
         await trio.sleep(31)
         assert sinks.breaker.failures == 2
     assert any("→ OPEN" in row.get("message", "") for row in spooled(disk))
+
+
+async def test_a_row_that_is_shipped_before_its_writer_knows_that_it_is_written_is_safe_at_once(
+    store: FakeStore, autojump_clock: MockClock
+) -> None:
+    """A thread's result comes a moment after its work is done."""
+
+    class LateDisk(FakeDisk):
+        late_s = 0.0
+
+        async def run(self, job: Callable[[], T]) -> T:
+            late_s = self.late_s
+            done = await super().run(job)
+            await trio.sleep(late_s)
+            return done
+
+    disk = LateDisk()
+    async with running(store, disk) as sinks:
+        sinks.send(0)
+        await trio.sleep(1)
+        disk.late_s = 0.3
+        sinks.send(1)
+        await trio.sleep(0.1)
+        disk.late_s = 0.0
+        sinks.delivery._to_ship.set()
+        await trio.sleep(0.1)
+        assert numbers(store) == [0, 1]
+        await trio.sleep(0.2)
+        assert sinks.waiting() == 0

@@ -36,7 +36,7 @@ async def run_flush(settings: Settings) -> bool:
     await _refuse_beside_a_service(settings)
     spool = await Spool.open(settings.buffer_path, keep=timedelta(seconds=settings.resend_s))
     try:
-        if not spool.holds_rows() and spool.newest_sent is None:
+        if not spool.backlog_bytes and spool.sent.newest is None:
             print(f"nothing to do: {settings.buffer_path} is empty")
             return True
         async with open_database(settings) as conninfo:
@@ -96,7 +96,7 @@ async def flush(spool: Spool, store: Store, target: str) -> bool:
 
         try:
             await committer.send_again()
-            while spool.holds_rows():
+            while spool.backlog_bytes:
                 await Replay(spool, committer, show).everything()
         except OutageError as error:
             outage = error

@@ -244,6 +244,7 @@ class Delivery:
             ends = await self._spool.append([row.record for row in rows], durably=durably)
         for row, end in zip(rows, ends, strict=True):
             row.end = end
+        self._acknowledged()  # the shipper may have been faster
         self._disk_works()
         if durably:
             self._fsynced(ends[-1])

@@ -24,6 +24,7 @@ from trio_bridge.logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from trio_bridge.delivery.outcome import Outcome
     from trio_bridge.events.event import Event
@@ -51,7 +52,7 @@ class Resend:
         self._spool = spool
         self._emit = emit
         self._server: Server | None = None
-        self._looked = not spool.keeps_sent
+        self._looked = not spool.sent.keeps
         self._rows = 0
         self._first: Record | None = None
         """Sent again since the last event."""
@@ -79,7 +80,8 @@ class Resend:
         return self._server
 
     async def _look(self, server: Server, commit: Commit) -> None:
-        before, newest = self._spool.server, self._spool.newest_sent
+        sent = self._spool.sent
+        before, newest = sent.server, sent.newest
         try:
             if before is None or newest is None or before == server:
                 pass
@@ -88,24 +90,28 @@ class Resend:
             elif not await self._store.holds(newest):
                 await self._send_again(commit)
                 self._report(newest)
-            await self._spool.taken_by(server)
+            await self._spool.on_disk(lambda: sent.taken_by(server))
         except SpoolError as error:
             log.error("what a failover may have taken can't be sent again", reason=str(error))
 
     async def _send_again(self, commit: Commit) -> None:
-        segments = await self._spool.sent_segments()
+        sent = self._spool.sent
+        segments = await self._spool.on_disk(sent.segments)
         first, missing = len(segments), 0
         while first:
             first -= 1
-            records = await self._spool.sent_records(segments[first])
+            records = await self._records(segments[first])
             if records and await self._store.holds(records[0]):
                 missing = await self._first_missing(records)
                 break
         for segment in segments[first:]:
-            records = (await self._spool.sent_records(segment))[missing:]
+            records = (await self._records(segment))[missing:]
             missing = 0
             for start in range(0, len(records), LARGEST_BATCH):
                 await self._send(records[start : start + LARGEST_BATCH], commit)
+
+    async def _records(self, segment: Path) -> list[Record]:
+        return await self._spool.on_disk(lambda: self._spool.sent.records(segment))
 
     async def _first_missing(self, records: Sequence[Record]) -> int:
         there, missing = 0, len(records)

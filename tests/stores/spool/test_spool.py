@@ -30,7 +30,7 @@ from trio_bridge.stores.spool.ownership import UnsafeFileError, in_words
 from trio_bridge.stores.spool.spool import CHUNK_BYTES, Spool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from trio_bridge.stores.record import Record
 
@@ -54,7 +54,7 @@ async def spool(path: Path) -> AsyncIterator[Spool]:
 async def replay(spool: Spool, max_lines: int = 1_000) -> list[Record]:
     """Acknowledge everything; what was there."""
     records: list[Record] = []
-    while spool.holds_rows():
+    while spool.backlog_bytes:
         chunk = await spool.read(max_lines)
         records += [line.record for line in chunk.lines]
         await spool.acknowledge(chunk, len(chunk.lines))
@@ -272,7 +272,7 @@ async def test_how_many_lines_went_to_the_quarantine_is_told(path: Path) -> None
     assert await spool.acknowledge(await spool.read(), 3, poison) == 3
     assert await spool.acknowledge(await spool.read(), 1) == 1
     assert len(quarantined(path)) == 4
-    assert not spool.holds_rows()
+    assert not spool.backlog_bytes
     spool.close()
 
 
@@ -379,7 +379,7 @@ async def test_rows_of_a_shorter_file_in_its_place_are_held_at_once(
     path.unlink()
     path.write_bytes(encode_line(record(7)))
     await spool.acknowledge(chunk, 2)
-    assert spool.holds_rows()
+    assert spool.backlog_bytes
     assert [number_of(row) for row in await replay(spool)] == [7]
 
 
@@ -669,7 +669,7 @@ async def test_no_permission_is_one_clear_line(error: int) -> None:
 async def test_an_empty_file_is_an_empty_spool(path: Path) -> None:
     path.touch()
     spool = await Spool.open(path)
-    assert not spool.holds_rows()
+    assert not spool.backlog_bytes
     assert not spool.unsettled
     spool.close()
 
@@ -717,7 +717,7 @@ async def test_replay_goes_on_although_cursor_and_quarantine_find_no_room(disk: 
     chunk = await spool.read()
     assert [number_of(line.record) for line in chunk.lines] == [2, 3, 4, 5]
     await spool.acknowledge(chunk, 4)
-    assert not spool.holds_rows()
+    assert not spool.backlog_bytes
     disk.capacity = None
     await spool.append([record(6)])
     assert b"22003" in (disk.content(spool.quarantine_path) or b"")
@@ -745,51 +745,6 @@ async def test_a_disk_that_hangs_is_an_error_and_nothing_overtakes_the_hanging_r
     disk.delay_s = 0.0
     await spool.append([record(1), record(2)])
     assert [number_of(row) for row in await replay(spool)] == [1, 1, 2]
-
-
-async def test_a_row_on_its_way_counts_as_held(
-    disk: FakeDisk, autojump_clock: trio.testing.MockClock
-) -> None:
-    spool = await Spool.open(FAKE, disk=disk)
-    disk.delay_s = 1.0
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(spool.append, [record(1)])
-        await trio.testing.wait_all_tasks_blocked()
-        assert spool.backlog_bytes == 0
-        assert spool.holds_rows()
-
-
-class LateDisk(FakeDisk):
-    """Tells how a job ended a moment after it has, as threads do."""
-
-    async def run(self, job: Callable[[], T]) -> T:
-        try:
-            return await super().run(job)
-        finally:
-            await trio.sleep(1.0)
-
-
-async def test_a_row_counts_as_held_until_its_owner_knows_that_it_was_refused(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    disk = LateDisk()
-    spool = await Spool.open(FAKE, disk=disk)
-    await spool.append([record(0)])
-    await replay(spool)
-    disk.calls.clear()
-    disk.failing = {"pwrite": errno.EIO}
-
-    async def append() -> None:
-        with pytest.raises(SpoolError):
-            await spool.append([record(1)])
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(append)
-        await trio.testing.wait_all_tasks_blocked()
-        assert "pwrite" in disk.calls
-        assert not disk.busy
-        assert spool.holds_rows()
-    assert not spool.holds_rows()
 
 
 async def test_settling_writes_cursor_and_quarantine_once_there_is_room(disk: FakeDisk) -> None:
@@ -1000,7 +955,7 @@ async def test_a_disk_that_became_read_only_still_gives_the_rows_it_holds(path: 
         with pytest.raises(SpoolError, match=r"Read-only file system|Bad file descriptor"):
             await spool.append([record(3)])
     assert [number_of(row) for row in await replay(spool)] == [1, 2]
-    assert not spool.holds_rows()  # so the next rows may go to the database
+    assert not spool.backlog_bytes  # so the next rows may go to the database
     disk.broken = False
     for _ in range(2):  # the first finds the file as it was opened to read
         with suppress(SpoolError):

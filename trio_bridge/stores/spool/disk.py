@@ -134,11 +134,6 @@ class Disk(Protocol):
         """
         ...
 
-    @property
-    def busy(self) -> bool:
-        """Whether a job is running or waiting for its turn."""
-        ...
-
 
 class RealDisk:
     """The operating system's files; jobs run in a worker thread."""
@@ -227,8 +222,3 @@ class RealDisk:
             # Better to block everything for one fsync than to leave a row unsafe.
             async with self._one_at_a_time:
                 return job()
-
-    @property
-    def busy(self) -> bool:
-        about = self._one_at_a_time.statistics()
-        return about.borrowed_tokens > 0 or about.tasks_waiting > 0

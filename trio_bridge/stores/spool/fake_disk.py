@@ -293,11 +293,6 @@ class FakeDisk:
                 raise
             return job()
 
-    @property
-    def busy(self) -> bool:
-        about = self._one_at_a_time.statistics()
-        return about.borrowed_tokens > 0 or about.tasks_waiting > 0
-
     # The machinery.
 
     def _alive(self) -> None:

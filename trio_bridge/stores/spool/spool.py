@@ -31,7 +31,7 @@ from trio_bridge.logs import Log
 from trio_bridge.model import utc_now
 from trio_bridge.stores.record import encode_line
 from trio_bridge.stores.spool.append_file import AppendFile
-from trio_bridge.stores.spool.chunk import Chunk, decode_chunk
+from trio_bridge.stores.spool.chunk import Chunk, SpoolLine, decode_chunk
 from trio_bridge.stores.spool.cursor import Cursor
 from trio_bridge.stores.spool.disk import RealDisk, cannot_start
 from trio_bridge.stores.spool.files import spool_files
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from trio_bridge.stores.base import Server
     from trio_bridge.stores.record import Record, Rejected
     from trio_bridge.stores.spool.disk import Disk
 
@@ -99,12 +98,14 @@ class Spool:
         self._cursor = Cursor(disk, files.cursor, self._file)
         self.quarantine_path = files.quarantine
         self._quarantine = Quarantine(disk, self.quarantine_path, self._file, now)
-        self._sent = Sent(disk, files.sent, keep, now)
+        self.sent = Sent(disk, files.sent, keep, now)
+        """What was acknowledged lately; its methods block: call them `on_disk`."""
         self._place = _Place()
         self._taken = (0, 0)
         """Of which generation the database has taken what, up to a position that the disk has not
         acknowledged yet."""
-        self._appending = 0
+        self._fresh = Chunk([], [], 0, 0, -1)
+        """The latest lines, of one append or several."""
         self._bookkeeping_fails = False
         self.vanished = 0
         """Bytes of rows that the database did not have yet and that another program took away."""
@@ -147,12 +148,9 @@ class Spool:
             raise
         return spool
 
-    def holds_rows(self) -> bool:
-        """Whether anything is left to replay, including rows that are just being appended."""
-        return self._appending > 0 or self._disk.busy or self.backlog_bytes > 0
-
     @property
     def backlog_bytes(self) -> int:
+        """Of rows that are not acknowledged."""
         return max(0, self.end - self.acknowledged)
 
     @property
@@ -180,16 +178,22 @@ class Spool:
             SpoolError: none of them counts as written; try all of them again later, in order.
         """
         lines = list(map(encode_line, records))
-        self._appending += 1
-        try:
-            end = await self._on_disk(
-                lambda: self._append(b"".join(lines), durably),
-                timeout_s=DISK_TIMEOUT_S if durably else APPEND_TIMEOUT_S,
-            )
-        finally:
-            self._appending -= 1
-        start = end - sum(map(len, lines))
-        return list(accumulate(map(len, lines), initial=start))[1:]
+        end = await self.on_disk(
+            lambda: self._append(b"".join(lines), durably),
+            timeout_s=DISK_TIMEOUT_S if durably else APPEND_TIMEOUT_S,
+        )
+        places = list(accumulate(map(len, lines), initial=end - sum(map(len, lines))))
+        self._remember(
+            [SpoolLine(*one) for one in zip(records, lines, places, places[1:], strict=False)]
+        )
+        return places[1:]
+
+    def _remember(self, lines: list[SpoolLine]) -> None:
+        """What was just appended is mostly what is read next."""
+        place, fresh = self._place, self._fresh
+        if fresh.end == lines[0].start and len(fresh.lines) + len(lines) <= CHUNK_LINES:
+            lines = [*fresh.lines, *lines]
+        self._fresh = Chunk(lines, [], lines[0].start, lines[-1].end, place.generation, place.base)
 
     async def sync(self) -> int:
         """Make everything durable that was appended; return the position behind it.
@@ -197,42 +201,7 @@ class Spool:
         Raises:
             SpoolError: what is neither acknowledged nor durable must be appended again.
         """
-        return await self._on_disk(self._sync)
-
-    async def taken_by(self, server: Server) -> None:
-        """From now on this server takes the rows."""
-        await self._on_disk(lambda: self._sent.taken_by(server))
-
-    @property
-    def keeps_sent(self) -> bool:
-        """Whether what is acknowledged is kept for a while."""
-        return self._sent.keeps
-
-    @property
-    def server(self) -> Server | None:
-        """The one that has taken the newest row that is kept."""
-        return self._sent.server
-
-    @property
-    def newest_sent(self) -> Record | None:
-        """The newest row that was acknowledged and is kept."""
-        return self._sent.newest
-
-    async def sent_segments(self) -> list[Path]:
-        """What is kept of the acknowledged rows, the oldest first.
-
-        Raises:
-            SpoolError: the disk does not tell.
-        """
-        return await self._on_disk(self._sent.segments)
-
-    async def sent_records(self, segment: Path) -> list[Record]:
-        """The rows of a segment.
-
-        Raises:
-            SpoolError: it can't be read.
-        """
-        return await self._on_disk(lambda: self._sent.records(segment))
+        return await self.on_disk(self._sync)
 
     async def read(self, max_lines: int = CHUNK_LINES, *, after: Chunk | None = None) -> Chunk:
         """The next lines after the acknowledged offset, or after the chunk `after`, which need not
@@ -241,7 +210,14 @@ class Spool:
         Raises:
             SpoolError: the file can't be read now.
         """
-        return await self._on_disk(lambda: self._read(max_lines, after))
+        place, fresh = self._place, self._fresh
+        ahead = after is not None and after.generation == place.generation
+        start = after.end if after is not None and ahead else self.acknowledged
+        if (start, place.generation) == (fresh.start, fresh.generation) and max_lines >= len(
+            fresh.lines
+        ):
+            return fresh
+        return await self.on_disk(lambda: self._read(max_lines, after))
 
     def note_taken(self, chunk: Chunk, replayed: int) -> None:
         """The database has committed the first `replayed` lines of the chunk, whenever the disk
@@ -270,7 +246,7 @@ class Spool:
             for number, sqlstate, reason in rejected
             for line in (chunk.lines[number],)
         ]
-        return await self._on_disk(lambda: self._acknowledge(chunk, replayed, unfit, durably))
+        return await self.on_disk(lambda: self._acknowledge(chunk, replayed, unfit, durably))
 
     async def quarantine(self, record: Record, *, sqlstate: str, reason: str) -> None:
         """Put a row into the quarantine that never was in the spool.
@@ -279,7 +255,7 @@ class Spool:
             SpoolError: see `acknowledge`.
         """
         unfit = Unfit(reason, encode_line(record), sqlstate=sqlstate)
-        await self._on_disk(lambda: self._set_aside([unfit]))
+        await self.on_disk(lambda: self._set_aside([unfit]))
 
     @property
     def unsettled(self) -> bool:
@@ -292,18 +268,23 @@ class Spool:
         Raises:
             SpoolError: the disk does not answer.
         """
-        await self._on_disk(self._settle)
+        await self.on_disk(self._settle)
 
     def close(self) -> None:
         """Close all files and release the lock."""
         self._file.close()
         self._quarantine.close()
-        self._sent.close()
+        self.sent.close()
         if self._lock_fd is not None:
             self._disk.close(self._lock_fd)
             self._lock_fd = None
 
-    async def _on_disk(self, job: Callable[[], T], *, timeout_s: float = DISK_TIMEOUT_S) -> T:
+    async def on_disk(self, job: Callable[[], T], *, timeout_s: float = DISK_TIMEOUT_S) -> T:
+        """Run a job of blocking calls after those before it.
+
+        Raises:
+            SpoolError: the disk has failed, or not answered in time: then it may still be done.
+        """
         with trio.move_on_after(timeout_s):
             try:
                 return await self._disk.run(job)
@@ -330,7 +311,7 @@ class Spool:
         self._file.make_private()
         self._quarantine.look()
         self._place.offset = self._place.saved = self._cursor.load()
-        self._sent.open()
+        self.sent.open()
 
     def _append(self, lines: bytes, durably: bool) -> int:
         self._settle()
@@ -338,7 +319,7 @@ class Spool:
             self._into_file(lines, durably)
         except OSError as error:
             # Rows that no database has are worth more than copies of those that one has.
-            if error.errno not in NO_ROOM or not self._sent.make_room():
+            if error.errno not in NO_ROOM or not self.sent.make_room():
                 raise
             self._into_file(lines, durably)
         return self.end
@@ -401,7 +382,7 @@ class Spool:
         upto = chunk.place_after(replayed)
         damaged = [line for line in chunk.unfit if line.end is not None and line.end <= upto]
         taken = {line.start for line in rejected}
-        self._sent.add([line.record for line in chunk.lines[:replayed] if line.start not in taken])
+        self.sent.add([line.record for line in chunk.lines[:replayed] if line.start not in taken])
         if durably or damaged or rejected or upto == self.end:
             self._set_aside(damaged + rejected, upto=upto)
         else:
