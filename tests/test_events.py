@@ -223,7 +223,7 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (RowsQuarantined(1, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1 row could not be stored: see /var/lib/quarantine.jsonl"),
     (RowsQuarantined(1234, "/var/lib/quarantine.jsonl"), "rows.quarantined", "error", "1,234 rows could not be stored: see /var/lib/quarantine.jsonl"),
     (SpoolUnwritable(10_000, "no space left on device"), "spool.unwritable", "error", "the spool can't be written: rows go to the database from memory, where up to 10,000 rows can wait: no space left on device"),
-    (RowsSentAgain(40, AT, AT), "rows.sent_again", "warning", "the database had lost 40 rows from 2026-01-02T14:30:00+00:00 to 2026-01-02T14:30:00+00:00 that it had acknowledged: sent again"),
+    (RowsSentAgain(40, AT.isoformat(), AT.isoformat()), "rows.sent_again", "warning", "the database had lost 40 rows from 2026-01-02T14:30:00+00:00 to 2026-01-02T14:30:00+00:00 that it had acknowledged: sent again"),
     (SpoolTakenAway(12_345, "/x/buffer.jsonl"), "spool.taken_away", "error", "another program moved, removed or cut the spool: 12,345 bytes of rows that the database did not have went with it; keep log rotation away from /x/buffer.jsonl; if the file was moved, BRIDGE_BUFFER_PATH=THAT_FILE trio-bridge flush stores its rows"),
     (RowsSafe(), "spool.writable", "info", "all rows are safe again"),
     (RowsDropped(1234, AT, AT), "rows.dropped", "error", "1,234 rows from 2026-01-02T14:30:00+00:00 to 2026-01-02T14:30:00+00:00 dropped: neither the database nor the disk took any"),

@@ -2,8 +2,8 @@
 
 A standby that lags lacks the last rows when it takes over, although they were acknowledged; so does
 a data directory that was rolled back. What goes is the end of what was committed: of the rows that
-are kept (`stores.spool.sent`), the last that is there is found by halving, and everything behind it
-is sent before any new row.
+are kept (`stores.spool.sent`), everything behind the last one that is there is sent before any new
+row. What is missing further back was deleted, and stays so.
 
 It is asked for when another server answers, or the same one was started again, but not when rows
 are missing on the same one: then somebody has deleted them.
@@ -12,7 +12,6 @@ are missing on the same one: then somebody has deleted them.
 from __future__ import annotations
 
 import math
-from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
@@ -87,7 +86,7 @@ class Resend:
                 pass
             elif before.data != server.data:
                 log.info("another database: what the one before has taken is not sent again")
-            elif not await self._store.holds(newest):
+            elif not await self._store.reach([newest]):
                 await self._send_again(commit)
                 self._report(newest)
             await self._spool.on_disk(lambda: sent.taken_by(server))
@@ -97,31 +96,18 @@ class Resend:
     async def _send_again(self, commit: Commit) -> None:
         sent = self._spool.sent
         segments = await self._spool.on_disk(sent.segments)
-        first, missing = len(segments), 0
-        while first:
+        first, there = len(segments), 0
+        while first and not there:
             first -= 1
-            records = await self._records(segments[first])
-            if records and await self._store.holds(records[0]):
-                missing = await self._first_missing(records)
-                break
+            there = await self._store.reach(await self._records(segments[first]))
         for segment in segments[first:]:
-            records = (await self._records(segment))[missing:]
-            missing = 0
+            records = (await self._records(segment))[there:]
+            there = 0
             for start in range(0, len(records), LARGEST_BATCH):
                 await self._send(records[start : start + LARGEST_BATCH], commit)
 
     async def _records(self, segment: Path) -> list[Record]:
         return await self._spool.on_disk(lambda: self._spool.sent.records(segment))
-
-    async def _first_missing(self, records: Sequence[Record]) -> int:
-        there, missing = 0, len(records)
-        while missing - there > 1:
-            middle = (there + missing) // 2
-            if await self._store.holds(records[middle]):
-                there = middle
-            else:
-                missing = middle
-        return missing
 
     async def _send(self, records: Sequence[Record], commit: Commit) -> None:
         self._first = self._first or records[0]
@@ -133,9 +119,9 @@ class Resend:
 
     def _report(self, last: Record) -> None:
         if self._first is not None:
-            self._emit(RowsSentAgain(self._rows, _time(self._first), _time(last)))
+            self._emit(RowsSentAgain(self._rows, _timestamp(self._first), _timestamp(last)))
         self._rows, self._first = 0, None
 
 
-def _time(record: Record) -> datetime:
-    return datetime.fromisoformat(orjson.loads(record.row)["timestamp"])
+def _timestamp(record: Record) -> str:
+    return str(orjson.loads(record.row)["timestamp"])

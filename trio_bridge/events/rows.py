@@ -165,8 +165,8 @@ class RowsSentAgain(Event):
         "sent again"
     )
     rows: int
-    first: datetime
-    last: datetime
+    first: str
+    last: str
 
 
 class SpoolUnwritable(Event):

@@ -51,8 +51,8 @@ class Store(Protocol):
         """
         ...
 
-    async def holds(self, record: Record) -> bool:
-        """Whether the record is there.
+    async def reach(self, records: Sequence[Record]) -> int:
+        """The number of these records up to the last one that is there; 0: none is.
 
         Raises: as `write`.
         """

@@ -91,9 +91,10 @@ class FakeStore:
         await self._answer()
         return self._server
 
-    async def holds(self, record: Record) -> bool:
+    async def reach(self, records: Sequence[Record]) -> int:
         await self._answer()
-        return _key(record.table, orjson.loads(record.row)) in self._ids
+        keys = [_key(record.table, orjson.loads(record.row)) for record in records]
+        return max((n for n, key in enumerate(keys, 1) if key in self._ids), default=0)
 
     async def try_out(self, record: Record) -> bool:
         await self._answer_time()

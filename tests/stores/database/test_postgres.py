@@ -925,15 +925,18 @@ async def test_rows_for_one_server_are_not_taken_by_another(
     rows[-1] = record_of(event())  # a batch of both tables
     assert await store.write(rows, to=server) == count
     assert await store.write(rows, to=server) == 0
-    assert await store.holds(rows[0])
-    assert await store.holds(rows[-1])
+    assert await store.reach(rows) == count
     more = [record_of(snapshot(k)) for k in range(count, 2 * count)]
     own_postgres.stop()
     own_postgres.start()
     for batch in (more, more[:1], [*more, record_of(event())]):
         with pytest.raises(ServerChangedError):
             await store.write(batch, to=server)
-    assert not await store.holds(more[0])
+    assert await store.reach(more) == 0
+    assert await store.reach([*rows[:-1], *more]) == count - 1
+    own_postgres.execute("DELETE FROM portfolio_greeks WHERE delta < 5")
+    assert await store.reach([*rows[:-1], *more]) == (count - 1 if count > 5 else 0)
+    assert await store.reach([]) == 0
     again = await store.server()
     assert again is not None
     assert again.data == server.data

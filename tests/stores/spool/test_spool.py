@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -789,6 +790,21 @@ async def test_a_row_costs_one_write_and_one_fsync(disk: FakeDisk) -> None:
     disk.calls.clear()
     await spool.append([record(6)])
     assert disk.calls == ["pwrite", "fsync"]
+
+
+@pytest.mark.parametrize(
+    ("time", "kept"), [("2026-01-02T14:30:00", False), ("2 January 2026", True)]
+)
+async def test_of_a_line_of_the_earlier_system_the_database_may_read_the_time(
+    path: Path, time: str, kept: bool
+) -> None:
+    path.write_bytes(orjson.dumps({"table": "api_logs", "row": {"timestamp": time}}) + b"\n")
+    spool = await Spool.open(path, keep=timedelta(days=1))
+    await spool.acknowledge(await spool.read(), 1)
+    spool.close()
+    spool = await Spool.open(path, keep=timedelta(days=1))
+    assert (spool.sent.newest is not None) == kept
+    spool.close()
 
 
 async def test_a_row_that_is_not_durable_yet_costs_one_write(disk: FakeDisk) -> None:

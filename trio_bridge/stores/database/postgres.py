@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import orjson
 import psycopg
@@ -28,7 +30,7 @@ from trio_bridge.stores.database.schema import (
     quoted,
 )
 from trio_bridge.stores.database.sqlstate import TROUBLE, store_error, store_errors
-from trio_bridge.stores.record import record_of
+from trio_bridge.stores.record import record_of, time_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -68,6 +70,9 @@ ONLY_ON = f"""
 """
 """Raises an error on any other server than the one that started at that time, so that the statement
 does nothing there. (It is not constant, so the planner does not evaluate it beforehand.)"""
+
+
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @cache
@@ -158,15 +163,24 @@ async def server_of(connection: TrioConnection) -> Server | None:
     return Server(*found) if found else None
 
 
-async def holds(connection: TrioConnection, record: Record) -> bool:
-    """See `Store.holds`."""
-    key = orjson.loads(record.row)
-    with store_errors(connection, own_columns=OWN_COLUMNS):
-        cursor = await connection.execute(
-            f'SELECT FROM {record.table} WHERE event_id = %s AND "timestamp" = %s',
-            [key["event_id"], key["timestamp"]],
-        )
-        return cursor.rowcount > 0
+async def reach(connection: TrioConnection, records: Sequence[Record]) -> int:
+    """See `Store.reach`."""
+    numbers = {
+        (record.table, UUID(orjson.loads(record.row)["event_id"])): number
+        for number, record in enumerate(records, 1)
+    }
+    since = min((time_of(record) or LONG_AGO for record in records), default=LONG_AGO)
+    there = 0
+    for table in {record.table for record in records}:
+        ids = [event_id for of, event_id in numbers if of == table]
+        with store_errors(connection, own_columns=OWN_COLUMNS):
+            cursor = await connection.execute(
+                f'SELECT event_id FROM {table} WHERE event_id = ANY(%s) AND "timestamp" >= %s',
+                [ids, since],
+            )
+            found = await cursor.fetchall()
+        there = max([there, *(numbers[table, event_id] for (event_id,) in found)])
+    return there
 
 
 async def try_out(connection: TrioConnection, record: Record) -> bool:
@@ -213,10 +227,10 @@ class PostgresStore:
             with store_errors(connection):
                 return await server_of(connection)
 
-    async def holds(self, record: Record) -> bool:
-        """See `Store.holds`."""
+    async def reach(self, records: Sequence[Record]) -> int:
+        """See `Store.reach`."""
         async with self._using(keep_after=AS_GOOD_AS_BEFORE) as connection:
-            return await holds(connection, record)
+            return await reach(connection, records)
 
     async def try_out(self, record: Record) -> bool:
         """See `Store.try_out`."""

@@ -9,7 +9,6 @@ rows are not kept, and when it is full, the oldest segments make room for rows t
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,12 @@ import orjson
 
 from trio_bridge.logs import Log
 from trio_bridge.stores.base import Server
-from trio_bridge.stores.record import DamagedLineError, Record, decode_line, encode_line
+from trio_bridge.stores.record import DamagedLineError, Record, decode_line, encode_line, time_of
 from trio_bridge.stores.spool.append_file import AppendFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from datetime import timedelta
+    from datetime import datetime, timedelta
     from pathlib import Path
 
     from trio_bridge.stores.spool.disk import Disk
@@ -156,8 +155,8 @@ class Sent:
                 self._disk.unlink(path)
 
     def _is_old(self, record: Record) -> bool:
-        timestamp = orjson.loads(record.row)["timestamp"]
-        return datetime.fromisoformat(timestamp) < self._now() - self._keep
+        time = time_of(record)
+        return time is not None and time < self._now() - self._keep
 
     def _lines(self, path: Path) -> Iterator[Record]:
         fd = self._disk.open_to_read(path)
