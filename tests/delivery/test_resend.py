@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.delivery.sinks import BUFFER, KEEP, Sinks, check_tables, now, numbers, running
-from tests.support.rows import number_of
+from tests.support.rows import number_of, record
 from trio_bridge.delivery import resend
 from trio_bridge.events.rows import RowsSentAgain
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
@@ -20,7 +20,12 @@ from trio_bridge.stores.spool.fake_disk import FakeDisk
 from trio_bridge.stores.spool.spool import Spool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio.testing import MockClock
+
+    from trio_bridge.stores.base import Server
+    from trio_bridge.stores.record import Record
 
 
 @pytest.fixture
@@ -186,6 +191,28 @@ async def test_a_server_that_changes_while_rows_are_sent_again_is_looked_at_too(
         await record_rows(sinks, 20, 25)
     assert numbers(store) == list(range(25))
     check_tables(store)
+
+
+async def test_a_failover_before_the_disk_has_noted_what_was_acknowledged(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    """In a replay, while the next rows are already on their way."""
+    spool = await Spool.open(BUFFER, disk=disk, now=now)
+    await spool.append([record(number) for number in range(2_500)])
+    spool.close()
+    write = store.write
+
+    async def fail_over(records: Sequence[Record], *, to: Server | None = None) -> int:
+        if records and number_of(records[0]) == 1_000:
+            store.write = write  # type: ignore[method-assign]
+            store.restart(losing=10)
+        return await write(records, to=to)
+
+    store.write = fail_over  # type: ignore[method-assign]
+    disk.delay_s = 0.05
+    async with running(store, disk):
+        await trio.sleep(60)
+    assert numbers(store) == list(range(2_500))
 
 
 async def test_poison_among_what_is_sent_again_holds_up_nothing(

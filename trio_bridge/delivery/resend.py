@@ -80,8 +80,9 @@ class Resend:
 
     async def _look(self, server: Server, commit: Commit) -> None:
         sent = self._spool.sent
-        before, newest = sent.server, sent.newest
         try:
+            # Behind the acknowledgements that are on their way to the disk.
+            before, newest = await self._spool.on_disk(lambda: (sent.server, sent.newest))
             if before is None or newest is None or before == server:
                 pass
             elif before.data != server.data:
