@@ -122,6 +122,12 @@ async def test_another_database_gets_nothing_of_the_one_before(
     async with running(other, disk) as sinks:
         await record_rows(sinks, 10, 12)
     assert numbers(other) == [10, 11]
+    async with running(store, disk) as sinks:
+        await record_rows(sinks, 12, 15)
+        store.restart(losing=3)
+        await record_rows(sinks, 15, 16)
+    assert numbers(store) == [*range(10), *range(12, 16)]
+    assert told(store) == [3]
 
 
 @pytest.mark.parametrize("deleted", [3, 5, 15, 16, 17, 18, 19])

@@ -80,9 +80,7 @@ class Sent:
             if self.newest is not None:
                 break
         if self.newest is not None and self._is_old(self.newest):
-            self.newest = None
-            while self.make_room():
-                pass
+            self._forget_all()
 
     def add(self, records: Sequence[Record]) -> None:
         """Keep these rows."""
@@ -91,10 +89,14 @@ class Sent:
             self._write(b"".join(map(encode_line, records)))
 
     def taken_by(self, server: Server) -> None:
-        """What follows goes to this server."""
-        if self._keep and server != self.server:
-            self.server = server
-            self._write(_about(server))
+        """What follows goes to this server. What another database has taken is not kept: the rows
+        of two can't be told apart."""
+        if not self._keep or server == self.server:
+            return
+        if self.server is not None and self.server.data != server.data:
+            self._forget_all()
+        self.server = server
+        self._write(_about(server))
 
     def segments(self) -> list[Path]:
         """The files, the oldest first."""
@@ -153,6 +155,11 @@ class Sent:
         for path, following in pairwise(paths):
             if following.name < oldest:
                 self._disk.unlink(path)
+
+    def _forget_all(self) -> None:
+        self.newest = None
+        while self.make_room():
+            pass
 
     def _is_old(self, record: Record) -> bool:
         time = time_of(record)
