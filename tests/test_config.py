@@ -68,6 +68,7 @@ SETTINGS: list[tuple[str, str, Any, str, Any]] = [
         Path("/var/lib/bridge/buffer.jsonl"),
     ),
     ("BRIDGE_FLUSH_INTERVAL", "flush_interval_s", 60.0, "30", 30.0),
+    ("BRIDGE_RESEND", "resend_s", 86_400.0, "0", 0.0),
     ("BRIDGE_RECONNECT_BACKOFF", "reconnect_backoff_s", (5.0, 10.0, 20.0), "1,2.5", (1.0, 2.5)),
     (
         "BRIDGE_RESET_WINDOWS",
@@ -306,6 +307,7 @@ BAD = [
     ("BRIDGE_POLL_INTERVAL", "inf", "a number"),
     ("BRIDGE_POLL_INTERVAL", "nan", "a number"),
     ("BRIDGE_FLUSH_INTERVAL", "0", "more than 0"),
+    ("BRIDGE_RESEND", "-1", "0 or more"),
     ("BRIDGE_RECONNECT_BACKOFF", "5,0.01", "0.1 or more"),
     ("BRIDGE_RECONNECT_BACKOFF", "5,soon", "a number"),
     ("BRIDGE_RECONNECT_BACKOFF", ",", "not be empty"),

@@ -208,6 +208,7 @@ class Settings(BaseSettings):
         Path("~/.portfolio_bridge_buffer.jsonl")
     )
     flush_interval_s: Annotated[Seconds, Field(alias="BRIDGE_FLUSH_INTERVAL")] = 60.0
+    resend_s: Annotated[float, Field(ge=0, allow_inf_nan=False, alias="BRIDGE_RESEND")] = 86_400.0
     reconnect_backoff_s: Annotated[
         # Each attempt is an event: without a lower limit, one night would fill the disk.
         tuple[Annotated[float, Field(ge=0.1, allow_inf_nan=False)], ...],

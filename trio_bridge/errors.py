@@ -76,6 +76,11 @@ class SchemaMissingError(StoreError):
     """A table or column is missing: run `ensure_bridge_schema` and try again."""
 
 
+class ServerChangedError(StoreError):
+    """Another server answers than the one that took the last rows, or it was started again: it may
+    lack some of them."""
+
+
 class RowRejectedError(StoreError):
     """The database will never accept one of these rows (SQLSTATE classes 22 and 23)."""
 

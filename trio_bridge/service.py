@@ -16,6 +16,7 @@ import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -282,7 +283,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
 
     async with AsyncExitStack() as stack:
         conninfo = conninfo_from_settings(settings)
-        spool = await Spool.open(settings.buffer_path)
+        spool = await Spool.open(settings.buffer_path, keep=timedelta(seconds=settings.resend_s))
         stack.callback(spool.close)
         if conninfo is None:
             conninfo = await stack.enter_async_context(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,13 +13,13 @@ import trio
 
 from benchmarks.children import run_child
 from benchmarks.database import COLUMNS, disk_room, disk_server, make_tables, query
-from benchmarks.figures import Effort, Section, percentile
+from benchmarks.figures import Check, Effort, Section, percentile
 from tests.support.rows import record, snapshot
 from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
-from trio_bridge.model import Snapshot, utc_now
+from trio_bridge.model import Snapshot, new_event_id, utc_now
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
 from trio_bridge.stores.spool.spool import Spool
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 COMMITS = 500
 NOBODY_LISTENS = "host=127.0.0.1 port=1 user=nobody dbname=nothing connect_timeout=2"
 GAP_S = 0.02
+LARGEST_RATIO = 1.4
 BRIDGE_ROWS_A_SECOND = 0.2
 BARE = f"INSERT INTO portfolio_greeks ({COLUMNS}) VALUES ({', '.join(['%s'] * 13)})"
 ELSEWHERE = (
@@ -64,10 +67,12 @@ def measure(effort: Effort) -> Section:
         "Database: from tick to safe, growth, many writers",
         "The bridge's own embedded PostgreSQL on disk, fsync on. First table: the time to commit a "
         "single row, in alternation with a bare psycopg program that commits an `INSERT` of the "
-        "same row on the same server. Second: from the tick until the row is safe, through the "
-        "whole writer, with the database up and with it down (then safe means fsynced in the "
-        "spool). Third: one row and a thousand, as the table grows. Fourth: many writers on one "
-        "table, each committing single rows as fast as it can.",
+        "same row on the same server. Second: from the tick until the row is committed, through "
+        "the whole delivery (spool, the question whether it is still the same server, what is kept "
+        "for a failover), beside a bare `INSERT` at the same idle gap. Third: until it is safe, "
+        "with the database up and with it down (then safe means fsynced in the spool). Fourth: one "
+        "row and a thousand, as the table grows. Fifth: many writers on one table, each committing "
+        "single rows as fast as it can.",
     )
     trio.run(_measure, section, effort)
     return section
@@ -81,6 +86,7 @@ async def _measure(section: Section, effort: Effort) -> None:
         for name, times in (("bridge", ours), ("bare psycopg", bare)):
             p50, p99 = (percentile(times, percent) for percent in (50, 99))
             table.add(name, p50 * 1e6, p99 * 1e6, p50 / bare_p50)
+        await _beside_bare(section, room, conninfo)
         await _safe(section, room, conninfo)
         await _growth(section, conninfo, effort)
         await make_tables(conninfo)
@@ -112,6 +118,34 @@ def _values(row: Snapshot) -> list[object]:
     ]
 
 
+async def _beside_bare(section: Section, room: Path, conninfo: str) -> None:
+    """Each side alone: after an idle gap the caches of processor and server are cold."""
+    table = section.table("idle gap", "delivery p50, µs", "bare p50, µs", "delivery beside bare")
+    for gap_s, rows in ((0.02, COMMITS), (0.5, 60)):
+        ours, bare = [], []
+        for part in range(4):  # in turn, so that both see the same machine
+            path = room / f"{gap_s}-{part}.jsonl"
+            ours += await _deliver(path, conninfo, rows // 4, gap_s=gap_s)
+            bare += await trio.to_thread.run_sync(_insert, conninfo, rows // 4, gap_s)
+        delivery, insert = (percentile(times, 50) for times in (ours, bare))
+        table.add(f"{gap_s * 1e3:g} ms", delivery * 1e6, insert * 1e6, delivery / insert)
+        name = f"commit beside a bare INSERT, {gap_s:g} s apart"
+        section.checks.append(Check(name, delivery / insert, at_most=LARGEST_RATIO))
+
+
+def _insert(conninfo: str, rows: int, gap_s: float) -> list[float]:
+    waits = []
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        for number in range(rows):
+            row = snapshot(number, utc_now())
+            row = replace(row, event_id=new_event_id(row.timestamp))
+            began = time.perf_counter()
+            connection.execute(BARE, _values(row))
+            waits.append(time.perf_counter() - began)
+            time.sleep(gap_s)
+    return waits
+
+
 async def _safe(section: Section, room: Path, conninfo: str) -> None:
     table = section.table("from tick to safe", "rows", "p50, ms", "p99, ms", "max, ms")
     for name, target in (("database up", conninfo), ("database down", NOBODY_LISTENS)):
@@ -119,22 +153,23 @@ async def _safe(section: Section, room: Path, conninfo: str) -> None:
         table.add(name, len(waits), *(percentile(waits, p) * 1e3 for p in (50, 99, 100)))
 
 
-async def _deliver(path: Path, conninfo: str, rows: int) -> list[float]:
+async def _deliver(path: Path, conninfo: str, rows: int, *, gap_s: float = GAP_S) -> list[float]:
     waits: list[float] = []
 
     def safe(record: Record, waited_s: float) -> None:
         if record.table == "portfolio_greeks":
             waits.append(waited_s)
 
-    spool = await Spool.open(path)
+    spool = await Spool.open(path, keep=timedelta(days=1))
     store = PostgresStore(conninfo)
     outlet = Outlet()
     delivery = Delivery(store, spool, DBCircuitBreaker(), outlet, db_timeout_s=2.0, safe=safe)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_writer, delivery)
         for number in range(rows):
-            outlet.put(snapshot(number, utc_now()))
-            await trio.sleep(GAP_S)
+            row = snapshot(number, utc_now())
+            outlet.put(replace(row, event_id=new_event_id(row.timestamp)))
+            await trio.sleep(gap_s)
         outlet.close()
     await store.aclose()
     spool.close()

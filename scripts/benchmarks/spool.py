@@ -94,7 +94,7 @@ async def _recover(room: Path, rows: int) -> tuple[float, float, float, float]:
     spool = await Spool.open(path)
     opened_s = time.perf_counter() - began
     began, read = time.perf_counter(), 0
-    while spool.holds_rows():
+    while spool.backlog_bytes:
         chunk = await spool.read()
         read += len(chunk.lines)
         await spool.acknowledge(chunk, len(chunk.lines))

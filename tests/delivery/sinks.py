@@ -35,6 +35,7 @@ BUFFER = Path("/state/buffer.jsonl")
 QUARANTINE = Path("/state/buffer.jsonl.quarantine.jsonl")
 DB_TIMEOUT_S = 2.0
 FLUSH_INTERVAL_S = 60.0
+KEEP = timedelta(days=1)
 
 
 _readings = count()
@@ -97,7 +98,7 @@ async def running(
     store: FakeStore, disk: FakeDisk, *, flusher: bool = True
 ) -> AsyncIterator[Sinks]:
     """Sinks that run within the block and say goodbye at its end."""
-    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
+    sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now, keep=KEEP))
     async with trio.open_nursery() as nursery:
 
         async def run() -> None:

@@ -6,6 +6,8 @@ and starts again. These things must hold:
 
 - nothing is missing: what was safe once is in the database in the end, or in the quarantine if it
   is poison; and after the end of all troubles everything becomes safe;
+- what a failover takes away comes back, unless the disk failed or the machine stopped, too: what
+  was acknowledged is kept without an fsync;
 - nothing is there twice, and each table is in the order of its timestamps;
 - a row is safe within the database's timeout and a second, unless the disk fails too;
 - the memory is bounded.
@@ -30,7 +32,15 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.delivery.sinks import BUFFER, DB_TIMEOUT_S, QUARANTINE, Sinks, check_tables, now
+from tests.delivery.sinks import (
+    BUFFER,
+    DB_TIMEOUT_S,
+    KEEP,
+    QUARANTINE,
+    Sinks,
+    check_tables,
+    now,
+)
 from tests.support.rows import event, number_of
 from trio_bridge.delivery import delivery
 from trio_bridge.delivery.breaker import BreakerState
@@ -95,6 +105,8 @@ class World:
         """Rows that were seen safe."""
         self._poison: set[str] = set()
         self._disk_good_since = -math.inf
+        self._not_kept: set[str] = set()
+        """Committed, but not in what is kept for a failover."""
 
     # What the sources do
 
@@ -137,6 +149,15 @@ class World:
         self.store.ensure_schema_helps = can_be_made
         self.store.drop_schema()
 
+    async def failover(self, losing: int) -> None:
+        """A standby that lags takes over."""
+        if self._disk_is_bad():
+            self._not_kept |= self._where_rows_are()[0]
+        before = self._where_rows_are()[0]
+        self.store.restart(losing=losing)
+        lost = before - self._where_rows_are()[0]
+        self._kept -= lost & self._not_kept
+
     # What the disk does
 
     async def disk_fills(self, room: int) -> None:
@@ -158,6 +179,8 @@ class World:
         self.disk.short_write_at = len(self.disk.calls) + in_calls
 
     async def disk_recovers(self) -> None:
+        if self._disk_is_bad():
+            self._not_kept |= self._where_rows_are()[0]
         # A call that is under way still takes its time.
         self._disk_good_since = trio.current_time() + self.disk.delay_s + 1.0
         self.disk.capacity = None
@@ -176,12 +199,15 @@ class World:
             if not self.disk.crashed:
                 self._look()
                 self.disk.crash()
+            self._not_kept |= self._where_rows_are()[0]
             await self._bury(life)
 
     async def kill(self) -> None:
         """SIGKILL: what is written stays written, fsynced or not."""
         if life := self._life:
             self._look()
+            written = set(map(_event_id, (self.disk.content(BUFFER) or b"").splitlines()))
+            self._kept |= self._unsafe.keys() & written
             self.disk.kill()
             await self._bury(life)
 
@@ -224,7 +250,7 @@ class World:
         await trio.sleep(150)
         self.check()
         assert life.sinks.state() is BreakerState.CLOSED
-        assert not life.sinks.spool.holds_rows()
+        assert not life.sinks.spool.backlog_bytes
         assert life.sinks.delivery.waiting == 0
         await self.goodbye(60.0)
         committed, _, quarantined = self._where_rows_are()
@@ -266,7 +292,7 @@ class World:
         if self._life is None:
             self.disk.restart()
             try:
-                opened = await spool.Spool.open(BUFFER, disk=self.disk, now=now)
+                opened = await spool.Spool.open(BUFFER, disk=self.disk, now=now, keep=KEEP)
             except ConfigError:
                 self.disk.kill()  # that process has ended
                 return None
@@ -324,6 +350,7 @@ DATABASE = st.one_of(
     turn("freeze"),
     turn("thaw", st.booleans()),
     turn("drop_schema", st.booleans()),
+    turn("failover", st.sampled_from([0, 1, 3, 10, 100])),
 )
 DISK = st.one_of(
     turn("disk_fills", st.sampled_from([0, 10, 500, 2_000])),

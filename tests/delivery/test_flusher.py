@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from trio_bridge.stores.base import Server
     from trio_bridge.stores.record import Record
 
 
@@ -71,9 +72,13 @@ class TimedStore(FakeStore):
         super().__init__()
         self.times: list[float] = []
 
-    async def write(self, records: object) -> int:
+    async def write(self, records: object, **to: object) -> int:
         self.times.append(trio.current_time())
-        return await super().write(records)  # type: ignore[arg-type]
+        return await super().write(records, **to)  # type: ignore[arg-type]
+
+    async def server(self) -> Server:
+        self.times.append(trio.current_time())
+        return await super().server()
 
 
 async def test_the_database_is_tried_once_per_interval_on_a_grid(
@@ -130,7 +135,7 @@ async def test_rows_and_the_hand_over_meet_at_every_moment(autojump_clock: MockC
             sinks.send(6)
             await trio.sleep(5)
             assert sinks.state() is BreakerState.CLOSED
-            assert not sinks.spool.holds_rows()
+            assert not sinks.spool.backlog_bytes
         assert numbers(store) == list(range(7))
         check_tables(store)
 
@@ -151,31 +156,33 @@ async def test_rows_that_come_faster_than_the_database_answers_are_handed_over_t
                 assert sinks.state() is BreakerState.OPEN
                 store.trouble = None
         assert sinks.state() is BreakerState.CLOSED
+        await trio.sleep(1)
         assert disk.content(BUFFER) == b""
     assert numbers(store) == list(range(1_000))
     check_tables(store)
 
 
-async def test_the_circuit_stays_half_open_when_a_row_slips_into_the_spool_at_the_last_moment(
+async def test_a_row_that_slips_into_the_spool_at_the_last_moment_is_not_overtaken(
     store: FakeStore, disk: FakeDisk, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backlog(disk, 5)
     sinks = Sinks(store, disk, await Spool.open(BUFFER, disk=disk, now=now))
     close = sinks.breaker.close
 
-    def close_when_empty(reason: str) -> Transition | None:
-        assert not sinks.spool.holds_rows()
+    def slip_in_and_close(reason: str) -> Transition | None:
+        assert numbers(store) == list(range(5))
+        sinks.send(5)
         return close(reason)
 
-    monkeypatch.setattr(sinks.breaker, "close", close_when_empty)
-    async with trio.open_nursery() as nursery, sinks.delivery._head:
-        # What the writer does: it is just about to append when the flusher finds nothing more.
-        nursery.start_soon(sinks.delivery.flush)
+    monkeypatch.setattr(sinks.breaker, "close", slip_in_and_close)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sinks.run)
         await trio.sleep(1)
-        assert numbers(store) == list(range(5))
-        await sinks.spool.append([record_of(snapshot(5))])
+        sinks.send(6)
+        sinks.end()
     assert sinks.state() is BreakerState.CLOSED
-    assert numbers(store) == list(range(6))
+    assert numbers(store) == list(range(7))
+    check_tables(store)
 
 
 async def test_a_replay_that_stops_half_way_goes_on_there(
@@ -184,7 +191,7 @@ async def test_a_replay_that_stops_half_way_goes_on_there(
     backlog(disk, 3_000)
     store.latency_s = 0.1
     async with running(store, disk) as sinks:
-        await trio.sleep(0.15)
+        await trio.sleep(0.25)  # a question, then two batches
         store.trouble = Mishap.REFUSED
         await trio.sleep(1)
         assert sinks.state() is BreakerState.OPEN
@@ -203,9 +210,9 @@ async def test_a_line_too_slow_for_a_whole_batch_gets_smaller_ones(
     class SlowLine(FakeStore):
         """Fifteen milliseconds a row: a thousand never arrive in time."""
 
-        async def write(self, records: object) -> int:
+        async def write(self, records: object, **to: object) -> int:
             self.latency_s = 0.015 * len(records)  # type: ignore[arg-type]
-            return await super().write(records)  # type: ignore[arg-type]
+            return await super().write(records, **to)  # type: ignore[arg-type]
 
     store = SlowLine()
     backlog(disk, 3_000)
@@ -412,13 +419,13 @@ async def test_damage_is_told_although_the_database_goes_in_the_middle_of_its_ch
     disk: FakeDisk, autojump_clock: MockClock
 ) -> None:
     class GoneAfterHalfAChunk(FakeStore):
-        async def write(self, records: object) -> int:
+        async def write(self, records: object, **to: object) -> int:
             if len(self.batches) == 0:
                 self.batches.append([])
                 await trio.sleep_forever()  # from now on batches are half as large
             if len(self.batches) == 2:
                 self.next_troubles.append(Mishap.REFUSED)
-            return await super().write(records)  # type: ignore[arg-type]
+            return await super().write(records, **to)  # type: ignore[arg-type]
 
     store = GoneAfterHalfAChunk()
     backlog(disk, 900)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import trio
@@ -21,10 +21,15 @@ import trio
 from tests.support.command import run_command
 from tests.support.database import fetch
 from tests.support.process import PATIENCE_S, ServiceProcess, running_service
+from trio_bridge.events.rows import RowsSentAgain
+from trio_bridge.rows import TABLES
+from trio_bridge.stores.spool.files import spool_files
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from tests.support.postgres import PostgresServer
 
 DB_TIMEOUT_S = 0.5
 SAFE_WITHIN_S = DB_TIMEOUT_S + 1.0
@@ -116,6 +121,39 @@ async def check(spool: Path, conninfo: str, runs: list[Run], *, at_least: int = 
     total, distinct, in_order = events[0]
     assert total == distinct, "events came twice"
     assert in_order is not False, "events overtook one another"
+
+
+class Key(NamedTuple):
+    """What identifies a row or an event."""
+
+    table: str
+    event_id: str
+
+
+def acknowledged(home: Path) -> set[Key]:
+    """What a database has acknowledged, as the bridge keeps it."""
+    segments = spool_files(home / BUFFER).sent.glob("*")
+    lines = [orjson.loads(line) for path in segments for line in path.read_bytes().splitlines()]
+    return {
+        Key(line["table"], line["row"]["event_id"]) for line in lines if line["table"] in TABLES
+    }
+
+
+def stored(server: PostgresServer) -> set[Key]:
+    """What this server holds."""
+    found = server.execute(
+        "SELECT 'portfolio_greeks', event_id::text FROM portfolio_greeks"
+        " UNION ALL SELECT 'api_logs', event_id::text FROM api_logs"
+    )
+    return {Key(*key) for key in found}
+
+
+def sent_again(server: PostgresServer) -> list[int]:
+    """The number of rows in each event about it."""
+    found = server.execute(
+        "SELECT numbers->'rows' FROM api_logs WHERE kind = %s ORDER BY id", [RowsSentAgain.kind]
+    )
+    return [rows for (rows,) in found]
 
 
 def quarantined(spool: Path) -> list[dict[str, Any]]:

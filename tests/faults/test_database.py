@@ -13,7 +13,7 @@ import trio
 from tests.faults.ledger import BUFFER, ROWS_UNTIL_SAFE, Run, bridge, check, more_rows
 from tests.support.command import run_command
 from tests.support.database import count_rows, fetch, messages, wait_for_rows
-from tests.support.pgbouncer import needs_pgbouncer, open_pgbouncer
+from tests.support.pgbouncer import pgbouncer
 from tests.support.process import PATIENCE_S
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import TwsSimulator, open_tws_simulator
@@ -306,7 +306,6 @@ async def test_a_trigger_that_refuses_one_row_stops_no_other(
     assert [at for (at,) in rows[:1_499]] == backlog[:700] + backlog[701:]
 
 
-@needs_pgbouncer
 @pytest.mark.parametrize("mode", ["statement", "transaction"])
 async def test_an_outage_behind_a_pooler_that_shares_its_connections(
     mode: str, tmp_path: Path, own_postgres: PostgresServer, gateway: TwsSimulator
@@ -315,20 +314,20 @@ async def test_an_outage_behind_a_pooler_that_shares_its_connections(
     store = PostgresStore(own_postgres.conninfo)
     await store.ensure_schema()
     await store.aclose()
-    async with (
-        open_pgbouncer(tmp_path, own_postgres, mode) as conninfo,
-        bridge(tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=conninfo) as service,
-    ):
-        await wait_for_rows(own_postgres.conninfo, 5)
-        await in_thread(own_postgres.kill)
-        await service.wait_for_output(CIRCUIT_OPENED)
-        for number in range(10):
-            gateway.notify(2103, f"farm{number}")
-            await more_rows(service, 3)
-        await in_thread(own_postgres.start)
-        await service.wait_for_output(CIRCUIT_CLOSED)
-        await more_rows(service, 5)
-        run = await say_goodbye(service)
+    with pgbouncer(own_postgres, mode) as pooler:
+        async with bridge(
+            tmp_path, IB_SOCKET_PORT=gateway.port, DATABASE_URL=pooler.url
+        ) as service:
+            await wait_for_rows(own_postgres.conninfo, 5)
+            await in_thread(own_postgres.kill)
+            await service.wait_for_output(CIRCUIT_OPENED)
+            for number in range(10):
+                gateway.notify(2103, f"farm{number}")
+                await more_rows(service, 3)
+            await in_thread(own_postgres.start)
+            await service.wait_for_output(CIRCUIT_CLOSED)
+            await more_rows(service, 5)
+            run = await say_goodbye(service)
     await check(tmp_path / BUFFER, own_postgres.conninfo, [run], at_least=35)
     farms = "SELECT count(DISTINCT message) FROM api_logs WHERE message LIKE '%%farm%%'"
     assert fetch(own_postgres.conninfo, farms)[0][0] >= 10

@@ -163,7 +163,7 @@ async def replay(server: PostgresServer, path: Path) -> None:
     spool, store = await Spool.open(path), PostgresStore(server.url)
     delivery = Delivery(store, spool, DBCircuitBreaker(), Outlet(), db_timeout_s=PATIENCE_S)
     with trio.fail_after(PATIENCE_S):
-        while spool.holds_rows():
+        while spool.backlog_bytes:
             await delivery.flush()
     await store.aclose()
     spool.close()

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.faults.ledger import BUFFER, ROWS_UNTIL_SAFE, Run, bridge, check, more_rows
+from tests.faults.ledger import (
+    BUFFER,
+    POLL_INTERVAL_S,
+    ROWS_UNTIL_SAFE,
+    Run,
+    bridge,
+    check,
+    more_rows,
+)
 from tests.support.database import fetch, wait_for_rows
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
@@ -72,6 +80,29 @@ async def come_and_go(server: PostgresServer, rng: random.Random) -> None:
                 await trio.sleep(rng.uniform(0, 2))
             finally:
                 server.thaw()
+
+
+async def test_killed_while_the_database_has_just_frozen(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    """The rows of that moment have reached neither the database nor their time limit, and yet
+    nothing that was accepted is lost."""
+    async with open_tws_simulator(make_book()) as gateway:
+        settings = {"IB_SOCKET_PORT": gateway.port, "DATABASE_URL": own_postgres.url}
+        async with bridge(tmp_path, **settings) as service:
+            await wait_for_rows(own_postgres.conninfo, 10)
+            own_postgres.freeze()
+            await more_rows(service, 4)
+            await trio.sleep(POLL_INTERVAL_S / 2)  # between two rows
+            service.process.kill()
+            await service.wait()
+        first = Run(service.output)
+        own_postgres.thaw()
+        async with bridge(tmp_path, **settings) as service:
+            await wait_for_rows(own_postgres.conninfo, len(first.rows) + 3)
+            service.interrupt()
+            assert await service.wait() == 0
+    await check(tmp_path / BUFFER, own_postgres.conninfo, [first, Run(service.output)], at_least=15)
 
 
 async def test_a_second_ctrl_c_leaves_at_once_with_the_spool_intact(

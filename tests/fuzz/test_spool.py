@@ -96,7 +96,7 @@ async def _replay(disk: FakeDisk, data: st.DataObject, seen: list[bytes]) -> Non
     spool = await Spool.open(PATH, disk=disk)
     quarantined = 0
     appended = 0
-    while spool.holds_rows():
+    while spool.backlog_bytes:
         what = data.draw(st.sampled_from(["all", "all", "part", "reject", "append", "restart"]))
         if what == "append" and appended < 3:
             appended += 1
@@ -108,7 +108,7 @@ async def _replay(disk: FakeDisk, data: st.DataObject, seen: list[bytes]) -> Non
             spool = await Spool.open(PATH, disk=disk)
             continue
         chunk = await spool.read(data.draw(st.integers(1, 6)))
-        assert chunk or not spool.holds_rows()
+        assert chunk or not spool.backlog_bytes
         count = len(chunk.lines)
         if what == "part":
             count = data.draw(st.integers(0, count))

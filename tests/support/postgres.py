@@ -17,9 +17,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, LiteralString, Self
 from urllib.parse import quote
 
 import psutil
@@ -38,7 +38,7 @@ from trio_bridge.stores.embedded.cluster import (
 from trio_bridge.stores.embedded.process import Account, Child, Tie, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from psycopg import sql
 
@@ -188,6 +188,14 @@ class PostgresServer:
                 _signal(process, signal.SIGSTOP)
                 stopped.add(process.pid)
 
+    def stall(self, kind: Literal["walsender", "walwriter"]) -> None:
+        """SIGSTOP its processes of one kind: what sends to standbys, which then lack everything (a
+        stopped receiver would find it in its socket), or what writes asynchronous commits."""
+        processes = [one for one in self._family() if kind in " ".join(one.cmdline())]
+        assert processes, f"there is no {kind}"
+        for process in processes:
+            _signal(process, signal.SIGSTOP)
+
     def thaw(self) -> None:
         """SIGCONT: the frozen processes continue, and finish what they had been given."""
         for process in self._family():
@@ -209,15 +217,37 @@ class PostgresServer:
     def catch_up(self, primary: PostgresServer) -> None:
         """Wait until this standby shows everything that the primary has committed by now."""
         [(target,)] = primary.execute("SELECT pg_current_wal_lsn()", database="postgres")
-        deadline = time.monotonic() + PATIENCE_S
         replayed = "SELECT pg_last_wal_replay_lsn() >= %s"
-        while self.execute(replayed, [target], database="postgres") != [(True,)]:
-            assert time.monotonic() < deadline, "the standby does not catch up"
-            time.sleep(0.02)
+        self._wait_until(replayed, "the standby does not catch up", [target])
+
+    def replay_all(self) -> None:
+        """Wait until this standby shows everything that it got from a primary that is gone."""
+        shown = "SELECT pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()"
+        self._wait_until(shown, "the standby does not replay")
 
     def promote(self) -> None:
         """Make a standby the primary."""
         self.execute("SELECT pg_promote(true, 60)", database="postgres")
+
+    def keep_copy(self) -> None:
+        """Copy the data of a stopped server, for `roll_back`."""
+        subprocess.run(["cp", "-a", self.data, self.room / "copy"], check=True)
+
+    def roll_back(self) -> None:
+        """Put the copy in place of a stopped server's data."""
+        shutil.rmtree(self.data)
+        (self.room / "copy").rename(self.data)
+
+    @contextmanager
+    def out_of_sight(self) -> Iterator[None]:
+        """Start a stopped server where only `execute` finds it, and stop it again."""
+        port, self.port = self.port, free_port()
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+            self.port = port
 
     def use_up_transaction_ids(self) -> None:
         """Restart it with so many used up that it assigns no more until it is vacuumed."""
@@ -255,6 +285,14 @@ class PostgresServer:
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", database="postgres")
 
     # Inside
+
+    def _wait_until(
+        self, query: LiteralString, otherwise: str, parameters: Sequence[Any] = ()
+    ) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while self.execute(query, parameters, database="postgres") != [(True,)]:
+            assert time.monotonic() < deadline, otherwise
+            time.sleep(0.02)
 
     def _local_conninfo(self, database: str) -> str:
         """Over the Unix socket, which works whatever a test has done to network access."""
@@ -326,6 +364,16 @@ class PostgresFactory:
         server.settings.update(settings)
         return server.start()
 
+    def new_cluster(self) -> PostgresServer:
+        """As `new`, but no copy: it has a number of its own."""
+        server = self._blank()
+        server._run(
+            [*initdb_command(server.installation, server.data), "--no-sync", "--wal-segsize=2"]
+        )
+        server.start()
+        server.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0", database="postgres")
+        return server
+
     def standby_of(self, primary: PostgresServer) -> PostgresServer:
         """A started hot standby that follows `primary`; see `promote`."""
         server = self._blank()
@@ -348,12 +396,7 @@ class PostgresFactory:
         shutil.rmtree(self._programs, ignore_errors=True)
 
     def _make_template(self) -> PostgresServer:
-        template = self._blank()
-        template._run(
-            [*initdb_command(template.installation, template.data), "--no-sync", "--wal-segsize=2"]
-        )
-        template.start()
-        template.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0", database="postgres")
+        template = self.new_cluster()
         template.stop()
         self._template = template
         return template

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,6 +13,7 @@ from trio_bridge.commands.console import Console
 from trio_bridge.commands.database import open_database
 from trio_bridge.delivery.commit import Committer
 from trio_bridge.delivery.replay import Replay
+from trio_bridge.delivery.resend import Resend
 from trio_bridge.errors import ConfigError, OutageError
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.spool.look import holder_of
@@ -20,6 +22,7 @@ from trio_bridge.text import count, duration, size
 
 if TYPE_CHECKING:
     from trio_bridge.config import Settings
+    from trio_bridge.events.event import Event
     from trio_bridge.stores.base import Store
 
 
@@ -31,9 +34,9 @@ async def run_flush(settings: Settings) -> bool:
         SpoolError: the disk failed on the way.
     """
     await _refuse_beside_a_service(settings)
-    spool = await Spool.open(settings.buffer_path)
+    spool = await Spool.open(settings.buffer_path, keep=timedelta(seconds=settings.resend_s))
     try:
-        if not spool.holds_rows():
+        if not spool.backlog_bytes and spool.sent.newest is None:
             print(f"nothing to do: {settings.buffer_path} is empty")
             return True
         async with open_database(settings) as conninfo:
@@ -63,11 +66,15 @@ async def _refuse_beside_a_service(settings: Settings) -> None:
 async def flush(spool: Spool, store: Store, target: str) -> bool:
     """Replay the spool to its end, or until the database takes no more; True: it is empty now.
 
+    What the database had acknowledged lately and lacks after a failover is sent first.
+
     Raises:
         SpoolError: the disk failed on the way.
     """
     total, began = spool.backlog_bytes, trio.current_time()
-    committer = Committer(store, refusals=1)  # a person looks on, and no later attempt comes
+    again: list[Event] = []
+    # A person looks on, and no later attempt comes.
+    committer = Committer(store, Resend(store, spool, again.append), refusals=1)
     quarantined = 0
     outage: OutageError | None = None
     columns = (
@@ -88,10 +95,13 @@ async def flush(spool: Spool, store: Store, target: str) -> bool:
             bar.update(task, completed=done, rows=count(committer.committed, "row"))
 
         try:
-            while spool.holds_rows():
+            await committer.send_again()
+            while spool.backlog_bytes:
                 await Replay(spool, committer, show).everything()
         except OutageError as error:
             outage = error
+    for event in again:
+        print(event.text)
     took = duration(trio.current_time() - began)
     print(f"{count(committer.committed, 'row')} replayed into {target} in {took}")
     if quarantined:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
 from trio_bridge.delivery.batch_size import BatchSize
+from trio_bridge.delivery.outcome import Outcome
 from trio_bridge.errors import (
     OutageError,
     RowRejectedError,
     SchemaMissingError,
+    ServerChangedError,
     StoreError,
     UnclearError,
     UnreachableError,
@@ -23,6 +25,7 @@ from trio_bridge.stores.record import Rejected
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trio_bridge.delivery.resend import Resend
     from trio_bridge.stores.base import Store
     from trio_bridge.stores.record import Record
 
@@ -42,26 +45,15 @@ the first one makes us check the tables; tables that look complete are not check
 log = Log()
 
 
-class Outcome(NamedTuple):
-    """The result of `commit`: the first `done` records are committed or rejected.
-
-    `outage` is why the others are not; the database may have taken some of them all the same.
-    """
-
-    done: int
-    rejected: list[Rejected]
-    outage: OutageError | None
-
-    def raise_outage(self) -> None:
-        if self.outage is not None:
-            raise self.outage
-
-
 class Committer:
     """Remembers the batch size, so that the search for a bad row goes on after a deadline."""
 
-    def __init__(self, store: Store, *, refusals: int = REFUSALS) -> None:
+    def __init__(
+        self, store: Store, resend: Resend | None = None, *, refusals: int = REFUSALS
+    ) -> None:
+        """`resend`: what makes up for a failover before anything new is written."""
         self._store = store
+        self._resend = resend
         self._batch = BatchSize()
         self._refusals_needed = refusals
         self._suspect: Record | None = None
@@ -118,6 +110,14 @@ class Committer:
                 done += len(batch)
         return Outcome(done, rejected, None)
 
+    async def send_again(self) -> None:
+        """What the database had acknowledged and lacks, without waiting for a new row.
+
+        Raises:
+            OutageError: it did not take all of it.
+        """
+        await self._write([], trio.current_time() + SCHEMA_TIMEOUT_S, SCHEMA_TIMEOUT_S)
+
     async def _is_to_blame(
         self, suspect: Record, later: Sequence[Record], deadline: float, proven: bool
     ) -> bool:
@@ -135,7 +135,7 @@ class Committer:
         with trio.move_on_at(deadline), suppress(StoreError):
             if await self._store.try_out(newest):
                 try:
-                    await self._store.write([suspect])
+                    await self._put([suspect])
                 except UnclearError:
                     return True
         return False
@@ -146,7 +146,7 @@ class Committer:
         write_s = deadline - trio.current_time()
         with trio.move_on_at(deadline) as scope:
             try:
-                await self._store.write(batch)
+                await self._put(batch)
             except SchemaMissingError as error:
                 self._say_missing(str(error))
                 await self._complete_tables(scope, schema_timeout_s, write_s)
@@ -160,6 +160,20 @@ class Committer:
                 await self._write_into_new_schema(batch)
             return
         raise OutageError("no answer in time")
+
+    async def _put(self, batch: Sequence[Record]) -> None:
+        """To a server that has every row of before."""
+        if self._resend is None:
+            await self._store.write(batch)
+            return
+        while True:
+            server = await self._resend.server(self.commit)
+            try:
+                await self._store.write(batch, to=server)
+            except ServerChangedError:
+                self._resend.look_again()
+            else:
+                return
 
     def _say_missing(self, reason: str) -> None:
         """Before the first row this is a new database; later it means that a table was dropped."""
@@ -181,6 +195,6 @@ class Committer:
 
     async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:
         try:
-            await self._store.write(batch)
+            await self._put(batch)
         except SchemaMissingError as error:
             raise OutageError(f"still missing after it was made: {error}") from error

@@ -1,30 +1,33 @@
-"""How rows become safe: the one place that decides between the database and the spool.
+"""How rows become safe: accept → append → ship → acknowledge.
 
-All rows of both tables wait in one line, the *queue*, until they are safe: committed, fsynced in
-the spool, or fsynced in the quarantine. Three rules keep the order:
+Every row of both tables takes one way. It is appended to the spool, the log of what the database
+has not acknowledged; it is shipped from there, in order; the acknowledgement takes it out. Two
+tasks do that side by side, so that a database which does not answer keeps no row out of the log.
 
-1. Rows leave the queue only at its head and only under `_head`, so one task at a time takes them.
-   (The one exception is the rescue of a cancelled writer, which does not wait for the lock: it may
-   append to the spool what another task is committing, and that is harmless.)
-2. While the spool holds anything, the queue's head may only go behind it: into the spool, or into
-   the database after the spool has been replayed to its end.
-3. Only one task at a time uses the database. CLOSED: the one that holds `_head` (the writer,
-   sometimes the flusher). HALF_OPEN: the flusher. OPEN: none.
+- The writer appends. While the database is well it does not fsync: a row outlives this process, and
+  is in the database a moment later. A row that is not by the end of `db_timeout_s`, and every row
+  while the database is not well, is fsynced.
+- The shipper commits: as rows come while the circuit is CLOSED. After three failures in a row it
+  is OPEN, and the database is only tried every `flush_interval_s` (HALF_OPEN), until everything is
+  shipped.
+
+A row is *safe* when it is committed, fsynced or in the quarantine; until then it is in the queue,
+too, in memory. While the disk refuses rows, they are shipped from there, behind what the log holds.
+At `QUEUE_LIMIT` new rows are dropped, so that the loss is one gap with a clear beginning and end,
+and an event reports it.
 
 Rows come through the outlet. Delivery's own events (a change of the breaker, quarantine, drops)
 take the same way, so they stay behind the rows that came before them.
-
-The queue is normally almost empty. It grows only while neither the database nor the disk takes
-rows. At `QUEUE_LIMIT` new rows are dropped, so that the loss is one gap with a clear beginning and
-end, and an event reports it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -33,13 +36,14 @@ from trio_bridge.delivery.breaker import BreakerState
 from trio_bridge.delivery.commit import Committer
 from trio_bridge.delivery.notices import DeliveryNotices
 from trio_bridge.delivery.replay import Replay
+from trio_bridge.delivery.resend import Resend
 from trio_bridge.errors import OutageError, SpoolError
 from trio_bridge.events.rows import RowsSafe, SpoolTakenAway, SpoolUnwritable
 from trio_bridge.logs import Log
 from trio_bridge.stores.record import record_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from trio_bridge.delivery.breaker import DBCircuitBreaker
@@ -54,28 +58,29 @@ QUEUE_LIMIT = 10_000
 5 s."""
 
 DISK_RETRY_S = 1.0
-"""Pause between two attempts to spool while the disk refuses."""
-
-WORTH_TRYING = 0.25
-"""A row goes to the database only if at least this fraction of `db_timeout_s` is left for it, else
-to the spool."""
-
-QUICK_ENOUGH = 0.5
-"""While rows come, the writer takes over from the flusher only if the last replay took less than
-this fraction of `db_timeout_s`."""
+"""Pause between two attempts to append while the disk refuses."""
 
 RESCUE_TIMEOUT_S = 2.0
-"""How long a cancelled writer may take to write the queue to disk."""
+"""How long a cancelled writer may take to fsync the queue."""
 
 log = Log()
 
 
-class Waiting(NamedTuple):
-    """A row in the queue. `since`: when it was accepted, in seconds of `trio.current_time()`."""
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A row in the queue.
+
+    Attributes:
+        since: when it was accepted, in seconds of `trio.current_time()`.
+        end: the position behind it in the log; None while it is not there.
+        safe: whether it may leave the queue.
+    """
 
     record: Record
     since: float
     timestamp: datetime
+    end: int | None = None
+    safe: bool = False
 
 
 @dataclass
@@ -84,15 +89,16 @@ class DeliveryStatus:
 
     committed: int = 0
     spooled: int = 0
+    """Fsynced because the database had not taken them."""
     quarantined: int = 0
     dropped: int = 0
 
 
 class Delivery:
-    """Takes rows from anyone (`accept`) and makes them safe (`deliver_all`, `flush`).
+    """Takes rows from anyone (`accept`) and makes them safe.
 
-    The writer runs `deliver_all`, the flusher `flush`. When the spool holds rows of an earlier run,
-    the circuit starts open, so that the flusher replays them before any row of this run.
+    The writer runs `append_all` and `ship_all`, the flusher `flush`. When the spool holds rows of
+    an earlier run, the circuit starts open, so that the flusher replays them first.
     """
 
     def __init__(
@@ -114,10 +120,12 @@ class Delivery:
         self._breaker = breaker
         self._db_timeout_s = db_timeout_s
         self._queue: deque[Waiting] = deque()
-        self._head = trio.Lock()
-        self._wake = trio.Event()
-        self._committer = Committer(store)
-        self._replay = Replay(spool, self._committer, self._count)
+        self._generation = spool.generation
+        self._to_append, self._to_ship = trio.Event(), trio.Event()
+        self._shipping = trio.Lock()
+        """One task at a time uses the database."""
+        self._committer = Committer(store, Resend(store, spool, outlet.emit))
+        self._replay = Replay(spool, self._committer, self._count, self._acknowledged)
         self._outlet = outlet
         self._notices = DeliveryNotices(outlet.emit, quarantine_path=spool.quarantine_path)
         self._ended = False
@@ -139,9 +147,14 @@ class Delivery:
 
     @property
     def backlog_bytes(self) -> int:
-        return self._spool.backlog_bytes
+        """Of rows that a failure keeps in the spool: not of those on their way to the database."""
+        return 0 if self._is_well() else self._spool.backlog_bytes
 
-    # The way in.
+    def _is_well(self) -> bool:
+        """Whether the database took what it was last given."""
+        return self._breaker.state is BreakerState.CLOSED and not self._breaker.failures
+
+    # Accept.
 
     async def receive_all(self) -> None:
         """Accept everything that comes out of the outlet, until it is closed and empty."""
@@ -156,7 +169,7 @@ class Delivery:
             self._notices.dropped(item.timestamp)
             return
         self._queue.append(Waiting(record_of(item), trio.current_time(), item.timestamp))
-        self._wake.set()
+        self._to_append.set()
 
     def end(self) -> None:
         """No more rows will come: the writer ends when all are safe, and no flush begins or goes
@@ -164,33 +177,30 @@ class Delivery:
         self._ended = True
         self._outlet.end(self.accept)
         self._notices.end()
-        self._wake.set()
+        self._to_append.set()
 
-    # The writer's side.
+    # Append: the writer.
 
-    async def deliver_all(self) -> None:
-        """Make rows safe as they come, until `end` has been called and none is left."""
+    async def append_all(self) -> None:
+        """Append rows as they come, and make safe in time what the database does not take, until
+        `end` has been called and all are safe."""
         while True:
-            if self._queue:
-                await self._deliver()
-                self._say_what_vanished()
-            elif self._ended:
-                async with self._head:  # the flusher may still report something
+            self._to_append = trio.Event()
+            fails = await self._make_safe()
+            self._say_what_vanished()
+            if self._ended and not self._queue:
+                async with self._shipping:  # the flusher may still report something
                     if not self._queue:
                         return
-            if self._disk_fails or (self._spool.unsettled and not self._queue):
-                with trio.move_on_after(DISK_RETRY_S):
-                    await self._news()
-                await self._settle_spool()
-            elif not self._queue and not self._ended:
-                await self._news()
+            pause_s = DISK_RETRY_S if fails or self._spool.unsettled else math.inf
+            with trio.move_on_at(min(self._due_at(), trio.current_time() + pause_s)):
+                await self._to_append.wait()
 
     async def rescue(self) -> None:
-        """Write the queue to disk, whatever else goes on, within `RESCUE_TIMEOUT_S`: the last thing
+        """Make the queue durable, whatever else goes on, within `RESCUE_TIMEOUT_S`: the last thing
         a writer does."""
         with trio.move_on_after(RESCUE_TIMEOUT_S, shield=True):
-            await self._spool_queue()
-            await self._settle_spool()
+            await self._make_safe(durably=True)
         if self._queue:
             log.error(
                 "rows lost: neither the database nor the disk took them",
@@ -199,89 +209,73 @@ class Delivery:
                 last=self._queue[-1].timestamp.isoformat(),
             )
 
-    async def _deliver(self) -> None:
-        async with self._head:
-            if not self._queue:
-                return
-            if self._breaker.state is BreakerState.CLOSED:
-                now = trio.current_time()
-                deadline = self._queue[0].since + self._db_timeout_s
-                if self._disk_fails:
-                    deadline = now + self._db_timeout_s  # the disk takes none of them
-                if deadline - now >= WORTH_TRYING * self._db_timeout_s and await self._to_database(
-                    deadline
-                ):
-                    return
-            await self._spool_queue()
+    def _due_at(self) -> float:
+        """When the oldest row has to be durable."""
+        if not self._queue or self._queue[0].end is None:
+            return math.inf
+        return self._queue[0].since + self._db_timeout_s
 
-    async def _news(self) -> None:
-        self._wake = trio.Event()
-        await self._wake.wait()
-
-    async def _to_database(self, deadline: float) -> bool:
-        """CLOSED: replay what little the spool holds, then write the queue's head.
-
-        Returns whether the database took it; a failure is logged and counted here."""
+    async def _make_safe(self, *, durably: bool = False) -> bool:
+        """One round; whether the disk fails."""
         try:
-            await self._replay_rest(deadline)
-            await self._write_head(deadline)
-        except (OutageError, SpoolError) as error:  # no row may overtake unreadable ones
-            log.warning("database does not take rows", reason=str(error))
-            self._notices.changed(self._breaker.record_failure(str(error)))
-            return False
-        return True
-
-    async def _replay_rest(self, deadline: float) -> None:
-        """Empty the spool while new rows wait in memory, so only as long as they may wait."""
-        while self._spool.holds_rows():
-            await self._replay.one_chunk(batch_timeout_s=self._db_timeout_s, deadline=deadline)
-
-    async def _write_head(self, deadline: float) -> None:
-        """Commit up to one batch of the queue."""
-        head = list(islice(self._queue, LARGEST_BATCH))
-        outcome = await self._committer.commit(
-            [row.record for row in head], batch_timeout_s=self._db_timeout_s, deadline=deadline
-        )
-        for number, sqlstate, reason in outcome.rejected:
-            await self._spool.quarantine(head[number].record, sqlstate=sqlstate, reason=reason)
-        rejected = {number for number, *_ in outcome.rejected}
-        self._leave_queue(head[: outcome.done], rejected)
-        self._count(outcome.done, len(rejected))
-        outcome.raise_outage()
-
-    async def _spool_queue(self) -> None:
-        """Append the queue to the spool; what the disk refuses stays in the queue."""
-        while self._queue:
-            head = list(islice(self._queue, LARGEST_BATCH))
-            try:
-                await self._spool.append([row.record for row in head])
-            except SpoolError as error:
-                self._disk_trouble(error)
-                return
-            self.status.spooled += len(head)
-            self._leave_queue(head)
-
-    async def _settle_spool(self) -> None:
-        if self._spool.unsettled:
-            try:
+            while rows := self._not_appended():
+                await self._append(rows, durably=durably or not self._is_well())
+            if self._queue and (
+                durably or not self._is_well() or trio.current_time() >= self._due_at()
+            ):
+                with self._noticing_loss():
+                    self._fsynced(await self._spool.sync())
+            if self._spool.unsettled and not self._queue:
                 await self._spool.settle()
-            except SpoolError as error:
-                self._disk_trouble(error)
+        except SpoolError as error:
+            if not self._disk_fails:
+                self._disk_fails = True
+                self._notices.emit(SpoolUnwritable(QUEUE_LIMIT, str(error)))
+            self._to_ship.set()  # from memory
+            return True
+        return False
 
-    def _leave_queue(self, safe: Iterable[Waiting], rejected: Container[int] = ()) -> None:
-        for number, row in enumerate(safe):
-            # A rescue may have taken the row out in the meantime.
-            if self._queue and self._queue[0] is row:
-                self._queue.popleft()
-                if number not in rejected:
-                    self._safe(row.record, trio.current_time() - row.since)
-        if not self._queue:
-            self._all_safe()
+    def _not_appended(self) -> list[Waiting]:
+        waiting = (row for row in self._queue if row.end is None)
+        return list(islice(waiting, LARGEST_BATCH))
 
-    # The flusher's side.
+    async def _append(self, rows: Sequence[Waiting], *, durably: bool) -> None:
+        with self._noticing_loss():
+            ends = await self._spool.append([row.record for row in rows], durably=durably)
+        for row, end in zip(rows, ends, strict=True):
+            row.end = end
+        self._acknowledged()  # the shipper may have been faster
+        self._disk_works()
+        if durably:
+            self._fsynced(ends[-1])
+        self._to_ship.set()
+
+    def _fsynced(self, position: int) -> None:
+        self.status.spooled += self._leave(self._before(position))
+
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """What the log has lost has to be appended again."""
+        try:
+            yield
+        finally:
+            if self._spool.generation != self._generation:
+                self._generation = self._spool.generation
+                for row in self._queue:
+                    row.end = None
+                self._to_append.set()
+
+    # Ship: the writer while the circuit is closed, else the flusher.
+
+    async def ship_all(self) -> None:
+        """Ship rows as they are appended, while the circuit is closed."""
+        while True:
+            await self._to_ship.wait()
+            self._to_ship = trio.Event()
+            await self._ship()
 
     async def flush(self) -> None:
-        """Replay the spool in order until it is empty, then let the writer use the database again.
+        """Ship what one or two failures have left, or try again a database that was given up.
 
         Stops early when the database does not take rows, or when `end` was called.
         """
@@ -289,68 +283,98 @@ class Delivery:
         if self._ended:
             return
         if self._breaker.state is BreakerState.CLOSED:
-            await self._flush_leftovers()
+            await self._ship()
         else:
-            await self._replay_backlog()
-        self._say_what_vanished()
+            await self._try_again()
 
-    async def _replay_backlog(self) -> None:
-        self._notices.changed(self._breaker.probe(f"{self._spool.backlog_bytes} bytes to replay"))
-        try:
-            await self._replay_all()
-        except (OutageError, SpoolError) as error:
-            if isinstance(error, SpoolError):
-                log.error("spool can't be replayed", reason=str(error))
-            if not self._ended:
-                log.warning("replay stopped", reason=str(error))
-                self._notices.changed(self._breaker.record_failure(str(error)))
+    async def _ship(self) -> None:
+        async with self._shipping:
+            with self._counting_failure("database does not take rows"):
+                while self._breaker.state is BreakerState.CLOSED and self._is_something_to_ship():
+                    deadline = trio.current_time() + self._db_timeout_s
+                    if self._spool.backlog_bytes:
+                        await self._replay.one_chunk(
+                            batch_timeout_s=self._db_timeout_s, deadline=deadline
+                        )
+                    else:
+                        await self._ship_from_memory(deadline)
 
-    async def _flush_leftovers(self) -> None:
-        """Replay what one or two failures left in the spool, if no new row has taken it along."""
-        async with self._head:
-            if self._breaker.state is BreakerState.CLOSED and self._spool.holds_rows():
-                await self._to_database(trio.current_time() + self._db_timeout_s)
-
-    async def _replay_all(self) -> None:
-        committed = self.status.committed
-        while not self._ended:
-            began = trio.current_time()
-            if self._spool.holds_rows():
+    async def _try_again(self) -> None:
+        async with self._shipping:
+            reason = f"{self._spool.backlog_bytes} bytes to replay"
+            self._notices.changed(self._breaker.probe(reason))
+            with self._counting_failure("replay stopped"):
+                committed = self._committer.committed
                 await self._replay.everything(until=lambda: self._ended)
-                if trio.current_time() - began >= QUICK_ENOUGH * self._db_timeout_s:
-                    continue  # many rows may have come in the meantime
-            # Under the lock no row is on its way into the spool, and nothing is awaited between the
-            # check and the change: no row can be spooled once the circuit is closed.
-            async with self._head:
-                # If rows come faster than the database answers, the spool would never be empty. So
-                # the last of it is replayed while new rows wait in memory.
-                try:
-                    await self._replay_rest(trio.current_time() + self._db_timeout_s)
-                except OutageError:
-                    continue  # too slow for that, or down: the next replay will show
-                if self.status.committed > committed or not self._queue:
+                if self._committer.committed == committed and self._is_something_to_ship():
+                    # The disk is full and the rows wait in memory: try the database with them.
+                    await self._ship_from_memory(trio.current_time() + self._db_timeout_s)
+                if not self._ended:
                     self._notices.changed(self._breaker.close("everything is replayed"))
-                    return
-                # The disk is full and the rows wait in memory: try the database with them.
-                await self._write_head(trio.current_time() + self._db_timeout_s)
+            self._to_ship.set()
+
+    @contextmanager
+    def _counting_failure(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OutageError, SpoolError) as error:
+            if self._ended and self._breaker.state is BreakerState.HALF_OPEN:
+                return
+            log.warning(what, reason=str(error))
+            self._notices.changed(self._breaker.record_failure(str(error)))
+            self._to_append.set()  # what is appended has to be fsynced now
+
+    def _is_something_to_ship(self) -> bool:
+        return self._spool.backlog_bytes > 0 or (self._disk_fails and bool(self._queue))
+
+    async def _ship_from_memory(self, deadline: float) -> None:
+        rows = self._not_appended()
+        outcome = await self._committer.commit(
+            [row.record for row in rows], batch_timeout_s=self._db_timeout_s, deadline=deadline
+        )
+        for number, sqlstate, reason in outcome.rejected:
+            await self._spool.quarantine(rows[number].record, sqlstate=sqlstate, reason=reason)
+        self._leave(rows[: outcome.done])
+        self._count(outcome.done, len(outcome.rejected))
+        outcome.raise_outage()
+
+    # Acknowledge.
+
+    def _acknowledged(self) -> None:
+        with self._noticing_loss():
+            self._leave(self._before(self._spool.acknowledged))
+
+    def _before(self, position: int) -> list[Waiting]:
+        """The rows of the queue that the log holds before this position."""
+        return list(takewhile(lambda row: row.end is not None and row.end <= position, self._queue))
+
+    def _leave(self, rows: Iterable[Waiting]) -> int:
+        """These rows are safe; returns how many of them were not before."""
+        new = 0
+        for row in rows:
+            if not row.safe:
+                row.safe = True
+                new += 1
+                self._safe(row.record, trio.current_time() - row.since)
+        while self._queue and self._queue[0].safe:
+            self._queue.popleft()
+        if not self._queue:
+            self._notices.gap_ended()
+            if self._ended:
+                self._to_append.set()
+        return new
 
     # What is reported.
 
-    def _disk_trouble(self, error: SpoolError) -> None:
-        if not self._disk_fails:
-            self._disk_fails = True
-            self._notices.emit(SpoolUnwritable(QUEUE_LIMIT, str(error)))
+    def _disk_works(self) -> None:
+        if self._disk_fails:
+            self._disk_fails = False
+            self._notices.emit(RowsSafe())
 
     def _say_what_vanished(self) -> None:
         if self._spool.vanished:
             gone, self._spool.vanished = self._spool.vanished, 0
             self._notices.emit(SpoolTakenAway(gone, str(self._spool.path)))
-
-    def _all_safe(self) -> None:
-        if self._disk_fails:
-            self._disk_fails = False
-            self._notices.emit(RowsSafe())
-        self._notices.gap_ended()
 
     def _count(self, answered: int, quarantined: int) -> None:
         """The database committed or rejected `answered` rows; `quarantined` were set aside."""

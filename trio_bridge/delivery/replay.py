@@ -15,7 +15,8 @@ from trio_bridge.errors import SpoolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_bridge.delivery.commit import Committer, Outcome
+    from trio_bridge.delivery.commit import Committer
+    from trio_bridge.delivery.outcome import Outcome
     from trio_bridge.stores.spool.chunk import Chunk
     from trio_bridge.stores.spool.spool import Spool
 
@@ -37,15 +38,20 @@ class _DiskTurn:
 
 
 class Replay:
-    """`done` is called after every chunk: how many of its rows were committed or rejected, and how
-    many lines went to the quarantine."""
+    """`taken` is called when rows are committed; `done` after every chunk: how many of its rows
+    were committed or rejected, and how many lines went to the quarantine."""
 
     def __init__(
-        self, spool: Spool, committer: Committer, done: Callable[[int, int], None]
+        self,
+        spool: Spool,
+        committer: Committer,
+        done: Callable[[int, int], None],
+        taken: Callable[[], None] = lambda: None,
     ) -> None:
         self._spool = spool
         self._committer = committer
         self._done = done
+        self._taken = taken
 
     async def one_chunk(self, *, batch_timeout_s: float, deadline: float) -> None:
         """Replay the next lines until `deadline`, an instant of `trio.current_time()`.
@@ -56,7 +62,8 @@ class Replay:
         """
         chunk = await self._spool.read()
         outcome = await self._commit(chunk, batch_timeout_s=batch_timeout_s, deadline=deadline)
-        await self._acknowledge(chunk, outcome)
+        # While the database is well, the file is emptied a moment later: noting a place costs more.
+        await self._acknowledge(chunk, outcome, durably=outcome.outage is not None)
         outcome.raise_outage()
 
     async def everything(self, *, until: Callable[[], bool] = lambda: False) -> None:
@@ -109,15 +116,20 @@ class Replay:
         deadline: float = inf,
         schema_timeout_s: float = 0.0,
     ) -> Outcome:
-        return await self._committer.commit(
+        outcome = await self._committer.commit(
             [line.record for line in chunk.lines],
             batch_timeout_s=batch_timeout_s,
             deadline=deadline,
             schema_timeout_s=schema_timeout_s,
         )
+        if not outcome.rejected:
+            self._spool.note_taken(chunk, outcome.done)
+            self._taken()
+        return outcome
 
     async def _acknowledge(self, chunk: Chunk, outcome: Outcome, *, durably: bool = True) -> None:
         quarantined = await self._spool.acknowledge(
             chunk, outcome.done, outcome.rejected, durably=durably
         )
+        self._taken()
         self._done(outcome.done, quarantined)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 async def run_writer(delivery: Delivery) -> None:
-    """Accept rows as soon as they come, whatever the database does; return when the outlet is
-    closed and all rows are safe.
+    """Accept, append and ship rows as soon as they come, whatever the database does; return when
+    the outlet is closed and all rows are safe.
 
     A row's time limit therefore begins when it is sent. When this is cancelled or crashes, all rows
     in the queue and in the outlet are fsynced first, shielded, within `RESCUE_TIMEOUT_S`.
@@ -20,7 +20,9 @@ async def run_writer(delivery: Delivery) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(delivery.receive_all)
-            await delivery.deliver_all()
+            nursery.start_soon(delivery.ship_all)
+            await delivery.append_all()
+            nursery.cancel_scope.cancel()
     finally:
         delivery.end()
         await delivery.rescue()

@@ -171,12 +171,29 @@ class RowsQuarantined(Event):
     path: str
 
 
+class RowsSentAgain(Event):
+    """The database had acknowledged them, and lacked them when it answered again."""
+
+    kind = "rows.sent_again"
+    severity = WARNING
+    says = (
+        "the database had lost {rows:row} from {first} to {last} that it had acknowledged: "
+        "sent again"
+    )
+    rows: int
+    first: str
+    last: str
+
+
 class SpoolUnwritable(Event):
-    """The database is down, too: `limit` rows is all that memory holds."""
+    """While the database is down, `limit` rows is all that memory holds."""
 
     kind = "spool.unwritable"
     severity = ERROR
-    says = "the spool can't be written, up to {limit:row} wait in memory: {reason}"
+    says = (
+        "the spool can't be written: rows go to the database from memory, where up to {limit:row} "
+        "can wait: {reason}"
+    )
     limit: int
     reason: str
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -10,12 +10,26 @@ if TYPE_CHECKING:
     from trio_bridge.stores.record import Record
 
 
+class Server(NamedTuple):
+    """Which server answers, and of which data: a standby that is promoted, and a server that is
+    started again, are new ones with the same data.
+
+    Attributes:
+        started: when it did, as a text that is only compared.
+        data: its cluster's number and the database's name.
+    """
+
+    started: str
+    data: str
+
+
 class Store(Protocol):
     """A database that stores each record once; `event_id` identifies it."""
 
-    async def write(self, records: Sequence[Record]) -> int:
+    async def write(self, records: Sequence[Record], *, to: Server | None = None) -> int:
         """Commit all records in one transaction, in order; return how many were new (Citus also
-        counts those that were already there).
+        counts those that were already there). `to`: only if this server takes them, whatever stands
+        between it and us.
 
         The caller sets a time limit with a cancel scope. A cancelled write drops the connection at
         once and has an unknown outcome; writing the same records again is harmless.
@@ -25,6 +39,22 @@ class Store(Protocol):
             UnclearError: as an outage, but it may be one of the records that is refused.
             RowRejectedError: at least one record will never be taken; none was written.
             SchemaMissingError: a table or column is missing; none was written.
+            ServerChangedError: another server answers; none was written.
+        """
+        ...
+
+    async def server(self) -> Server | None:
+        """Which one answers now; None where it does not tell.
+
+        Raises:
+            OutageError: none does.
+        """
+        ...
+
+    async def reach(self, records: Sequence[Record]) -> int:
+        """The number of these records up to the last one that is there; 0: none is.
+
+        Raises: as `write`.
         """
         ...
 

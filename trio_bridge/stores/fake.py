@@ -13,10 +13,12 @@ from trio_bridge.errors import (
     OutageError,
     RowRejectedError,
     SchemaMissingError,
+    ServerChangedError,
     UnclearError,
     UnreachableError,
 )
 from trio_bridge.rows import TABLES
+from trio_bridge.stores.base import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 class Mishap(Enum):
     """What happens to a write."""
 
+    NONE = auto()
+    """Nothing: in a list it lets one write pass."""
     REFUSED = auto()
     """The connection is refused; nothing is committed."""
     LOST_AFTER_COMMIT = auto()
@@ -63,20 +67,34 @@ class FakeStore:
         self.ensure_schema_helps = True
         self.schema_calls = 0
         self.batches: list[list[Record]] = []
-        """The records of each write, committed or not."""
+        """The records of each write, committed or not; none for a question without an answer."""
         self.in_use = False
         self._ids: set[tuple[str, str]] = set()
+        self._order: list[tuple[str, dict[str, Any]]] = []
+        """All rows as they were committed."""
+        self.data = "fake"
+        """Of which data it is a server."""
+        self._starts = 1
         self._schema_missing = False
         self._thawed: trio.Event | None = None
         self._under_way: list[Record] = []
 
-    async def write(self, records: Sequence[Record]) -> int:
+    async def write(self, records: Sequence[Record], *, to: Server | None = None) -> int:
         assert not self.in_use, "two tasks write at the same time"
         self.in_use = True
         try:
-            return await self._write(records)
+            return await self._write(records, to)
         finally:
             self.in_use = False
+
+    async def server(self) -> Server:
+        await self._answer()
+        return self._server
+
+    async def reach(self, records: Sequence[Record]) -> int:
+        await self._answer()
+        keys = [_key(record.table, orjson.loads(record.row)) for record in records]
+        return max((n for n, key in enumerate(keys, 1) if key in self._ids), default=0)
 
     async def try_out(self, record: Record) -> bool:
         await self._answer_time()
@@ -113,7 +131,30 @@ class FakeStore:
         self._thawed.set()
         self._thawed = None
 
-    async def _write(self, records: Sequence[Record]) -> int:
+    def restart(self, *, losing: int = 0) -> None:
+        """Another server takes over, which lacks the last `losing` rows, or the same one starts."""
+        self._starts += 1
+        self.lose(losing)
+
+    def lose(self, rows: int) -> None:
+        """The last ones are no longer there."""
+        self._remove(self._order[max(0, len(self._order) - rows) :])
+
+    def lose_oldest(self, rows: int) -> None:
+        """The first ones are no longer there."""
+        self._remove(self._order[:rows])
+
+    def _remove(self, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        for table, row in list(rows):
+            self._order.remove((table, row))
+            self.tables[table].remove(row)
+            self._ids.discard(_key(table, row))
+
+    @property
+    def _server(self) -> Server:
+        return Server(str(self._starts), self.data)
+
+    async def _write(self, records: Sequence[Record], to: Server | None) -> int:
         self.batches.append(list(records))
         trouble = self.next_troubles.popleft() if self.next_troubles else self.trouble
         await self._answer_time(records)
@@ -125,6 +166,8 @@ class FakeStore:
             self._schema_missing = True
         if self._schema_missing:
             raise SchemaMissingError("42P01: relation does not exist")
+        if to not in (None, self._server):
+            raise ServerChangedError("another server")
         self._raise_if_refused(records)
         new = self._commit(records)
         if trouble is Mishap.LOST_AFTER_COMMIT:
@@ -141,6 +184,16 @@ class FakeStore:
             if self.unclear(record):
                 raise UnclearError("not on a Sunday", sqlstate="P0001")
 
+    async def _answer(self) -> None:
+        """To a question, which no commit's mishap can befall."""
+        if self.trouble in (Mishap.REFUSED, Mishap.SILENT, Mishap.SILENT_AFTER_COMMIT):
+            self.batches.append([])
+        await self._answer_time()
+        if self.trouble is Mishap.REFUSED:
+            raise UnreachableError("connection refused")
+        if self.trouble in (Mishap.SILENT, Mishap.SILENT_AFTER_COMMIT):
+            await trio.sleep_forever()
+
     async def _answer_time(self, records: Sequence[Record] = ()) -> None:
         if self._thawed is None:
             await trio.sleep(self.latency_s)
@@ -156,9 +209,14 @@ class FakeStore:
         new = 0
         for record in records:
             row = orjson.loads(record.row)
-            key = (record.table, row["event_id"])
+            key = _key(record.table, row)
             if key not in self._ids:
                 self._ids.add(key)
                 self.tables[record.table].append(row)
+                self._order.append((record.table, row))
                 new += 1
         return new
+
+
+def _key(table: str, row: dict[str, Any]) -> tuple[str, str]:
+    return table, row["event_id"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -63,6 +64,15 @@ def record_of(item: Snapshot | ApiEvent) -> Record:
     """Encode a row for its table. Times keep microseconds and their UTC offset."""
     table = PORTFOLIO_GREEKS if isinstance(item, Snapshot) else API_LOGS
     return Record(table.name, _encode(values_of(item, table.columns)))
+
+
+def time_of(record: Record) -> datetime | None:
+    """A row's timestamp; None if only the database can read it (a line of the earlier system)."""
+    try:
+        time = datetime.fromisoformat(orjson.loads(record.row)["timestamp"])
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def encode_line(record: Record) -> bytes:

@@ -15,13 +15,14 @@ import trio
 import trio.testing
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.support.pgbouncer import needs_pgbouncer, open_pgbouncer
+from tests.support.pgbouncer import pgbouncer
 from trio_bridge.delivery.commit import Committer
 from trio_bridge.errors import (
     ConfigError,
     OutageError,
     RowRejectedError,
     SchemaMissingError,
+    ServerChangedError,
     StoreError,
     UnclearError,
 )
@@ -863,8 +864,7 @@ async def statement_pooler(listener: trio.SocketListener, server: PostgresServer
 
 
 @asynccontextmanager
-async def our_own_pooler(home: Path, server: PostgresServer, mode: str) -> AsyncIterator[str]:
-    assert mode == "statement"
+async def our_own_pooler(server: PostgresServer) -> AsyncIterator[str]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
@@ -873,16 +873,20 @@ async def our_own_pooler(home: Path, server: PostgresServer, mode: str) -> Async
         nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def real_pooler(server: PostgresServer) -> AsyncIterator[str]:
+    with pgbouncer(server, "statement") as pooler:
+        yield pooler.url
+
+
 @pytest.mark.parametrize(
-    "open_pooler",
-    [our_own_pooler, pytest.param(open_pgbouncer, marks=needs_pgbouncer)],
-    ids=["as described", "PgBouncer"],
+    "open_pooler", [our_own_pooler, real_pooler], ids=["as described", "PgBouncer"]
 )
 async def test_through_a_statement_pooler_rows_of_both_tables_go_together(
-    open_pooler: Any, own_store: PostgresStore, own_postgres: PostgresServer, tmp_path: Path
+    open_pooler: Any, own_store: PostgresStore, own_postgres: PostgresServer
 ) -> None:
     await own_store.aclose()
-    async with open_pooler(tmp_path, own_postgres, "statement") as conninfo:
+    async with open_pooler(own_postgres) as conninfo:
         store = PostgresStore(conninfo)
         for rows in (mixed(9), mixed(300)):
             await store.write(rows)
@@ -920,3 +924,66 @@ async def test_a_trial_meets_what_a_commit_would_meet(
         await store.try_out(record_of(snapshot(1)))
     with pytest.raises(UnclearError, match="too late"):
         await store.write(snapshots(1))
+
+
+# Which server takes rows
+
+
+@few_or_many
+async def test_rows_for_one_server_are_not_taken_by_another(
+    own_postgres: PostgresServer, count: int
+) -> None:
+    """The one that is started again may lack rows, and a pooler may hide that it was."""
+    store = PostgresStore(own_postgres.conninfo)
+    await store.ensure_schema()
+    server = await store.server()
+    assert server is not None
+    rows = [record_of(snapshot(k)) for k in range(count)]
+    rows[-1] = record_of(event())  # a batch of both tables
+    assert await store.write(rows, to=server) == count
+    assert await store.write(rows, to=server) == 0
+    assert await store.reach(rows) == count
+    more = [record_of(snapshot(k)) for k in range(count, 2 * count)]
+    own_postgres.stop()
+    own_postgres.start()
+    for batch in (more, more[:1], [*more, record_of(event())]):
+        with pytest.raises(ServerChangedError):
+            await store.write(batch, to=server)
+    assert await store.reach(more) == 0
+    assert await store.reach([*rows[:-1], *more]) == count - 1
+    own_postgres.execute("DELETE FROM portfolio_greeks WHERE delta < 5")
+    assert await store.reach([*rows[:-1], *more]) == (count - 1 if count > 5 else 0)
+    assert await store.reach([]) == 0
+    again = await store.server()
+    assert again is not None
+    assert again.data == server.data
+    assert again.started != server.started
+    assert await store.write(more, to=again) == count
+    await store.aclose()
+
+
+async def test_an_engine_that_does_not_tell_who_it_is_gets_rows_without_a_condition(
+    own_postgres: PostgresServer,
+) -> None:
+    with psycopg.connect(own_postgres.conninfo, autocommit=True) as owner:
+        owner.execute("CREATE ROLE modest LOGIN")
+        owner.execute("GRANT ALL ON SCHEMA public TO modest")
+        owner.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    store = PostgresStore(own_postgres.conninfo_of("portfolio_engine", user="modest"))
+    await store.ensure_schema()
+    assert await store.server() is None
+    assert await store.write([record_of(snapshot())]) == 1
+    await store.aclose()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+async def test_the_settings_of_a_session_make_no_other_server(
+    own_postgres: PostgresServer, zone: str
+) -> None:
+    plain = PostgresStore(own_postgres.conninfo)
+    server = await plain.server()
+    options = f"{own_postgres.conninfo} options='-c TimeZone={zone} -c DateStyle=SQL'"
+    other = PostgresStore(options)
+    assert await other.server() == server
+    await plain.aclose()
+    await other.aclose()

@@ -66,7 +66,7 @@ class Story:
 
     async def replay(self, spool: Spool, lines: int = 1_000) -> None:
         """Once to the end when `lines` is not limited, else so many lines."""
-        while spool.holds_rows():
+        while spool.backlog_bytes:
             chunk = await spool.read(lines)
             numbers = [number_of(line.record) for line in chunk.lines]
             self.replayed += [number for number in numbers if number != POISON]
@@ -83,7 +83,7 @@ class Story:
         """The next process: everything that is left."""
         spool = await Spool.open(BUFFER, disk=self.disk)
         await self.replay(spool)
-        assert not spool.holds_rows()
+        assert not spool.backlog_bytes
 
     def check(self) -> None:
         quarantined = self.quarantined()

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,14 +23,15 @@ from structlog.testing import capture_logs
 from tests.support.rows import event, number_of, record
 from trio_bridge.errors import ConfigError, SpoolError, StartError
 from trio_bridge.stores.record import Rejected, encode_line, record_of
+from trio_bridge.stores.spool import spool as module
 from trio_bridge.stores.spool.disk import RealDisk
-from trio_bridge.stores.spool.fake_disk import FakeDisk
+from trio_bridge.stores.spool.fake_disk import FakeDisk, SimulatedCrash
 from trio_bridge.stores.spool.look import look_at_spool
 from trio_bridge.stores.spool.ownership import UnsafeFileError, in_words
 from trio_bridge.stores.spool.spool import CHUNK_BYTES, Spool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from trio_bridge.stores.record import Record
 
@@ -53,7 +55,7 @@ async def spool(path: Path) -> AsyncIterator[Spool]:
 async def replay(spool: Spool, max_lines: int = 1_000) -> list[Record]:
     """Acknowledge everything; what was there."""
     records: list[Record] = []
-    while spool.holds_rows():
+    while spool.backlog_bytes:
         chunk = await spool.read(max_lines)
         records += [line.record for line in chunk.lines]
         await spool.acknowledge(chunk, len(chunk.lines))
@@ -271,7 +273,7 @@ async def test_how_many_lines_went_to_the_quarantine_is_told(path: Path) -> None
     assert await spool.acknowledge(await spool.read(), 3, poison) == 3
     assert await spool.acknowledge(await spool.read(), 1) == 1
     assert len(quarantined(path)) == 4
-    assert not spool.holds_rows()
+    assert not spool.backlog_bytes
     spool.close()
 
 
@@ -378,7 +380,7 @@ async def test_rows_of_a_shorter_file_in_its_place_are_held_at_once(
     path.unlink()
     path.write_bytes(encode_line(record(7)))
     await spool.acknowledge(chunk, 2)
-    assert spool.holds_rows()
+    assert spool.backlog_bytes
     assert [number_of(row) for row in await replay(spool)] == [7]
 
 
@@ -668,7 +670,7 @@ async def test_no_permission_is_one_clear_line(error: int) -> None:
 async def test_an_empty_file_is_an_empty_spool(path: Path) -> None:
     path.touch()
     spool = await Spool.open(path)
-    assert not spool.holds_rows()
+    assert not spool.backlog_bytes
     assert not spool.unsettled
     spool.close()
 
@@ -716,7 +718,7 @@ async def test_replay_goes_on_although_cursor_and_quarantine_find_no_room(disk: 
     chunk = await spool.read()
     assert [number_of(line.record) for line in chunk.lines] == [2, 3, 4, 5]
     await spool.acknowledge(chunk, 4)
-    assert not spool.holds_rows()
+    assert not spool.backlog_bytes
     disk.capacity = None
     await spool.append([record(6)])
     assert b"22003" in (disk.content(spool.quarantine_path) or b"")
@@ -744,51 +746,6 @@ async def test_a_disk_that_hangs_is_an_error_and_nothing_overtakes_the_hanging_r
     disk.delay_s = 0.0
     await spool.append([record(1), record(2)])
     assert [number_of(row) for row in await replay(spool)] == [1, 1, 2]
-
-
-async def test_a_row_on_its_way_counts_as_held(
-    disk: FakeDisk, autojump_clock: trio.testing.MockClock
-) -> None:
-    spool = await Spool.open(FAKE, disk=disk)
-    disk.delay_s = 1.0
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(spool.append, [record(1)])
-        await trio.testing.wait_all_tasks_blocked()
-        assert spool.backlog_bytes == 0
-        assert spool.holds_rows()
-
-
-class LateDisk(FakeDisk):
-    """Tells how a job ended a moment after it has, as threads do."""
-
-    async def run(self, job: Callable[[], T]) -> T:
-        try:
-            return await super().run(job)
-        finally:
-            await trio.sleep(1.0)
-
-
-async def test_a_row_counts_as_held_until_its_owner_knows_that_it_was_refused(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    disk = LateDisk()
-    spool = await Spool.open(FAKE, disk=disk)
-    await spool.append([record(0)])
-    await replay(spool)
-    disk.calls.clear()
-    disk.failing = {"pwrite": errno.EIO}
-
-    async def append() -> None:
-        with pytest.raises(SpoolError):
-            await spool.append([record(1)])
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(append)
-        await trio.testing.wait_all_tasks_blocked()
-        assert "pwrite" in disk.calls
-        assert not disk.busy
-        assert spool.holds_rows()
-    assert not spool.holds_rows()
 
 
 async def test_settling_writes_cursor_and_quarantine_once_there_is_room(disk: FakeDisk) -> None:
@@ -833,6 +790,126 @@ async def test_a_row_costs_one_write_and_one_fsync(disk: FakeDisk) -> None:
     disk.calls.clear()
     await spool.append([record(6)])
     assert disk.calls == ["pwrite", "fsync"]
+
+
+@pytest.mark.parametrize(
+    ("time", "kept"), [("2026-01-02T14:30:00", False), ("2 January 2026", True)]
+)
+async def test_of_a_line_of_the_earlier_system_the_database_may_read_the_time(
+    path: Path, time: str, kept: bool
+) -> None:
+    path.write_bytes(orjson.dumps({"table": "api_logs", "row": {"timestamp": time}}) + b"\n")
+    spool = await Spool.open(path, keep=timedelta(days=1))
+    await spool.acknowledge(await spool.read(), 1)
+    spool.close()
+    spool = await Spool.open(path, keep=timedelta(days=1))
+    assert (spool.sent.newest is not None) == kept
+    spool.close()
+
+
+async def test_a_row_that_is_not_durable_yet_costs_one_write(disk: FakeDisk) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    calls = len(disk.calls)
+    ends = await spool.append([record(0), record(1)], durably=False)
+    assert disk.calls[calls:] == ["pwrite"]
+    assert ends == [len(encode_line(record(0))), spool.end]
+    assert disk.durable(FAKE) == b""
+    assert await spool.sync() == spool.end
+    assert disk.durable(FAKE) == disk.content(FAKE) != b""
+    calls = len(disk.calls)
+    await spool.sync()
+    assert disk.calls[calls:] == []
+
+
+async def test_what_a_failed_fsync_takes_along_is_told_and_may_be_appended_again(
+    disk: FakeDisk,
+) -> None:
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(0)])
+    generation = spool.generation
+    await spool.append([record(1)], durably=False)
+    chunk = await spool.read()
+    disk.fail_next.append(("fsync", errno.EIO))
+    with pytest.raises(SpoolError):
+        await spool.sync()
+    assert spool.generation != generation
+    assert await spool.acknowledge(chunk, 2) == 0
+    assert spool.acknowledged == 0, "the chunk is none of this file"
+    await spool.append([record(1)])
+    assert [line.record for line in (await spool.read()).lines] == [record(0), record(1)]
+    assert disk.durable(FAKE) == encode_line(record(0)) + encode_line(record(1))
+
+
+async def test_a_torn_line_of_before_stays_apart_after_a_failed_fsync(disk: FakeDisk) -> None:
+    torn = encode_line(record(9))[:50]
+    disk.put(FAKE, torn)
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(0)], durably=False)
+    disk.fail_next.append(("fsync", errno.EIO))
+    with pytest.raises(SpoolError):
+        await spool.sync()
+    await spool.append([record(0)])
+    chunk = await spool.read()
+    assert [line.record for line in chunk.lines] == [record(0)]
+    assert [line.raw for line in chunk.unfit] == [torn]
+
+
+async def test_what_is_acknowledged_is_cut_off_although_new_rows_keep_coming(
+    disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CUT_OFF_BYTES", 2_000)
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(0)], durably=False)
+    largest = 0
+    for n in range(1, 200):
+        chunk = await spool.read()
+        await spool.append([record(n)], durably=False)  # while the database takes the one before
+        assert [line.record for line in chunk.lines] == [record(n - 1)]
+        await spool.acknowledge(chunk, 1, durably=n % 7 == 0)
+        largest = max(largest, len(disk.content(FAKE) or b""))
+    assert 2_000 < largest < 6_000
+    disk.kill()
+    disk.restart()
+    again = await Spool.open(FAKE, disk=disk)
+    numbers = [number_of(line.record) for line in (await again.read()).lines]
+    assert numbers[-1] == 199
+    assert numbers == list(range(numbers[0], 200))
+
+
+async def test_lines_of_the_earlier_system_are_not_moved(
+    disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids depend on their place."""
+    monkeypatch.setattr(module, "CUT_OFF_BYTES", 1_000)
+    old = b'{"table": "api_logs", "row": {"timestamp": "2026-01-02T14:30:00Z", "message": "m"}}\n'
+    disk.put(FAKE, old * 20)
+    spool = await Spool.open(FAKE, disk=disk)
+    ids = [line.record for line in (await spool.read()).lines]
+    found = []
+    while chunk := await spool.read(3):
+        found += [line.record for line in chunk.lines]
+        await spool.acknowledge(chunk, len(chunk.lines))
+    assert found == ids
+
+
+@pytest.mark.parametrize("call", range(8))
+async def test_a_crash_while_it_is_cut_off_leaves_every_row_that_is_not_acknowledged(
+    disk: FakeDisk, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    monkeypatch.setattr(module, "CUT_OFF_BYTES", 2_000)
+    spool = await Spool.open(FAKE, disk=disk)
+    await spool.append([record(n) for n in range(20)])
+    chunk = await spool.read(17)
+    disk.crash_at = len(disk.calls) + call
+    with suppress(SimulatedCrash):
+        await spool.acknowledge(chunk, 17)
+    if not disk.crashed:
+        disk.crash()
+    disk.restart()
+    again = await Spool.open(FAKE, disk=disk)
+    left = [number_of(line.record) for line in (await again.read()).lines]
+    assert left[-3:] == [17, 18, 19]
+    assert left == list(range(left[0], 20))
 
 
 async def test_of_what_waits_for_the_quarantine_what_memory_holds_outlives_the_file(
@@ -894,7 +971,7 @@ async def test_a_disk_that_became_read_only_still_gives_the_rows_it_holds(path: 
         with pytest.raises(SpoolError, match=r"Read-only file system|Bad file descriptor"):
             await spool.append([record(3)])
     assert [number_of(row) for row in await replay(spool)] == [1, 2]
-    assert not spool.holds_rows()  # so the next rows may go to the database
+    assert not spool.backlog_bytes  # so the next rows may go to the database
     disk.broken = False
     for _ in range(2):  # the first finds the file as it was opened to read
         with suppress(SpoolError):

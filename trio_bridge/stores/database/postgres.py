@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+import orjson
 import psycopg
 import trio
 from psycopg.types.json import Json
 
-from trio_bridge.errors import RowRejectedError, SchemaMissingError, UnreachableError
+from trio_bridge.errors import (
+    RowRejectedError,
+    SchemaMissingError,
+    ServerChangedError,
+    UnreachableError,
+)
 from trio_bridge.rows import TABLES
+from trio_bridge.stores.base import Server
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.database.schema import (
@@ -21,7 +30,7 @@ from trio_bridge.stores.database.schema import (
     quoted,
 )
 from trio_bridge.stores.database.sqlstate import TROUBLE, store_error, store_errors
-from trio_bridge.stores.record import record_of
+from trio_bridge.stores.record import record_of, time_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -33,6 +42,13 @@ if TYPE_CHECKING:
 FAST_PATH_ROWS = 100
 """From this many rows on, `fast_insert_statement` is tried first: usually all of them are new."""
 
+NOT_TOLD = (
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.FeatureNotSupported,
+)
+"""What other engines say to a question about their server."""
+
 FALL_BACK_ON = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.FeatureNotSupported,
@@ -41,18 +57,36 @@ FALL_BACK_ON = (
 """Errors after which `insert_statement` is used: it says what is really wrong, if anything is."""
 
 
+AS_GOOD_AS_BEFORE = (RowRejectedError, SchemaMissingError, ServerChangedError)
+"""The connection is, after these errors."""
+
+STARTED = "extract(epoch FROM pg_postmaster_start_time())::text"
+"""When the server started; behind a pooler a statement alone tells which one runs it."""
+
+ANOTHER_SERVER = "another server, started at "
+
+ONLY_ON = f"""
+    WHERE CASE WHEN {STARTED} = %s THEN true ELSE ('{ANOTHER_SERVER}' || {STARTED})::boolean END
+"""
+"""Raises an error on any other server than the one that started at that time, so that the statement
+does nothing there. (It is not constant, so the planner does not evaluate it beforehand.)"""
+
+
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+
 @cache
-def insert_statement(table: str) -> str:
+def insert_statement(table: str, condition: str = "") -> str:
     """Takes a JSON array of rows, the same for one row and for a thousand.
 
     The rows get their ids in the order of the array. One whose event is there already is left out.
     The conflict is named, so that any other one is an error and never a silent loss.
     """
-    return f"{_plain_insert(table)} {_leaving_out_known_events()}"
+    return f"{_plain_insert(table, condition)} {_leaving_out_known_events()}"
 
 
 @cache
-def fast_insert_statement(table: str) -> str:
+def fast_insert_statement(table: str, condition: str = "") -> str:
     """As `insert_statement`, but a fifth cheaper; fails when any of the rows is there already.
 
     The guard inserts nothing. Because of it, the server refuses the statement when the unique key
@@ -64,7 +98,7 @@ def fast_insert_statement(table: str) -> str:
             SELECT {", ".join("NULL" for _ in EVENT_KEY)} WHERE false
             {_leaving_out_known_events()}
         )
-        {_plain_insert(table)}
+        {_plain_insert(table, condition)}
     """
 
 
@@ -72,7 +106,7 @@ def _leaving_out_known_events() -> str:
     return f"ON CONFLICT ({quoted(EVENT_KEY)}) DO NOTHING"
 
 
-def _plain_insert(table: str) -> str:
+def _plain_insert(table: str, condition: str) -> str:
     columns = TABLES[table].columns
     definitions = ", ".join(f'"{name}" {column.type}' for name, column in columns.items())
     values = ", ".join(
@@ -86,11 +120,14 @@ def _plain_insert(table: str) -> str:
         INSERT INTO {table} ({quoted(columns)})
         SELECT {values}
         FROM ROWS FROM (json_to_recordset(%s) AS ({definitions})) WITH ORDINALITY
+        {condition}
         ORDER BY ordinality
     """
 
 
-async def insert(connection: TrioConnection, records: Sequence[Record]) -> int:
+async def insert(
+    connection: TrioConnection, records: Sequence[Record], *, to: Server | None = None
+) -> int:
     """Commit all records in one transaction, in order; return how many were new.
 
     The connection must be in autocommit mode. After a RowRejectedError or SchemaMissingError it is
@@ -102,10 +139,48 @@ async def insert(connection: TrioConnection, records: Sequence[Record]) -> int:
         raise ValueError("the connection must be in autocommit mode: nothing would be committed")
     batches = _by_table(records)
     with store_errors(connection, own_columns=OWN_COLUMNS):
-        if len(records) >= FAST_PATH_ROWS:
-            with suppress(*FALL_BACK_ON):
-                return await _insert_together(connection, batches, fast_insert_statement)
-        return await _insert_together(connection, batches, insert_statement)
+        try:
+            if len(records) >= FAST_PATH_ROWS:
+                with suppress(*FALL_BACK_ON):
+                    return await _insert_together(connection, batches, fast_insert_statement, to)
+            return await _insert_together(connection, batches, insert_statement, to)
+        except psycopg.errors.InvalidTextRepresentation as error:
+            if ANOTHER_SERVER in (error.diag.message_primary or ""):
+                raise ServerChangedError(str(error)) from None
+            raise
+
+
+async def server_of(connection: TrioConnection) -> Server | None:
+    """See `Store.server`."""
+    try:
+        cursor = await connection.execute(
+            f"SELECT {STARTED}, system_identifier || '/' || current_database() "
+            "FROM pg_control_system()"
+        )
+        found = await cursor.fetchone()
+    except NOT_TOLD:
+        return None
+    return Server(*found) if found else None
+
+
+async def reach(connection: TrioConnection, records: Sequence[Record]) -> int:
+    """See `Store.reach`."""
+    numbers = {
+        (record.table, UUID(orjson.loads(record.row)["event_id"])): number
+        for number, record in enumerate(records, 1)
+    }
+    since = min((time_of(record) or LONG_AGO for record in records), default=LONG_AGO)
+    there = 0
+    for table in {record.table for record in records}:
+        ids = [event_id for of, event_id in numbers if of == table]
+        with store_errors(connection, own_columns=OWN_COLUMNS):
+            cursor = await connection.execute(
+                f'SELECT event_id FROM {table} WHERE event_id = ANY(%s) AND "timestamp" >= %s',
+                [ids, since],
+            )
+            found = await cursor.fetchall()
+        there = max([there, *(numbers[table, event_id] for (event_id,) in found)])
+    return there
 
 
 async def try_out(connection: TrioConnection, record: Record) -> bool:
@@ -139,12 +214,23 @@ class PostgresStore:
         self._connection: TrioConnection | None = None
         self._turn = trio.Lock()
 
-    async def write(self, records: Sequence[Record]) -> int:
+    async def write(self, records: Sequence[Record], *, to: Server | None = None) -> int:
         """See `Store.write`."""
         if not records:
             return 0
-        async with self._using(keep_after=(RowRejectedError, SchemaMissingError)) as connection:
-            return await insert(connection, records)
+        async with self._using(keep_after=AS_GOOD_AS_BEFORE) as connection:
+            return await insert(connection, records, to=to)
+
+    async def server(self) -> Server | None:
+        """See `Store.server`."""
+        async with self._using() as connection:
+            with store_errors(connection):
+                return await server_of(connection)
+
+    async def reach(self, records: Sequence[Record]) -> int:
+        """See `Store.reach`."""
+        async with self._using(keep_after=AS_GOOD_AS_BEFORE) as connection:
+            return await reach(connection, records)
 
     async def try_out(self, record: Record) -> bool:
         """See `Store.try_out`."""
@@ -225,14 +311,16 @@ def _by_table(records: Sequence[Record]) -> Mapping[str, list[bytes]]:
 async def _insert_together(
     connection: TrioConnection,
     batches: Mapping[str, list[bytes]],
-    statement: Callable[[str], str],
+    statement: Callable[[str, str], str],
+    to: Server | None,
 ) -> int:
     """One round trip. Several statements in one query are one transaction, also for a pooler that
     shares its connections by the statement and refuses BEGIN."""
     arrays = [_array(rows) for rows in batches.values()]
     cursor = connection.cursor() if len(batches) == 1 else _filling_in(connection, arrays)
-    values = [Json(array, dumps=bytes) for array in arrays]
-    await cursor.execute(";".join(map(statement, batches)), values)
+    condition, time = (ONLY_ON, [to.started]) if to is not None else ("", [])
+    values = [value for array in arrays for value in (Json(array, dumps=bytes), *time)]
+    await cursor.execute(";".join(statement(table, condition) for table in batches), values)
     new = cursor.rowcount
     while cursor.nextset():
         new += cursor.rowcount

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from trio_bridge.rows import TABLES
@@ -11,7 +11,7 @@ from trio_bridge.stores.spool.quarantine import Unfit
 
 
 class SpoolLine(NamedTuple):
-    """A line that can be replayed; `end` is where the next one begins."""
+    """A line that can be replayed; `end` is the position at which the next one begins."""
 
     record: Record
     raw: bytes
@@ -21,27 +21,38 @@ class SpoolLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive lines of the spool: `lines` can be replayed, those in `unfit` can't."""
+    """Consecutive lines of the spool: `lines` can be replayed, those in `unfit` can't.
+
+    All positions count from where the file began when it was opened: they stay true when what is
+    acknowledged is cut off. `base` is that of the file's first byte now.
+    """
 
     lines: list[SpoolLine]
     unfit: list[Unfit]
     start: int
     end: int
     generation: int
+    base: int = 0
 
     def __bool__(self) -> bool:
         """Whether it holds anything."""
         return self.end > self.start
 
+    def place_after(self, lines: int) -> int:
+        """The position behind the first of its `lines` that can be replayed."""
+        if lines == len(self.lines):
+            return self.end
+        return self.lines[lines - 1].end if lines else self.start
+
 
 def decode_chunk(parts: list[bytes], chunk: Chunk, size: int) -> Chunk:
-    """Fill an empty chunk with the lines that begin at its start; `size` is the file's size."""
+    """Fill an empty chunk with the lines that begin at its start; `size` is where the file ends."""
     lines, unfit, start = chunk.lines, chunk.unfit, chunk.start
     for raw in parts:
         end = min(start + len(raw) + 1, size)
         if raw:
             try:
-                record = decode_line(raw, offset=start)
+                record = decode_line(raw, offset=start - chunk.base)
             except DamagedLineError as error:
                 unfit.append(Unfit(str(error), raw, start, end))
             else:
@@ -50,4 +61,4 @@ def decode_chunk(parts: list[bytes], chunk: Chunk, size: int) -> Chunk:
                 else:
                     unfit.append(Unfit("unknown table", raw, start, end))
         start = end
-    return Chunk(lines, unfit, chunk.start, start, chunk.generation)
+    return replace(chunk, end=start)

@@ -111,6 +111,10 @@ class Disk(Protocol):
         """Remove the file if it exists."""
         ...
 
+    def names(self, directory: Path) -> list[str]:
+        """The names in it, sorted; none if it does not exist."""
+        ...
+
     def sync_directory(self, path: Path) -> None:
         """Make new, renamed and removed names in this directory durable."""
         ...
@@ -128,11 +132,6 @@ class Disk(Protocol):
 
         When it is cancelled the job still runs to its end, and the next one waits for that.
         """
-        ...
-
-    @property
-    def busy(self) -> bool:
-        """Whether a job is running or waiting for its turn."""
         ...
 
 
@@ -195,6 +194,12 @@ class RealDisk:
     def unlink(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
+    def names(self, directory: Path) -> list[str]:
+        try:
+            return sorted(path.name for path in directory.iterdir())
+        except FileNotFoundError:
+            return []
+
     def sync_directory(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -217,8 +222,3 @@ class RealDisk:
             # Better to block everything for one fsync than to leave a row unsafe.
             async with self._one_at_a_time:
                 return job()
-
-    @property
-    def busy(self) -> bool:
-        about = self._one_at_a_time.statistics()
-        return about.borrowed_tokens > 0 or about.tasks_waiting > 0

@@ -112,6 +112,10 @@ class FakeDisk:
         file = _File(self._number(), bytearray(content), bytearray(content))
         self._names[path] = self._durable_names[path] = file
 
+    def fill(self) -> None:
+        """No byte more has room until something is removed."""
+        self.capacity = self._used()
+
     def put_directory(self, path: Path) -> None:
         self._names[path] = self._durable_names[path] = _File(self._number(), is_directory=True)
 
@@ -200,8 +204,7 @@ class FakeDisk:
         if self.short_write_at == len(self.calls):
             data = data[: len(data) // 2]
         if self.capacity is not None:
-            used = sum(len(other.content) for other in self._names.values())
-            room = self.capacity - used + max(0, len(file.content) - offset)
+            room = self.capacity - self._used() + max(0, len(file.content) - offset)
             if room < len(data):
                 data = data[: max(0, room)]
             if not data:
@@ -266,6 +269,10 @@ class FakeDisk:
                 self._call("unlink")
             self._rename(_Naming(path, None))
 
+    def names(self, directory: Path) -> list[str]:
+        self._alive()
+        return sorted(path.name for path in self._names if path.parent == directory)
+
     def sync_directory(self, path: Path) -> None:
         self._alive()
         with self._maybe_crash_in(self._sync_names):
@@ -285,11 +292,6 @@ class FakeDisk:
                     job()
                 raise
             return job()
-
-    @property
-    def busy(self) -> bool:
-        about = self._one_at_a_time.statistics()
-        return about.borrowed_tokens > 0 or about.tasks_waiting > 0
 
     # The machinery.
 
@@ -325,6 +327,9 @@ class FakeDisk:
                     effect()
                 self.crash()
             raise
+
+    def _used(self) -> int:
+        return sum(len(file.content) for file in self._names.values())
 
     def _number(self) -> int:
         self._next += 1

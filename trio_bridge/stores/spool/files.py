@@ -14,6 +14,7 @@ class SpoolFiles(NamedTuple):
     cursor: Path
     quarantine: Path
     lock: Path
+    sent: Path
 
 
 def spool_files(path: Path) -> SpoolFiles:
@@ -22,4 +23,5 @@ def spool_files(path: Path) -> SpoolFiles:
         path.with_name(path.name + ".cursor"),
         path.with_name(path.name + ".quarantine.jsonl"),
         path.with_name(path.name + ".lock"),
+        path.with_name(path.name + ".sent"),
     )

@@ -59,7 +59,7 @@ def look_at_spool(path: Path) -> SpoolLook:
     if path.parent == directory:
         refuse_shared(directory)
     refuse_foreign(disk, path, files.lock)
-    for file in files:
+    for file in (files.cursor, files.quarantine, files.lock):
         with suppress(FileNotFoundError):
             disk.close(disk.open(file, create=False))
     backlog_bytes = backlog_rows = 0

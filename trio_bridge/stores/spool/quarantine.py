@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -40,6 +40,12 @@ class Unfit:
     start: int | None = None
     end: int | None = None
     sqlstate: str | None = None
+
+    def moved(self, by: int) -> Unfit:
+        """The same with `by` added to its places, if it has any."""
+        if self.start is None or self.end is None:
+            return self
+        return replace(self, start=self.start + by, end=self.end + by)
 
 
 class Quarantine:
