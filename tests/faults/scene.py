@@ -319,6 +319,7 @@ async def open_scene(
             BRIDGE_DB_TIMEOUT=0.5,
             BRIDGE_FLUSH_INTERVAL=0.5,
             BRIDGE_ALERT_URL=receiver.url(),
+            book=None,
             **settings,
         ) as watched,
         open_network(watched.port) as network,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tests.faults.test_agreement import QUICK
+from tests.faults.scene import QUICK
 from tests.support.database import store
 from tests.support.rows import snapshot
 from tests.web.browser import LOOKS
