@@ -42,7 +42,6 @@ from trio_bridge.stores.record import Record, decode_line, encode_line, record_o
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.support.postgres import PostgresFactory, PostgresServer
 
