@@ -16,6 +16,7 @@ PROJECT = Path(__file__).parent.parent
 PACKAGE = "trio_bridge"
 LAYERS = (
     {"version", "text"},
+    {"identity"},
     {"model", "errors", "threads", "asyncio_compat"},
     {"events", "rows"},
     {"policy", "risk", "logs"},
@@ -261,7 +262,6 @@ def impurities(modules: list[Module]) -> list[str]:
         for module in pure
         for target, line in imports_of(module)
         if target.split(".")[0] not in {*PURE_IMPORTS, PACKAGE}
-        and (module.path, target) != ("model.py", "os")  # for the random part of an id
     ]
     clocks = [
         f"{module.path}:{node.lineno} reads a clock: take the time as an argument"

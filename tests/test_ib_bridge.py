@@ -146,7 +146,7 @@ async def test_the_ticker_keeps_its_interval(autojump_clock: MockClock) -> None:
     await bridge.connect()
     rows: list[Snapshot] = []
     with trio.move_on_after(59):
-        await Ticker(bridge, rows.append, interval_s=5, emit=bridge.emit, now=wall).run()
+        await Ticker(bridge, rows.append, interval_s=5, emit=bridge.emit).run()
     assert [row.timestamp.timestamp() % 60 for row in rows] == list(range(0, 60, 5))
 
 

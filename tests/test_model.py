@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import pairwise
-from uuid import RFC_4122, UUID
+from typing import Any
+from uuid import UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trio_bridge.model import (
+    AccountSet,
     ApiEvent,
     ApiMode,
     DataType,
@@ -19,7 +18,6 @@ from trio_bridge.model import (
     Position,
     Severity,
     Snapshot,
-    new_event_id,
     utc_now,
 )
 
@@ -27,51 +25,49 @@ AT = datetime(2026, 7, 15, 14, 30, 0, 123_000, tzinfo=UTC)
 EVENT = ApiEvent(AT, ApiMode.SOCKET, "connected")
 SNAPSHOT = Snapshot(AT, "DU1", 1.0, 2.0, 3.0, 4.0, 5.0, positions=1, priced=1)
 
-instants = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
-
-
-def milliseconds(event_id: UUID) -> int:
-    return event_id.int >> 80
-
-
-@given(instants)
-def test_an_event_id_is_a_uuid_of_version_7_that_carries_its_time(at: datetime) -> None:
-    event_id = new_event_id(at)
-
-    assert (event_id.version, event_id.variant) == (7, RFC_4122)
-    carried = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds(event_id))
-    assert timedelta(0) <= at - carried < timedelta(milliseconds=1)
-
-
-@given(st.lists(instants, max_size=20))
-def test_event_ids_sort_like_their_rows(times: list[datetime]) -> None:
-    times = sorted(times)
-
-    for (earlier, one), (later, other) in pairwise((at, new_event_id(at)) for at in times):
-        assert one < other or later - earlier < timedelta(milliseconds=1)
-
-
-def test_event_ids_of_one_instant_differ() -> None:
-    assert len({new_event_id(AT) for _ in range(1000)}) == 1000
-
-
-def test_the_zone_of_an_instant_does_not_change_its_id() -> None:
-    tokyo = AT.astimezone(timezone(timedelta(hours=9)))
-
-    assert milliseconds(new_event_id(tokyo)) == milliseconds(new_event_id(AT))
-
 
 def test_a_time_without_zone_is_no_instant() -> None:
     with pytest.raises(TypeError, match="naive"):
         ApiEvent(datetime(2026, 7, 15, 14, 30), ApiMode.SOCKET, "when?")
 
 
-def test_rows_get_an_id_of_their_own_unless_they_bring_one() -> None:
+def test_events_get_an_id_of_their_own_unless_they_bring_one() -> None:
     given_id = UUID(int=7)
 
     assert EVENT.event_id != ApiEvent(AT, ApiMode.SOCKET, "connected").event_id
-    assert milliseconds(EVENT.event_id) == milliseconds(SNAPSHOT.event_id)
     assert ApiEvent(AT, ApiMode.PORTAL, "again", event_id=given_id).event_id == given_id
+
+
+def test_a_row_is_the_same_one_whoever_takes_it_and_whatever_it_says() -> None:
+    def row(at: datetime = AT, account: str = "DU2,DU1", **others: Any) -> Snapshot:
+        values: dict[str, Any] = {"delta": 1.0, **others}
+        return Snapshot(
+            timestamp=at,
+            account=account,
+            gamma=None,
+            vega=None,
+            theta=None,
+            underlying_price=None,
+            positions=1,
+            priced=1,
+            **values,
+        )
+
+    tokyo = AT.astimezone(timezone(timedelta(hours=9)))
+    for same in (row(delta=7.0, recorder="other:1"), row(tokyo), row(account="DU1,DU2")):
+        assert same.event_id == row().event_id
+    later = AT + timedelta(microseconds=1)
+    for other in (row(later), row(account="DU1"), row(account="DU1,DU2,DU3"), row(contract="SPX")):
+        assert other.event_id != row().event_id
+    assert row(event_id=UUID(int=7)).event_id == UUID(int=7)
+
+
+def test_a_set_of_accounts_is_stored_once_for_each_time_that_a_process_begins_with_it() -> None:
+    one = AccountSet(AT, "65-accounts-0123456789abcdef", "DU1,DU2")
+
+    assert one.event_id == AccountSet(AT, one.key, "").event_id
+    assert one.event_id != AccountSet(AT + timedelta(seconds=5), one.key, one.accounts).event_id
+    assert one.event_id != AccountSet(AT, "65-accounts-0123456789abcdee", one.accounts).event_id
 
 
 def test_a_row_can_not_be_changed_on_its_way() -> None:

@@ -196,15 +196,15 @@ async def test_back_up_and_restore(
     dump, restore = tmp_path / "bridge.dump", "pg_restore"
     bindir = own_postgres.installation.bindir
     commands = "\n".join(blocks("Back up and restore", "sh"))
-    assert "pg_dump --format=custom --table=portfolio_greeks --table=api_logs" in commands
+    tables = [f"--table={table}" for table in TABLES]
+    assert f"pg_dump --format=custom {' '.join(tables)}" in commands
     assert "pg_restore --no-owner --dbname=" in commands
     await write(own_postgres, 1, 2, 3)
     subprocess.run(
         [
             bindir / "pg_dump",
             "--format=custom",
-            "--table=portfolio_greeks",
-            "--table=api_logs",
+            *tables,
             f"--file={dump}",
             own_postgres.url,
         ],

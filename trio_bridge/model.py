@@ -6,25 +6,20 @@ per volatility point (1 %), theta per calendar day.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
-from uuid import UUID
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from trio_bridge.identity import NO_ID, derived_event_id, new_event_id, recorder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
 PORTFOLIO = "PORTFOLIO"
 """`portfolio_greeks.contract` of every row that the bridge makes."""
-
-NO_ID = UUID(int=0)
-"""RFC 9562's nil UUID, "no value" (section 5.9): a row without an id gets one of its own."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class ApiMode(StrEnum):
@@ -179,32 +174,22 @@ class Greeks(NamedTuple):
     gamma_error: float = 0.0
 
 
-def new_event_id(at: datetime) -> UUID:
-    """A UUIDv7 (RFC 9562 section 5.7) with the time `at`, so that ids sort as their rows do.
-
-    Raises:
-        TypeError: `at` has no time zone, so it is not an instant.
-    """
-    milliseconds = (at - _EPOCH) // _MILLISECOND & (1 << 48) - 1
-    random = int.from_bytes(os.urandom(10), "big")
-    value = milliseconds << 80 | random
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return UUID(int=value)
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One row of `portfolio_greeks`: the net Greeks of all selected accounts at one instant.
 
-    `timestamp` is the instant (UTC) at which the Greeks were read. The four sums cover the same
-    positions; all four are None if some position is unpriced and no option is priced. `positions`
-    counts the holdings, `priced` those whose contribution is known: the row covers the whole
-    portfolio exactly when both are equal. `verdict` says whether it does, and with current data.
-    `greeks_age_s` is the age in seconds of the oldest datum
-    that counted: a Greek, or the positions where they are polled (PORTAL); 0 means that all are
-    current, which only SOCKET mode can say; None if nothing in the row has an age. `data_type` is
-    the worst data type that counted, None if no option counted.
+    `timestamp` is the slot's instant, `late_s` how many seconds later the Greeks were read: without
+    a slot they were read at `timestamp`. Two services that record the same accounts give a slot's
+    row the same `event_id`, so that the database takes only one. `account` is `account_of` the
+    accounts.
+
+    The four sums cover the same positions; all four are None if some position is unpriced and no
+    option is priced. `positions` counts the holdings, `priced` those whose contribution is known:
+    the row covers the whole portfolio exactly when both are equal. `verdict` says whether it does,
+    and with current data. `greeks_age_s` is the age in seconds of the oldest datum that counted: a
+    Greek, or the positions where they are polled (PORTAL); 0 means that all are current, which only
+    SOCKET mode can say; None if nothing in the row has an age. `data_type` is the worst data type
+    that counted, None if no option counted.
 
     `currency` is that of vega and theta: the options' own, or the base currency where they have
     several; None without options, or while unknown. Vega and theta are None where a rate that they
@@ -227,11 +212,34 @@ class Snapshot:
     currency: str | None = None
     gamma_error: float | None = None
     contract: str = PORTFOLIO
+    late_s: float = 0.0
+    recorder: str = field(default_factory=recorder)
     event_id: UUID = NO_ID
 
     def __post_init__(self) -> None:
         if self.event_id == NO_ID:
-            object.__setattr__(self, "event_id", new_event_id(self.timestamp))
+            accounts = ",".join(sorted(self.account.split(",")))
+            event_id = derived_event_id(self.timestamp, self.contract, accounts)
+            object.__setattr__(self, "event_id", event_id)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSet:
+    """One row of `account_sets`: the accounts (separated by commas) that a key in
+    `portfolio_greeks.account` stands for.
+
+    A process writes it before its first row with that key; `timestamp` is that row's, so that two
+    services that begin in the same slot write it once.
+    """
+
+    timestamp: datetime
+    key: str
+    accounts: str
+    event_id: UUID = NO_ID
+
+    def __post_init__(self) -> None:
+        if self.event_id == NO_ID:
+            object.__setattr__(self, "event_id", derived_event_id(self.timestamp, self.key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +258,7 @@ class ApiEvent:
     status: Severity = Severity.INFO
     kind: str | None = None
     numbers: Mapping[str, float] | None = None
+    recorder: str = field(default_factory=recorder)
     event_id: UUID = NO_ID
 
     def __post_init__(self) -> None:
@@ -257,6 +266,10 @@ class ApiEvent:
         object.__setattr__(self, "message", message)
         if self.event_id == NO_ID:
             object.__setattr__(self, "event_id", new_event_id(self.timestamp))
+
+
+Item: TypeAlias = Snapshot | AccountSet | ApiEvent
+"""A row of one of the tables (`rows.py`), before it is encoded."""
 
 
 def utc_now() -> datetime:

@@ -1,4 +1,4 @@
-"""The two tables and each of their columns, once.
+"""The tables and each of their columns, once.
 
 The class of a table's rows declares its columns: a field's annotation is the Python type that a
 reader gets, with a `Column` beside it. Schema, encoding, SELECT lists, export, status JSON, metrics
@@ -44,6 +44,9 @@ class Column:
         return f"{self.meaning}, {self.unit}" if self.unit else self.meaning
 
 
+_RECORDER = Column("text", "The process that wrote it: host:process-id and four digits")
+
+
 @dataclass(frozen=True, slots=True)
 class PortfolioRow:
     """A row of `portfolio_greeks` as readers get it; see `model.Snapshot`.
@@ -52,9 +55,12 @@ class PortfolioRow:
     """
 
     timestamp: Annotated[
-        datetime, Column("timestamptz", "When the Greeks were read", default="now()", required=True)
+        datetime, Column("timestamptz", "The slot's instant", default="now()", required=True)
     ]
-    account: Annotated[str | None, Column("text", "The accounts, separated by commas")]
+    account: Annotated[
+        str | None,
+        Column("text", "The accounts, separated by commas, or a key of `account_sets`"),
+    ]
     delta: Annotated[
         float | None,
         Column(
@@ -124,6 +130,10 @@ class PortfolioRow:
     verdict: Annotated[
         str | None, Column("text", "complete, stale or partial: whether the sums can be trusted")
     ]
+    late_s: Annotated[
+        float | None, Column(REAL, "How long after `timestamp` the Greeks were read", "seconds")
+    ]
+    recorder: Annotated[str | None, _RECORDER]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,24 @@ class EventRow:
     ]
     message: Annotated[str | None, Column("text", "What happened, in a sentence")]
     kind: Annotated[str | None, Column("text", "What happened: the stable name")]
+    recorder: Annotated[str | None, _RECORDER]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSetRow:
+    """A row of `account_sets` as readers get it; see `model.AccountSet`."""
+
+    timestamp: Annotated[
+        datetime,
+        Column(
+            "timestamptz",
+            "The first row of a process with this key",
+            default="now()",
+            required=True,
+        ),
+    ]
+    key: Annotated[str | None, Column("text", "What `portfolio_greeks.account` holds instead")]
+    accounts: Annotated[str | None, Column("text", "The accounts, separated by commas")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +225,15 @@ API_LOGS = _table(
     oldest=("timestamp", "api_mode", "message", "status"),
     hidden={"event_id": _EVENT_ID, "numbers": Column("jsonb", "The event's numbers, by name")},
 )
-TABLES: Mapping[str, Table] = {table.name: table for table in (PORTFOLIO_GREEKS, API_LOGS)}
+ACCOUNT_SETS = _table(
+    "account_sets",
+    AccountSetRow,
+    oldest=("timestamp", "key", "accounts"),
+    hidden={"event_id": _EVENT_ID},
+)
+TABLES: Mapping[str, Table] = {
+    table.name: table for table in (PORTFOLIO_GREEKS, API_LOGS, ACCOUNT_SETS)
+}
 
 
 def values_of(item: object, columns: Iterable[str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from trio_bridge.delivery.writer import run_writer
 from trio_bridge.events.service import ConnectionStuck, ServiceStarted
 from trio_bridge.gateways.factory import build_bridge
 from trio_bridge.logs import Log, log_event
-from trio_bridge.model import ApiEvent, Snapshot, utc_now
+from trio_bridge.model import ApiEvent, Item, utc_now
 from trio_bridge.stores.database.conninfo import conninfo_from_settings, safe_target
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.embedded.server import open_embedded
@@ -65,7 +65,7 @@ EXIT_STUCK = 1
 EVENTS_KEPT = 50
 """How many of the latest events are kept in memory for the status."""
 
-Watcher = Callable[[Snapshot | ApiEvent], None]
+Watcher = Callable[[Item], None]
 """Gets every row and event on its way to the database. Never waits, never raises."""
 
 SafeWatcher = Callable[[Record, float], None]
@@ -165,10 +165,10 @@ class Service:
             self.outlet.put,
             interval_s=settings.poll_interval_s,
             emit=self.outlet.emit,
-            now=now,
+            put_accounts=self.outlet.put,
         )
 
-    def _tell(self, item: Snapshot | ApiEvent) -> None:
+    def _tell(self, item: Item) -> None:
         if isinstance(item, ApiEvent):
             self.events.append(item)
         for watcher in self.watchers:

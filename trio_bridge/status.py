@@ -38,14 +38,15 @@ class GatewayStatus:
 class TickerView:
     """The grid since the start.
 
-    `silent_because`: why there are no rows now.
+    `silent_because`: why there are no rows now. `accounts`: those that the last row covers, by
+    name.
     """
 
     rows: int
     skipped: int
     silent_because: str | None
     last: PortfolioRow | None
-    lateness_s: float
+    accounts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def _ticker(service: "Service") -> TickerView:
     return TickerView(
         rows=about.rows,
         skipped=about.skipped,
-        silent_because=None if about.silent_because is None else str(about.silent_because),
+        silent_because=about.silent_because,
         last=None if last is None else PortfolioRow(**values_of(last, PORTFOLIO_GREEKS.shown)),
-        lateness_s=about.last_lateness_s,
+        accounts=about.accounts,
     )

@@ -95,7 +95,7 @@ def _measure(size: int, runs: int) -> tuple[Spread, Spread, Spread, Spread]:
         return aggregate(
             portfolio,
             inputs.greeks,
-            timestamp=instant,
+            read_at=instant,
             now=now,
             max_age_s=120.0,
             interval_s=5.0,

@@ -9,11 +9,10 @@ import orjson
 import trio
 
 from benchmarks.children import run_child
-from benchmarks.database import disk_room, disk_server, make_tables, query, write_spool
+from benchmarks.database import disk_room, disk_server, make_tables, write_spool
 from benchmarks.figures import Effort, Section, Table, percentile
-from benchmarks.live import lateness, live_service, row_times
+from benchmarks.live import Taken, lateness, live_service, rows_taken
 from tests.support.postgres import PostgresFactory
-from tests.support.rows import START
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,11 +48,11 @@ STATES = (
 def measure(effort: Effort) -> Section:
     section = Section(
         "Cadence",
-        "The whole service in SOCKET mode with 100 options: each row's timestamp (the instant at "
-        "which its Greeks were read) against its slot on the grid. For comparison, a plain asyncio "
-        "program on ib_async and psycopg that does the same work and then sleeps for the interval, "
-        "against the grid that its first row starts: it drifts, and every lost interval is a row "
-        "that will never exist. A replay of a million rows takes about ten seconds.",
+        "The whole service in SOCKET mode with 100 options: `late_s`, how long after its slot each "
+        "row was read. For comparison, a plain asyncio program on ib_async and psycopg that does "
+        "the same work and then sleeps for the interval, against the grid that its first row "
+        "starts: it drifts, and every lost interval is a row that will never exist. A replay of a "
+        "million rows takes about ten seconds.",
     )
     trio.run(_measure, section, effort)
     return section
@@ -87,7 +86,7 @@ async def _run(table: Table, room: Path, state: State, interval_s: float, second
                 await trio.sleep(seconds)
                 live.service.interrupt()
                 await live.service.wait()
-            _add(table, state, interval_s, _spooled_times(spool))
+            _add(table, state, interval_s, _spooled_rows(spool))
             return
         async with disk_server(home) as conninfo:
             write_spool(spool, state.backlog)
@@ -107,29 +106,28 @@ async def _run(table: Table, room: Path, state: State, interval_s: float, second
                 if state.plain:
                     nursery.start_soon(run_plain, live.sim.port)
                 await trio.sleep(seconds)
-            query(conninfo, "DELETE FROM portfolio_greeks WHERE account = 'U1'")
-            times = [at for at in row_times(conninfo) if at > START.timestamp()]
-            times += _spooled_times(spool)
-        _add(table, state, interval_s, times)
+            rows = rows_taken(conninfo) + _spooled_rows(spool)
+        _add(table, state, interval_s, rows)
         if state.plain:
             _add_plain(table, state, interval_s, plain)
     finally:
         factory.close()
 
 
-def _spooled_times(spool: Path) -> list[float]:
+def _spooled_rows(spool: Path) -> list[Taken]:
     from datetime import datetime
 
-    rows = [orjson.loads(line) for line in spool.read_bytes().splitlines()]
+    lines = [orjson.loads(line) for line in spool.read_bytes().splitlines()]
+    rows = [one["row"] for one in lines if one["table"] == "portfolio_greeks"]
     return [
-        datetime.fromisoformat(one["row"]["timestamp"]).timestamp()
-        for one in rows
-        if one["table"] == "portfolio_greeks" and one["row"]["account"] != "U1"
+        Taken(datetime.fromisoformat(row["timestamp"]).timestamp(), row["late_s"])
+        for row in rows
+        if row["account"] != "U1"
     ]
 
 
-def _add(table: Table, state: State, interval_s: float, times: Sequence[float]) -> None:
-    warm = [at for at in times if at > times[0] + WARM_UP_S]
+def _add(table: Table, state: State, interval_s: float, rows: Sequence[Taken]) -> None:
+    warm = [row for row in rows if row.slot > rows[0].slot + WARM_UP_S]
     late, skipped = lateness(warm, interval_s)
     table.add(
         f"{state.name}, {interval_s:g} s, **bridge**",

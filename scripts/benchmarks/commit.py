@@ -19,7 +19,8 @@ from trio_bridge.delivery.breaker import DBCircuitBreaker
 from trio_bridge.delivery.delivery import Delivery
 from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
-from trio_bridge.model import Snapshot, new_event_id, utc_now
+from trio_bridge.identity import new_event_id
+from trio_bridge.model import Snapshot, utc_now
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
 from trio_bridge.stores.spool.spool import Spool

@@ -12,7 +12,7 @@ import trio
 
 from benchmarks.database import disk_room, disk_server, make_tables, query
 from benchmarks.figures import Effort, Section
-from benchmarks.live import Live, count_rows, live_service, row_times
+from benchmarks.live import Live, count_rows, live_service, rows_taken
 from tests.support.postgres import PostgresFactory, PostgresServer
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
@@ -127,7 +127,7 @@ async def _silence(room: Path, conninfo: str) -> dict[str, float]:
         began = time.time()
         await live.service.wait_for_output("reconnect attempt 1", PATIENCE_S)
         found = time.time()
-        last = row_times(conninfo)[-1]
+        last = sum(rows_taken(conninfo)[-1])
     return {
         "gateway silent to last row": max(0.0, last - began),
         "gateway silent to connection dropped": found - began,

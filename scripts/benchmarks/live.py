@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
@@ -78,14 +78,23 @@ def count_rows(conninfo: str) -> int:
     return int(row[0])
 
 
-def row_times(conninfo: str) -> list[float]:
-    """When each row was read, in seconds since the epoch."""
-    rows = query(conninfo, "SELECT timestamp FROM portfolio_greeks ORDER BY id")
-    return [at.timestamp() for (at,) in rows]
+class Taken(NamedTuple):
+    """A row: its slot, in seconds since the epoch, and how many seconds later it was read."""
+
+    slot: float
+    late_s: float
 
 
-def lateness(times: Sequence[float], interval_s: float) -> tuple[list[float], int]:
-    """How late each row was against its slot, in seconds, and how many slots have no row."""
-    slots = [int(at / interval_s + 1e-6) for at in times]
-    late = [max(0.0, at - slot * interval_s) for at, slot in zip(times, slots, strict=True)]
-    return late, sum(later - earlier - 1 for earlier, later in pairwise(slots))
+def rows_taken(conninfo: str) -> list[Taken]:
+    """The ticker's own rows, not those that a benchmark put into the spool."""
+    rows = query(
+        conninfo, "SELECT timestamp, late_s FROM portfolio_greeks WHERE account <> 'U1' ORDER BY id"
+    )
+    return [Taken(at.timestamp(), late_s) for at, late_s in rows]
+
+
+def lateness(rows: Sequence[Taken], interval_s: float) -> tuple[list[float], int]:
+    """How late each row was, in seconds, and how many slots have no row."""
+    pairs = pairwise(row.slot for row in rows)
+    skipped = sum(round((later - earlier) / interval_s) - 1 for earlier, later in pairs)
+    return [row.late_s for row in rows], skipped

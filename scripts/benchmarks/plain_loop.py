@@ -62,7 +62,7 @@ async def run(port: int, interval_s: float, seconds: float, conninfo: str) -> li
                 if (model := ticker.modelGreeks) is not None
             }
             row = aggregate(
-                portfolio, greeks, timestamp=utc_now(), now=0.0, max_age_s=120.0, interval_s=5.0
+                portfolio, greeks, read_at=utc_now(), now=0.0, max_age_s=120.0, interval_s=5.0
             )
             values = [row.timestamp, row.delta, row.gamma, row.vega, row.theta]
             await connection.execute(INSERT, values)

@@ -9,7 +9,7 @@ import trio
 
 from benchmarks.database import disk_room, disk_server, query
 from benchmarks.figures import Effort, Section, percentile
-from benchmarks.live import lateness, row_times
+from benchmarks.live import lateness, rows_taken
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal.server import open_portal_simulator
@@ -74,7 +74,7 @@ async def _run(room: Path, options: int) -> tuple[str | int | float, ...]:
         rows = query(
             conninfo, "SELECT greeks_age_s, priced, positions FROM portfolio_greeks ORDER BY id"
         )[-int(MEASURE_S) :]
-        late, _ = lateness(row_times(conninfo)[-int(MEASURE_S) :], INTERVAL_S)
+        late, _ = lateness(rows_taken(conninfo)[-int(MEASURE_S) :], INTERVAL_S)
     ages = [age for age, _, _ in rows if age is not None]
     cpu = after.user + after.system - times.user - times.system
     return (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import time
 from datetime import timedelta
-from itertools import pairwise
 from shutil import which
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from benchmarks.database import (
     write_spool,
 )
 from benchmarks.figures import Check, Effort, Section, Table, percentile
+from benchmarks.live import lateness, rows_taken
 from tests.support.process import running_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
@@ -142,7 +142,7 @@ async def _service(section: Section, room: Path, conninfo: str, sizes: tuple[int
     section.notes.append(
         f"The second table is the whole service in SOCKET mode with {OPTIONS} options and a row "
         f"every {INTERVAL_S:g} s, started with this many rows in the spool. Idle memory is that of "
-        "the same service without a backlog. Lateness is a row's timestamp against its slot."
+        "the same service without a backlog. Lateness is `late_s`."
     )
     idle = 0.0
     for rows in (0, *sizes):
@@ -151,7 +151,7 @@ async def _service(section: Section, room: Path, conninfo: str, sizes: tuple[int
         await make_tables(conninfo)
         await trio.to_thread.run_sync(write_spool, home / ".portfolio_bridge_buffer.jsonl", rows)
         took, most = await _run_service(home, conninfo, rows)
-        late, skipped = _lateness(conninfo)
+        late, skipped = lateness(rows_taken(conninfo), INTERVAL_S)
         if rows == 0:
             idle = most
         else:
@@ -210,16 +210,3 @@ def _all_there(conninfo: str, rows: int) -> None:
     (found,) = query(conninfo, statement)
     if found != (rows, rows):
         raise RuntimeError(f"{found} rows and ids, expected {rows} of both")
-
-
-def _lateness(conninfo: str) -> tuple[list[float], int]:
-    """How late each of the ticker's own rows was, in seconds, and how many slots have no row."""
-    times = [
-        at.timestamp()
-        for (at,) in query(
-            conninfo, "SELECT timestamp FROM portfolio_greeks WHERE account <> 'U1' ORDER BY id"
-        )
-    ]
-    slots = [int(at / INTERVAL_S + 1e-6) for at in times]
-    late = [max(0.0, at - slot * INTERVAL_S) for at, slot in zip(times, slots, strict=True)]
-    return late, sum(later - earlier - 1 for earlier, later in pairwise(slots))

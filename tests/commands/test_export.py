@@ -85,7 +85,7 @@ async def test_the_rows_of_the_range_in_order(tmp_path: Path, filled: str) -> No
     assert rows[0]["timestamp"] == "2026-01-02T14:30:05.000000Z"
     assert ",".join(rows[0]) == (
         "timestamp,account,delta,gamma,vega,theta,underlying_price,positions,priced,"
-        "greeks_age_s,data_type,currency,gamma_error,verdict"
+        "greeks_age_s,data_type,currency,gamma_error,verdict,late_s,recorder"
     )
     assert rows[0]["vega"] == "-3.25"
 
@@ -214,7 +214,7 @@ async def test_no_file_appears_when_the_database_goes(
     own_postgres.execute(
         "CREATE VIEW portfolio_greeks AS SELECT kept.id, timestamp, contract, account, "
         "fail(number) AS delta, gamma, vega, theta, underlying_price, positions, priced, "
-        "greeks_age_s, data_type, currency, gamma_error, verdict "
+        "greeks_age_s, data_type, currency, gamma_error, verdict, late_s, recorder "
         "FROM kept, generate_series(1, 1000) AS number"
     )
     done = await run_command(

@@ -70,7 +70,7 @@ def a_status(verdict: Verdict = Verdict.PARTIAL, silent_because: str | None = No
         verdict=verdict,
         defects=(Defect("SPX 260116C05000000", "refused", "not subscribed"),),
         gateway=GatewayStatus("127.0.0.1:4001", State.CONNECTED, "", now, 1, 0.001),
-        ticker=TickerView(2400, 1, silent_because, row, 0.001),
+        ticker=TickerView(2400, 1, silent_because, row, ("U1",)),
         storage=StorageStatus(
             "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
         ),

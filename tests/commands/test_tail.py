@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.postgres import PostgresServer
-    from trio_bridge.model import ApiEvent, Snapshot
+    from trio_bridge.model import Item
 
 AT = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
 
 
-async def write(conninfo: str, *items: Snapshot | ApiEvent) -> None:
+async def write(conninfo: str, *items: Item) -> None:
     store = PostgresStore(conninfo)
     await store.ensure_schema()
     await store.write([record_of(item) for item in items])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
 
-    from trio_bridge.model import ApiEvent, Snapshot
+    from trio_bridge.model import Item, Snapshot
     from trio_bridge.stores.fake import FakeStore
     from trio_bridge.stores.spool.fake_disk import FakeDisk
 
@@ -65,7 +65,7 @@ class Sinks:
         """Rows that are not safe, wherever they are."""
         return self.delivery.waiting + self.outlet._receive.statistics().current_buffer_used
 
-    def put(self, item: Snapshot | ApiEvent) -> None:
+    def put(self, item: Item) -> None:
         self.outlet.put(item)
         assert not self.outlet.dropped
 

@@ -13,13 +13,13 @@ from trio_bridge.delivery.outlet import CHANNEL_SIZE, Outlet
 from trio_bridge.events.rows import RowsSafe
 
 if TYPE_CHECKING:
-    from trio_bridge.model import ApiEvent, Snapshot
+    from trio_bridge.model import Item
 
 
 async def test_what_is_put_after_the_close_stays_behind_what_is_on_its_way() -> None:
     outlet = Outlet()
     rows = [snapshot(number) for number in range(5)]
-    accepted: list[Snapshot | ApiEvent] = []
+    accepted: list[Item] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outlet.receive_all, accepted.append)
         await trio.testing.wait_all_tasks_blocked()
@@ -37,7 +37,7 @@ async def test_what_is_put_after_the_close_stays_behind_what_is_on_its_way() -> 
 async def test_an_end_without_a_receiver_hands_over_everything() -> None:
     outlet = Outlet()
     rows = [snapshot(number) for number in range(3)]
-    accepted: list[Snapshot | ApiEvent] = []
+    accepted: list[Item] = []
     for row in rows:
         outlet.put(row)
     outlet.end(accepted.append)

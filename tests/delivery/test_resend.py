@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from trio_bridge.delivery import resend
 from trio_bridge.events.rows import RowsSentAgain
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.stores.fake import FakeStore, Mishap
+from trio_bridge.stores.record import record_of
 from trio_bridge.stores.spool import sent
 from trio_bridge.stores.spool.fake_disk import FakeDisk
 from trio_bridge.stores.spool.spool import Spool
@@ -95,6 +97,24 @@ async def test_a_bridge_that_ended_together_with_the_database_sends_it_again_whe
         await record_rows(sinks, 12, 13)
     assert numbers(store) == list(range(13))
     assert told(store) == [6]
+
+
+async def test_slots_that_another_recorder_has_sent_again_hide_no_loss_of_events(
+    store: FakeStore, disk: FakeDisk, autojump_clock: MockClock
+) -> None:
+    """Its rows have the ids of ours."""
+    async with running(store, disk) as sinks:
+        await record_rows(sinks, 0, 8)
+        sinks.send_event("ours")
+        rows = [sinks.send(n) for n in range(8, 12)]
+        await trio.sleep(5)
+        store.restart(losing=5)
+        await store.write([record_of(replace(row, recorder="another")) for row in rows])
+        assert numbers(store) == list(range(12))
+        await record_rows(sinks, 12, 13)
+    assert numbers(store) == list(range(13))
+    assert "ours" in {row["message"] for row in store.tables[API_LOGS.name]}
+    assert told(store) == [1]
 
 
 async def test_rows_that_somebody_deleted_do_not_come_back(

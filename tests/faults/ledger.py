@@ -68,7 +68,7 @@ class Run:
                 continue  # torn by the kill
             entry = orjson.loads(line)
             if entry["event"] == "row":
-                self.rows.append(datetime.fromisoformat(entry["taken_at"]))
+                self.rows.append(datetime.fromisoformat(entry["slot"]))
 
     @property
     def promised(self) -> set[datetime]:

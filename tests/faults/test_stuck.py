@@ -108,8 +108,8 @@ import trio_bridge.tasks.ticker as ticker
 
 serve = ticker.Ticker._serve
 
-def crash(self, **arguments):
-    serve(self, **arguments)
+def crash(self, *arguments):
+    serve(self, *arguments)
     if self.status.rows == 20:
         raise ZeroDivisionError("a bug")
 

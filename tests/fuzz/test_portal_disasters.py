@@ -19,8 +19,11 @@ import trio
 from tests.gateways.portal.support import QUICK, agrees, supervised_rig
 from tests.gateways.portal.wire.test_pacing import most_within
 from tests.support.patient_clock import PatientClock
+from tests.support.time import WallClock
 from trio_bridge.gateways import sleep
 from trio_bridge.gateways.base import discard_event
+from trio_bridge.model import utc_now
+from trio_bridge.policy import clocks
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.portal.faults import Fault
 from trio_bridge.tasks.ticker import Ticker
@@ -227,7 +230,9 @@ class Walk:
             rig.sim.rules.person_logs_in()
 
     async def go(self) -> None:
-        async with supervised_rig(self.book, timing=TIMING, greeks_max_age_s=30.0) as rig:
+        async with supervised_rig(
+            self.book, timing=TIMING, now=WallClock(utc_now()), greeks_max_age_s=30.0
+        ) as rig:
             self.forget_while_cut_off(rig)
             with ExitStack() as broken:
                 faults = self.faults(rig, broken)
@@ -298,7 +303,7 @@ def live_through(seed: int) -> int:
 def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock has nothing to do with the fast one."""
     monkeypatch.setattr(sleep, "SHORTEST_SLEEP_S", math.inf)
-    monkeypatch.setattr(sleep, "SMALLEST_STEP_S", math.inf)
+    monkeypatch.setattr(clocks, "SMALLEST_STEP_S", math.inf)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

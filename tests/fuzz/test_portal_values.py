@@ -154,7 +154,7 @@ def rows_hold_only_numbers(
         if (told := quotes.greeks(con_id, under, since=0.0)) is not None:
             greeks[con_id] = told
     assert len(book.lacking()) + len(book.undefined()) <= 2 * len(book.positions())
-    instant: dict[str, Any] = {"timestamp": datetime.now(UTC), "now": 9.0, "max_age_s": 60.0}
+    instant: dict[str, Any] = {"read_at": datetime.now(UTC), "now": 9.0, "max_age_s": 60.0}
     portfolio = Portfolio(book.positions())
     row = aggregate(portfolio, greeks, **instant, interval_s=5.0)
     states = [one.state for one in standings(portfolio, greeks, {}, **instant)]

@@ -18,10 +18,13 @@ import trio
 
 from tests.gateways.socket.support import agrees, options_of, socket_rig, still_book
 from tests.support.patient_clock import PatientClock
+from tests.support.time import WallClock
 from trio_bridge.gateways import sleep
 from trio_bridge.gateways.base import discard_event
 from trio_bridge.gateways.socket.market_data import refusals
 from trio_bridge.gateways.socket.market_data.feed import ANSWER_S
+from trio_bridge.model import utc_now
+from trio_bridge.policy import clocks
 from trio_bridge.risk.verdict import RENEWAL_S
 from trio_bridge.simulator.tws import wire
 from trio_bridge.simulator.tws.market_data import MarketData, Stall, Subscription
@@ -220,6 +223,7 @@ class Walk:
             self.book,
             connect=False,
             simulator={"tick_interval_s": 1.0},
+            now=WallClock(utc_now()),
             ib_market_data_lines=self.lines,
             greeks_max_age_s=30.0,
         ) as rig:
@@ -282,7 +286,7 @@ def test_no_false_row_in_any_series_of_disasters_and_a_right_one_after(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sleep, "SHORTEST_SLEEP_S", math.inf)
-    monkeypatch.setattr(sleep, "SMALLEST_STEP_S", math.inf)
+    monkeypatch.setattr(clocks, "SMALLEST_STEP_S", math.inf)
     for again in ("ASK_UNKNOWN_S", "ASK_REFUSED_S", "ASK_INVALID_S"):
         monkeypatch.setattr(refusals, again, 30.0)
     download, answer = Requests._download, Requests._contract_details

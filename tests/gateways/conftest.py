@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.patient_clock import PatientClock
 from trio_bridge.gateways import sleep
+from trio_bridge.policy import clocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,7 @@ def fast_clock(monkeypatch: pytest.MonkeyPatch) -> PatientClock:
     bridge and simulator keep their pacing and patience by the same clock."""
     # The two move apart: that must pass neither for a sleep nor for a clock that was set.
     monkeypatch.setattr(sleep, "SHORTEST_SLEEP_S", math.inf)
-    monkeypatch.setattr(sleep, "SMALLEST_STEP_S", math.inf)
+    monkeypatch.setattr(clocks, "SMALLEST_STEP_S", math.inf)
     return PatientClock()
 
 

@@ -7,12 +7,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from trio_bridge.events.service import ClockStepped
 from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.gateways.sleep import SleepWatch, slept_s
+from trio_bridge.policy.clocks import Clocks
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from trio_bridge.events.event import Event
 
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -28,13 +32,16 @@ class Machine:
         self.restart()
 
     def restart(self) -> None:
-        self.watch.restart(self.wall, self.monotonic_s)
+        self.watch.restart(self.clocks())
+
+    def clocks(self) -> Clocks:
+        return Clocks(self.wall, self.monotonic_s, self.slept_s)
 
     def after(self, wall_s: float, monotonic_s: float, slept_s: float = 0.0) -> Blocked | None:
         self.wall += timedelta(seconds=wall_s)
         self.monotonic_s += monotonic_s
         self.slept_s += slept_s
-        return self.watch.look(self.wall, self.monotonic_s)
+        return self.watch.look(self.clocks())
 
 
 @pytest.mark.parametrize(
@@ -46,9 +53,11 @@ class Machine:
         (3600.0, 3600.0, 0.0, None, None),  # stopped, but the clocks went on: timers tell that
         (3605.0, 5.0, 0.0, Blocked(Reason.CLOCK_SET, "3600 s"), 3600.0),  # set, or paused
         (14.9, 5.0, 0.0, None, 9.9),
-        (5.9, 5.0, 0.0, None, None),
+        (5.5, 5.0, 0.0, None, 0.5),
+        (5.42, 5.0, 0.0, None, None),  # as fast as clocks are corrected without a step
+        (3601.8, 3600.0, 0.0, None, None),  # at the rate of a steady correction
         (-3595.0, 5.0, 0.0, None, -3600.0),
-        (3.9, 5.0, 0.0, None, -1.1),
+        (4.5, 5.0, 0.0, None, -0.5),
         (65.0, 5.0, 3600.0, Blocked(Reason.ASLEEP, "3600 s"), -3540.0),  # both
     ],
 )
@@ -90,6 +99,20 @@ def test_a_sleep_between_two_connections_is_none_but_a_step_is() -> None:
     machine.restart()
     assert machine.after(5, 5) is None
     assert [type(event) for event in machine.events] == [ClockStepped]
+
+
+async def test_a_pause_between_two_clocks_is_no_step(mock_clock: MockClock) -> None:
+    watch = SleepWatch(lambda event: None, slept=lambda: 7.0)
+    pauses = iter([3.0, 0.2, 0.0])
+
+    def now() -> datetime:
+        wall = START + timedelta(seconds=trio.current_time())
+        mock_clock.jump(next(pauses))
+        return wall
+
+    clocks = watch.read(now)
+    assert clocks == Clocks(START + timedelta(seconds=3.2), 3.2, 7.0)
+    assert [*pauses] == []
 
 
 def test_the_real_clock_of_sleep_does_not_run_while_awake() -> None:

@@ -1,9 +1,8 @@
-"""The grid of rows: never drifting, never bunched."""
+"""A grid on the monotonic clock: never drifting, never bunched."""
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 from itertools import pairwise
 
@@ -99,42 +98,6 @@ def test_late_work_does_not_shift_the_slots_after_it() -> None:
     assert GRID.at(slot) == 105.0
     slot, skipped = GRID.next_slot(slot, 107.5)
     assert (GRID.at(slot), skipped) == (110.0, 0)
-
-
-@pytest.mark.parametrize(
-    ("interval_s", "wall", "wait_s"),
-    [
-        (5.0, "2026-01-15T12:00:01.500000", 3.5),
-        (5.0, "2026-01-15T12:00:05", 0.0),
-        (60.0, "2026-01-15T12:00:05", 55.0),
-        (0.5, "2026-01-15T12:00:05.125000", 0.375),
-    ],
-)
-def test_the_grid_begins_on_a_round_time_of_the_wall_clock(
-    interval_s: float, wall: str, wait_s: float
-) -> None:
-    grid = Grid.aligned(interval_s, now=1000.0, wall=datetime.fromisoformat(wall + "+00:00"))
-
-    assert grid.at(0) == pytest.approx(1000.0 + wait_s, abs=1e-6)
-    assert grid.interval_s == interval_s
-
-
-@given(
-    intervals,
-    uptimes,
-    st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC)),
-    st.integers(-14, 14),
-)
-def test_a_restart_finds_the_same_grid_in_any_zone(
-    interval_s: float, now: float, wall: datetime, hours: int
-) -> None:
-    wall = wall.astimezone(timezone(timedelta(hours=hours)))
-    grid = Grid.aligned(interval_s, now=now, wall=wall)
-    first = Fraction(wall.timestamp()) + Fraction(grid.t0_s) - Fraction(now)
-    off_grid = float(first % Fraction(interval_s))
-
-    assert now <= grid.t0_s <= now + interval_s
-    assert min(off_grid, interval_s - off_grid) < 1e-5
 
 
 @pytest.mark.parametrize(

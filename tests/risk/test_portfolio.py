@@ -63,7 +63,7 @@ def row(
     return aggregate(
         Portfolio(positions),
         greeks or {},
-        timestamp=AT,
+        read_at=AT,
         now=NOW,
         max_age_s=MAX_AGE_S,
         interval_s=5.0,
@@ -83,7 +83,7 @@ def states(
         Portfolio(positions),
         greeks or {},
         troubles or {},
-        timestamp=AT,
+        read_at=AT,
         now=NOW,
         max_age_s=MAX_AGE_S,
         rates=rates,

@@ -279,7 +279,7 @@ def test_the_bridge_sums_the_same_from_the_same_quotes() -> None:
     row = aggregate(
         Portfolio(positions),
         greeks,
-        timestamp=datetime.now(UTC),
+        read_at=datetime.now(UTC),
         now=0.0,
         max_age_s=120,
         interval_s=5.0,

@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot, Verdict
+from trio_bridge.identity import recorder
+from trio_bridge.model import (
+    AccountSet,
+    ApiEvent,
+    ApiMode,
+    DataType,
+    Severity,
+    Snapshot,
+    Verdict,
+)
 from trio_bridge.stores.record import (
     DamagedLineError,
     Record,
@@ -37,6 +46,7 @@ SNAPSHOT = Snapshot(
     verdict=Verdict.PARTIAL,
     currency="USD",
     gamma_error=0.005,
+    late_s=0.001,
 )
 
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
@@ -61,6 +71,7 @@ snapshots = st.builds(
     verdict=st.sampled_from([Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL]),
     currency=st.none() | st.sampled_from(["USD", "EUR"]),
     gamma_error=numbers,
+    late_s=st.floats(0, 1e3),
 )
 # Any code point: surrogates and NUL can come out of a gateway's text.
 any_text = st.text(st.characters())
@@ -73,7 +84,10 @@ api_events = st.builds(
     kind=st.sampled_from([None, "rows.resumed"]),
     numbers=st.none() | st.dictionaries(st.text("abc"), st.integers(0, 9) | st.floats()),
 )
-records = st.builds(record_of, snapshots | api_events)
+account_sets = st.builds(
+    AccountSet, timestamp=instants, key=st.text("abc-09"), accounts=st.text("DU12,")
+)
+records = st.builds(record_of, snapshots | api_events | account_sets)
 
 
 def test_a_snapshot_is_one_json_object_of_columns() -> None:
@@ -97,6 +111,8 @@ def test_a_snapshot_is_one_json_object_of_columns() -> None:
         "verdict": "partial",
         "currency": "USD",
         "gamma_error": 0.005,
+        "late_s": 0.001,
+        "recorder": recorder(),
     }
 
 
@@ -115,6 +131,20 @@ def test_an_event_is_one_json_object_of_columns() -> None:
         "status": "warning",
         "kind": "rows.resumed",
         "numbers": {"slots": 3},
+        "recorder": recorder(),
+    }
+
+
+def test_a_set_of_accounts_is_one_json_object_of_columns() -> None:
+    names = AccountSet(AT, "2-accounts-0123456789abcdef", "DU1,DU2")
+    record = record_of(names)
+
+    assert record.table == "account_sets"
+    assert json.loads(record.row) == {
+        "event_id": str(names.event_id),
+        "timestamp": "2026-07-15T14:30:00.123456+00:00",
+        "key": "2-accounts-0123456789abcdef",
+        "accounts": "DU1,DU2",
     }
 
 

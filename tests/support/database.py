@@ -17,7 +17,7 @@ from trio_bridge.stores.record import record_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trio_bridge.model import ApiEvent, Snapshot
+    from trio_bridge.model import Item
 
 
 def fetch(
@@ -73,7 +73,7 @@ async def wait_for_rows(conninfo: str, rows: int, timeout_s: float = PATIENCE_S)
             await trio.sleep(0.05)
 
 
-async def store(conninfo: str, items: Iterable[Snapshot | ApiEvent] = ()) -> None:
+async def store(conninfo: str, items: Iterable[Item] = ()) -> None:
     """Create the tables and insert the items."""
     connection = await TrioConnection.connect(conninfo, autocommit=True)
     await ensure_bridge_schema(connection)

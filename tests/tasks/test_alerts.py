@@ -273,7 +273,7 @@ async def test_no_right_row_is_an_alert_with_its_reason_and_so_is_the_end_of_tha
     quick_clock: PatientClock,
 ) -> None:
     async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
-        bench.ticker.silent_because = Blocked(Reason.NOT_CONNECTED)
+        bench.ticker.silent_because = str(Blocked(Reason.NOT_CONNECTED))
         await bench.until_posted(receiver, RowsOverdue.kind)
         assert "not connected to the gateway" in receiver.text
         assert receiver.posts[0]["status"] == "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from tests.support.rows import snapshot
 from trio_bridge.config import load_settings
 from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.events.rows import SlotsDoubled, SlotsSingle
-from trio_bridge.model import Snapshot
+from trio_bridge.identity import NO_ID, account_of
+from trio_bridge.model import AccountSet, Snapshot
 from trio_bridge.policy.doubles import doubled_slots
 from trio_bridge.service import run_service
 from trio_bridge.simulator.book import make_book
@@ -47,7 +49,7 @@ class Bench:
     """What the database answers, look by look, and what is said of it."""
 
     def __init__(self) -> None:
-        self.ticker = TickerStatus(last=snapshot(1))
+        self.ticker = TickerStatus(last=snapshot(1), accounts=("U1",))
         self.said: list[tuple[float, Event]] = []
         self.looks: list[float] = []
         self.doubled = True
@@ -124,6 +126,21 @@ async def test_the_rows_are_read_in_their_order_and_no_others(fresh_database: st
     assert await recent_rows(fresh_database, slots[1], slots[3]) == [
         (at, "U1") for at in slots[1:4]
     ]
+
+
+async def test_a_key_of_many_accounts_is_read_as_their_names(fresh_database: str) -> None:
+    one = [f"DU{number:07}" for number in range(20)]
+    keys = {account_of(names): ",".join(names) for names in (one, one[5:])}
+    rows = [replace(snapshot(n, NOW), account=key, event_id=NO_ID) for n, key in enumerate(keys)]
+    unknown = replace(rows[0], account=account_of(one[1:]), event_id=NO_ID)
+    sets = [AccountSet(NOW, key, names) for key, names in keys.items()]
+    await store(fresh_database, [*sets, *rows, unknown, AccountSet(NOW, *next(iter(keys.items())))])
+    read = await recent_rows(fresh_database, NOW, NOW)
+    assert read == [*((NOW, names) for names in keys.values()), (NOW, unknown.account)]
+    shared = [(NOW + timedelta(seconds=5 * slot), row[1]) for slot in range(9) for row in read[:2]]
+    found = doubled_slots(shared, 5.0, ours=one[4:6])
+    assert found is not None
+    assert found.accounts == (one[5],)
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ async def rows_around(
     slept = [0.0]
     rig.bridge.sleep = SleepWatch(rig.emit, slept=lambda: slept[0])
     rows: list[Snapshot] = []
-    ticker = Ticker(rig.bridge, rows.append, interval_s=5.0, emit=rig.emit, now=rig.wall)
+    ticker = Ticker(rig.bridge, rows.append, interval_s=5.0, emit=rig.emit)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(rig.supervisor.run)
         nursery.start_soon(ticker.run)
@@ -363,7 +363,7 @@ async def test_a_long_interval_brings_no_row_of_before_the_process_stood_still_e
             await answer.wait()
 
         monkeypatch.setattr(rig.bridge, "probe", probe)
-        ticker = Ticker(rig.bridge, rows.append, interval_s=600.0, emit=rig.emit, now=rig.wall)
+        ticker = Ticker(rig.bridge, rows.append, interval_s=600.0, emit=rig.emit)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.supervisor.run)
             nursery.start_soon(ticker.run)

@@ -61,7 +61,7 @@ class Bench:
         """What happens in a service when a row is taken, and when it becomes safe."""
         ticker = self.service.ticker.status
         ticker.rows += 1
-        ticker.last, ticker.last_lateness_s = row, 0.004
+        ticker.last = row = replace(row, late_s=0.004)
         ticker.last_slot_s = trio.current_time()
         self.service._tell(row)
         if safe_after_s is not None:
@@ -144,7 +144,7 @@ async def test_the_reason_is_the_gateways_when_it_has_one(
 ) -> None:
     bench.row(snapshot(1))
     mock_clock.jump(60)
-    bench.service.ticker.status.silent_because = Blocked(Reason.DOWNLOADING)
+    bench.service.ticker.status.silent_because = str(Blocked(Reason.DOWNLOADING))
     assert bench.observer.not_ready_because() == "no rows: the positions are still being downloaded"
     gateway = bench.service.supervisor.status
     gateway.state, gateway.reason = State.BACKING_OFF, "connection refused"

@@ -76,13 +76,13 @@ class Committer:
         `trio.current_time()`. Completing the tables may take `schema_timeout_s` even if that is
         longer. Only a bug raises.
         """
-        done = 0
+        done = new = 0
         rejected: list[Rejected] = []
         proven = False
         while done < len(records):
             batch = records[done : done + self._batch.rows]
             try:
-                await self._write(
+                new += await self._write(
                     batch,
                     min(deadline, trio.current_time() + batch_timeout_s),
                     schema_timeout_s,
@@ -93,13 +93,13 @@ class Committer:
                 limit = min(deadline, trio.current_time() + batch_timeout_s)
                 proven = await self._is_to_blame(batch[0], records[done + 1 :], limit, proven)
                 if not proven:
-                    return Outcome(done, rejected, error)
+                    return Outcome(done, new, rejected, error)
                 rejected.append(Rejected(done, error.sqlstate, str(error)))
                 done += 1
             except OutageError as error:
                 if not isinstance(error, UnreachableError):
                     self._batch.failed(len(batch))
-                return Outcome(done, rejected, error)
+                return Outcome(done, new, rejected, error)
             except RowRejectedError as error:
                 if self._batch.refused(len(batch)):
                     rejected.append(Rejected(done, error.sqlstate, str(error)))
@@ -108,7 +108,7 @@ class Committer:
                 self._batch.taken(len(batch))
                 self.committed += len(batch)
                 done += len(batch)
-        return Outcome(done, rejected, None)
+        return Outcome(done, new, rejected, None)
 
     async def send_again(self) -> None:
         """What the database had acknowledged and lacks, without waiting for a new row.
@@ -142,38 +142,34 @@ class Committer:
 
     async def _write(
         self, batch: Sequence[Record], deadline: float, schema_timeout_s: float
-    ) -> None:
+    ) -> int:
         write_s = deadline - trio.current_time()
         with trio.move_on_at(deadline) as scope:
             try:
-                await self._put(batch)
+                return await self._put(batch)
             except SchemaMissingError as error:
                 self._say_missing(str(error))
                 await self._complete_tables(scope, schema_timeout_s, write_s)
-                await self._write_into_new_schema(batch)
+                return await self._write_into_new_schema(batch)
             except RowRejectedError as error:
                 if len(batch) > 1 or error.sqlstate not in TOO_NARROW or self._widened:
                     raise
                 self._widened = True
                 log.warning("a column may be too narrow: looking at the tables", reason=str(error))
                 await self._complete_tables(scope, schema_timeout_s, write_s)
-                await self._write_into_new_schema(batch)
-            return
+                return await self._write_into_new_schema(batch)
         raise OutageError("no answer in time")
 
-    async def _put(self, batch: Sequence[Record]) -> None:
+    async def _put(self, batch: Sequence[Record]) -> int:
         """To a server that has every row of before."""
         if self._resend is None:
-            await self._store.write(batch)
-            return
+            return await self._store.write(batch)
         while True:
             server = await self._resend.server(self.commit)
             try:
-                await self._store.write(batch, to=server)
+                return await self._store.write(batch, to=server)
             except ServerChangedError:
                 self._resend.look_again()
-            else:
-                return
 
     def _say_missing(self, reason: str) -> None:
         """Before the first row this is a new database; later it means that a table was dropped."""
@@ -193,8 +189,8 @@ class Committer:
             deadline = max(deadline, trio.current_time() + write_s)
         scope.deadline = deadline
 
-    async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:
+    async def _write_into_new_schema(self, batch: Sequence[Record]) -> int:
         try:
-            await self._put(batch)
+            return await self._put(batch)
         except SchemaMissingError as error:
             raise OutageError(f"still missing after it was made: {error}") from error

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.delivery.breaker import DBCircuitBreaker
     from trio_bridge.delivery.outlet import Outlet
-    from trio_bridge.model import ApiEvent, Snapshot
+    from trio_bridge.model import Item
     from trio_bridge.stores.base import Store
     from trio_bridge.stores.record import Record
     from trio_bridge.stores.spool.spool import Spool
@@ -109,7 +109,7 @@ class Delivery:
         outlet: Outlet,
         *,
         db_timeout_s: float,
-        watch: Callable[[Snapshot | ApiEvent], None] = lambda item: None,
+        watch: Callable[[Item], None] = lambda item: None,
         safe: Callable[[Record, float], None] = lambda record, waited_s: None,
     ) -> None:
         """`watch` is called with every row and event, delivery's own too; `safe` with each that has
@@ -161,7 +161,7 @@ class Delivery:
         await self._outlet.receive_all(self.accept)
         self.end()
 
-    def accept(self, item: Snapshot | ApiEvent) -> None:
+    def accept(self, item: Item) -> None:
         """Put a row at the end of the queue; a full queue drops it and counts it."""
         self._watch(item)
         if len(self._queue) >= QUEUE_LIMIT:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_bridge.logs import Log, log_event
-from trio_bridge.model import ApiEvent, ApiMode, Snapshot, utc_now
+from trio_bridge.model import ApiMode, Item, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,12 +37,12 @@ class Outlet:
     ) -> None:
         self._mode = mode
         self._now = now
-        self._send, self._receive = trio.open_memory_channel[Snapshot | ApiEvent](CHANNEL_SIZE)
-        self._late: list[Snapshot | ApiEvent] = []
-        self._put_late: Callable[[Snapshot | ApiEvent], None] = self._late.append
+        self._send, self._receive = trio.open_memory_channel[Item](CHANNEL_SIZE)
+        self._late: list[Item] = []
+        self._put_late: Callable[[Item], None] = self._late.append
         self.dropped = 0
 
-    def put(self, item: Snapshot | ApiEvent) -> None:
+    def put(self, item: Item) -> None:
         try:
             self._send.send_nowait(item)
         except trio.WouldBlock:
@@ -62,14 +62,14 @@ class Outlet:
         """The sources have ended."""
         self._send.close()
 
-    async def receive_all(self, accept: Callable[[Snapshot | ApiEvent], None]) -> None:
+    async def receive_all(self, accept: Callable[[Item], None]) -> None:
         """Pass everything to `accept` as it comes, until the outlet is closed and empty."""
         with suppress(trio.EndOfChannel):
             while True:
                 accept(await self._receive.receive())
                 self.receive_pending(accept)
 
-    def end(self, accept: Callable[[Snapshot | ApiEvent], None]) -> None:
+    def end(self, accept: Callable[[Item], None]) -> None:
         """Pass on what is left, and from now on everything that is put.
 
         Not while `receive_all` runs: it may hold a row that would then be overtaken."""
@@ -80,7 +80,7 @@ class Outlet:
         self._late.clear()
         self._put_late = accept
 
-    def receive_pending(self, accept: Callable[[Snapshot | ApiEvent], None]) -> None:
+    def receive_pending(self, accept: Callable[[Item], None]) -> None:
         """Pass on what is in the channel, without waiting for more."""
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while True:

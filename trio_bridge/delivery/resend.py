@@ -53,8 +53,10 @@ class Resend:
         self._server: Server | None = None
         self._looked = not spool.sent.keeps
         self._rows = 0
+        self._unsure = False
         self._first: Record | None = None
-        """Sent again since the last event."""
+        """Since the last event: how many of those sent again were missing, whether some others may
+        have been, and the first that was sent."""
 
     def look_again(self) -> None:
         """Another server answers."""
@@ -113,15 +115,16 @@ class Resend:
     async def _send(self, records: Sequence[Record], commit: Commit) -> None:
         self._first = self._first or records[0]
         outcome = await commit(records, batch_timeout_s=math.inf)
-        self._rows += outcome.done - len(outcome.rejected)
+        self._rows += outcome.new
+        self._unsure = self._unsure or outcome.outage is not None
         for number, sqlstate, reason in outcome.rejected:
             await self._spool.quarantine(records[number], sqlstate=sqlstate, reason=reason)
         outcome.raise_outage()
 
     def _report(self, last: Record) -> None:
-        if self._first is not None:
+        if self._first is not None and (self._rows or self._unsure):
             self._emit(RowsSentAgain(self._rows, _timestamp(self._first), _timestamp(last)))
-        self._rows, self._first = 0, None
+        self._rows, self._unsure, self._first = 0, False, None
 
 
 def _timestamp(record: Record) -> str:

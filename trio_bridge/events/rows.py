@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_bridge.events.event import ERROR, WARNING, Event
-from trio_bridge.text import count
+from trio_bridge.text import count, duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,12 +93,25 @@ class RowsBegun(Event):
 
 
 class SlotsSkipped(Event):
-    """The process did not run when a row was due."""
+    """The process did not run when a row was due, or the wall clock never showed that time: the
+    machine was asleep for `slept_s`, and the clock was set by `set_s`."""
 
     kind = "rows.skipped"
     severity = WARNING
-    says = "{slots:slot} skipped: the machine was busy or asleep"
     slots: int
+    slept_s: float = 0.0
+    set_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        if self.slept_s > abs(self.set_s):
+            why = f"the machine was asleep for {duration(self.slept_s)}"
+        elif self.set_s > 0:
+            by = duration(self.set_s)
+            why = f"the machine's clock was set forward by {by}, or the machine was paused"
+        else:
+            why = "the machine was busy, or the process was stopped"
+        return f"{count(self.slots, 'slot')} skipped: {why}"
 
 
 class SlotsDoubled(Event):

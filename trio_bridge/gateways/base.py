@@ -12,6 +12,7 @@ from trio_bridge.gateways.leftovers import Leftovers
 from trio_bridge.gateways.readiness import NotReadyError, Readiness, Reason
 from trio_bridge.gateways.remarks import Remarks
 from trio_bridge.gateways.sleep import SleepWatch
+from trio_bridge.identity import account_of
 from trio_bridge.model import (
     OLD,
     ApiMode,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.config import Settings
     from trio_bridge.events.event import Event
+    from trio_bridge.policy.clocks import Clocks
 
 
 class EventSink(Protocol):
@@ -136,7 +138,7 @@ class IBridgeBase(ABC):
         """To be called by `connect` once the previous connection has ended: return the readiness
         that the new one blocks and clears."""
         self.readiness = Readiness()
-        self.sleep.restart(self._now(), trio.current_time())
+        self.sleep.restart(self.sleep.read(self._now))
         return self.readiness
 
     @property
@@ -184,22 +186,34 @@ class IBridgeBase(ABC):
         """Messages and market-data lines, for the metrics. Never awaits."""
         return Usage()
 
-    def get_portfolio_greeks(self) -> Snapshot:
+    def look_at_clocks(self) -> Clocks:
+        """Read all clocks. After a sleep of the machine no row can be given until the next
+        connection: what is in memory is older than it seems."""
+        clocks = self.sleep.read(self._now)
+        asleep = self.sleep.look(clocks)
+        if asleep is not None:
+            self.readiness.block(*asleep)
+        return clocks
+
+    def get_portfolio_greeks(self, slot: datetime | None = None) -> Snapshot:
         """The portfolio's net Greeks now, from memory alone.
+
+        Args:
+            slot: the instant of the grid that the row is for, UTC; None: it is for now.
 
         Raises:
             NotReadyError: no true row can be given; the text says why.
         """
-        now, instant = self._now(), trio.current_time()
-        book = self._book(now, instant)
+        clocks, book = self._book()
         return aggregate(
             self._portfolio,
             book.greeks,
-            timestamp=now,
-            now=instant,
+            slot=slot,
+            read_at=clocks.wall,
+            now=clocks.monotonic_s,
             max_age_s=self.settings.greeks_max_age_s,
             interval_s=self.settings.poll_interval_s,
-            account=",".join(book.accounts),
+            account=account_of(book.accounts),
             rates=book.rates,
             positions_at=book.positions_at,
         )
@@ -211,14 +225,13 @@ class IBridgeBase(ABC):
         Raises:
             NotReadyError: as `get_portfolio_greeks`.
         """
-        now, instant = self._now(), trio.current_time()
-        book = self._book(now, instant)
+        clocks, book = self._book()
         return standings(
             self._portfolio,
             book.greeks,
             book.troubles,
-            timestamp=now,
-            now=instant,
+            read_at=clocks.wall,
+            now=clocks.monotonic_s,
             max_age_s=self.settings.greeks_max_age_s,
             rates=book.rates,
         )
@@ -234,16 +247,14 @@ class IBridgeBase(ABC):
         found = [defect for one in standings if (defect := one.defect(interval_s)) is not None]
         return sorted(found, key=lambda defect: defect.state == OLD)
 
-    def _book(self, now: datetime, instant: float) -> RiskInputs:
-        """What is held and what is known of it, with `_portfolio` made of it."""
-        asleep = self.sleep.look(now, instant)
-        if asleep is not None:
-            self.readiness.block(*asleep)
-        if (blocked := self.readiness.why(instant)) is not None:
+    def _book(self) -> tuple[Clocks, RiskInputs]:
+        """What is held and what is known of it, with `_portfolio` made of it, and when."""
+        clocks = self.look_at_clocks()
+        if (blocked := self.readiness.why(clocks.monotonic_s)) is not None:
             raise NotReadyError(blocked)
         book = self.inputs()
         if book.positions is not self._positions:
             self._positions = book.positions
             self._portfolio = Portfolio(book.positions)
             self._remarks.on(book.positions)
-        return book
+        return clocks, book

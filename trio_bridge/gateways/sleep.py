@@ -3,20 +3,19 @@
 In both cases the wall clock has moved and the monotonic clock has not: on Linux and macOS that
 stands still while a machine is suspended, no timer expires, and nothing in memory seems to age.
 https://docs.python.org/3/library/time.html#time.monotonic
-A third clock goes on during sleep and tells the two apart. A virtual machine that was paused looks
-like a clock that was set forward.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
 from trio_bridge.events.service import ClockStepped
 from trio_bridge.gateways.readiness import Blocked, Reason
+from trio_bridge.policy.clocks import Clocks, change_between
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
 SHORTEST_SLEEP_S = 10.0
 """Of a shorter sleep, or step forward, the connection notices nothing."""
 
-SMALLEST_STEP_S = 1.0
-"""Smaller corrections are normal, and so is a pause between two readings on a busy machine."""
+AT_ONCE_S = 0.05
+ATTEMPTS = 5
+"""The clocks are read one after the other. On a busy machine there may be a pause in between, which
+would look like a step: then they are read again."""
 
 
 def slept_s() -> float:
@@ -47,13 +48,6 @@ def slept_s() -> float:
     return with_sleep_s - without_s
 
 
-class _Reading(NamedTuple):
-    wall: datetime
-    ahead_s: float
-    """Of the monotonic clock."""
-    slept_s: float
-
-
 class SleepWatch:
     """Compares the clocks at each `look`. `emit` gets each step of the wall clock."""
 
@@ -62,29 +56,38 @@ class SleepWatch:
     ) -> None:
         self._emit = emit
         self._slept = slept
-        self._before: _Reading | None = None
+        self._before: Clocks | None = None
         self._found = trio.Event()
         self._why = Blocked(Reason.ASLEEP)
 
-    def restart(self, wall: datetime, monotonic_s: float) -> None:
+    def read(self, now: Callable[[], datetime]) -> Clocks:
+        """All clocks; `now` is the wall clock."""
+        for _ in range(ATTEMPTS):
+            began_s = trio.current_time()
+            # The wall clock first: what passes after it makes rows late, not early.
+            wall, slept = now(), self._slept()
+            monotonic_s = trio.current_time()
+            if monotonic_s - began_s < AT_ONCE_S:
+                break
+        return Clocks(wall, monotonic_s, slept)
+
+    def restart(self, clocks: Clocks) -> None:
         """A new connection begins: earlier sleeps do not concern it."""
-        self.look(wall, monotonic_s)
+        self.look(clocks)
         self._found = trio.Event()
 
-    def look(self, wall: datetime, monotonic_s: float) -> Blocked | None:
+    def look(self, clocks: Clocks) -> Blocked | None:
         """Why all that is in memory is older than it seems, since the last look; None: it is not.
 
         After a step forward that is a suspicion: the machine may have been paused from outside. It
         costs a reconnect and nothing else.
         """
-        before, now = self._before, _Reading(wall, wall.timestamp() - monotonic_s, self._slept())
-        self._before = now
+        before, self._before = self._before, clocks
         if before is None:
             return None
-        slept = now.slept_s - before.slept_s
-        step = now.ahead_s - before.ahead_s - slept
-        if abs(step) >= SMALLEST_STEP_S:
-            self._emit(ClockStepped(step, before.wall, wall))
+        slept, step = change_between(before, clocks)
+        if step:
+            self._emit(ClockStepped(step, before.wall, clocks.wall))
         if slept >= SHORTEST_SLEEP_S:
             self._why = Blocked(Reason.ASLEEP, f"{slept:.0f} s")
         elif step >= SHORTEST_SLEEP_S:

@@ -1,5 +1,8 @@
 """Whether two services record the same account into one database, so that slots have two rows.
 
+Rows of the same slot and the same accounts have one id, so there are two only where ids differ: of
+an older version, of other sets of accounts that overlap, or at other intervals.
+
 This is detected by its effect, not prevented by a lock: connections of a pooler share their locks,
 and a frozen service would keep its replacement from recording.
 """
@@ -55,8 +58,8 @@ def doubled_slots(
 ) -> Doubled | None:
     """Judge rows in order of time; None: each slot has one row per account.
 
-    Two rows of one service are at least half an interval apart (`policy/schedule.py`). With two
-    services, every other row is closer than that to the previous one, wherever their grids lie.
+    Two rows of one service are an interval apart, of an older version at least half of one. With
+    two services, every other row is closer than that to the previous one, wherever their grids lie.
 
     Args:
         rows: each row's time and its accounts, joined by commas; None where they are unknown.

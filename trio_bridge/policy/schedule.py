@@ -1,20 +1,16 @@
-"""The grid of instants at which rows are taken: `t0 + k·interval` on the monotonic clock.
+"""A grid of instants on the monotonic clock, `t0 + k·interval`, and how late is too late. The rows
+have a grid that follows the wall clock: `slots.py`.
 
 A slot's instant is always computed from its number, never from the previous slot, so neither errors
 nor lateness accumulate. A slot that could not be served on time may still be served until half an
-interval after its instant: until then it is the nearest slot. Later its row would crowd the next
-one, so the slot is skipped. Two rows are therefore never closer than half an interval, and a slot
-is served once or not at all.
+interval after its instant: until then it is the nearest slot. A slot is served once or not at all.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from typing import NamedTuple
 
 TOLERANCE = 0.5
 """How late a slot may still be served, as a fraction of the interval."""
@@ -49,18 +45,6 @@ class Grid:
     def __post_init__(self) -> None:
         if not 0 < self.interval_s < math.inf or not math.isfinite(self.t0_s):
             raise ValueError(f"not a grid: every {self.interval_s} s from {self.t0_s}")
-
-    @classmethod
-    def aligned(cls, interval_s: float, *, now: float, wall: datetime) -> Grid:
-        """A grid whose slots fall on the wall clock's multiples of the interval.
-
-        For 5 seconds: :00, :05, :10, …, also after a restart. `now` and `wall` (with a time zone)
-        are one instant on both clocks; slot 0 is the first at or after it. From then on only the
-        monotonic clock counts: a correction of the wall clock neither bunches nor delays rows.
-        """
-        grid = cls(now, interval_s)
-        passed = wall.timestamp() % interval_s
-        return cls(now + (interval_s - passed), interval_s) if passed else grid
 
     def at(self, slot: int) -> float:
         """The slot's instant on the monotonic clock, in seconds."""

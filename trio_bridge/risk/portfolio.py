@@ -93,10 +93,11 @@ def aggregate(
     portfolio: Portfolio,
     greeks: Mapping[int, Greeks],
     *,
-    timestamp: datetime,
+    read_at: datetime,
     now: float,
     max_age_s: float,
     interval_s: float,
+    slot: datetime | None = None,
     account: str = "",
     rates: ExchangeRates = NO_RATES,
     positions_at: float | None = None,
@@ -106,15 +107,16 @@ def aggregate(
     Args:
         portfolio: the holdings of the selected accounts.
         greeks: the last model Greeks by contract id.
-        timestamp: the instant, UTC, at which both were read.
+        read_at: the instant, UTC, at which both were read.
         now: the same instant on the monotonic clock, in seconds.
         max_age_s: an option whose Greeks are older than this is unpriced.
         interval_s: how far apart rows are, for the verdict.
+        slot: the instant that the row is for, UTC; None: `read_at`.
         account: the value of the row's `account` column.
         rates: the ledger's.
         positions_at: from when the age of the positions counts; None: they are current.
     """
-    at, worst, oldest = timestamp.timestamp(), DataType.LIVE, 0.0
+    at, worst, oldest = read_at.timestamp(), DataType.LIVE, 0.0
     contributions: list[Contribution | None] = []
     errors: list[float] = []
     for option in portfolio.options:
@@ -155,7 +157,8 @@ def aggregate(
     places = portfolio.leaders[main] if main else ()
     on_main = [greeks.get(portfolio.options[place].con_id) for place in places]
     return Snapshot(
-        timestamp=timestamp,
+        timestamp=slot or read_at,
+        late_s=0.0 if slot is None else (read_at - slot).total_seconds(),
         account=account,
         delta=delta,
         gamma=gamma,
@@ -251,7 +254,7 @@ def standings(
     greeks: Mapping[int, Greeks],
     troubles: Mapping[int, Trouble],
     *,
-    timestamp: datetime,
+    read_at: datetime,
     now: float,
     max_age_s: float,
     rates: ExchangeRates = NO_RATES,
@@ -265,7 +268,7 @@ def standings(
         quote = greeks.get(position.con_id)
         outcome: Contribution | Part = part
         if isinstance(part, Option):
-            outcome = contribution_of(part, quote, timestamp.timestamp(), now, max_age_s)
+            outcome = contribution_of(part, quote, read_at.timestamp(), now, max_age_s)
         age_s = 0.0 if quote is None else age_of(quote, now)
         if not isinstance(outcome, PositionState):
             reason = _lacks_rate(portfolio, part, rates)

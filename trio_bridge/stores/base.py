@@ -54,6 +54,9 @@ class Store(Protocol):
     async def reach(self, records: Sequence[Record]) -> int:
         """The number of these records up to the last one that is there; 0: none is.
 
+        A slot's row that another recorder has stored is not one of these: after a failover it may
+        be that recorder's second try, and tells nothing about what we had stored next to it.
+
         Raises: as `write`.
         """
         ...

@@ -93,8 +93,15 @@ class FakeStore:
 
     async def reach(self, records: Sequence[Record]) -> int:
         await self._answer()
-        keys = [_key(record.table, orjson.loads(record.row)) for record in records]
-        return max((n for n, key in enumerate(keys, 1) if key in self._ids), default=0)
+        rows = [(record.table, orjson.loads(record.row)) for record in records]
+        return max((number for number, row in enumerate(rows, 1) if self._has(*row)), default=0)
+
+    def _has(self, table: str, row: dict[str, Any]) -> bool:
+        """This row, not the one that another recorder has stored for the same slot."""
+        return any(
+            _key(table, one) == _key(table, row) and one.get("recorder") == row.get("recorder")
+            for one in self.tables[table]
+        )
 
     async def try_out(self, record: Record) -> bool:
         await self._answer_time()

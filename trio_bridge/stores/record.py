@@ -14,14 +14,14 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 from uuid import UUID
 from zlib import crc32
 
 import orjson
 
-from trio_bridge.model import ApiEvent, Snapshot
-from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS, TABLES, values_of
+from trio_bridge.model import AccountSet, ApiEvent, Item, Snapshot
+from trio_bridge.rows import ACCOUNT_SETS, API_LOGS, PORTFOLIO_GREEKS, TABLES, Table, values_of
 
 _SEAL = b',"crc":"%08x"}'
 _SEAL_BYTES = len(_SEAL % 0)
@@ -60,9 +60,9 @@ class DamagedLineError(ValueError):
     """A spool line that cannot be trusted; the text says what is wrong with it."""
 
 
-def record_of(item: Snapshot | ApiEvent) -> Record:
+def record_of(item: Item) -> Record:
     """Encode a row for its table. Times keep microseconds and their UTC offset."""
-    table = PORTFOLIO_GREEKS if isinstance(item, Snapshot) else API_LOGS
+    table = table_of(item)
     return Record(table.name, _encode(values_of(item, table.columns)))
 
 
@@ -73,6 +73,18 @@ def time_of(record: Record) -> datetime | None:
     except ValueError:
         return None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def table_of(item: Item) -> Table:
+    match item:
+        case Snapshot():
+            return PORTFOLIO_GREEKS
+        case ApiEvent():
+            return API_LOGS
+        case AccountSet():
+            return ACCOUNT_SETS
+        case _:
+            assert_never(item)
 
 
 def encode_line(record: Record) -> bytes:

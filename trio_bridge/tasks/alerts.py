@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from trio_bridge.events.event import Event
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.model import Item
     from trio_bridge.policy.digest import Bulletin
     from trio_bridge.tasks.supervisor import ConnectionStatus
     from trio_bridge.tasks.ticker import TickerStatus
@@ -95,7 +96,7 @@ class Alerts:
         self._begun = False
         """Whether there has been a row."""
 
-    def notice(self, item: Snapshot | ApiEvent) -> None:
+    def notice(self, item: Item) -> None:
         """Take note of a warning, an error, or the end of what was told; never waits.
 
         What the first row is worth is always told: the last that the receiver has heard, from an
@@ -106,7 +107,9 @@ class Alerts:
             if not self._begun and item.verdict is Verdict.COMPLETE:
                 self.say(RowsBegun())
             self._begun = True
-        elif item.status is not Severity.INFO or item.kind in TOPICS:
+        elif isinstance(item, ApiEvent) and (
+            item.status is not Severity.INFO or item.kind in TOPICS
+        ):
             self._add(item.timestamp, item.kind or "", item.status, item.message)
 
     def say(self, event: Event) -> None:
@@ -217,7 +220,7 @@ class Alerts:
 
 def _why(ticker: TickerStatus) -> str:
     if ticker.silent_because is not None:
-        return str(ticker.silent_because)
+        return ticker.silent_because
     if ticker.last is not None and ticker.last.delta is None:
         return "not one option has Greeks: rows are NULL"
     return "no slot was served in time: the machine is too busy"

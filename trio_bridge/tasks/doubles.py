@@ -46,8 +46,7 @@ async def watch_for_doubles(
     await trio.sleep(FIRST_LOOK_S)
     while True:
         if ticker.last is not None and (rows := await _last_rows(read, now(), interval_s)):
-            ours = ticker.last.account.split(",")
-            doubled = doubled_slots(rows, interval_s, ours=ours)
+            doubled = doubled_slots(rows, interval_s, ours=ticker.accounts)
             if doubled is not None and not reported:
                 emit(SlotsDoubled(doubled.slots, tuple(doubled.accounts)))
             elif doubled is None and reported:

@@ -9,21 +9,29 @@ import trio
 
 from trio_bridge.events.rows import RowsMissed, RowsResumed, SlotsSkipped
 from trio_bridge.gateways.readiness import NotReadyError
+from trio_bridge.identity import LONGEST_ACCOUNT
 from trio_bridge.logs import Log
-from trio_bridge.model import Snapshot, utc_now
-from trio_bridge.policy.schedule import STOOD_STILL_S, Grid
+from trio_bridge.model import AccountSet, Snapshot
+from trio_bridge.policy.schedule import STOOD_STILL_S
+from trio_bridge.policy.slots import Slots
 from trio_bridge.policy.verdicts import VerdictWatch
+from trio_bridge.text import moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
     from trio_bridge.gateways.base import EventSink, IBridgeBase
-    from trio_bridge.gateways.readiness import Blocked
+
+LOOK_EVERY_S = 5.0
+"""The clocks are compared at least so often, however long the interval is."""
 
 CATCH_UP_S = 1.0
 """After the process was stopped: the time to read what the gateway has sent and to probe it. With a
 long interval the slot may still be served after that."""
+
+TAKEN = "the machine's clock was set back, and there are rows of the times until {until}"
+"""No time gets a second row: which of the two would be true?"""
 
 log = Log()
 
@@ -36,8 +44,9 @@ class TickerStatus:
     skipped: int = 0
     """Slots that could not be served in time."""
     last: Snapshot | None = None
-    last_lateness_s: float = 0.0
-    silent_because: Blocked | None = None
+    accounts: tuple[str, ...] = ()
+    """Those that `last` covers, by name."""
+    silent_because: str | None = None
     """Why there are no rows now; None while there are."""
     silent_slots: int = 0
     last_slot_s: float | None = None
@@ -47,7 +56,10 @@ class TickerStatus:
 
 
 class Ticker:
-    """Reads the bridge's memory on the grid and hands each row to `put`, which never waits."""
+    """Reads the bridge's memory on the grid and hands each row to `put`, which never waits.
+
+    `put_accounts` gets the names behind a key in a row's `account`, before the first row with it.
+    """
 
     def __init__(
         self,
@@ -56,55 +68,52 @@ class Ticker:
         *,
         interval_s: float,
         emit: EventSink,
-        now: Callable[[], datetime] = utc_now,
+        put_accounts: Callable[[AccountSet], None] = lambda names: None,
     ) -> None:
         self._bridge = bridge
         self._put = put
+        self._put_accounts = put_accounts
         self._interval_s = interval_s
         self._emit = emit
-        self._now = now
         self._verdicts = VerdictWatch(interval_s)
         self.status = TickerStatus()
 
     async def run(self) -> None:
-        # The wall clock first: what passes between the two readings makes rows late, not early.
-        wall = self._now()
-        grid = Grid.aligned(self._interval_s, now=trio.current_time(), wall=wall)
-        served = -1
+        slots = Slots(self._interval_s, self._bridge.look_at_clocks())
         while True:
-            slot, skipped = grid.next_slot(served, trio.current_time())
-            if skipped:
-                self.status.skipped += skipped
-                self._emit(SlotsSkipped(skipped))
-                served = slot - 1
-            await trio.sleep_until(grid.at(slot))
-            if trio.current_time() - grid.at(slot) > STOOD_STILL_S:
-                await trio.sleep(CATCH_UP_S)
-            if not grid.in_time(slot, trio.current_time()):
-                continue  # woken too late: the next round counts this slot as skipped
-            served = slot
-            self._serve(lateness_s=trio.current_time() - grid.at(slot))
+            await _sleep_until(slots.due_s)
+            due = slots.look(self._bridge.look_at_clocks())
+            if due.skipped:
+                self.status.skipped += due.skipped
+                self._emit(SlotsSkipped(due.skipped, due.slept_s, due.set_s))
+            if due.slot is None:
+                continue
+            self.status.last_slot_s = trio.current_time()
+            if due.taken_until is None:
+                self._serve(due.slot, self.status.last_slot_s)
+            else:
+                self._stay_silent(TAKEN.format(until=moment(due.taken_until)))
 
-    def _serve(self, *, lateness_s: float) -> None:
+    def _serve(self, slot: datetime, now: float) -> None:
         status = self.status
-        status.last_slot_s = trio.current_time()
         try:
-            snapshot = self._bridge.get_portfolio_greeks()
+            snapshot = self._bridge.get_portfolio_greeks(slot)
         except NotReadyError as error:
-            self._stay_silent(error.blocked)
+            self._stay_silent(str(error.blocked))
             return
         if status.silent_because is not None and status.rows:
-            self._emit(RowsResumed(status.silent_slots, str(status.silent_because)))
+            self._emit(RowsResumed(status.silent_slots, status.silent_because))
         status.silent_because, status.silent_slots = None, 0
         status.rows += 1
-        status.last, status.last_lateness_s = snapshot, lateness_s
+        self._name_accounts(snapshot)
+        status.last = snapshot
         if snapshot.delta is not None:
-            status.last_right_s = status.last_slot_s
+            status.last_right_s = now
         self._put(snapshot)
-        self._judge(snapshot, status.last_slot_s)
+        self._judge(snapshot, now)
         log.debug(
             "row",
-            taken_at=snapshot.timestamp.isoformat(),
+            slot=snapshot.timestamp.isoformat(),
             delta=snapshot.delta,
             gamma=snapshot.gamma,
             vega=snapshot.vega,
@@ -112,8 +121,17 @@ class Ticker:
             verdict=str(snapshot.verdict),
             priced=f"{snapshot.priced}/{snapshot.positions}",
             age_s=snapshot.greeks_age_s,
-            late_ms=round(lateness_s * 1000, 1),
+            late_ms=round(snapshot.late_s * 1000, 1),
         )
+
+    def _name_accounts(self, row: Snapshot) -> None:
+        status = self.status
+        if status.last is not None and status.last.account == row.account:
+            return
+        status.accounts = tuple(self._bridge.inputs().accounts)
+        names = ",".join(sorted(status.accounts))
+        if len(names) > LONGEST_ACCOUNT:
+            self._put_accounts(AccountSet(row.timestamp, row.account, names))
 
     def _judge(self, row: Snapshot, now: float) -> None:
         event = self._verdicts.look(
@@ -122,11 +140,19 @@ class Ticker:
         if event is not None:
             self._emit(event)
 
-    def _stay_silent(self, reason: Blocked) -> None:
+    def _stay_silent(self, reason: str) -> None:
         status = self.status
         self._verdicts.forget()
         # Before the first row the supervisor's events are enough.
         if status.silent_because is None and status.rows:
-            self._emit(RowsMissed(str(reason)))
+            self._emit(RowsMissed(reason))
         status.silent_because = reason
         status.silent_slots += 1
+
+
+async def _sleep_until(due_s: float) -> None:
+    """Until then, or until the clocks are to be compared again."""
+    wake_s = min(due_s, trio.current_time() + LOOK_EVERY_S)
+    await trio.sleep_until(wake_s)
+    if trio.current_time() - wake_s > STOOD_STILL_S:
+        await trio.sleep(CATCH_UP_S)

@@ -16,10 +16,10 @@ import orjson
 import trio
 
 from trio_bridge.events.rows import named
-from trio_bridge.model import ApiEvent, Severity, Verdict
+from trio_bridge.model import ApiEvent, Severity, Snapshot, Verdict
 from trio_bridge.policy.schedule import INTERVALS_ALLOWED
 from trio_bridge.risk.verdict import suffices
-from trio_bridge.rows import PORTFOLIO_GREEKS
+from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.status import status_of
 from trio_bridge.tasks.supervisor import State
 from trio_bridge.text import count
@@ -27,7 +27,7 @@ from trio_bridge.text import count
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_bridge.model import Snapshot
+    from trio_bridge.model import Item
     from trio_bridge.service import Service
     from trio_bridge.status import BridgeStatus
     from trio_bridge.stores.record import Record
@@ -73,11 +73,11 @@ class Observer:
         self.service.watchers.remove(self._on_its_way)
         self.service.safe_watchers.remove(self._safe)
 
-    def _on_its_way(self, item: Snapshot | ApiEvent) -> None:
+    def _on_its_way(self, item: Item) -> None:
         if isinstance(item, ApiEvent):
             self.events[item.status] += 1
-        else:
-            self.lateness(self.service.ticker.status.last_lateness_s)
+        elif isinstance(item, Snapshot):
+            self.lateness(max(0.0, item.late_s))
 
     def _safe(self, record: Record, waited_s: float) -> None:
         if record.table == PORTFOLIO_GREEKS.name:
@@ -88,7 +88,7 @@ class Observer:
             self.safe_verdict, self.safe_delta = Verdict(row["verdict"]), row["delta"]
             self.safe_s = trio.current_time()
             self.hub.send("row", record.row)
-        else:
+        elif record.table == API_LOGS.name:
             self.hub.send("event", record.row)
 
     def recent_json(self, seconds: float = math.inf) -> bytes:

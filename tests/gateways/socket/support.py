@@ -10,6 +10,7 @@ import trio
 
 from tests.support.heard import AnEvent, because, of
 from tests.support.patient_clock import PatientClock, until
+from tests.support.time import WallClock
 from trio_bridge.config import Settings
 from trio_bridge.errors import GatewayError
 from trio_bridge.gateways.base import discard_event
@@ -254,7 +255,9 @@ async def supervised_rig(
     simulator: dict[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncGenerator[Rig]:
-    """As `socket_rig`, but kept connected by the supervisor, with a ticker that takes rows."""
+    """As `socket_rig`, but kept connected by the supervisor, with a ticker that takes rows; the
+    wall clock goes with Trio's."""
+    settings = {"now": WallClock(utc_now()), **settings}
     async with socket_rig(book, connect=False, simulator=simulator, **settings) as rig:
         supervisor = Supervisor(
             rig.bridge,

@@ -28,6 +28,7 @@ from trio_bridge.errors import (
 )
 from trio_bridge.events.gateway import Connected
 from trio_bridge.events.rows import RowsResumed
+from trio_bridge.identity import new_event_id
 from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
 from trio_bridge.stores.database.connection import TrioConnection
@@ -54,9 +55,9 @@ few_or_many = pytest.mark.parametrize("count", [2, 2 * FAST_PATH_ROWS], ids=["fe
 
 
 def snapshot(k: int = 0) -> Snapshot:
-    return Snapshot(
-        START + timedelta(seconds=5 * k), "U1", float(k), 0.5, 1.5, -2.5, 5000.0, 30, 29
-    )
+    """A new one at each call, as of an earlier version: by today's ids it would be the same."""
+    at = START + timedelta(seconds=5 * k)
+    return Snapshot(at, "U1", float(k), 0.5, 1.5, -2.5, 5000.0, 30, 29, event_id=new_event_id(at))
 
 
 def event(text: str = "connected", k: int = 0) -> ApiEvent:
@@ -953,6 +954,8 @@ async def test_rows_for_one_server_are_not_taken_by_another(
     own_postgres.execute("DELETE FROM portfolio_greeks WHERE delta < 5")
     assert await store.reach([*rows[:-1], *more]) == (count - 1 if count > 5 else 0)
     assert await store.reach([]) == 0
+    own_postgres.execute("UPDATE portfolio_greeks SET recorder = 'another'")
+    assert await store.reach(rows[:-1]) == 0
     again = await store.server()
     assert again is not None
     assert again.data == server.data

@@ -89,7 +89,7 @@ async def test_the_tables_are_made_with_the_columns_that_readers_know(fresh_data
     assert ", ".join(column[0] for column in greeks) == (
         "id, timestamp, contract, delta, gamma, vega, theta, underlying_price, "
         "event_id, account, positions, priced, greeks_age_s, data_type, "
-        "currency, gamma_error, verdict"
+        "currency, gamma_error, verdict, late_s, recorder"
     )
     assert greeks[:4] == [
         ("id", "bigint", "NO", "nextval('portfolio_greeks_id_seq'::regclass)"),
@@ -99,8 +99,10 @@ async def test_the_tables_are_made_with_the_columns_that_readers_know(fresh_data
     ]
     events = [column[1:] for column in columns if column[0] == "api_logs"]
     names = ", ".join(column[0] for column in events)
-    assert names == "id, timestamp, api_mode, message, status, event_id, numbers, kind"
+    assert names == "id, timestamp, api_mode, message, status, event_id, numbers, kind, recorder"
     assert events[4][3] == "'info'::text"
+    sets = ", ".join(column[1] for column in columns if column[0] == "account_sets")
+    assert sets == "id, timestamp, key, accounts, event_id"
     indexes = {
         definition for (definition,) in run(fresh_database, "SELECT indexdef FROM pg_indexes")
     }
@@ -178,7 +180,7 @@ async def test_of_many_that_start_at_once_one_makes_the_tables(
         for _ in range(6):
             nursery.start_soon(ensure, conninfo)
     assert run(fresh_database, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'") == [
-        (6,)
+        (9,)
     ]
     assert await write(fresh_database, SNAPSHOTS[:2]) == 2
 
@@ -199,7 +201,7 @@ trio.run(store.ensure_schema)
         process.communicate(b"\n")
     assert [process.returncode for process in processes] == [0, 0]
     assert run(fresh_database, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'") == [
-        (6,)
+        (9,)
     ]
 
 
@@ -337,7 +339,7 @@ async def test_a_limit_in_tables_made_complete_by_hand_goes_when_it_refuses_a_ro
     )
     text = "a message longer than anybody thought of"
     greeks = Snapshot(START, "U1", 123456.123456789, 0.0, 0.0, 0.0, None, 1, 1)
-    too_many = Snapshot(START, "U1", 1.0, 0.0, 0.0, 0.0, None, 100_000, 1)
+    too_many = Snapshot(START, "U2", 1.0, 0.0, 0.0, 0.0, None, 100_000, 1)
     items: list[Snapshot | ApiEvent] = [greeks, ApiEvent(START, ApiMode.SOCKET, text), too_many]
     store = PostgresStore(fresh_database)
     outcome = await Committer(store).commit([record_of(one) for one in items], batch_timeout_s=20)

@@ -25,7 +25,7 @@ from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.embedded.server import try_out
 from trio_bridge.stores.reading.inspection import Inspection
 from trio_bridge.stores.reading.summary import newest_row, recent_rows
-from trio_bridge.text import count, duration
+from trio_bridge.text import count, duration, listed
 
 if TYPE_CHECKING:
     from trio_bridge.commands.checks.finding import Report
@@ -143,7 +143,7 @@ def _judge_schema(server: ServerFacts, tables: list[TableState]) -> Finding:
         where = "the search path" if server.schema is None else f"the schema {server.schema}"
         return failed(
             "schema",
-            f"{' and '.join(missing)} missing, and {server.user} may not make tables in {where}",
+            f"{listed(missing)} missing, and {server.user} may not make tables in {where}",
             f"as the owner: GRANT CREATE ON SCHEMA {server.schema or 'public'} TO {server.user}",
         )
     incomplete = [table for table in tables if not table.missing and table.statements]
@@ -151,21 +151,21 @@ def _judge_schema(server: ServerFacts, tables: list[TableState]) -> Finding:
     if foreign:
         return failed(
             "schema",
-            f"{' and '.join(foreign)} must be completed, which only the owner may do",
+            f"{listed(foreign)} must be completed, which only the owner may do",
             f"let {server.user} own the table, or run the service once as the owner",
         )
     if missing:
-        return ok("schema", f"{' and '.join(missing)} will be made with the first row")
+        return ok("schema", f"{listed(missing)} will be made with the first row")
     if incomplete:
-        names = " and ".join(table.name for table in incomplete)
+        names = listed([table.name for table in incomplete])
         return ok("schema", f"{names} will be completed with the first row; nothing is removed")
-    return ok("schema", f"{' and '.join(table.name for table in tables)} are complete")
+    return ok("schema", f"{listed([table.name for table in tables])} are complete")
 
 
 def _judge_rights(server: ServerFacts, tried: list[str]) -> Finding:
     if not tried:
         return skipped("rights", "nothing to try before the tables are made")
-    return ok("rights", f"{server.user} can write to {' and '.join(tried)} (tried, rolled back)")
+    return ok("rights", f"{server.user} can write to {listed(tried)} (tried, rolled back)")
 
 
 async def _judge_rows(conninfo: str | None, settings: Settings) -> Finding:

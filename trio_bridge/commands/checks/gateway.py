@@ -83,9 +83,8 @@ def is_at_the_gateway(status: BridgeStatus, settings: Settings) -> bool:
 
 def unrecorded_accounts(status: BridgeStatus, settings: Settings) -> str:
     """Those in IB_ACCOUNT that the running service does not record: the login may not have them."""
-    last = status.ticker.last
-    recorded = "" if last is None else last.account or ""
-    return ", ".join(one for one in settings.ib_account if one not in recorded.split(","))
+    recorded = status.ticker.accounts
+    return ", ".join(one for one in settings.ib_account if one not in recorded)
 
 
 def check_by_status(status: BridgeStatus, unknown: str, report: Report) -> None:

@@ -165,21 +165,24 @@ async def server_of(connection: TrioConnection) -> Server | None:
 
 async def reach(connection: TrioConnection, records: Sequence[Record]) -> int:
     """See `Store.reach`."""
+    rows = [orjson.loads(record.row) for record in records]
     numbers = {
-        (record.table, UUID(orjson.loads(record.row)["event_id"])): number
-        for number, record in enumerate(records, 1)
+        (record.table, UUID(row["event_id"]), row.get("recorder")): number
+        for number, (record, row) in enumerate(zip(records, rows, strict=True), 1)
+        if "recorder" in TABLES[record.table].columns
     }
     since = min((time_of(record) or LONG_AGO for record in records), default=LONG_AGO)
     there = 0
-    for table in {record.table for record in records}:
-        ids = [event_id for of, event_id in numbers if of == table]
+    for table in {table for table, *_ in numbers}:
+        ids = [event_id for of, event_id, _ in numbers if of == table]
         with store_errors(connection, own_columns=OWN_COLUMNS):
             cursor = await connection.execute(
-                f'SELECT event_id FROM {table} WHERE event_id = ANY(%s) AND "timestamp" >= %s',
+                "SELECT event_id, recorder FROM "
+                f'{table} WHERE event_id = ANY(%s) AND "timestamp" >= %s',
                 [ids, since],
             )
             found = await cursor.fetchall()
-        there = max([there, *(numbers[table, event_id] for (event_id,) in found)])
+        there = max([there, *(numbers.get((table, *row), 0) for row in found)])
     return there
 
 

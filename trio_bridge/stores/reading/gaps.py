@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 MISSING = 1.75
 """Two rows further apart than this many intervals have at least one slot between them without a
-row. (A row may be half an interval late, so two neighbours are at most 1.5 apart.)"""
+row. (One of an older version may be half an interval late by its time, so two neighbours are at
+most 1.5 apart.)"""
 
 IN_THE_DARK_S = 4.0
 """A row may take three seconds to become safe: for this long a missing row proves nothing."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, LiteralString
 
 import trio
 
-from trio_bridge.model import ApiEvent, ApiMode, Snapshot
-from trio_bridge.rows import PORTFOLIO_GREEKS, TABLES
+from trio_bridge.model import AccountSet, ApiEvent, ApiMode, Snapshot
+from trio_bridge.rows import ACCOUNT_SETS, PORTFOLIO_GREEKS, TABLES
 from trio_bridge.stores.database.catalog import read_table
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.database.postgres import insert_statement
@@ -125,6 +125,10 @@ class Inspection:
 
 
 def _sample(table: str, now: datetime) -> Record:
-    if table == PORTFOLIO_GREEKS.name:
-        return record_of(Snapshot(now, "check", 0.0, 0.0, 0.0, 0.0, None, 0, 0))
-    return record_of(ApiEvent(now, ApiMode.SOCKET, "check"))
+    match table:
+        case PORTFOLIO_GREEKS.name:
+            return record_of(Snapshot(now, "check", 0.0, 0.0, 0.0, 0.0, None, 0, 0))
+        case ACCOUNT_SETS.name:
+            return record_of(AccountSet(now, "check", "check"))
+        case _:
+            return record_of(ApiEvent(now, ApiMode.SOCKET, "check"))

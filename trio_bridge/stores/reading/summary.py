@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trio_bridge.identity import is_key
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.reader import reading
 from trio_bridge.stores.reading.buckets import PARTIAL
@@ -35,6 +36,7 @@ _RECENT = f"""
     SELECT timestamp, account::text FROM portfolio_greeks
     WHERE {PORTFOLIO_GREEKS.ours} AND timestamp BETWEEN %s AND %s ORDER BY timestamp, id
 """
+_NAMES = "SELECT key, accounts FROM account_sets WHERE key = ANY (%s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +107,17 @@ async def newest_row(conninfo: str) -> datetime | None:
 async def recent_rows(
     conninfo: str, since: datetime, until: datetime
 ) -> list[tuple[datetime, str | None]]:
-    """Time and accounts of each row, whoever recorded it, over a connection of its own. Bound it
-    from outside.
+    """Time and accounts of each row by name, whoever recorded it, over a connection of its own.
+    Bound it from outside.
 
     Raises:
         StoreError: the database or the table is not there (yet).
     """
     async with reading(conninfo) as connection:
         cursor = await connection.execute(_RECENT, [since, until])
-        return [(at, accounts) for at, accounts in await cursor.fetchall()]
+        rows = await cursor.fetchall()
+        keys = sorted({account for _, account in rows if is_key(account)})
+        names: dict[str, str] = {}
+        if keys:
+            names = dict(await (await connection.execute(_NAMES, [keys])).fetchall())
+    return [(at, names.get(account, account)) for at, account in rows]

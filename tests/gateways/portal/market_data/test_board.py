@@ -39,7 +39,7 @@ def row_of(board: QuoteBoard) -> Snapshot:
     return aggregate(
         Portfolio([held]),
         {} if told is None else {OPTION: told},
-        timestamp=datetime.now(UTC),
+        read_at=datetime.now(UTC),
         now=10.0,
         max_age_s=60.0,
         interval_s=5.0,
