@@ -133,10 +133,14 @@ class Key(NamedTuple):
 def acknowledged(home: Path) -> set[Key]:
     """What a database has acknowledged, as the bridge keeps it."""
     segments = spool_files(home / BUFFER).sent.glob("*")
-    lines = [orjson.loads(line) for path in segments for line in path.read_bytes().splitlines()]
-    return {
-        Key(line["table"], line["row"]["event_id"]) for line in lines if line["table"] in TABLES
-    }
+    lines = (line for path in segments for line in path.read_bytes().splitlines())
+    return {key for line in lines if (key := key_of(line)) is not None}
+
+
+def key_of(line: bytes) -> Key | None:
+    """Of a line in a spool; None if it is not a row."""
+    entry = orjson.loads(line)
+    return Key(entry["table"], entry["row"]["event_id"]) if entry["table"] in TABLES else None
 
 
 def stored(server: PostgresServer) -> set[Key]:

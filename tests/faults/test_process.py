@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
 import trio
 
 from tests.faults.ledger import (
     BUFFER,
-    POLL_INTERVAL_S,
     ROWS_UNTIL_SAFE,
     Run,
     bridge,
@@ -20,6 +20,8 @@ from tests.faults.ledger import (
     more_rows,
 )
 from tests.support.database import fetch, wait_for_rows
+from tests.support.process import PATIENCE_S
+from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
 
@@ -90,19 +92,37 @@ async def test_killed_while_the_database_has_just_frozen(
     async with open_tws_simulator(make_book()) as gateway:
         settings = {"IB_SOCKET_PORT": gateway.port, "DATABASE_URL": own_postgres.url}
         async with bridge(tmp_path, **settings) as service:
-            await wait_for_rows(own_postgres.conninfo, 10)
+            await wait_for_rows(own_postgres.conninfo, 20)
             own_postgres.freeze()
             await more_rows(service, 4)
-            await trio.sleep(POLL_INTERVAL_S / 2)  # between two rows
+            accepted = await rows_in_the_spool(tmp_path, Run(service.output).rows[-1])
+            killed_at = datetime.now(UTC)
             service.process.kill()
             await service.wait()
-        first = Run(service.output)
+        first = Run(service.output, killed_at)
         own_postgres.thaw()
         async with bridge(tmp_path, **settings) as service:
             await wait_for_rows(own_postgres.conninfo, len(first.rows) + 3)
             service.interrupt()
             assert await service.wait() == 0
-    await check(tmp_path / BUFFER, own_postgres.conninfo, [first, Run(service.output)], at_least=15)
+    await check(tmp_path / BUFFER, own_postgres.conninfo, [first, Run(service.output)])
+    slots = fetch(own_postgres.conninfo, "SELECT timestamp FROM portfolio_greeks")
+    assert accepted <= {at for (at,) in slots}
+
+
+async def rows_in_the_spool(home: Path, newest: datetime) -> set[datetime]:
+    """Wait for this one; all that are there then."""
+    with trio.fail_after(PATIENCE_S):
+        while True:
+            *lines, _torn = (home / BUFFER).read_bytes().split(b"\n")
+            rows = {
+                datetime.fromisoformat(entry["row"]["timestamp"])
+                for entry in map(orjson.loads, lines)
+                if entry["table"] == PORTFOLIO_GREEKS.name
+            }
+            if newest in rows:
+                return rows
+            await trio.sleep(0.01)
 
 
 async def test_a_second_ctrl_c_leaves_at_once_with_the_spool_intact(

@@ -49,7 +49,7 @@ async def test_each_slot_is_stored_once_whoever_took_it(
     slots = [at for at, _, _ in stored]
     assert sorted(slots) == sorted({*runs[0].rows, *runs[1].rows})
     assert all((at - EPOCH) % INTERVAL == timedelta() for at in slots)
-    assert all(0 <= late_s <= POLL_INTERVAL_S / 2 for _, late_s, _ in stored)
+    assert all(late_s >= 0 for _, late_s, _ in stored)
     recorders = {name for (name,) in fetch(fresh_database, "SELECT recorder FROM api_logs")}
     assert len(recorders) == 2
     assert {recorder for _, _, recorder in stored} <= recorders

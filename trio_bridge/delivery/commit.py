@@ -76,13 +76,13 @@ class Committer:
         `trio.current_time()`. Completing the tables may take `schema_timeout_s` even if that is
         longer. Only a bug raises.
         """
-        done = new = 0
+        done = 0
         rejected: list[Rejected] = []
         proven = False
         while done < len(records):
             batch = records[done : done + self._batch.rows]
             try:
-                new += await self._write(
+                await self._write(
                     batch,
                     min(deadline, trio.current_time() + batch_timeout_s),
                     schema_timeout_s,
@@ -93,13 +93,13 @@ class Committer:
                 limit = min(deadline, trio.current_time() + batch_timeout_s)
                 proven = await self._is_to_blame(batch[0], records[done + 1 :], limit, proven)
                 if not proven:
-                    return Outcome(done, new, rejected, error)
+                    return Outcome(done, rejected, error)
                 rejected.append(Rejected(done, error.sqlstate, str(error)))
                 done += 1
             except OutageError as error:
                 if not isinstance(error, UnreachableError):
                     self._batch.failed(len(batch))
-                return Outcome(done, new, rejected, error)
+                return Outcome(done, rejected, error)
             except RowRejectedError as error:
                 if self._batch.refused(len(batch)):
                     rejected.append(Rejected(done, error.sqlstate, str(error)))
@@ -108,7 +108,7 @@ class Committer:
                 self._batch.taken(len(batch))
                 self.committed += len(batch)
                 done += len(batch)
-        return Outcome(done, new, rejected, None)
+        return Outcome(done, rejected, None)
 
     async def send_again(self) -> None:
         """What the database had acknowledged and lacks, without waiting for a new row.
@@ -142,34 +142,38 @@ class Committer:
 
     async def _write(
         self, batch: Sequence[Record], deadline: float, schema_timeout_s: float
-    ) -> int:
+    ) -> None:
         write_s = deadline - trio.current_time()
         with trio.move_on_at(deadline) as scope:
             try:
-                return await self._put(batch)
+                await self._put(batch)
             except SchemaMissingError as error:
                 self._say_missing(str(error))
                 await self._complete_tables(scope, schema_timeout_s, write_s)
-                return await self._write_into_new_schema(batch)
+                await self._write_into_new_schema(batch)
             except RowRejectedError as error:
                 if len(batch) > 1 or error.sqlstate not in TOO_NARROW or self._widened:
                     raise
                 self._widened = True
                 log.warning("a column may be too narrow: looking at the tables", reason=str(error))
                 await self._complete_tables(scope, schema_timeout_s, write_s)
-                return await self._write_into_new_schema(batch)
+                await self._write_into_new_schema(batch)
+            return
         raise OutageError("no answer in time")
 
-    async def _put(self, batch: Sequence[Record]) -> int:
+    async def _put(self, batch: Sequence[Record]) -> None:
         """To a server that has every row of before."""
         if self._resend is None:
-            return await self._store.write(batch)
+            await self._store.write(batch)
+            return
         while True:
             server = await self._resend.server(self.commit)
             try:
-                return await self._store.write(batch, to=server)
+                await self._store.write(batch, to=server)
             except ServerChangedError:
                 self._resend.look_again()
+            else:
+                return
 
     def _say_missing(self, reason: str) -> None:
         """Before the first row this is a new database; later it means that a table was dropped."""
@@ -189,8 +193,8 @@ class Committer:
             deadline = max(deadline, trio.current_time() + write_s)
         scope.deadline = deadline
 
-    async def _write_into_new_schema(self, batch: Sequence[Record]) -> int:
+    async def _write_into_new_schema(self, batch: Sequence[Record]) -> None:
         try:
-            return await self._put(batch)
+            await self._put(batch)
         except SchemaMissingError as error:
             raise OutageError(f"still missing after it was made: {error}") from error

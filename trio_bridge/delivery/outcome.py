@@ -12,12 +12,10 @@ if TYPE_CHECKING:
 class Outcome(NamedTuple):
     """The result of `commit`: the first `done` records are committed or rejected.
 
-    `new` of them were not there yet. `outage` is why the others are not committed; the database may
-    have taken some of them all the same.
+    `outage` is why the others are not; the database may have taken some of them all the same.
     """
 
     done: int
-    new: int
     rejected: list[Rejected]
     outage: OutageError | None
 

@@ -20,6 +20,7 @@ from trio_bridge.delivery.batch_size import LARGEST_BATCH
 from trio_bridge.errors import SpoolError
 from trio_bridge.events.rows import RowsSentAgain
 from trio_bridge.logs import Log
+from trio_bridge.stores.base import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,11 +53,8 @@ class Resend:
         self._emit = emit
         self._server: Server | None = None
         self._looked = not spool.sent.keeps
-        self._rows = 0
-        self._unsure = False
-        self._first: Record | None = None
-        """Since the last event: how many of those sent again were missing, whether some others may
-        have been, and the first that was sent."""
+        self._missing: dict[Record, None] = {}
+        """What was found missing since the last event, in order."""
 
     def look_again(self) -> None:
         """Another server answers."""
@@ -89,42 +87,46 @@ class Resend:
                 pass
             elif before.data != server.data:
                 log.info("another database: what the one before has taken is not sent again")
-            elif not await self._store.reach([newest]):
+            elif await self._store.find([newest]) != [Presence.OURS]:
                 await self._send_again(commit)
-                self._report(newest)
+                self._report()
             await self._spool.on_disk(lambda: sent.taken_by(server))
         except SpoolError as error:
             log.error("what a failover may have taken can't be sent again", reason=str(error))
 
     async def _send_again(self, commit: Commit) -> None:
+        """What is missing behind the last row of ours."""
         sent = self._spool.sent
         segments = await self._spool.on_disk(sent.segments)
         first, there = len(segments), 0
         while first and not there:
             first -= 1
-            there = await self._store.reach(await self._records(segments[first]))
+            found = await self._store.find(await self._records(segments[first]))
+            there = max((n for n, one in enumerate(found, 1) if one is Presence.OURS), default=0)
         for segment in segments[first:]:
-            records = (await self._records(segment))[there:]
-            there = 0
-            for start in range(0, len(records), LARGEST_BATCH):
+            records = await self._records(segment)
+            for start in range(there, len(records), LARGEST_BATCH):
                 await self._send(records[start : start + LARGEST_BATCH], commit)
+            there = 0
 
     async def _records(self, segment: Path) -> list[Record]:
         return await self._spool.on_disk(lambda: self._spool.sent.records(segment))
 
     async def _send(self, records: Sequence[Record], commit: Commit) -> None:
-        self._first = self._first or records[0]
-        outcome = await commit(records, batch_timeout_s=math.inf)
-        self._rows += outcome.new
-        self._unsure = self._unsure or outcome.outage is not None
+        found = zip(records, await self._store.find(records), strict=True)
+        missing = [record for record, one in found if one is Presence.MISSING]
+        self._missing |= dict.fromkeys(missing)
+        outcome = await commit(missing, batch_timeout_s=math.inf)
         for number, sqlstate, reason in outcome.rejected:
-            await self._spool.quarantine(records[number], sqlstate=sqlstate, reason=reason)
+            await self._spool.quarantine(missing[number], sqlstate=sqlstate, reason=reason)
+            del self._missing[missing[number]]
         outcome.raise_outage()
 
-    def _report(self, last: Record) -> None:
-        if self._first is not None and (self._rows or self._unsure):
-            self._emit(RowsSentAgain(self._rows, _timestamp(self._first), _timestamp(last)))
-        self._rows, self._unsure, self._first = 0, False, None
+    def _report(self) -> None:
+        if self._missing:
+            first, last = (next(order(self._missing)) for order in (iter, reversed))
+            self._emit(RowsSentAgain(len(self._missing), _timestamp(first), _timestamp(last)))
+        self._missing = {}
 
 
 def _timestamp(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -21,6 +22,19 @@ class Server(NamedTuple):
 
     started: str
     data: str
+
+
+class Presence(Enum):
+    """Whether a record is in the database.
+
+    ANOTHERS: the row for its slot is there, but by another recorder, or by one that is not told.
+    After a failover it may be that recorder's second try, and tells nothing about what we had
+    stored next to it.
+    """
+
+    MISSING = auto()
+    OURS = auto()
+    ANOTHERS = auto()
 
 
 class Store(Protocol):
@@ -51,11 +65,8 @@ class Store(Protocol):
         """
         ...
 
-    async def reach(self, records: Sequence[Record]) -> int:
-        """The number of these records up to the last one that is there; 0: none is.
-
-        A slot's row that another recorder has stored is not one of these: after a failover it may
-        be that recorder's second try, and tells nothing about what we had stored next to it.
+    async def find(self, records: Sequence[Record]) -> list[Presence]:
+        """Whether each of these records is there.
 
         Raises: as `write`.
         """

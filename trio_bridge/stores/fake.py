@@ -18,7 +18,7 @@ from trio_bridge.errors import (
     UnreachableError,
 )
 from trio_bridge.rows import TABLES
-from trio_bridge.stores.base import Server
+from trio_bridge.stores.base import Presence, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,17 +91,10 @@ class FakeStore:
         await self._answer()
         return self._server
 
-    async def reach(self, records: Sequence[Record]) -> int:
+    async def find(self, records: Sequence[Record]) -> list[Presence]:
         await self._answer()
-        rows = [(record.table, orjson.loads(record.row)) for record in records]
-        return max((number for number, row in enumerate(rows, 1) if self._has(*row)), default=0)
-
-    def _has(self, table: str, row: dict[str, Any]) -> bool:
-        """This row, not the one that another recorder has stored for the same slot."""
-        return any(
-            _key(table, one) == _key(table, row) and one.get("recorder") == row.get("recorder")
-            for one in self.tables[table]
-        )
+        there = {_key(name, row): row for name, rows in self.tables.items() for row in rows}
+        return [_presence(record, there) for record in records]
 
     async def try_out(self, record: Record) -> bool:
         await self._answer_time()
@@ -227,3 +220,11 @@ class FakeStore:
 
 def _key(table: str, row: dict[str, Any]) -> tuple[str, str]:
     return table, row["event_id"]
+
+
+def _presence(record: Record, there: dict[tuple[str, str], dict[str, Any]]) -> Presence:
+    row = orjson.loads(record.row)
+    found = there.get(_key(record.table, row))
+    if found is None:
+        return Presence.MISSING
+    return Presence.OURS if found.get("recorder") == row.get("recorder") else Presence.ANOTHERS

@@ -31,6 +31,7 @@ from trio_bridge.events.rows import RowsResumed
 from trio_bridge.identity import new_event_id
 from trio_bridge.model import ApiEvent, ApiMode, DataType, Severity, Snapshot
 from trio_bridge.rows import API_LOGS, PORTFOLIO_GREEKS
+from trio_bridge.stores.base import Presence
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.postgres import (
     FAST_PATH_ROWS,
@@ -942,20 +943,20 @@ async def test_rows_for_one_server_are_not_taken_by_another(
     rows[-1] = record_of(event())  # a batch of both tables
     assert await store.write(rows, to=server) == count
     assert await store.write(rows, to=server) == 0
-    assert await store.reach(rows) == count
+    assert await store.find(rows) == [Presence.OURS] * count
     more = [record_of(snapshot(k)) for k in range(count, 2 * count)]
     own_postgres.stop()
     own_postgres.start()
     for batch in (more, more[:1], [*more, record_of(event())]):
         with pytest.raises(ServerChangedError):
             await store.write(batch, to=server)
-    assert await store.reach(more) == 0
-    assert await store.reach([*rows[:-1], *more]) == count - 1
-    own_postgres.execute("DELETE FROM portfolio_greeks WHERE delta < 5")
-    assert await store.reach([*rows[:-1], *more]) == (count - 1 if count > 5 else 0)
-    assert await store.reach([]) == 0
+    assert await store.find(more) == [Presence.MISSING] * count
+    assert await store.find([*rows, *more]) == [Presence.OURS] * count + [Presence.MISSING] * count
+    assert await store.find([]) == []
+    own_postgres.execute("DELETE FROM portfolio_greeks WHERE delta = 0")
     own_postgres.execute("UPDATE portfolio_greeks SET recorder = 'another'")
-    assert await store.reach(rows[:-1]) == 0
+    anothers = [Presence.ANOTHERS] * (count - 2)
+    assert await store.find(rows) == [Presence.MISSING, *anothers, Presence.OURS]
     again = await store.server()
     assert again is not None
     assert again.data == server.data

@@ -20,7 +20,7 @@ from trio_bridge.errors import (
     UnreachableError,
 )
 from trio_bridge.rows import TABLES
-from trio_bridge.stores.base import Server
+from trio_bridge.stores.base import Presence, Server
 from trio_bridge.stores.database.connection import TrioConnection
 from trio_bridge.stores.database.conninfo import safe_target
 from trio_bridge.stores.database.schema import (
@@ -73,6 +73,9 @@ does nothing there. (It is not constant, so the planner does not evaluate it bef
 
 
 LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+NOBODY = "nobody"
+"""As the recorder of rows in a table that does not tell it."""
 
 
 @cache
@@ -163,27 +166,32 @@ async def server_of(connection: TrioConnection) -> Server | None:
     return Server(*found) if found else None
 
 
-async def reach(connection: TrioConnection, records: Sequence[Record]) -> int:
-    """See `Store.reach`."""
+async def find(connection: TrioConnection, records: Sequence[Record]) -> list[Presence]:
+    """See `Store.find`."""
     rows = [orjson.loads(record.row) for record in records]
-    numbers = {
-        (record.table, UUID(row["event_id"]), row.get("recorder")): number
-        for number, (record, row) in enumerate(zip(records, rows, strict=True), 1)
-        if "recorder" in TABLES[record.table].columns
-    }
+    keys = [
+        (record.table, UUID(row["event_id"])) for record, row in zip(records, rows, strict=True)
+    ]
     since = min((time_of(record) or LONG_AGO for record in records), default=LONG_AGO)
-    there = 0
-    for table in {table for table, *_ in numbers}:
-        ids = [event_id for of, event_id, _ in numbers if of == table]
+    recorders: dict[tuple[str, UUID], Any] = {}
+    for table in {record.table for record in records}:
+        recorder = "recorder" if "recorder" in TABLES[table].columns else f"'{NOBODY}'"
+        statement = f"""
+            SELECT event_id, {recorder} FROM {table}
+            WHERE event_id = ANY(%s) AND "timestamp" >= %s
+        """
+        ids = [event_id for of, event_id in keys if of == table]
         with store_errors(connection, own_columns=OWN_COLUMNS):
-            cursor = await connection.execute(
-                "SELECT event_id, recorder FROM "
-                f'{table} WHERE event_id = ANY(%s) AND "timestamp" >= %s',
-                [ids, since],
-            )
-            found = await cursor.fetchall()
-        there = max([there, *(numbers.get((table, *row), 0) for row in found)])
-    return there
+            cursor = await connection.execute(statement, [ids, since])
+            recorders |= {(table, event_id): name async for event_id, name in cursor}
+    return [
+        Presence.MISSING
+        if key not in recorders
+        else Presence.OURS
+        if recorders[key] == row.get("recorder")
+        else Presence.ANOTHERS
+        for key, row in zip(keys, rows, strict=True)
+    ]
 
 
 async def try_out(connection: TrioConnection, record: Record) -> bool:
@@ -230,10 +238,10 @@ class PostgresStore:
             with store_errors(connection):
                 return await server_of(connection)
 
-    async def reach(self, records: Sequence[Record]) -> int:
-        """See `Store.reach`."""
+    async def find(self, records: Sequence[Record]) -> list[Presence]:
+        """See `Store.find`."""
         async with self._using(keep_after=AS_GOOD_AS_BEFORE) as connection:
-            return await reach(connection, records)
+            return await find(connection, records)
 
     async def try_out(self, record: Record) -> bool:
         """See `Store.try_out`."""
