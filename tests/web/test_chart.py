@@ -89,3 +89,11 @@ def test_lowest_and_highest_are_told_where_a_bucket_may_hold_several_rows() -> N
 
     assert chart_json(single)["series"]["delta"] == {"last": [1.0]}
     assert chart_json(several)["series"]["delta"] == {"last": [1.0], "min": [0.0], "max": [0.5]}
+
+
+def test_rows_that_are_partial_or_stale_are_not_counted_as_complete() -> None:
+    """A partial row may have unknown Greeks."""
+    mixed = bucket(0, 5, 6, right_rows=4)._replace(partial_rows=3, stale_rows=1)
+    chart = Chart(Window(at(0), at(12), 30, 5), [mixed, bucket(6, 11, 6)], [], at(0))
+    told = chart_json(chart)["coverage"]
+    assert (told["rows"], told["complete"], told["slots"]) == (10, 8, 12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,12 +24,13 @@ from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.listings import list_nikkei
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tests.support.postgres import PostgresServer
     from tests.web.browser import Browser
     from tests.web.support import Watched
+    from trio_bridge.model import Snapshot
     from trio_bridge.simulator.book import Book
 
 pytestmark = pytest.mark.xdist_group("chromium")
@@ -91,6 +93,45 @@ STROKE = """
 """
 # Thirds of the 15 minutes that are shown, away from where one verdict follows on another.
 STRETCHES = {Verdict.COMPLETE: (0.05, 0.3), Verdict.PARTIAL: (0.38, 0.6), Verdict.STALE: (0.7, 0.9)}
+
+
+# The page's clock stands at the second that is named, also when the bridge says what time it is.
+STOPPED = """
+    const at = 1000 * SECOND;
+    const parse = JSON.parse;
+    Date.now = () => at;
+    JSON.parse = (...all) => {
+      const found = parse(...all);
+      if (found?.at) found.at = new Date(at).toISOString();
+      return found;
+    };
+"""
+
+
+@asynccontextmanager
+async def still_page(
+    browser: Browser,
+    home: Path,
+    rows: list[Snapshot],
+    database: str,
+    interval_s: float,
+    *,
+    width: int = 1_440,
+    height: int = 900,
+) -> AsyncIterator[Callable[[float], float]]:
+    """A page that shows the 15 minutes before the last of these rows, however long it is looked at:
+    what is drawn stays at its place. Gives that place for a number of seconds since 1970."""
+    await store(database, rows)
+    now = rows[-1].timestamp.timestamp() + 0.001
+    await browser.reset(width, height)
+    async with (
+        page_without_gateway(home, database, BRIDGE_POLL_INTERVAL=interval_s) as url,
+        browser.before_each_page(STOPPED.replace("SECOND", str(now))),
+    ):
+        await browser.open(url)
+        await browser.drawn()
+        await browser.settled()
+        yield lambda at: 1 - (now - at) / 900
 
 
 @asynccontextmanager
@@ -263,19 +304,18 @@ async def test_history_is_drawn_by_its_verdicts_and_they_are_said_at_the_cursor(
         )
         for n in range(count)
     ]
-    await store(fresh_database, rows)
-    await browser.reset()
-    async with page_without_gateway(
-        tmp_path, fresh_database, BRIDGE_POLL_INTERVAL=interval_s
-    ) as url:
-        await browser.open(url)
-        await browser.drawn()
+    async with still_page(browser, tmp_path, rows, fresh_database, interval_s):
         for name, look in LOOKS.items():
             await browser.become(**look)
             await browser.settled()
             await browser.keep_screenshot(f"page-{name}-strokes-{rows_per_bucket}")
             await assert_strokes(browser, name)
         await browser.become()
+        complete = re.search("([0-9,]+) of them complete", await browser.text("#coverage"))
+        assert complete
+        assert int(complete[1].replace(",", "")) == sum(
+            row.verdict is Verdict.COMPLETE for row in rows
+        )
         for verdict, place in zip(thirds, (0.2, 0.5, 0.8), strict=True):
             await browser.do(
                 "const scrub = document.querySelector('#scrub');"
@@ -327,20 +367,12 @@ async def test_complete_rows_between_partial_ones_are_joined_by_a_solid_line_alo
         )
         for n in range(count)
     ]
-    await store(fresh_database, rows)
-    await browser.reset()
-    async with page_without_gateway(
-        tmp_path, fresh_database, BRIDGE_POLL_INTERVAL=interval_s
-    ) as url:
-        await browser.open(url)
-        await browser.drawn()
+    async with still_page(browser, tmp_path, rows, fresh_database, interval_s) as place:
 
         async def stroke(n: int, colour: str) -> float:
             """How much there is of a colour in the middle of the stroke from row `n`."""
-            now = await browser.do("return Date.now() / 1000")
             at = [rows[n].timestamp.timestamp() + part * interval_s for part in (0.3, 0.7)]
-            places = [1 - (now - one) / 900 for one in at]
-            share, _ = await browser.do(STROKE, *places, colour)
+            share, _ = await browser.do(STROKE, *map(place, at), colour)
             return float(share)
 
         for n in (12, 15, 18):
@@ -365,20 +397,14 @@ async def test_what_is_narrower_than_a_pixel_is_not_drawn_in_the_style_of_its_ne
         )
         for n in range(count)
     ]
-    await store(fresh_database, rows)
-    await browser.reset(1_000, 700)
-    async with page_without_gateway(
-        tmp_path, fresh_database, BRIDGE_POLL_INTERVAL=interval_s
-    ) as url:
-        await browser.open(url)
-        await browser.drawn()
-        await browser.settled()
+    async with still_page(
+        browser, tmp_path, rows, fresh_database, interval_s, width=1_000, height=700
+    ) as place:
         await browser.keep_screenshot("page-partial-moment")
         height, _ = await browser.do(DRAWN, "delta")
         assert height < 0.1
         for n in range(minute, count, minute):
-            now = await browser.do("return Date.now() / 1000")
-            at = 1 - (now - rows[n].timestamp.timestamp()) / 900
+            at = place(rows[n].timestamp.timestamp())
             share, _ = await browser.do(STROKE, at - 0.02, at + 0.02)
             assert 0 < share < 0.5, n
 
@@ -405,7 +431,8 @@ async def test_a_bucket_is_worth_what_its_worst_row_is(browser: Browser, calm: s
         """
         const series = Object.fromEntries(m.SERIES.map((name) => [name, { last: [1] }]));
         const grid = { from: 0, interval_s: 5, bucket_s: 30 };
-        const told = { ...grid, t: [90], verdict: ["complete"], gaps: [], series, coverage: null };
+        const coverage = { since: 90, rows: 1, complete: 1, slots: 1 };
+        const told = { ...grid, t: [90], verdict: ["complete"], gaps: [], series, coverage };
         const rows = new m.Rows(told, []);
         const add = (second, verdict) =>
           rows.add({ timestamp: new Date(1000 * second).toISOString(), delta: 1, verdict });
@@ -413,10 +440,11 @@ async def test_a_bucket_is_worth_what_its_worst_row_is(browser: Browser, calm: s
           .forEach(([verdict, second]) => add(second, verdict));
         const found = [...rows.verdict];
         rows.trim(126);
-        return [found, rows.verdict, rows.t];
+        return [found, rows.verdict, rows.t, rows.coverage];
         """,
     )
-    assert found == [["partial", "stale"], ["stale"], [125]]
+    coverage = {"since": 90, "rows": 6, "complete": 3, "slots": 8}
+    assert found == [["partial", "stale"], ["stale"], [125], coverage]
 
 
 async def test_a_missing_exchange_rate_is_named(

@@ -108,11 +108,13 @@ def _gap(gap: Gap, window: Window) -> dict[str, Any]:
 
 
 def _coverage(chart: Chart) -> dict[str, Any]:
-    """How many slots of the window, since the first row ever, have a row with known Greeks."""
+    """How many slots of the window, since the first row ever, have a row with known Greeks, and how
+    many a complete one."""
     taken = sum(bucket.rows for bucket in chart.buckets)
     missing = sum(gap.slots_within(chart.window) for gap in chart.gaps)
     return {
         "since": None if chart.since is None else seconds(chart.since),
         "rows": sum(bucket.right_rows for bucket in chart.buckets),
+        "complete": sum(bucket.complete_rows for bucket in chart.buckets),
         "slots": taken + missing,
     }

@@ -77,6 +77,10 @@ class Bucket(NamedTuple):
     final: tuple[float | None, ...]
 
     @property
+    def complete_rows(self) -> int:
+        return self.rows - self.partial_rows - self.stale_rows
+
+    @property
     def verdict(self) -> Verdict:
         """The worst of its rows."""
         if self.partial_rows:

@@ -59,13 +59,14 @@ export class Rows {
     if (last !== null && at <= last) return; // known already
     if (last !== null && at - last > facts.missing * this.interval) this.#close(last, at);
     this.openGap = null;
+    const verdict = verdictOf(row);
     if (this.coverage !== null) {
       this.coverage.since ??= at;
       this.coverage.slots += 1;
       this.coverage.rows += row.delta === null ? 0 : 1;
+      this.coverage.complete += verdict === "complete" ? 1 : 0;
     }
     const sameBucket = this.t.length > 0 && this.#bucketOf(at) === this.#bucketOf(last);
-    const verdict = verdictOf(row);
     if (sameBucket) {
       this.t[this.t.length - 1] = at;
       this.verdict.push(worse(this.verdict.pop(), verdict));

@@ -196,7 +196,8 @@ export function coverage(found, span, start) {
   if (found === null) return `Not known for ${span}: the history can't be read.`;
   if (!found.slots) return `Nothing recorded in ${span}.`;
   const share = percent(found.rows, found.slots);
-  const slots = `${count(found.rows)} of ${many(found.slots, "slot")}`;
+  const doubtful = found.complete < found.rows ? `, ${count(found.complete)} of them complete` : "";
+  const slots = `${count(found.rows)} of ${many(found.slots, "slot")}${doubtful}`;
   if (found.since === null || found.since < start + FIRST_ROW_S) return `${share} of ${span}: ${slots}.`;
   return `${share} since the first row ${at(found.since)}: ${slots}.`;
 }
