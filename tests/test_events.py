@@ -108,6 +108,8 @@ from trio_bridge.events.service import (
     ServiceDied,
     ServiceStarted,
     ServiceStopped,
+    SteppedBack,
+    TookOver,
 )
 from trio_bridge.model import ApiMode, Severity
 from trio_bridge.stores.reading.gaps import CAUSES
@@ -219,6 +221,8 @@ GOLDEN: list[tuple[Event, str, str, str]] = [
     (SlotsSkipped(1, 3.5, 0.001), "rows.skipped", "warning", "1 slot skipped: the machine was asleep for 3.5 s"),
     (SlotsSkipped(720, 0.0, 3600.0), "rows.skipped", "warning", "720 slots skipped: the machine's clock was set forward by 1 h 0 min, or the machine was paused"),
     (SlotsDoubled(12, ("U1", "U2")), "rows.doubled", "warning", "12 of the last slots hold two rows of U1, U2: another service records into this database too; stop one of the two"),
+    (TookOver("no row from nas:812-09af since 14:30:05"), "recorder.took_over", "warning", "the standby takes over: no row from nas:812-09af since 14:30:05; look after the other service"),
+    (SteppedBack("nas:812-09af"), "recorder.stepped_back", "info", "the standby steps back: nas:812-09af records again"),
     (SlotsSingle(), "rows.single", "info", "each slot holds one row again"),
     (RowsBegun(), "rows.begun", "info", "recording complete rows since the start"),
     (RowsOverdue(305.2, "not connected to the gateway"), "rows.overdue", "error", "no valid row for 305 s: not connected to the gateway"),

@@ -64,7 +64,7 @@ def _lower(value: Any) -> Any:
 
 
 def _ready(value: Any) -> Any:
-    if value not in (Verdict.COMPLETE, Verdict.STALE, Verdict.PARTIAL):
+    if value not in [one for one in Verdict if one.is_of_a_row]:
         raise ValueError("must be complete, stale or partial")
     return value
 
@@ -226,6 +226,7 @@ class Settings(BaseSettings):
     ready: Annotated[
         Verdict, BeforeValidator(_ready), BeforeValidator(_lower), Field(alias="BRIDGE_READY")
     ] = Verdict.COMPLETE
+    standby: Annotated[bool, Field(alias="BRIDGE_STANDBY")] = False
     greeks_max_age_s: Annotated[Seconds, Field(alias="BRIDGE_GREEKS_MAX_AGE")] = 120.0
     log_format: Annotated[
         Literal["console", "json"], BeforeValidator(_lower), Field(alias="BRIDGE_LOG_FORMAT")
@@ -438,6 +439,8 @@ def _explain(error: dict[str, Any]) -> tuple[str, str]:
             allowed = "is too large a number"
         case "float_parsing" | "float_type" | "finite_number":
             allowed = "must be a number"
+        case "bool_parsing" | "bool_type":
+            allowed = "must be 1 or 0"
         case "enum" | "literal_error":
             allowed = f"must be {limits['expected'].replace(chr(39), '')}"
         case "too_short":

@@ -31,6 +31,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _ID_BYTES = 10
 _DIGEST_BYTES = 8
 _TOKEN = os.urandom(2).hex()
+_STANDBY = " (standby)"
 _KEY = re.compile(r"\d+-accounts-[0-9a-f]{16}")
 
 
@@ -82,6 +83,15 @@ def recorder() -> str:
     """This process, as `recorder` names it: host, process id, and four digits that tell it from the
     process 1 of another container on a host of the same name."""
     return f"{_host()}:{os.getpid()}-{_TOKEN}"
+
+
+def as_standby(name: str) -> str:
+    """What a recorder is called in rows that it wrote as a standby (BRIDGE_STANDBY)."""
+    return f"{name}{_STANDBY}"
+
+
+def is_standby(name: str) -> bool:
+    return name.endswith(_STANDBY)
 
 
 @cache

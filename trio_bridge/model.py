@@ -48,7 +48,13 @@ class Verdict(StrEnum):
     COMPLETE = "complete"
     STALE = "stale"
     PARTIAL = "partial"
+    STANDBY = "standby"
     BLIND = "blind"
+
+    @property
+    def is_of_a_row(self) -> bool:
+        """Whether a row can be worth this: the others say why there is none."""
+        return self not in (Verdict.STANDBY, Verdict.BLIND)
 
     @property
     def rank(self) -> int:
@@ -266,6 +272,15 @@ class ApiEvent:
         object.__setattr__(self, "message", message)
         if self.event_id == NO_ID:
             object.__setattr__(self, "event_id", new_event_id(self.timestamp))
+
+
+class RecentRow(NamedTuple):
+    """A row in the database: its slot, its accounts by name, separated by commas, and who recorded
+    it; both are None where an older version did not say."""
+
+    at: datetime
+    accounts: str | None
+    recorder: str | None
 
 
 Item: TypeAlias = Snapshot | AccountSet | ApiEvent

@@ -1,6 +1,6 @@
 """The composition root: the parts of the service, and the order in which they start and end.
 
-The sources (supervisor, ticker, the check for doubled slots) run in a nursery around everything
+The sources (supervisor, ticker, the looks at what others record) run in a nursery around everything
 else, the sinks (writer, flusher) within it. The first Ctrl-C or SIGTERM cancels the sources; the
 outlet is closed, the writer drains it, and when the last row is in the database or fsynced in the
 spool the process ends. All of that has a deadline. A source that misses it, because something it
@@ -15,7 +15,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,16 +30,20 @@ from trio_bridge.delivery.outlet import Outlet
 from trio_bridge.delivery.writer import run_writer
 from trio_bridge.events.service import ConnectionStuck, ServiceStarted
 from trio_bridge.gateways.factory import build_bridge
+from trio_bridge.identity import recorder
 from trio_bridge.logs import Log, log_event
 from trio_bridge.model import ApiEvent, Item, utc_now
+from trio_bridge.policy.recorders import Recorders
 from trio_bridge.stores.database.conninfo import conninfo_from_settings, safe_target
 from trio_bridge.stores.database.postgres import PostgresStore
+from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.embedded.server import open_embedded
 from trio_bridge.stores.reading.summary import recent_rows
 from trio_bridge.stores.record import Record
 from trio_bridge.stores.spool.spool import Spool
 from trio_bridge.tasks.doubles import watch_for_doubles
 from trio_bridge.tasks.guests import keep_going
+from trio_bridge.tasks.recorders import RecorderWatch
 from trio_bridge.tasks.supervisor import Supervisor
 from trio_bridge.tasks.ticker import Ticker
 from trio_bridge.threads import tell_of_missing_threads
@@ -160,12 +164,21 @@ class Service:
             emit=self.outlet.emit,
             now=now,
         )
+        self.recorders = Recorders(recorder(), settings.poll_interval_s, stands_by=settings.standby)
+        self._recorder_watch = RecorderWatch(
+            self.recorders,
+            self.bridge,
+            interval_s=settings.poll_interval_s,
+            emit=self.outlet.emit,
+            now=now,
+        )
         self.ticker = Ticker(
             self.bridge,
             self.outlet.put,
             interval_s=settings.poll_interval_s,
             emit=self.outlet.emit,
             put_accounts=self.outlet.put,
+            recorders=self.recorders,
         )
 
     def _tell(self, item: Item) -> None:
@@ -240,15 +253,17 @@ class Service:
         self.outlet.emit(
             ServiceStarted(__version__, settings.ib_api_mode, settings.poll_interval_s)
         )
+        reader = Reader(self.conninfo)
+        read = partial(recent_rows, reader)
         watch_for_doubled_slots = partial(
             watch_for_doubles,
-            partial(recent_rows, self.conninfo),
+            read,
             self.ticker.status,
             interval_s=settings.poll_interval_s,
             emit=self.outlet.emit,
             now=self.now,
         )
-        with self._sources:
+        with closing(reader), self._sources:
             stopper.arm(self._sources)
             async with self.bridge, trio.open_nursery() as sources:
                 sources.start_soon(self._source, self.supervisor.run)
@@ -257,6 +272,12 @@ class Service:
                     keep_going,
                     "the check for doubled slots",
                     watch_for_doubled_slots,
+                    self.outlet.emit,
+                )
+                sources.start_soon(
+                    keep_going,
+                    "the look at who records",
+                    partial(self._recorder_watch.run, read),
                     self.outlet.emit,
                 )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import trio
 from pydantic import TypeAdapter
 
 from trio_bridge.delivery.breaker import BreakerState
@@ -50,6 +51,19 @@ class TickerView:
 
 
 @dataclass(frozen=True, slots=True)
+class RecorderStatus:
+    """Who records. `name`: this process in the column `recorder`. `standby`: whether it is one
+    (BRIDGE_STANDBY), `resting`: and leaves the recording to another. `other`: who else has recorded
+    the accounts within the last intervals, as far as was seen."""
+
+    name: str
+    standby: bool
+    resting: bool
+    takeovers: int
+    other: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StorageStatus:
     """The rows' way into the database. `waiting` rows are not safe yet."""
 
@@ -69,7 +83,8 @@ class BridgeStatus:
     """Everything; `events` are the latest ones, oldest first.
 
     `verdict` is that of the last row that became safe, BLIND when there was none within three
-    intervals; `defects` says position by position why it is not complete.
+    intervals, STANDBY while it could record but leaves that to another; `defects` says position by
+    position why it is not complete.
     """
 
     version: str
@@ -82,6 +97,7 @@ class BridgeStatus:
     defects: tuple[Defect, ...]
     gateway: GatewayStatus
     ticker: TickerView
+    recorder: RecorderStatus
     storage: StorageStatus
     events: tuple[EventRow, ...]
 
@@ -105,9 +121,10 @@ def status_of(service: "Service", verdict: Verdict) -> BridgeStatus:
         api_mode=settings.ib_api_mode,
         interval_s=settings.poll_interval_s,
         verdict=verdict,
-        defects=() if verdict is Verdict.BLIND else tuple(service.bridge.defects()),
+        defects=tuple(service.bridge.defects()) if verdict.is_of_a_row else (),
         gateway=_gateway(service),
         ticker=_ticker(service),
+        recorder=_recorder(service),
         storage=StorageStatus(
             database=safe_target(service.conninfo),
             breaker=delivery.breaker_state,
@@ -132,6 +149,17 @@ def _gateway(service: "Service") -> GatewayStatus:
         since=about.since,
         reconnects=about.reconnects,
         heartbeat_s=about.probe_latency_s,
+    )
+
+
+def _recorder(service: "Service") -> RecorderStatus:
+    about = service.recorders
+    return RecorderStatus(
+        name=about.name,
+        standby=about.stands_by,
+        resting=about.is_resting,
+        takeovers=about.takeovers,
+        other=about.other(trio.current_time()),
     )
 
 

@@ -34,7 +34,7 @@ THEMES = {
     "commit": "from tick to commit or fsync; cost as the table grows; many writers",
     "replay": "replay of the spool beside psql's copy; memory and lateness during it",
     "cadence": "rows against the grid, beside a plain asyncio loop",
-    "lifecycle": "start, end, reconnect, detection of a silent gateway",
+    "lifecycle": "start, end, reconnect, detection of a silent gateway, takeover by a standby",
     "scale": "CPU, memory and refresh age as options grow",
     "renewal": "messages that silent market data lines cost",
     "portal": "PORTAL mode: requests, ages, memory",

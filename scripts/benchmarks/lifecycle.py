@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INTERVAL_S = 0.1
+STANDBY_INTERVAL_S = 5.0
 AWAY_S = 1.0
 PATIENCE_S = 90.0
 
@@ -34,7 +35,9 @@ def measure(effort: Effort) -> Section:
         "that the grid adds little. *Complete* means every position priced. The time to recover "
         "counts from the instant at which the gateway listens again, with a reconnect attempt "
         "every 0.1 s (the default waits 5, 10, 20, 20, … s between attempts). A silent gateway "
-        "keeps its connections open and sends nothing; the heartbeat is the default 10 s.",
+        "keeps its connections open and sends nothing; the heartbeat is the default 10 s. The "
+        f"standby is measured with a row every {STANDBY_INTERVAL_S:g} s: it waits for 1.5 "
+        "intervals, and its first row for the Greeks and the next slot.",
     )
     trio.run(_measure, section)
     return section
@@ -49,6 +52,8 @@ async def _measure(section: Section) -> None:
             table.add("gateway back to first complete row", await _reconnects(room, conninfo))
             for name, seconds in (await _silence(room, conninfo)).items():
                 table.add(name, seconds)
+            for name, figure in (await _takeover(room, conninfo)).items():
+                table.add(name, figure)
         for name, trouble in TROUBLES.items():
             table.add(f"Ctrl-C to exit, {name}", await _end(room / f"end {name}", trouble))
 
@@ -131,6 +136,36 @@ async def _silence(room: Path, conninfo: str) -> dict[str, float]:
     return {
         "gateway silent to last row": max(0.0, last - began),
         "gateway silent to connection dropped": found - began,
+    }
+
+
+async def _takeover(room: Path, conninfo: str) -> dict[str, float]:
+    """Of a standby on the same gateway, after SIGKILL of the recorder."""
+    await make_tables(conninfo)
+    settings = {"BRIDGE_POLL_INTERVAL": STANDBY_INTERVAL_S, "DATABASE_URL": conninfo}
+    home = room / "standby"
+    home.mkdir()
+    async with live_service(
+        room / "recorder", conninfo, options=26, BRIDGE_POLL_INTERVAL=STANDBY_INTERVAL_S
+    ) as live:
+        await _until(lambda: live.rows() > 1)
+        async with running_service(
+            home, IB_SOCKET_PORT=live.sim.port, IB_CLIENT_ID=11, BRIDGE_STANDBY=1, **settings
+        ) as standby:
+            await standby.wait_for_output("connected to")
+            rows = live.rows()
+            await _until(lambda: live.rows() > rows + 2)
+            last, rows = rows_taken(conninfo)[-1].slot, live.rows()
+            live.service.process.kill()
+            await standby.wait_for_output("takes over", PATIENCE_S)
+            told = time.time()
+            await _until(lambda: live.rows() > rows)
+            first = rows_taken(conninfo)[-1].slot
+            standby.interrupt()
+            await standby.wait()
+    return {
+        "recorder's last row to the standby's takeover": told - last,
+        "recorder's last row to the standby's first": first - last,
     }
 
 

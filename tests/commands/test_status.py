@@ -26,6 +26,7 @@ from trio_bridge.simulator.tws.server import open_tws_simulator
 from trio_bridge.status import (
     BridgeStatus,
     GatewayStatus,
+    RecorderStatus,
     StorageStatus,
     TickerView,
     from_json,
@@ -44,7 +45,11 @@ if TYPE_CHECKING:
     from trio_bridge.model import Snapshot
 
 
-def a_status(verdict: Verdict = Verdict.PARTIAL, silent_because: str | None = None) -> BridgeStatus:
+def a_status(
+    verdict: Verdict = Verdict.PARTIAL,
+    silent_because: str | None = None,
+    recorder: RecorderStatus | None = None,
+) -> BridgeStatus:
     now = datetime.now(UTC)
     row = row_as_read(
         PortfolioRow,
@@ -71,6 +76,7 @@ def a_status(verdict: Verdict = Verdict.PARTIAL, silent_because: str | None = No
         defects=(Defect("SPX 260116C05000000", "refused", "not subscribed"),),
         gateway=GatewayStatus("127.0.0.1:4001", State.CONNECTED, "", now, 1, 0.001),
         ticker=TickerView(2400, 1, silent_because, row, ("U1",)),
+        recorder=recorder or RecorderStatus("pi:7-cd56", False, False, 0, None),
         storage=StorageStatus(
             "localhost:5432/x", BreakerState.OPEN, "/spool", 700, 2, 2398, 3, 4, 5
         ),
@@ -323,6 +329,38 @@ async def test_a_service_without_rows_is_not_well_and_says_why(tmp_path: Path) -
         done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
     assert done.code == 1
     assert "no rows   the positions are still being downloaded" in done.out
+
+
+@pytest.mark.parametrize(
+    ("recorder", "verdict", "lines"),
+    [
+        (RecorderStatus("pi:7-cd56", False, False, 0, None), Verdict.COMPLETE, ["pi:7-cd56"]),
+        (
+            RecorderStatus("pi:7-cd56", False, False, 0, "nas:12-ab34"),
+            Verdict.COMPLETE,
+            ["pi:7-cd56", "nas:12-ab34"],
+        ),
+        (
+            RecorderStatus("pi:7-cd56 (standby)", True, True, 0, "nas:12-ab34"),
+            Verdict.STANDBY,
+            ["nas:12-ab34"],
+        ),
+        (
+            RecorderStatus("pi:7-cd56 (standby)", True, False, 1, None),
+            Verdict.COMPLETE,
+            ["pi:7-cd56 (standby)"],
+        ),
+    ],
+)
+async def test_it_says_who_records(
+    recorder: RecorderStatus, verdict: Verdict, lines: list[str], tmp_path: Path
+) -> None:
+    async with open_receiver() as receiver:
+        receiver.body = orjson.dumps(a_status(verdict, recorder=recorder))
+        done = await run_command(tmp_path, "status", BRIDGE_STATUS_PORT=receiver.port)
+    assert done.code == 0, "a standby that rests is well"
+    found = [line for line in done.out.splitlines() if line.startswith("recorder")]
+    assert [line.removeprefix("recorder").strip() for line in found] == lines
 
 
 async def test_an_endpoint_that_is_something_else_or_wants_another_token(tmp_path: Path) -> None:

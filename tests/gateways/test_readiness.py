@@ -27,6 +27,7 @@ ORDER = (
     Reason.POSITIONS_STALE,
     Reason.SETTLING,
     Reason.PROBE_MISSED,
+    Reason.STANDBY,
 )
 WAIT_S = 10.0
 

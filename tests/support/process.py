@@ -16,7 +16,8 @@ import psutil
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
 PATIENCE_S = 90.0
@@ -89,14 +90,21 @@ class ServiceProcess:
                 await trio.sleep(0.05)
 
 
-@asynccontextmanager
-async def running_service(
+def running_service(
     home: Path, *arguments: str, **settings: object
-) -> AsyncIterator[ServiceProcess]:
+) -> AbstractAsyncContextManager[ServiceProcess]:
     """Run the service (or a command) in `home`; kill it on leaving if it is still running."""
+    return running_program(home, ["-m", "trio_bridge", *arguments], **settings)
+
+
+@asynccontextmanager
+async def running_program(
+    home: Path, arguments: Sequence[str], **settings: object
+) -> AsyncIterator[ServiceProcess]:
+    """The same for anything that Python can run: these are its arguments."""
     number = len(list(home.glob("output*")))
     output_path = home / f"output{number}.txt"
-    command = [sys.executable, "-m", "trio_bridge", *arguments]
+    command = [sys.executable, *arguments]
     with output_path.open("wb") as output:
         process = await trio.lowlevel.open_process(
             command,

@@ -27,7 +27,7 @@ from trio_bridge.events.rows import (
     RowsOverdue,
     RowsPartial,
 )
-from trio_bridge.events.service import PartBroke, ServiceDied
+from trio_bridge.events.service import PartBroke, ServiceDied, SteppedBack, TookOver
 from trio_bridge.gateways.readiness import Blocked, Reason
 from trio_bridge.model import ApiEvent, ApiMode, Severity, Verdict
 from trio_bridge.policy.digest import MOST_KINDS
@@ -65,6 +65,7 @@ class Bench:
         self.connection = ConnectionStatus(State.CONNECTED)
         self.asked_s: Callable[[], float | None] = trio.current_time
         """When the service was asked to end; here just when it ends."""
+        self.stands_by = False
         self.events: list[Event] = []
 
     def emit(self, event: Event) -> None:
@@ -92,6 +93,7 @@ async def alerting(
         bench.connection,
         emit=bench.emit,
         asked_s=lambda: bench.asked_s(),
+        stands_by=lambda: bench.stands_by,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
@@ -315,6 +317,25 @@ async def test_a_reset_window_raises_no_alarm(quick_clock: PatientClock) -> None
         assert receiver.posts == []
         bench.connection.state = State.CONNECTING
         await bench.until_posted(receiver, RowsOverdue.kind)
+
+
+async def test_a_standby_misses_no_rows_until_it_could_not_take_over(
+    quick_clock: PatientClock,
+) -> None:
+    async with open_receiver() as receiver, alerting(receiver, after_s=10.0) as bench:
+        bench.stands_by = True
+        await trio.sleep(30)
+        assert receiver.posts == []
+        bench.stands_by = False
+        await bench.until_posted(receiver, RowsOverdue.kind)
+
+
+async def test_taking_over_is_told_and_so_is_its_end(quick_clock: PatientClock) -> None:
+    async with open_receiver() as receiver, alerting(receiver) as bench:
+        bench.emit(TookOver("no row from nas:1-0000 since 14:30:05"))
+        await bench.until_posted(receiver, TookOver.kind)
+        bench.emit(SteppedBack("nas:1-0000"))
+        await bench.until_posted(receiver, SteppedBack.kind)
 
 
 async def test_what_was_noted_last_is_posted_at_the_end(quick_clock: PatientClock) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,12 +16,13 @@ from tests.support.rows import snapshot
 from trio_bridge.config import load_settings
 from trio_bridge.errors import OutageError, StoreError
 from trio_bridge.events.rows import SlotsDoubled, SlotsSingle
-from trio_bridge.identity import NO_ID, account_of
-from trio_bridge.model import AccountSet, Snapshot
+from trio_bridge.identity import NO_ID, account_of, recorder
+from trio_bridge.model import AccountSet, RecentRow, Snapshot
 from trio_bridge.policy.doubles import doubled_slots
 from trio_bridge.service import run_service
 from trio_bridge.simulator.book import make_book
 from trio_bridge.simulator.tws.server import open_tws_simulator
+from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.reading.summary import recent_rows
 from trio_bridge.tasks import doubles
 from trio_bridge.tasks.doubles import (
@@ -45,6 +46,11 @@ NOW = datetime(2026, 1, 2, 14, 30, tzinfo=UTC)
 TOLD = SlotsDoubled(12, ("U1",))
 
 
+async def read_rows(conninfo: str, since: datetime, until: datetime) -> list[RecentRow]:
+    with closing(Reader(conninfo)) as reader:
+        return await recent_rows(reader, since, until)
+
+
 class Bench:
     """What the database answers, look by look, and what is said of it."""
 
@@ -57,7 +63,7 @@ class Bench:
         self.hangs = False
         self.is_empty = False
 
-    async def read(self, since: datetime, until: datetime) -> Sequence[tuple[datetime, str | None]]:
+    async def read(self, since: datetime, until: datetime) -> Sequence[RecentRow]:
         self.looks.append(trio.current_time())
         assert (since, until) == (NOW - timedelta(seconds=60), NOW + timedelta(seconds=60))
         if self.fails is not None:
@@ -65,7 +71,7 @@ class Bench:
         if self.hangs:
             await trio.sleep_forever()
         slots = [NOW - timedelta(seconds=5 * slot) for slot in range(12, 0, -1)]
-        rows = [(at, "U1") for at in slots for _ in range(1 + self.doubled)]
+        rows = [RecentRow(at, "U1", None) for at in slots for _ in range(1 + self.doubled)]
         return [] if self.is_empty else rows
 
     def emit(self, event: Event) -> None:
@@ -119,12 +125,12 @@ async def test_nobody_looks_before_there_is_a_row_of_ours(autojump_clock: MockCl
 
 
 async def test_the_rows_are_read_in_their_order_and_no_others(fresh_database: str) -> None:
-    with pytest.raises(Exception, match="portfolio_greeks"):
-        await recent_rows(fresh_database, NOW, NOW)
+    with pytest.raises(StoreError, match="portfolio_greeks"):
+        await read_rows(fresh_database, NOW, NOW)
     slots = [NOW + timedelta(seconds=5 * number) for number in range(5)]
     await store(fresh_database, [snapshot(n, at) for n, at in reversed([*enumerate(slots)])])
-    assert await recent_rows(fresh_database, slots[1], slots[3]) == [
-        (at, "U1") for at in slots[1:4]
+    assert await read_rows(fresh_database, slots[1], slots[3]) == [
+        RecentRow(at, "U1", recorder()) for at in slots[1:4]
     ]
 
 
@@ -135,7 +141,7 @@ async def test_a_key_of_many_accounts_is_read_as_their_names(fresh_database: str
     unknown = replace(rows[0], account=account_of(one[1:]), event_id=NO_ID)
     sets = [AccountSet(NOW, key, names) for key, names in keys.items()]
     await store(fresh_database, [*sets, *rows, unknown, AccountSet(NOW, *next(iter(keys.items())))])
-    read = await recent_rows(fresh_database, NOW, NOW)
+    read = [row[:2] for row in await read_rows(fresh_database, NOW, NOW)]
     assert read == [*((NOW, names) for names in keys.values()), (NOW, unknown.account)]
     shared = [(NOW + timedelta(seconds=5 * slot), row[1]) for slot in range(9) for row in read[:2]]
     found = doubled_slots(shared, 5.0, ours=one[4:6])
@@ -162,7 +168,8 @@ async def test_columns_of_other_types_are_nothing_to_stumble_over(
     with psycopg.connect(fresh_database, autocommit=True) as connection:
         connection.execute(f"ALTER TABLE portfolio_greeks ALTER COLUMN {change}".encode())
     with suppress(StoreError):
-        doubled_slots(await recent_rows(fresh_database, slots[0], slots[-1]), 5.0)
+        rows = await read_rows(fresh_database, slots[0], slots[-1])
+        doubled_slots([row[:2] for row in rows], 5.0)
 
 
 async def test_a_bug_in_the_look_does_not_end_the_recording(

@@ -17,7 +17,8 @@ from trio_bridge.gateways.base import RiskInputs
 from trio_bridge.gateways.fake import FakeBridge
 from trio_bridge.gateways.readiness import Reason
 from trio_bridge.model import AccountSet, Position, Snapshot
-from trio_bridge.tasks.ticker import TAKEN, Ticker
+from trio_bridge.policy.recorders import Recorders
+from trio_bridge.tasks.ticker import CATCH_UP_S, TAKEN, Ticker
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -31,7 +32,7 @@ START = eastern(2026, 3, 2, 10, 0, 1)
 class Rig:
     """A ticker on a connected fake bridge, with everything it gave."""
 
-    def __init__(self, interval_s: float = 5.0) -> None:
+    def __init__(self, interval_s: float = 5.0, *, recorders: Recorders | None = None) -> None:
         self.wall = WallClock(START)
         self.events: list[Event] = []
         self.bridge = FakeBridge(load_settings(), emit=self.events.append, now=self.wall)
@@ -45,6 +46,7 @@ class Rig:
             interval_s=interval_s,
             emit=self.events.append,
             put_accounts=self.stored.append,
+            recorders=recorders,
         )
 
     def put(self, row: Snapshot) -> None:
@@ -215,6 +217,57 @@ async def test_a_suspended_machine_skips_slots_and_does_not_bunch(mock_clock: Mo
     assert rig.ticker.status.skipped == 3
     assert rig.events == [SlotsSkipped(3)]
     assert rig.rows[2].timestamp.timestamp() % 5 == 0
+
+
+# Handing over
+
+
+async def test_a_standbys_row_is_handed_over_late_but_is_of_its_slot(
+    mock_clock: MockClock,
+) -> None:
+    rig = Rig(recorders=Recorders("pi:1-0000", 5.0, stands_by=True))
+    await rig.bridge.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.ticker.run)
+        await _jump(mock_clock, 4.0)
+        await _jump(mock_clock, 2.4)
+        assert rig.rows == []
+        await _jump(mock_clock, 0.2)
+        assert [row.timestamp for row in rig.rows] == [START + timedelta(seconds=4)]
+        assert rig.rows[0].recorder == "pi:1-0000 (standby)"
+        assert rig.rows[0].late_s == pytest.approx(0.0, abs=1e-5)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_row_in_hand_is_not_lost_at_the_end(mock_clock: MockClock) -> None:
+    rig = Rig(recorders=Recorders("pi:1-0000", 5.0, stands_by=True))
+    await rig.bridge.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.ticker.run)
+        await _jump(mock_clock, 4.0)
+        assert rig.rows == []
+        nursery.cancel_scope.cancel()
+    assert [row.timestamp for row in rig.rows] == [START + timedelta(seconds=4)]
+
+
+async def test_while_it_rests_nothing_is_missed_and_nothing_skipped(
+    mock_clock: MockClock,
+) -> None:
+    rig = Rig()
+    await rig.bridge.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.ticker.run)
+        await _jump(mock_clock, 4.0)
+        rig.bridge.rest("nas:1-0000 records")
+        for _ in range(5):
+            await _jump(mock_clock, 5.0)
+        await _jump(mock_clock, 60.0)
+        await _jump(mock_clock, CATCH_UP_S)
+        assert rig.ticker.status.silent_because == "standby: nas:1-0000 records"
+        nursery.cancel_scope.cancel()
+    assert rig.ticker.status.skipped == 0
+    assert len(rig.rows) == 1
+    assert rig.events == []
 
 
 async def _jump(clock: MockClock, seconds: float) -> None:

@@ -24,6 +24,7 @@ from trio_bridge.model import (
     Verdict,
     utc_now,
 )
+from trio_bridge.policy.recorders import Recorders
 from trio_bridge.service import Service
 from trio_bridge.stores.database.postgres import PostgresStore
 from trio_bridge.stores.record import record_of
@@ -164,6 +165,54 @@ async def test_so_is_one_that_never_began(bench: Bench, mock_clock: MockClock) -
     assert bench.observer.stalled_because() is None
     mock_clock.jump(2)
     assert bench.observer.stalled_because() is not None
+
+
+# Standing by
+
+
+async def test_a_standby_is_ready_while_it_could_take_over(
+    bench: Bench, mock_clock: MockClock
+) -> None:
+    bridge = bench.service.bridge
+    bridge.rest("the other records")
+    assert bench.observer.verdict() is Verdict.BLIND, "it has no gateway"
+    assert bench.observer.not_ready_because() is not None
+    bridge.readiness.clear(Reason.NOT_CONNECTED)
+    for reason in Reason:
+        if reason is not Reason.STANDBY:
+            bridge.readiness.clear(reason)
+    mock_clock.jump(3600)
+    assert bench.observer.verdict() is Verdict.STANDBY
+    assert bench.observer.not_ready_because() is None
+    assert bench.observer.stands_by_because() == "standby: the other records"
+    bridge.readiness.block(Reason.UPSTREAM_LOST)
+    assert bench.observer.verdict() is Verdict.BLIND
+    assert bench.observer.not_ready_because() is not None
+    assert bench.observer.stands_by_because() is None
+
+
+async def test_status_and_metrics_say_who_records(bench: Bench) -> None:
+    recorders = bench.service.recorders
+    about = bench.observer.status().recorder
+    assert (about.name, about.standby, about.resting, about.other) == (
+        recorders.name,
+        False,
+        False,
+        None,
+    )
+    samples = bench.samples()
+    assert samples["trio_bridge_standby"] == samples["trio_bridge_other_recorder"] == 0
+    standby = bench.service.recorders = Recorders(recorders.name, 5.0, stands_by=True)
+    standby.saw([(utc_now(), "nas:12-ab34")], trio.current_time(), utc_now())
+    about = bench.observer.status().recorder
+    assert (about.standby, about.resting, about.other) == (True, True, "nas:12-ab34")
+    samples = bench.samples()
+    assert samples["trio_bridge_standby"] == samples["trio_bridge_other_recorder"] == 1
+    assert samples["trio_bridge_takeovers_total"] == 0
+    standby.decide(trio.current_time(), is_able=True)
+    standby.decide(trio.current_time() + 60, is_able=True)
+    assert bench.samples()["trio_bridge_takeovers_total"] == 1
+    assert bench.samples()["trio_bridge_standby"] == 0
 
 
 # Live

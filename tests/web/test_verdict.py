@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("chromium")
 
 IMPOSSIBLE_DELTA = 40.0
+OTHER = "nas:12-ab34"
 MANY = 8
 
 DOUBTS = "return [...document.querySelectorAll('.plot .doubt')].map((one) => one.innerText)"
@@ -515,6 +516,24 @@ EVERY = "A row every 5 s, the last one 2 s ago."
             "Not recording",
             "No rows: cut off.",
         ),
+        (
+            {"verdict": "standby", "recorder": {"standby": True, "other": OTHER}},
+            "good",
+            "Standing by",
+            f"{OTHER} records.",
+        ),
+        (
+            {"recorder": {"standby": True, "other": None}},
+            "good",
+            "Recording all 30 positions",
+            f"Complete. {EVERY} This is the standby: no other records.",
+        ),
+        (
+            {"recorder": {"standby": False, "other": OTHER}},
+            "good",
+            "Recording all 30 positions",
+            f"Complete. {EVERY} {OTHER} records, too.",
+        ),
     ],
 )
 async def test_the_headline_is_the_verdict(
@@ -526,9 +545,9 @@ async def test_the_headline_is_the_verdict(
         "words.js",
         """
         const { verdict = "complete", priced = 30, defects = [], breaker = "CLOSED",
-          because = null, data_type = "live" } = a[0];
+          because = null, data_type = "live", recorder = { standby: false, other: null } } = a[0];
         const last = { positions: 30, priced, data_type, vega: 1 };
-        return m.headline({ verdict, defects, interval_s: 5, not_ready_because: because,
+        return m.headline({ verdict, defects, interval_s: 5, not_ready_because: because, recorder,
           ticker: { last }, storage: { breaker }, gateway: { state: "connected" } }, 2);
         """,
         told,

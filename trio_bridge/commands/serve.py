@@ -54,6 +54,7 @@ async def serve(settings: Settings) -> int:
                     service.supervisor.status,
                     emit=service.outlet.emit,
                     asked_s=lambda: stopper.asked_s,
+                    stands_by=lambda: service.bridge.stands_by,
                 )
                 nursery.start_soon(alert)
 
@@ -83,7 +84,8 @@ def in_one_line(service: Service) -> str:
     if ticker.last is not None and ticker.silent_because is None:
         parts.append(f"the last one {ticker.last.verdict}")
     if ticker.silent_because is not None:
-        parts.append(f"none now: {ticker.silent_because}")
+        none_now = "" if service.bridge.stands_by else "none now: "
+        parts.append(f"{none_now}{ticker.silent_because}")
     parts.append(f"database circuit {delivery.breaker_state}")
     if delivery.backlog_bytes:
         parts.append(f"{size(delivery.backlog_bytes)} in the spool")

@@ -79,10 +79,11 @@ class Overview:
 
     @property
     def is_well(self) -> bool:
-        """Whether the last row is one that BRIDGE_READY allows, and none is from the future."""
+        """Whether the last row is one that BRIDGE_READY allows, or none is needed of a standby; and
+        none is from the future."""
         row = self.last_row
         enough = row is not None and suffices(self.verdict, row.delta, self.ready)
-        return enough and not self.ahead_s
+        return (enough or self.verdict is Verdict.STANDBY) and not self.ahead_s
 
     @property
     def last_row(self) -> PortfolioRow | None:
@@ -180,11 +181,19 @@ def _service_lines(overview: Overview) -> list[tuple[str, str]]:
     ]
     if service.ticker.silent_because is not None:
         lines.append(("no rows", service.ticker.silent_because))
+    lines += _recorder_lines(service)
     if storage.waiting:
         lines.append(("waiting", f"{count(storage.waiting, 'row')} not safe yet"))
     if storage.quarantined or storage.dropped:
         lines.append(("lost", f"{storage.quarantined:,} quarantined, {storage.dropped:,} dropped"))
     return lines
+
+
+def _recorder_lines(service: BridgeStatus) -> list[tuple[str, str]]:
+    about = service.recorder
+    if about.resting:
+        return [("recorder", about.other or "none is seen; this standby takes over if it stays so")]
+    return [("recorder", name) for name in (about.name, about.other) if name is not None]
 
 
 def _row_lines(overview: Overview) -> list[tuple[str, str]]:

@@ -35,6 +35,24 @@ class ServiceStopped(Event):
         return f"{where}the service is stopping"
 
 
+class TookOver(Event):
+    """A standby (BRIDGE_STANDBY) records from here on."""
+
+    kind = "recorder.took_over"
+    severity = WARNING
+    says = "the standby takes over: {reason}"
+    advises = "look after the other service"
+    reason: str
+
+
+class SteppedBack(Event):
+    """A standby leaves the recording to another again."""
+
+    kind = "recorder.stepped_back"
+    says = "the standby steps back: {other} records again"
+    other: str
+
+
 class ConnectionStuck(Event):
     """A bug, ours or a library's: everything else ended in time."""
 

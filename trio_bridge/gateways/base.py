@@ -102,6 +102,7 @@ class IBridgeBase(ABC):
         self.readiness = Readiness()
         """Of this connection or attempt; the next one gets a new object."""
         self.sleep = SleepWatch(emit)
+        self._rests_because: str | None = None
         self._leftovers = Leftovers()
         self._remarks = Remarks(emit)
         self._positions: tuple[Position, ...] = ()
@@ -138,6 +139,7 @@ class IBridgeBase(ABC):
         """To be called by `connect` once the previous connection has ended: return the readiness
         that the new one blocks and clears."""
         self.readiness = Readiness()
+        self.rest(self._rests_because)
         self.sleep.restart(self.sleep.read(self._now))
         return self.readiness
 
@@ -165,6 +167,29 @@ class IBridgeBase(ABC):
     def is_connected(self) -> bool:
         """Whether there is a connection to the gateway (not: whether a row can be given)."""
         return not self.readiness.blocks(Reason.NOT_CONNECTED, trio.current_time())
+
+    def rest(self, because: str | None) -> None:
+        """Stand by: stay connected and keep the positions, but give every market-data line back and
+        give no row. `because` is said wherever a reason is asked for; None: wake up. Rows then wait
+        for the Greeks as after a connect.
+
+        May be called at any time, and holds for later connections, too.
+        """
+        self._rests_because = because
+        if because is None:
+            self.readiness.clear(Reason.STANDBY)
+        else:
+            self.readiness.block(Reason.STANDBY, because)
+
+    @property
+    def is_resting(self) -> bool:
+        return self._rests_because is not None
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether it rests, and nothing else would keep it from giving rows."""
+        blocked = self.readiness.why(trio.current_time())
+        return blocked is not None and blocked.reason is Reason.STANDBY
 
     @abstractmethod
     async def wait_lost(self) -> str:

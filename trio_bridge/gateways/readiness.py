@@ -37,6 +37,7 @@ POSITIONS_STALE     PORTAL: by itself, 60 s (of many accounts:    an accepted do
 SETTLING            from the start; with each download that       every option has answered; by
                     DOWNLOADING waits for (`Settling`)            itself after 10 s
 PROBE_MISSED        a probe is overdue or went unanswered         the next one that is answered
+STANDBY             another records, and this bridge stands by    it takes over (`IBridgeBase.rest`)
 ==================  ============================================  ================================
 
 The order is by dependency; of several reasons the first is given, because the others follow from it
@@ -44,7 +45,8 @@ or cannot be judged while it lasts. Without a connection nothing else is known. 
 everything in memory is as old as the sleep was long, but looks fresh. If a gateway answers nothing,
 its login is in doubt; without a login, or cut off, it may call an empty book complete, which only
 account values can tell from one that has not arrived; positions come before the Greeks of their
-options. A missed probe comes last: it is only a suspicion.
+options. A missed probe is only a suspicion. STANDBY comes last: while it is the reason given, the
+bridge could record if it had to.
 
 A reason that nothing clears goes on: forgetting to clear one costs rows, never their truth. Each
 connection begins with a `Readiness` of its own, which an earlier connection, ending late, cannot
@@ -85,6 +87,7 @@ class Reason(Enum):
     POSITIONS_STALE = "the positions could not be read again for {detail}"
     SETTLING = "waiting for the first Greeks"
     PROBE_MISSED = "the gateway did not answer the last probe"
+    STANDBY = "standby: {detail}"
 
 
 class Blocked(NamedTuple):

@@ -4,6 +4,7 @@
 complete  every position counts in each sum, and no Greeks in them are old
 stale     every position counts, but some with Greeks older than `stale_after_s`
 partial   some position does not count (`priced` < `positions`), or an exchange rate is missing
+standby   there is no row, because another records, and this bridge could take over
 blind     there is no row: not one within `INTERVALS_ALLOWED` intervals
 ========  ==================================================================================
 

@@ -25,7 +25,7 @@ from trio_bridge.events.rows import (
     RowsResumed,
     RowsStale,
 )
-from trio_bridge.events.service import ServiceDied
+from trio_bridge.events.service import ServiceDied, SteppedBack, TookOver
 from trio_bridge.logs import Log
 from trio_bridge.model import ApiEvent, Severity, Snapshot, Verdict, utc_now
 from trio_bridge.policy.backoff import Backoff
@@ -67,7 +67,14 @@ ROWS = frozenset(
 DATABASE = frozenset(one.kind for one in (CircuitOpened, CircuitClosed))
 """Whether they reach the database, or wait in the spool."""
 
-TOPICS = dict.fromkeys(ROWS, "rows") | dict.fromkeys(DATABASE, "database")
+RECORDER = frozenset({TookOver.kind, SteppedBack.kind})
+"""Who records."""
+
+TOPICS = {
+    kind: topic
+    for topic, kinds in {"rows": ROWS, "database": DATABASE, "recorder": RECORDER}.items()
+    for kind in kinds
+}
 """Of the kinds of one topic only the latest is told, good news too: the last word that the receiver
 has heard must be true."""
 
@@ -123,14 +130,16 @@ class Alerts:
         *,
         emit: EventSink,
         asked_s: Callable[[], float | None],
+        stands_by: Callable[[], bool] = lambda: False,
     ) -> None:
         """Post alerts until cancelled; then a last one if there is something to report.
 
-        `emit` gets the bugs of this task. `asked_s` says when the service was asked to end (Trio's
-        clock); None: it was not.
+        `stands_by` says whether there need be no rows, because another records. `emit` gets the
+        bugs of this task. `asked_s` says when the service was asked to end (Trio's clock); None: it
+        was not.
         """
         try:
-            await keep_going("alerting", partial(self._work, ticker, connection), emit)
+            await keep_going("alerting", partial(self._work, ticker, connection, stands_by), emit)
         finally:
             now, asked = trio.current_time(), asked_s()
             limit = LAST_WORD_S
@@ -142,9 +151,14 @@ class Alerts:
                 await self._post_last()
                 await self._webhook.aclose()
 
-    async def _work(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:
+    async def _work(
+        self,
+        ticker: TickerStatus,
+        connection: ConnectionStatus,
+        stands_by: Callable[[], bool],
+    ) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_rows, ticker, connection)
+            nursery.start_soon(self._watch_rows, ticker, connection, stands_by)
             await self._post_all()
 
     def _add(self, at: datetime, kind: str, status: Severity, message: str) -> None:
@@ -152,14 +166,19 @@ class Alerts:
         self._digest.add(at, kind, status, message, now=now, topic=TOPICS.get(kind))
         self._news.set()
 
-    async def _watch_rows(self, ticker: TickerStatus, connection: ConnectionStatus) -> None:
+    async def _watch_rows(
+        self,
+        ticker: TickerStatus,
+        connection: ConnectionStatus,
+        stands_by: Callable[[], bool],
+    ) -> None:
         watch = SilenceWatch(self._after_s, now=trio.current_time())
         while True:
             await trio.sleep(LOOK_EVERY_S)
             silence = watch.look(
                 now=trio.current_time(),
                 right_s=ticker.last_right_s,
-                excused=connection.state is State.HOLDING,
+                excused=connection.state is State.HOLDING or stands_by(),
             )
             if silence is None:
                 continue

@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.gateways.base import EventSink
+    from trio_bridge.model import RecentRow
     from trio_bridge.tasks.ticker import TickerStatus
 
-    Rows = Sequence[tuple[datetime, str | None]]
-    RecentRows = Callable[[datetime, datetime], Awaitable[Rows]]
-    """Reads the time and the accounts of the rows between two instants, in order. Raises
-    StoreError."""
+    RecentRows = Callable[[datetime, datetime], Awaitable[Sequence[RecentRow]]]
+    """Reads the rows between two instants, in order. Raises StoreError."""
 
 FIRST_LOOK_S = 60.0
 LOOK_EVERY_S = 600.0
@@ -46,7 +45,8 @@ async def watch_for_doubles(
     await trio.sleep(FIRST_LOOK_S)
     while True:
         if ticker.last is not None and (rows := await _last_rows(read, now(), interval_s)):
-            doubled = doubled_slots(rows, interval_s, ours=ticker.accounts)
+            taken = [(row.at, row.accounts) for row in rows]
+            doubled = doubled_slots(taken, interval_s, ours=ticker.accounts)
             if doubled is not None and not reported:
                 emit(SlotsDoubled(doubled.slots, tuple(doubled.accounts)))
             elif doubled is None and reported:
@@ -55,7 +55,7 @@ async def watch_for_doubles(
         await trio.sleep(LOOK_EVERY_S)
 
 
-async def _last_rows(read: RecentRows, at: datetime, interval_s: float) -> Rows:
+async def _last_rows(read: RecentRows, at: datetime, interval_s: float) -> Sequence[RecentRow]:
     """None of them when the database does not answer."""
     back = timedelta(seconds=look_back_s(interval_s))
     with trio.move_on_after(LOOK_TIMEOUT_S), suppress(StoreError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from trio_bridge.gateways.base import EventSink, IBridgeBase
+    from trio_bridge.policy.recorders import Recorders
 
 LOOK_EVERY_S = 5.0
 """The clocks are compared at least so often, however long the interval is."""
@@ -69,21 +71,33 @@ class Ticker:
         interval_s: float,
         emit: EventSink,
         put_accounts: Callable[[AccountSet], None] = lambda names: None,
+        recorders: Recorders | None = None,
     ) -> None:
         self._bridge = bridge
         self._put = put
         self._put_accounts = put_accounts
         self._interval_s = interval_s
         self._emit = emit
+        self._recorders = recorders
+        self._in_hand: Snapshot | None = None
+        self._hand_over_s = math.inf
         self._verdicts = VerdictWatch(interval_s)
         self.status = TickerStatus()
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            self._hand_over()
+
+    async def _run(self) -> None:
         slots = Slots(self._interval_s, self._bridge.look_at_clocks())
         while True:
-            await _sleep_until(slots.due_s)
+            await _sleep_until(min(slots.due_s, self._hand_over_s))
+            if trio.current_time() >= self._hand_over_s:
+                self._hand_over()
             due = slots.look(self._bridge.look_at_clocks())
-            if due.skipped:
+            if due.skipped and not self._bridge.is_resting:
                 self.status.skipped += due.skipped
                 self._emit(SlotsSkipped(due.skipped, due.slept_s, due.set_s))
             if due.slot is None:
@@ -101,7 +115,9 @@ class Ticker:
         except NotReadyError as error:
             self._stay_silent(str(error.blocked))
             return
-        if status.silent_because is not None and status.rows:
+        if self._recorders is not None:
+            snapshot = replace(snapshot, recorder=self._recorders.name)
+        if status.silent_because is not None and status.silent_slots and status.rows:
             self._emit(RowsResumed(status.silent_slots, status.silent_because))
         status.silent_because, status.silent_slots = None, 0
         status.rows += 1
@@ -109,7 +125,7 @@ class Ticker:
         status.last = snapshot
         if snapshot.delta is not None:
             status.last_right_s = now
-        self._put(snapshot)
+        self._take_in_hand(snapshot, now)
         self._judge(snapshot, now)
         log.debug(
             "row",
@@ -123,6 +139,21 @@ class Ticker:
             age_s=snapshot.greeks_age_s,
             late_ms=round(snapshot.late_s * 1000, 1),
         )
+
+    def _take_in_hand(self, row: Snapshot, now: float) -> None:
+        """Hand it over, at once or so late after its slot that another recorder's comes first."""
+        after_s = 0.0
+        if self._recorders is not None:
+            after_s = self._recorders.hand_over_after_s(row.verdict, now)
+        self._in_hand = row
+        self._hand_over_s = now + after_s - max(0.0, row.late_s)
+        if self._hand_over_s <= now:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._in_hand is not None:
+            self._put(self._in_hand)
+        self._in_hand, self._hand_over_s = None, math.inf
 
     def _name_accounts(self, row: Snapshot) -> None:
         status = self.status
@@ -143,10 +174,13 @@ class Ticker:
     def _stay_silent(self, reason: str) -> None:
         status = self.status
         self._verdicts.forget()
-        # Before the first row the supervisor's events are enough.
-        if status.silent_because is None and status.rows:
-            self._emit(RowsMissed(reason))
         status.silent_because = reason
+        if self._bridge.is_resting:  # another records: none of ours is missed
+            status.silent_slots = 0
+            return
+        # Before the first row the supervisor's events are enough.
+        if not status.silent_slots and status.rows:
+            self._emit(RowsMissed(reason))
         status.silent_slots += 1
 
 

@@ -74,7 +74,8 @@ class Site:
 
     async def ready(self, request: Request) -> Response:
         reason = self.observer.not_ready_because()
-        return Json({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
+        answer = {"ready": reason is None, "reason": reason or self.observer.stands_by_because()}
+        return Json(answer, 200 if reason is None else 503)
 
     async def expose(self, request: Request) -> Response:
         rows = await self._spool_rows()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from trio_bridge.status import BridgeStatus
+    from trio_bridge.status import BridgeStatus, RecorderStatus
     from trio_bridge.web.observer import Observer
     from trio_bridge.web.streams import Hub
 
@@ -91,6 +91,7 @@ class Metrics(Collector):
             value={"version": status.version, "api_mode": status.api_mode.value},
         )
         yield from self._rows(status)
+        yield from _recorder(status.recorder)
         yield from self._storage(status)
         yield from self._gateway(status)
         yield _gauge("http_event_streams", "Open live streams", self._hub.listeners)
@@ -104,11 +105,11 @@ class Metrics(Collector):
             "skipped_slots", "Slots of the grid that could not be served in time", ticker.skipped
         )
         yield _gauge("interval_seconds", "The grid of the rows", status.interval_s)
-        blind = status.verdict is Verdict.BLIND
+        has_row = status.verdict.is_of_a_row
         yield _gauge(
             "recording",
             f"1 when a row became safe within the last {INTERVALS_ALLOWED} intervals",
-            float(not blind),
+            float(has_row),
         )
         yield _one_of("verdict", "What the last row is worth", Verdict, status.verdict)
         events = CounterMetricFamily(
@@ -123,7 +124,7 @@ class Metrics(Collector):
         yield _gauge(
             "last_row_timestamp_seconds", "When the last row was taken", last.timestamp.timestamp()
         )
-        if blind:
+        if not has_row:
             return
         if last.data_type is not None:
             yield _one_of(
@@ -184,6 +185,16 @@ class Metrics(Collector):
                 "Market data lines that may be used now",
                 usage.lines_budget,
             )
+
+
+def _recorder(recorder: RecorderStatus) -> Iterator[Metric]:
+    yield _gauge("standby", "1 while the recording is left to another", float(recorder.resting))
+    yield _counter("takeovers", "How often the standby has taken over", recorder.takeovers)
+    yield _gauge(
+        "other_recorder",
+        "1 when another has recorded the same accounts within the last intervals",
+        float(recorder.other is not None),
+    )
 
 
 def _counter(name: str, meaning: str, value: float) -> CounterMetricFamily:

@@ -100,7 +100,10 @@ class Observer:
         return status_of(self.service, self.verdict())
 
     def verdict(self) -> Verdict:
-        """The last safe row's; BLIND when none became safe within the last three intervals."""
+        """The last safe row's; BLIND when none became safe within the last three intervals, STANDBY
+        when none has to."""
+        if self.service.bridge.stands_by:
+            return Verdict.STANDBY
         late = trio.current_time() - self.safe_s > INTERVALS_ALLOWED * self.interval_s
         return Verdict.BLIND if late else self.safe_verdict
 
@@ -109,9 +112,10 @@ class Observer:
         return self.service.settings.poll_interval_s
 
     def not_ready_because(self) -> str | None:
-        """Why there is no row that BRIDGE_READY allows, the cause first; None when there is."""
-        verdict = self.verdict()
-        if suffices(verdict, self.safe_delta, self.service.settings.ready):
+        """Why there is no row that BRIDGE_READY allows, the cause first; None when there is, or
+        while this standby leaves that to another and could take over."""
+        verdict, ready = self.verdict(), self.service.settings.ready
+        if verdict is Verdict.STANDBY or suffices(verdict, self.safe_delta, ready):
             return None
         if verdict is not Verdict.BLIND:
             defects = named([str(one) for one in self.service.bridge.defects()])
@@ -128,6 +132,11 @@ class Observer:
         if ticker.rows == 0:
             return "no row yet: just started"
         return f"no row within {INTERVALS_ALLOWED} intervals of {self.interval_s:g} s"
+
+    def stands_by_because(self) -> str | None:
+        """Who records in place of this standby; None when it records itself, or could not."""
+        bridge = self.service.bridge
+        return str(bridge.readiness.why(trio.current_time())) if bridge.stands_by else None
 
     def stalled_because(self) -> str | None:
         """Why the process counts as dead although it answers; None when it does not."""

@@ -3,6 +3,7 @@ one service record each account?"""
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ from trio_bridge.commands.checks.finding import (
 )
 from trio_bridge.commands.database import find_database
 from trio_bridge.errors import ConfigError, OutageError, StoreError
-from trio_bridge.model import utc_now
+from trio_bridge.model import RecentRow, utc_now
 from trio_bridge.policy.doubles import doubled_slots, look_back_s
 from trio_bridge.rows import PORTFOLIO_GREEKS
 from trio_bridge.stores.database.conninfo import safe_target
+from trio_bridge.stores.database.reader import Reader
 from trio_bridge.stores.embedded.server import try_out
 from trio_bridge.stores.reading.inspection import Inspection
 from trio_bridge.stores.reading.summary import newest_row, recent_rows
@@ -171,17 +173,22 @@ def _judge_rights(server: ServerFacts, tried: list[str]) -> Finding:
 async def _judge_rows(conninfo: str | None, settings: Settings) -> Finding:
     interval_s = settings.poll_interval_s
     at, back = utc_now(), timedelta(seconds=look_back_s(interval_s))
-    newest = None if conninfo is None else await newest_row(conninfo)
+    newest = None
+    rows: list[RecentRow] = []
+    if conninfo is not None:
+        with closing(Reader(conninfo)) as reader:
+            newest = await newest_row(reader)
+            rows = await recent_rows(reader, at - back, at + back)
     if newest is not None and (ahead_s := (newest - at).total_seconds()) > CLOCK_TOLERANCE_S:
         return warning(
             "rows",
             f"the last row is from the future, by {duration(ahead_s)}",
             "a clock is or was wrong, this machine's or the service's: let an NTP server keep them",
         )
-    rows = () if conninfo is None else await recent_rows(conninfo, at - back, at + back)
     if not rows:
         return skipped("rows", f"none in the last {duration(back.total_seconds())}")
-    doubled = doubled_slots(rows, interval_s, ours=settings.ib_account or None)
+    taken = [(row.at, row.accounts) for row in rows]
+    doubled = doubled_slots(taken, interval_s, ours=settings.ib_account or None)
     if doubled is not None:
         return warning(
             "rows",

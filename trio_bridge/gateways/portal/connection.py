@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
@@ -57,6 +57,19 @@ class Connection:
         said = Ongoing(shared.emit, trio.current_time)
         self._memory = Memory(shared.settings, readiness, shared.timing.settle_s, said)
         self._positions = PositionLoop(self._client, shared, self._memory, self._login)
+        self._is_resting = False
+        self._rest_changed = trio.Event()
+        self.rest_or_wake()
+
+    def rest_or_wake(self) -> None:
+        """The bridge may have begun to rest, or woken up (`IBridgeBase.rest`)."""
+        has_to_rest = self._readiness.blocks(Reason.STANDBY, trio.current_time())
+        if has_to_rest is self._is_resting:
+            return
+        self._is_resting = has_to_rest
+        self._memory.rest_or_wake(is_resting=has_to_rest)
+        self._rest_changed.set()
+        self._rest_changed = trio.Event()
 
     async def wait_lost(self) -> str:
         await self._lost.wait()
@@ -146,14 +159,11 @@ class Connection:
         client, shared, memory = self._client, self._shared, self._memory
         while True:
             await self._health.wait_session(well=True)
-            stream = QuoteStream(client, shared, memory, self._login)
             definitions = DefinitionLoop(client, shared, memory)
-            quotes = QuoteLoop(client, shared, memory, stream)
             values = ValuesLoop(client, shared, memory)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(stream.run)
-                    nursery.start_soon(self._follow, nursery, definitions, quotes, values)
+                    nursery.start_soon(self._follow, nursery, definitions, values)
                     await self._health.wait_session(well=False)
                     nursery.cancel_scope.cancel()
             finally:
@@ -165,18 +175,31 @@ class Connection:
         self,
         nursery: trio.Nursery,
         definitions: DefinitionLoop,
-        quotes: QuoteLoop,
         values: ValuesLoop,
     ) -> None:
         """The accounts come first, then everything else at once."""
         try:
             await self._positions.know_accounts()
             nursery.start_soon(definitions.run)
-            nursery.start_soon(quotes.run)
+            nursery.start_soon(self._price)
             nursery.start_soon(values.run)
             await self._positions.run()
         except ConfigError as error:
             self._end(error)
+
+    async def _price(self) -> NoReturn:
+        """Keep the quotes coming, except while the bridge rests."""
+        client, shared, memory = self._client, self._shared, self._memory
+        while True:
+            while self._is_resting:
+                await self._rest_changed.wait()
+            stream = QuoteStream(client, shared, memory, self._login)
+            quotes = QuoteLoop(client, shared, memory, stream)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.run)
+                nursery.start_soon(quotes.run)
+                await self._rest_changed.wait()
+                nursery.cancel_scope.cancel()
 
     async def _end_in_silence(self) -> None:
         self._end(await self._health.wait_silent())

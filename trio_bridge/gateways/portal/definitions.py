@@ -103,7 +103,7 @@ class DefinitionLoop:
         return [
             con_id
             for con_id in self._holdings.options()
-            if self._defined_at.get(con_id, math.inf) < since
+            if max(self._defined_at.get(con_id, math.inf), self._memory.priced_since) < since
             and self._memory.quotes.greeks_at(con_id) < since
         ]
 

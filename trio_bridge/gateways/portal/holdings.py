@@ -252,6 +252,8 @@ class Memory:
         """Accepted since the connection began."""
         self.positions_at = -math.inf
         """When the first request of the last accepted download was made."""
+        self.priced_since = -math.inf
+        """Since when quotes are requested at all; infinity while the bridge rests."""
         self._greeks_max_age_s = settings.greeks_max_age_s
         self._readiness = readiness
         self._readiness.block(Reason.DOWNLOADING)
@@ -319,6 +321,16 @@ class Memory:
         self._agreement.forget()
         self._readiness.block(Reason.DOWNLOADING)
         self._settling.forget()
+
+    def rest_or_wake(self, *, is_resting: bool) -> None:
+        """No quotes are requested from now on, or they are again."""
+        now = trio.current_time()
+        self.quotes.clear()
+        self.priced_since = math.inf if is_resting else now
+        if not is_resting and self.accounts:
+            self._settling.forget()
+            self._settling.start(now)
+        self._settle()
 
     def take_values(self, account: str, values: AccountValues) -> None:
         """Take what was said about an account's worth."""
@@ -426,7 +438,10 @@ class Memory:
             not self.is_settled
             and not self.holdings.undefined()
             and not self.holdings.unmagnified()
-            and all(map(self.quotes.has_greeks, self.holdings.options()))
+            and (
+                self.priced_since == math.inf
+                or all(map(self.quotes.has_greeks, self.holdings.options()))
+            )
         ):
             self._settling.answered()
 

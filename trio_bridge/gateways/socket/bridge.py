@@ -80,6 +80,11 @@ class SocketBridge(IBridgeBase):
             with trio.move_on_after(DISCONNECT_TIMEOUT_S, shield=True):
                 await self._connection.done.wait()
 
+    def rest(self, because: str | None) -> None:
+        super().rest(because)
+        if self._connection is not None:
+            self._connection.rest_or_wake()
+
     async def wait_lost(self) -> str:
         if self._connection is None:
             return Reason.NOT_CONNECTED.value

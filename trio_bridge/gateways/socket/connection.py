@@ -34,7 +34,12 @@ from trio_bridge.gateways.socket.asking import (
 from trio_bridge.gateways.socket.client import GatewayClient
 from trio_bridge.gateways.socket.details import by_preference, details_from
 from trio_bridge.gateways.socket.heartbeat import Heartbeat
-from trio_bridge.gateways.socket.holdings import AGAIN_S, Holdings, learn_details
+from trio_bridge.gateways.socket.holdings import (
+    AGAIN_S,
+    Holdings,
+    HoldingsView,
+    learn_details,
+)
 from trio_bridge.gateways.socket.market_data.subscriptions import POLL_S, Subscriptions
 from trio_bridge.gateways.socket.notices import Notices
 from trio_bridge.gateways.worth import Agreement
@@ -64,6 +69,8 @@ worst error: an empty book counts only when reported twice, this far apart."""
 
 IDLE_POLL_S = 1.0
 """How often to check the subscriptions when all options have answered."""
+
+NOTHING = HoldingsView((), {})
 
 log = Log()
 
@@ -103,11 +110,13 @@ class Connection:
         self._readiness = readiness
         self._readiness.block(Reason.DOWNLOADING)
         self._settling = Settling(readiness, SETTLE_S)
+        self._is_resting = False
         self._scope = trio.CancelScope()
         self._loss = Loss()
         self._wake = trio.Event()
         self._crash: Exception | None = None
         self._phase = Phase.OPENING
+        self.rest_or_wake()
         self._asking = Asking(self._loss, settings.ib_socket_host, settings.ib_socket_port)
         self.done = trio.Event()
         self.client = GatewayClient(self)
@@ -162,6 +171,16 @@ class Connection:
     async def wait_lost(self) -> str:
         await self.done.wait()
         return str(self._loss.error)
+
+    def rest_or_wake(self) -> None:
+        """The bridge may have begun to rest, or woken up (`IBridgeBase.rest`)."""
+        has_to_rest = self._readiness.blocks(Reason.STANDBY, trio.current_time())
+        if has_to_rest is self._is_resting:
+            return
+        self._is_resting = has_to_rest
+        if not has_to_rest and self._phase is Phase.SERVING:
+            self._await_greeks()
+        self._wake.set()
 
     # Life
 
@@ -279,11 +298,22 @@ class Connection:
         if cut_off or self._notices.outages > outages:
             self._phase = Phase.TO_DOWNLOAD
             return
-        self.subscriptions.expect(self.holdings.view.exposures)
         self._phase = Phase.SERVING
-        self._settling.start(trio.current_time())
+        self._await_greeks()
         self._compare()
         self._readiness.clear(Reason.DOWNLOADING)
+
+    @property
+    def _needs_data(self) -> HoldingsView:
+        """What needs market data now."""
+        return NOTHING if self._is_resting else self.holdings.view
+
+    def _await_greeks(self) -> None:
+        """Rows wait for the Greeks of every option."""
+        self.subscriptions.expect(self._needs_data.exposures)
+        self._settling.forget()
+        if not self._notices.upstream_lost:  # its return starts that clock otherwise
+            self._settling.start(trio.current_time())
 
     def _compare(self) -> None:
         """Hold the rows back while account values say that positions are lacking."""
@@ -302,9 +332,7 @@ class Connection:
         )
         if was_lacking and self._agreement.is_reached:
             # What has arrived late is waited for as what came in time.
-            self.subscriptions.expect(held.exposures)
-            self._settling.forget()
-            self._settling.start(now)
+            self._await_greeks()
 
     async def _ask_positions(self) -> None:
         request: Callable[[], Awaitable[object]] = self._positions.ask
@@ -341,7 +369,7 @@ class Connection:
         if self._notices.upstream_lost:
             self._look_for_comeback(now)
         else:
-            due = self.subscriptions.step(self.holdings.view)
+            due = self.subscriptions.step(self._needs_data)
             due = min(due, self._step_account(now))
             again_at = max(now + POLL_S, min(again_at, due))
             if not self._settling.is_over(now):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trio_bridge.identity import is_key
+from trio_bridge.model import RecentRow
 from trio_bridge.rows import PORTFOLIO_GREEKS
-from trio_bridge.stores.database.reader import reading
+from trio_bridge.stores.database.reader import Reader, reading
 from trio_bridge.stores.reading.buckets import PARTIAL
 from trio_bridge.stores.reading.landing import EVENT_COLUMNS, ROW_COLUMNS, LandedEvent, LandedRow
 
@@ -33,7 +34,7 @@ _LAST_EVENTS = f"""
     SELECT {EVENT_COLUMNS} FROM api_logs ORDER BY timestamp DESC, id DESC LIMIT %s
 """
 _RECENT = f"""
-    SELECT timestamp, account::text FROM portfolio_greeks
+    SELECT timestamp, account::text, recorder::text FROM portfolio_greeks
     WHERE {PORTFOLIO_GREEKS.ours} AND timestamp BETWEEN %s AND %s ORDER BY timestamp, id
 """
 _NAMES = "SELECT key, accounts FROM account_sets WHERE key = ANY (%s)"
@@ -93,31 +94,28 @@ async def last_events(connection: TrioConnection, limit: int) -> list[LandedEven
     return [LandedEvent(*row) for row in reversed(await cursor.fetchall())]
 
 
-async def newest_row(conninfo: str) -> datetime | None:
-    """The time that the last row bears, over a connection of its own. Bound it from outside.
+async def newest_row(reader: Reader) -> datetime | None:
+    """The time that the last row bears. Bound it from outside.
 
     Raises:
         StoreError: the database or the table is not there (yet).
     """
-    async with reading(conninfo) as connection:
+    async with reader.connection() as connection:
         found = await (await connection.execute(_NEWEST)).fetchone()
     return None if found is None else found[0]
 
 
-async def recent_rows(
-    conninfo: str, since: datetime, until: datetime
-) -> list[tuple[datetime, str | None]]:
-    """Time and accounts of each row by name, whoever recorded it, over a connection of its own.
-    Bound it from outside.
+async def recent_rows(reader: Reader, since: datetime, until: datetime) -> list[RecentRow]:
+    """The rows between two instants, in their order, whoever recorded them. Bound it from outside.
 
     Raises:
         StoreError: the database or the table is not there (yet).
     """
-    async with reading(conninfo) as connection:
+    async with reader.connection() as connection:
         cursor = await connection.execute(_RECENT, [since, until])
-        rows = await cursor.fetchall()
-        keys = sorted({account for _, account in rows if is_key(account)})
-        names: dict[str, str] = {}
+        rows = [RecentRow(*row) for row in await cursor.fetchall()]
+        keys = sorted({row.accounts for row in rows if row.accounts and is_key(row.accounts)})
+        names: dict[str | None, str] = {}
         if keys:
             names = dict(await (await connection.execute(_NAMES, [keys])).fetchall())
-    return [(at, names.get(account, account)) for at, account in rows]
+    return [row._replace(accounts=names.get(row.accounts, row.accounts)) for row in rows]

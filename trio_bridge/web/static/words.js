@@ -12,7 +12,7 @@ const since = (text) => (text ? ` since ${time(seconds(text))}` : "");
 export function headline(status, sinceRow) {
   const { verdict, defects, storage, ticker: { last } } = status;
   const age = sinceRow === null ? "" : `, the last one ${duration(sinceRow)} ago`;
-  const every = `A row every ${status.interval_s} s${age}.${dataType(last)}`;
+  const every = `A row every ${status.interval_s} s${age}.${dataType(last)}${beside(status)}`;
   const spooling = storage.breaker === "CLOSED" ? "" : " The database is down: rows go into the spool.";
   switch (verdict) {
     case "complete": {
@@ -24,12 +24,20 @@ export function headline(status, sinceRow) {
       return { mood: "warn", word: `Stale: ${old(status)}`, line: `${first(defects)}${every}${spooling}` };
     case "partial":
       return { mood: "warn", word: `Partial${lacking(last)}`, line: `${first(defects)}${every}${spooling}` };
+    case "standby":
+      return { mood: "good", word: "Standing by", line: status.recorder.other ? `${status.recorder.other} records.` : "It takes over if nobody records." };
     default: // blind
       if (status.gateway.state === "holding") {
         return { mood: "warn", word: "Holding", line: `The gateway's nightly reset: no rows until it is over.` };
       }
       return { mood: "bad", word: "Not recording", line: sentence(status.not_ready_because ?? "no rows") };
   }
+}
+
+/** What is to be known of another recorder. */
+function beside({ recorder: { standby, other } }) {
+  if (other) return ` ${other} records, too.`;
+  return standby ? " This is the standby: no other records." : "";
 }
 
 /** "17 of 30 positions". */
@@ -162,7 +170,7 @@ export function spool(status) {
 export function rows(status) {
   const { verdict, ticker: { last, rows: taken, skipped } } = status;
   if (last === null) return { mood: "warn", word: "None yet", detail: "" };
-  if (verdict === "blind") {
+  if (verdict === "blind" || verdict === "standby") {
     return {
       mood: "unknown",
       word: `Last at ${time(seconds(last.timestamp))}`,
