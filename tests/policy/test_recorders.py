@@ -142,6 +142,18 @@ def test_it_takes_over_only_when_it_could_give_rows() -> None:
     assert bench.kinds == [TookOver.kind]
 
 
+def test_what_the_process_before_has_left_is_nobody_who_records() -> None:
+    """It has another name, and is dead."""
+    bench = Bench(stands_by=False)
+    bench.writes("pi:6-ab12", range(0, 10, 5))
+    bench._now = 10.0
+    bench.look()
+    assert bench.recorders.other(10) is None
+    bench.writes(PRIMARY, range(15, 30, 5))
+    bench.run(30)
+    assert bench.recorders.other(30) == PRIMARY
+
+
 def test_its_own_rows_are_no_reason_to_rest() -> None:
     bench = Bench()
     bench.run(10)

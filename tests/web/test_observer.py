@@ -203,7 +203,8 @@ async def test_status_and_metrics_say_who_records(bench: Bench) -> None:
     samples = bench.samples()
     assert samples["trio_bridge_standby"] == samples["trio_bridge_other_recorder"] == 0
     standby = bench.service.recorders = Recorders(recorders.name, 5.0, stands_by=True)
-    standby.saw([(utc_now(), "nas:12-ab34")], trio.current_time(), utc_now())
+    for _ in range(2):
+        standby.saw([(utc_now(), "nas:12-ab34")], trio.current_time(), utc_now())
     about = bench.observer.status().recorder
     assert (about.standby, about.resting, about.other) == (True, True, "nas:12-ab34")
     samples = bench.samples()

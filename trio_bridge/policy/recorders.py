@@ -86,6 +86,9 @@ class Recorders:
         """The newest slot of another recorder, and whose it is."""
         self._news_s = -math.inf
         """When that was seen first."""
+        self._alive_s = -math.inf
+        """When another's row came while we looked. What is there at our first look may be the last
+        of our own process before this one."""
         self._trouble = ""
         """Why the last look has failed."""
         self._able_since_s = math.inf
@@ -105,6 +108,8 @@ class Recorders:
             self._returned = 0
         if any(self._goes_first(name) and self._is_recent(slot, wall) for slot, name in news):
             self._returned += 1
+        if self._newest is not None:
+            self._alive_s = now
         self._newest, self._other = max(news)
         self._news_s = now
 
@@ -176,7 +181,7 @@ class Recorders:
 
     def other(self, now: float) -> str | None:
         """Who else has recorded our accounts within the last intervals, as far as was seen."""
-        is_there = now - self._news_s <= INTERVALS_ALLOWED * self._interval_s
+        is_there = now - self._alive_s <= INTERVALS_ALLOWED * self._interval_s
         return self._named if is_there else None
 
     def rests_because(self, now: float) -> str:
